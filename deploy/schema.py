@@ -9,6 +9,7 @@ from deploy.database_roles import ACCESS, OPERATOR, Access
 from domain.core.topics import topics_of
 from infrastructure import (
     alerts,
+    comparisons,
     drafts,
     event_recorder,
     format_in_use,
@@ -45,6 +46,7 @@ TABLES = (
     POSITIONS_DDL,
     measurements.DDL,
     profiles.DDL,
+    comparisons.DDL,
     drafts.DDL,
     idempotency.DDL,
     sessions.DDL,

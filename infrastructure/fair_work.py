@@ -47,6 +47,11 @@ class FairWork(Generic[Key]):
         """
         return [*self._backoff.waiting(self._clock.now()), *self._done]
 
+    @property
+    def waiting(self) -> list[Key]:
+        """Keys to retry later. The next query omits them, if it does not list finished ones."""
+        return list(self._backoff.waiting(self._clock.now()))
+
     def failures(self, key: Key) -> int:
         """Return the number of failed attempts for a key."""
         return self._backoff.failures(key)

@@ -23,6 +23,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.store import Connection
 
 PERSONAL: dict[str, str] = {
+    "dataset_comparisons": "account_id",
     "dataset_names": "dataset_id",
     "dataset_progress": "dataset_id",
     "job_drafts": "account_id",

@@ -31,11 +31,18 @@ CREATE TABLE IF NOT EXISTS datasets (
     parent uuid,
     uploaded_at timestamptz NOT NULL,
     validated_at timestamptz,
-    kind text
+    kind text,
+    filters jsonb,
+    quality_ref text,
+    analyzed bigint,
+    findings jsonb
 );
 CREATE INDEX IF NOT EXISTS datasets_account ON datasets (account_id, uploaded_at);
 CREATE INDEX IF NOT EXISTS datasets_validating ON datasets (account_id, uploaded_at)
 WHERE status = 'validating';
+CREATE INDEX IF NOT EXISTS datasets_unanalyzed ON datasets (account_id, uploaded_at)
+WHERE status = 'ready_for_training' AND quality_ref IS NULL;
+CREATE INDEX IF NOT EXISTS datasets_parent ON datasets (parent);
 CREATE TABLE IF NOT EXISTS dataset_tokens (
     dataset_id uuid NOT NULL,
     base_model text NOT NULL,
@@ -72,6 +79,9 @@ def apply(cursor: Cursor, event: Event) -> None:
                 uploaded_at=event.timestamp,
                 tools_ignored=event.ignore_tools,
                 parent=event.parent,
+                filters=None
+                if event.filters is None
+                else Jsonb(event.filters.model_dump(mode="json")),
             )
         case Dataset.DatasetValidated():
             update(
@@ -97,6 +107,15 @@ def apply(cursor: Cursor, event: Event) -> None:
                 errors=event.errors,
                 report_ref=event.report_ref,
                 validated_at=event.timestamp,
+            )
+        case Dataset.DatasetAnalyzed():
+            update(
+                cursor,
+                "datasets",
+                {"dataset_id": event.originator_id},
+                quality_ref=event.report_ref,
+                analyzed=event.analyzed,
+                findings=Jsonb(event.findings),
             )
         case Dataset.ToolDefinitionsIgnored():
             update(cursor, "datasets", {"dataset_id": event.originator_id}, tools_ignored=True)
@@ -171,6 +190,9 @@ def token_counts(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Ro
     ).fetchall()
 
 
+MOST_VERSIONS = 200
+"""Maximum number of versions in a list."""
+
 UNCOUNTED = (
     "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT base_models.deleted "
     "AND NOT EXISTS ("
@@ -192,6 +214,34 @@ def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
         "WHERE status = 'validating' AND NOT dataset_id = ANY(%s) "
         "ORDER BY account_id, uploaded_at, dataset_id",
         [list(without)],
+    ).fetchall()
+
+
+def unanalyzed(connection: Connection, without: Sequence[UUID]) -> list[Row]:
+    """Return each account's oldest valid dataset that is not analyzed, except for `without`."""
+    return connection.execute(
+        "SELECT DISTINCT ON (account_id) account_id, dataset_id FROM datasets "
+        "WHERE status = 'ready_for_training' AND quality_ref IS NULL AND NOT dataset_id = ANY(%s) "
+        "ORDER BY account_id, uploaded_at, dataset_id",
+        [list(without)],
+    ).fetchall()
+
+
+def versions_of(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[Row]:
+    """Return all versions of a dataset: its parents, and their other descendants, oldest first.
+
+    A deleted version separates older from newer ones.
+    """
+    return connection.execute(
+        "WITH RECURSIVE family AS ("
+        "SELECT dataset_id, parent FROM datasets WHERE account_id = %(account)s "
+        "AND dataset_id = %(dataset)s UNION "
+        "SELECT other.dataset_id, other.parent FROM datasets AS other JOIN family "
+        "ON other.parent = family.dataset_id OR other.dataset_id = family.parent "
+        "WHERE other.account_id = %(account)s) "
+        "SELECT datasets.* FROM datasets JOIN family USING (dataset_id) "
+        "ORDER BY uploaded_at, dataset_id LIMIT %(most)s",
+        {"account": account_id, "dataset": dataset_id, "most": MOST_VERSIONS},
     ).fetchall()
 
 

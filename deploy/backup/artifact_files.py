@@ -36,9 +36,12 @@ FIRST = "first"
 SEALS = "seals"
 FOLDERS = ("datasets", "jobs", "invoices")
 DOCUMENTS = re.compile(
-    r"datasets/[^/]+/[^/]+/(report|sample)\.json|jobs/[^/]+/[^/]+/logs/.+|invoices/.+", re.ASCII
+    r"datasets/[^/]+/[^/]+/((report|sample)\.json|lines\.txt|comparisons/.+)|"
+    r"jobs/[^/]+/[^/]+/logs/.+|invoices/.+",
+    re.ASCII,
 )
-"""Files that no event names: reports and first rows of datasets, logs of trainers, and invoices."""
+"""Files that no event names: reports, first rows, line numbers and comparisons of datasets, logs of
+trainers, and invoices."""
 
 
 class Named(NamedTuple):

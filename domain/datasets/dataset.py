@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
@@ -12,6 +12,7 @@ from eventsourcing.domain import event
 
 from domain.core.aggregate import Aggregate, Created
 from domain.core.errors import WrongState
+from domain.datasets.filters import Filters
 from domain.training.token_lengths import TokenLengths
 
 LEAST_EXAMPLES = 2
@@ -45,14 +46,34 @@ class UploadOptions:
 
     By default, EcoLink removes duplicate lines, keeps the tool definitions of the examples, and
     guesses the columns. `columns_sha256` is the hash of the columns that the owner chose instead.
-    Their names are in an artifact, because users wrote them. `parent` is the dataset whose upload
-    this one reads with other columns.
+    Their names are in an artifact, because users wrote them. `parent` is the dataset of which this
+    one is a new version: it reads its upload with other columns, or its examples with `filters`, or
+    has a file of its own.
     """
 
     keep_duplicates: bool = False
     ignore_tools: bool = False
     columns_sha256: str | None = None
     parent: UUID | None = None
+    filters: Filters | None = None
+
+    @property
+    def is_filtered(self) -> bool:
+        """True if the dataset has no file of its own, but filters the examples of its parent."""
+        return self.filters is not None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The result of an analysis: a reference to the report, and the number of examples by finding.
+
+    `analyzed` is less than the number of examples if the analysis stopped at a limit.
+    """
+
+    report_ref: str
+    report_sha256: str
+    analyzed: int
+    findings: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -177,18 +198,20 @@ class Dataset(Aggregate):
         keep_duplicates: bool
         ignore_tools: bool
         columns_sha256: str | None  # hash of the columns that the owner chose, if any
-        parent: UUID | None  # dataset whose upload was read again with other columns, if any
+        parent: UUID | None  # dataset of which this one is a new version, if any
+        filters: Filters | None  # filters of the parent's examples, which `ref` then names
 
         @staticmethod
         def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Add no chosen columns, and no parent."""
+            """Add no chosen columns, no parent and no filters."""
             state["columns_sha256"] = None
             state["parent"] = None
+            state["filters"] = None
 
         @staticmethod
         def downcast_v1_v2(state: dict[str, Any]) -> None:
-            """Remove the columns and the parent."""
-            del state["columns_sha256"], state["parent"]
+            """Remove the columns, the parent and the filters."""
+            del state["columns_sha256"], state["parent"], state["filters"]
 
     class DatasetValidated(Event):
         """The file is valid. Jobs train on its normalized form."""
@@ -222,6 +245,19 @@ class Dataset(Aggregate):
 
         errors: int
         report_ref: str
+
+    class DatasetAnalyzed(Event):
+        """The quality of the examples was analyzed. `findings` has the number of examples by kind.
+
+        `analyzed` is less than the number of examples if the analysis stopped at a limit.
+        """
+
+        formats: ClassVar[Mapping[int, int]] = {1: 2}
+
+        report_ref: str
+        report_sha256: str
+        analyzed: int
+        findings: dict[str, int]
 
     class TokensCounted(Event):
         """The token lengths of the examples were computed for one base model revision."""
@@ -261,7 +297,7 @@ class Dataset(Aggregate):
             ref=ref,
             sha256=sha256,
             total_bytes=total_bytes,
-            **asdict(options),
+            **{each.name: getattr(options, each.name) for each in fields(options)},
         )
 
     @event(DatasetUploaded)
@@ -272,10 +308,15 @@ class Dataset(Aggregate):
         self.total_bytes = event.total_bytes
         self.status = DatasetStatus.VALIDATING
         self.options = UploadOptions(
-            event.keep_duplicates, event.ignore_tools, event.columns_sha256, event.parent
+            event.keep_duplicates,
+            event.ignore_tools,
+            event.columns_sha256,
+            event.parent,
+            event.filters,
         )
         self.trainability = Trainability(0, 0, 0, event.ignore_tools)
         self.kind = DatasetKind.CHATS
+        self.quality: Quality | None = None
         self.counted: dict[str, Counted] = {}
         self.uncountable: dict[str, TokensRefused] = {}
 
@@ -349,6 +390,24 @@ class Dataset(Aggregate):
     @event(DatasetRejected)
     def _dataset_rejected(self) -> None:
         self.status = DatasetStatus.REJECTED
+
+    def record_quality(self, quality: Quality) -> None:
+        """Record the result of the analysis once. Raise WrongState unless the file is valid."""
+        self._require(DatasetStatus.READY_FOR_TRAINING)
+        if self.quality is None:
+            self.trigger_event(
+                self.DatasetAnalyzed,
+                report_ref=quality.report_ref,
+                report_sha256=quality.report_sha256,
+                analyzed=quality.analyzed,
+                findings=dict(quality.findings),
+            )
+
+    @event(DatasetAnalyzed)
+    def _dataset_analyzed(
+        self, report_ref: str, report_sha256: str, analyzed: int, findings: dict[str, int]
+    ) -> None:
+        self.quality = Quality(report_ref, report_sha256, analyzed, findings)
 
     def delete(self, used_by: Collection[UUID]) -> None:
         """Delete the file. Raise WrongState while unfinished jobs use it.

@@ -200,6 +200,8 @@ def _export(event: Event) -> str | None:
 
 def _dataset(event: Event) -> str | None:
     match event:
+        case Dataset.DatasetUploaded(filters=filters) if filters is not None:
+            return f"Filters of another dataset applied. {' '.join(filters.sentences())}"
         case Dataset.DatasetUploaded(total_bytes=size):
             return f"File of {size:,} bytes uploaded."
         case Dataset.DatasetValidated(examples=examples, kind=kind):
@@ -207,6 +209,8 @@ def _dataset(event: Event) -> str | None:
             return f"The file is valid, with {examples:,} {what}."
         case Dataset.DatasetRejected(errors=errors):
             return f"The file is invalid, with {errors:,} errors."
+        case Dataset.DatasetAnalyzed(analyzed=analyzed, findings=findings):
+            return f"{analyzed:,} examples analyzed, with findings of {len(findings)} kinds."
         case Dataset.TokensCounted():
             return f"{event.tokens:,} tokens counted for {event.base_model}."
         case _:

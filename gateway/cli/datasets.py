@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from textwrap import indent
+from typing import Annotated, TypeVar
+from urllib.parse import urlencode
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.datasets.dataset import DatasetStatus
+from domain.datasets.filters import PersonalData
+from domain.datasets.findings import TITLES
+from domain.datasets.quality_report import QualityReport
 from domain.datasets.validation_report import Excerpt, ValidationReport
 from gateway.cli.client import Client, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.tables import fields, listing_of, pairs
 from gateway.cli.terminal import CommandGroup, bar, interrupted, show
-from gateway.datasets.schemas import ColumnsAnswer, DatasetAnswer
+from gateway.datasets.schemas import (
+    ColumnsAnswer,
+    ContaminationAnswer,
+    DatasetAnswer,
+    DifferenceAnswer,
+)
 from gateway.schemas import Listed
+from infrastructure.comparisons import ComparisonState
 
 POLL_SECONDS = 0.5
+LINES_SHOWN, CHANGES_SHOWN = 20, 20
+
+Compared = TypeVar("Compared", ContaminationAnswer, DifferenceAnswer)
 COUNTING_SECONDS = 60.0  # maximum wait for the token counts
 
 datasets = CommandGroup(no_args_is_help=True, help="Upload, list and delete datasets.")
@@ -87,6 +102,10 @@ def upload(
         typer.Option("--ignore-tools", help="Remove tool definitions from the examples."),
     ] = False,
     column: ColumnsOption = None,
+    parent: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="Dataset of which the file is a new version."),
+    ] = None,
 ) -> None:
     """Upload a file, and wait for its validation."""
     columns = _chosen(column)
@@ -98,6 +117,7 @@ def upload(
             keep_duplicates=keep_duplicates,
             ignore_tools=ignore_tools,
             **({"columns": json.dumps(columns)} if columns else {}),
+            **({"parent": parent} if parent else {}),
         )
     dataset = Reply.of(DatasetAnswer, document)
     _finish(client, dataset, follow)
@@ -245,6 +265,205 @@ def _excerpt(part: Excerpt) -> Text:
         (part.text[part.start : part.end], "reverse"),
         part.text[part.end :] + ("…" if part.goes_on else ""),
     )
+
+
+@datasets.command("quality")
+def show_quality(
+    client: Client,
+    dataset: DatasetId,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET", help="Validation dataset. Show the examples that both have."
+        ),
+    ] = None,
+) -> None:
+    """Show findings with line numbers, and statistics of the examples."""
+    if validation is None:
+        path = f"/datasets/{dataset}/quality"
+        show(client.read(QualityReport, path), _quality)
+        return
+    query = urlencode({"validation_dataset": validation})
+    path = f"/datasets/{dataset}/contamination?{query}"
+    show(_compared(lambda: client.read(ContaminationAnswer, path)), _contamination)
+
+
+def _quality(found: QualityReport) -> RenderableType:
+    statistics = found.statistics
+    lines = [Text(f"analyzed {found.analyzed:,} of {found.examples:,} examples")]
+    if found.stopped:
+        lines.append(Text(f"stopped at the {found.stopped} limit", style="yellow"))
+    for each in found.findings:
+        first = ", ".join(f"{line:,}" for line in each.lines[:LINES_SHOWN])
+        more = ", …" if each.examples > LINES_SHOWN else ""
+        title = TITLES[each.kind]
+        lines.append(
+            Text(f"{title}: {each.examples:,} ({found.unit}s {first}{more})", style="yellow")
+        )
+        lines += [Text(f"  {found.unit} {one.line:,}: {one.excerpt}") for one in each.samples[:2]]
+    if not found.findings and found.analyzed:
+        lines.append(Text("no findings"))
+    characters, messages = statistics.characters, statistics.messages
+    lines += [
+        Text(
+            f"characters: median {characters.median:,}, 95% {characters.p95:,}, "
+            f"most {characters.most:,}"
+        ),
+        Text(f"messages: median {messages.median:,}, most {messages.most:,}"),
+        Text(
+            f"system prompts: {statistics.with_system_prompt:,} "
+            f"({statistics.distinct_system_prompts:,} different)"
+        ),
+        Text(f"text of the assistant: {statistics.assistant_share:.0%}"),
+        Text(
+            "languages: "
+            + ", ".join(f"{each.code} {each.examples:,}" for each in statistics.languages)
+        ),
+    ]
+    return Group(*lines)
+
+
+def _contamination(found: ContaminationAnswer) -> RenderableType:
+    result = found.result
+    if result is None:
+        return Text("The comparison exceeded its limits.", style="red")
+    lines = [
+        Text(
+            f"{result.affected:,} of {result.validation_examples:,} validation examples are also "
+            f"in the dataset: {result.exact:,} examples exactly, {result.near:,} nearly"
+        )
+    ]
+    if result.lines:
+        first = ", ".join(f"{line:,}" for line in result.lines[:LINES_SHOWN])
+        lines.append(Text(f"{result.unit}s: {first}{', …' if len(result.lines) > 20 else ''}"))
+    return Group(*lines)
+
+
+def _compared(read: Callable[[], Reply[Compared]]) -> Reply[Compared]:
+    """Wait until a comparison is done."""
+    while (found := patiently(read)).model.state is ComparisonState.WAITING:
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+@datasets.command("filter")
+def filter_dataset(
+    client: Client,
+    dataset: DatasetId,
+    near_duplicates: Annotated[
+        bool,
+        typer.Option("--near-duplicates", help="Remove near-duplicates. The first is kept."),
+    ] = False,
+    contaminates: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="Remove examples that are also in this dataset."),
+    ] = None,
+    personal_data: Annotated[
+        PersonalData, typer.Option(help="Mask personal data, or remove examples with some.")
+    ] = PersonalData.KEEP,
+    personal_kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help=r"Kind of personal data, such as `email_address`. Repeat it.  \[default: all]",
+        ),
+    ] = None,
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Remove examples with a `short_answer`, `refusal` or `truncated_answer`. Repeat "
+            "it.",
+        ),
+    ] = None,
+    min_characters: Annotated[
+        int | None, typer.Option(help="Remove examples with fewer characters.")
+    ] = None,
+    max_characters: Annotated[
+        int | None, typer.Option(help="Remove examples with more characters.")
+    ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE", help="Keep only examples in this language, such as `en`. Repeat it."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help=r"Name of the new version.  \[default: that of the dataset]"),
+    ] = None,
+    follow: Follow = True,
+) -> None:
+    """Make a new version with the filtered examples of a dataset.
+
+    The existing dataset does not change.
+    """
+    chosen = {
+        "near_duplicates": near_duplicates,
+        "contaminates": contaminates,
+        "personal_data": personal_data,
+        "personal_kinds": personal_kind,
+        "answers": answer,
+        "min_characters": min_characters,
+        "max_characters": max_characters,
+        "languages": language,
+    }
+    filters = {key: value for key, value in chosen.items() if value is not None}
+    body = {"filters": filters} | ({"name": name} if name else {})
+    _finish(client, client.send(DatasetAnswer, f"/datasets/{dataset}/filters", body), follow)
+
+
+@datasets.command()
+def versions(client: Client, dataset: DatasetId) -> None:
+    """List all versions of a dataset, oldest first."""
+    show(client.read(Listed[DatasetAnswer], f"/datasets/{dataset}/versions"), _versions)
+
+
+def _versions(answer: Listed[DatasetAnswer]) -> RenderableType:
+    return listing_of(answer.data, "id", "name", "status", "examples", "parent", empty="")
+
+
+@datasets.command("diff")
+def show_difference(
+    client: Client,
+    dataset: DatasetId,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help=r"Dataset to compare with.  \[default: its parent]"),
+    ] = None,
+) -> None:
+    """Show the examples that a version adds, removes or changes."""
+    path = f"/datasets/{dataset}/difference" + (f"?{urlencode({'base': base})}" if base else "")
+    show(_compared(lambda: client.read(DifferenceAnswer, path)), _difference)
+
+
+def _difference(found: DifferenceAnswer) -> RenderableType:
+    result = found.result
+    if result is None:
+        return Text("The comparison exceeded its limits.", style="red")
+    lines = [
+        Text(
+            f"{result.unchanged:,} unchanged, {result.added:,} added, {result.removed:,} removed, "
+            f"{result.changed:,} changed"
+        )
+    ]
+    marked = (
+        ("~", result.changed_examples, "yellow"),
+        ("+", result.added_examples, "green"),
+        ("-", result.removed_examples, "red"),
+    )
+    for sign, changes, style in marked:
+        for each in changes[:CHANGES_SHOWN]:
+            places = (
+                f"{result.old_unit} {each.old_line:,}" if each.old_line else "",
+                f"{result.unit} {each.line:,}" if each.line else "",
+            )
+            lines.append(Text(f"{sign} {' → '.join(filter(None, places))}", style=style))
+            if each.old_text:
+                lines.append(Text(indent(each.old_text, "  - ")))
+            if each.text:
+                lines.append(Text(indent(each.text, "  + ")))
+    return Group(*lines)
 
 
 @datasets.command("ignore-tools")

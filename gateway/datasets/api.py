@@ -12,16 +12,24 @@ from pydantic import StringConstraints
 
 from domain.core.identity import created_id
 from domain.datasets.dataset import UploadOptions
+from domain.datasets.quality_report import QualityReport
 from domain.datasets.validation_report import ValidationReport
 from gateway.backend import BackendOf
-from gateway.datasets import service
+from gateway.datasets import quality, service
 from gateway.datasets.columns import (
     MAX_COLUMNS_TEXT,
     columns_of,
     read_again,
     shown_columns,
 )
-from gateway.datasets.schemas import ColumnsAnswer, ColumnsRequest, DatasetAnswer
+from gateway.datasets.schemas import (
+    ColumnsAnswer,
+    ColumnsRequest,
+    ContaminationAnswer,
+    DatasetAnswer,
+    DifferenceAnswer,
+    FiltersRequest,
+)
 from gateway.datasets.uploads import (
     Choices,
     StoredFile,
@@ -35,6 +43,7 @@ from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, Limit, Page
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
 from gateway.http.uploads import store_upload
+from gateway.schemas import Listed
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=Operation)
 
@@ -57,8 +66,12 @@ def _options(
             max_length=MAX_COLUMNS_TEXT,
         ),
     ] = None,
+    parent: Annotated[
+        UUID | None, Query(description="Dataset of which the file is a new version.")
+    ] = None,
 ) -> Choices:
-    return Choices.of(UploadOptions(keep_duplicates, ignore_tools), columns_of(columns))
+    options = UploadOptions(keep_duplicates, ignore_tools, parent=parent)
+    return Choices.of(options, columns_of(columns))
 
 
 ChoicesOf = Annotated[Choices, Depends(_options)]
@@ -67,7 +80,7 @@ ChoicesOf = Annotated[Choices, Depends(_options)]
 @router.post(
     "",
     status_code=202,
-    responses=refusals(409, 413, 503),
+    responses=refusals(404, 409, 413, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -96,6 +109,8 @@ async def upload_dataset(
     Repeating a request with the same `Idempotency-Key` returns the existing dataset.
     """
     dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
+    if (parent := choices.options.parent) is not None:
+        await run_in_threadpool(service.own_dataset, backend, caller, parent)
     ref = upload_ref(caller)
     async with upload_slot(backend, caller) as most_bytes:
         size, sha256 = await store_upload(request, backend.artifacts, ref, most_bytes)
@@ -158,6 +173,69 @@ def change_columns(
     new_id = created_id(caller.account_id, "dataset", key)
     row = read_again(backend, caller, dataset_id, new_id, wanted)
     return service.dataset_answer(backend, row)
+
+
+@router.get("/{dataset_id}/quality", responses=refusals(404, 409))
+def show_quality(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> QualityReport:
+    """Show the quality report of a dataset: findings with line numbers, and statistics.
+
+    Excerpts never show personal data in full. Returns 409 until the analysis is complete.
+    """
+    return quality.quality_of(backend, caller, dataset_id)
+
+
+@router.post("/{dataset_id}/filters", status_code=202, responses=refusals(404, 409))
+def apply_filters(
+    dataset_id: UUID,
+    wanted: FiltersRequest,
+    caller: MayTrain,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> DatasetAnswer:
+    """Create a new version of a dataset from its filtered examples.
+
+    The existing dataset does not change. The same filters of the same dataset give the same
+    examples. Repeating a request with the same `Idempotency-Key` returns the existing new version.
+    """
+    new_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
+    row = quality.apply_filters(backend, caller, dataset_id, new_id, wanted)
+    return service.dataset_answer(backend, row)
+
+
+@router.get("/{dataset_id}/versions", responses=refusals(404))
+def list_versions(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> Listed[DatasetAnswer]:
+    """List all versions of a dataset, oldest first. Each names its `parent`."""
+    return Listed(data=quality.versions_of(backend, caller, dataset_id))
+
+
+@router.get("/{dataset_id}/difference", responses=refusals(404, 409))
+def show_difference(
+    dataset_id: UUID,
+    caller: MayDownload,
+    backend: BackendOf,
+    base: Annotated[
+        UUID | None, Query(description="Dataset to compare with. By default, the parent.")
+    ] = None,
+) -> DifferenceAnswer:
+    """Show the examples that a version adds, removes or changes.
+
+    The first request starts the comparison. Repeat it until `state` is `done`.
+    """
+    return quality.difference_of(backend, caller, dataset_id, base)
+
+
+@router.get("/{dataset_id}/contamination", responses=refusals(404, 409))
+def show_contamination(
+    dataset_id: UUID,
+    validation_dataset: Annotated[UUID, Query(description="The validation dataset.")],
+    caller: MayRead,
+    backend: BackendOf,
+) -> ContaminationAnswer:
+    """Show the training examples that are also in a validation dataset, exactly or nearly.
+
+    The first request starts the comparison. Repeat it until `state` is `done`.
+    """
+    return quality.contamination_of(backend, caller, dataset_id, validation_dataset)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=refusals(404, 409))

@@ -94,6 +94,11 @@ def read_again(
         raise WrongState(
             "EcoLink is still validating the dataset. Try again when the validation is complete."
         )
+    if dataset.options.is_filtered:
+        raise WrongState(
+            "Filters made this dataset, so it has no columns. Change the columns of the dataset "
+            f"that was filtered, {dataset.options.parent}."
+        )
     names = _sample(backend, dataset_id)["names"]
     if names and (missing := [each for each in columns.values() if each not in names]):
         raise Invalid(

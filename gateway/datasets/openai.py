@@ -25,7 +25,13 @@ from gateway.datasets.metrics_file import (
     metrics_end,
     metrics_sizes,
 )
-from gateway.datasets.service import delete_dataset, obstacle_of, own_dataset, rejection_summary
+from gateway.datasets.service import (
+    content_of,
+    delete_dataset,
+    obstacle_of,
+    own_dataset,
+    rejection_summary,
+)
 from gateway.datasets.upload_form import FORM_SCHEMA, UNNAMED, receive_upload
 from gateway.datasets.uploads import dropped_on, record_upload
 from gateway.http.access import Caller
@@ -93,7 +99,11 @@ async def create_file(
     name, file, choices = await receive_upload(request, backend, caller)
 
     def record() -> FileObject:
-        chosen = [value for value in astuple(choices.options) if value is not None]
+        chosen = [
+            str(value) if isinstance(value, UUID) else value
+            for value in astuple(choices.options)
+            if value is not None
+        ]
         request_sha256 = fingerprint(FILES_PATH, [name, file.sha256, *chosen])
         with dropped_on(Exception, backend, file.ref):
             key = command_key(backend, caller, idempotency_key, retries, request_sha256)
@@ -163,10 +173,14 @@ def file_content(
     row = own_dataset(backend, caller, dataset_of(file_id))
     dataset = backend.log.load(Dataset, row["dataset_id"])
     name = _name_of(backend, dataset.id) or UNNAMED
+    ref, sha256 = dataset.upload_ref, dataset.upload_sha256
+    if dataset.options.is_filtered:  # it has no upload, but normalized examples
+        dataset = content_of(backend, caller, dataset.id)
+        ref, sha256 = dataset.ref, dataset.sha256
     return download(
         backend.artifacts,
-        dataset.upload_ref,
-        dataset.upload_sha256,
+        ref,
+        sha256,
         wanted,
         name=name,
         media_type=JSON_LINES if name.endswith(".jsonl") else "application/octet-stream",

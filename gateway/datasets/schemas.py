@@ -8,7 +8,10 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from domain.datasets.dataset import DatasetKind, DatasetStatus
+from domain.datasets.filters import Filters
+from domain.datasets.quality_report import Contamination, Difference
 from gateway.schemas import Answer
+from infrastructure.comparisons import ComparisonState
 
 
 class Progress(Answer):
@@ -54,7 +57,20 @@ class DatasetAnswer(Answer):
     errors: int | None = None
     parent: UUID | None = Field(
         default=None,
-        description="Dataset whose upload this one reads with other columns, or null.",
+        description="Dataset of which this one is a new version, or null.",
+    )
+    filters: Filters | None = Field(
+        default=None,
+        description="Filters of the parent's examples that made this version, or null.",
+    )
+    analyzed: int | None = Field(
+        default=None,
+        description="Number of examples whose quality was analyzed; null until the analysis ends.",
+    )
+    findings: dict[str, int] | None = Field(
+        default=None,
+        description="Number of examples by kind of finding; null until the analysis ends.",
+        examples=[{"near_duplicate": 12, "email_address": 3}],
     )
     uploaded_at: datetime
     validated_at: datetime | None = None
@@ -84,6 +100,37 @@ class ColumnsRequest(BaseModel, extra="forbid"):
         max_length=200,
         description="Display name of the new dataset. By default, that of the existing one.",
     )
+
+
+class FiltersRequest(BaseModel, extra="forbid"):
+    """Filters of a new version of a dataset."""
+
+    filters: Filters
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Display name of the new version. By default, that of the dataset.",
+    )
+
+
+class ContaminationAnswer(Answer):
+    """A comparison of a training dataset with a validation dataset."""
+
+    state: ComparisonState = Field(
+        description="`waiting` until the comparison is done. `failed` if it exceeded a limit."
+    )
+    result: Contamination | None = None
+
+
+class DifferenceAnswer(Answer):
+    """The difference between an older and a newer dataset."""
+
+    state: ComparisonState = Field(
+        description="`waiting` until the comparison is done. `failed` if it exceeded a limit."
+    )
+    base: UUID = Field(description="The older dataset.")
+    result: Difference | None = None
 
 
 class PreviewMessage(Answer):

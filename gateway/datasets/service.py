@@ -55,7 +55,7 @@ def list_datasets(
     with backend.pool.connection() as connection:
         read = partial(rows.datasets_of, connection, caller.account_id, after)
         page = Page[Row].of(read, limit, lambda row: row)
-        return Page(data=_answers(connection, page.data), has_more=page.has_more)
+        return Page(data=dataset_answers(connection, page.data), has_more=page.has_more)
 
 
 def show_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
@@ -66,7 +66,7 @@ def show_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetA
 def dataset_answer(backend: Backend, row: Mapping[str, Any]) -> DatasetAnswer:
     """Return the schema of a dataset's row."""
     with backend.pool.connection() as connection:
-        return _answers(connection, [row])[0]
+        return dataset_answers(connection, [row])[0]
 
 
 def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
@@ -191,7 +191,10 @@ def _stored_report(artifacts: Artifacts, report_ref: str) -> ValidationReport | 
         return None
 
 
-def _answers(connection: Connection, datasets: Sequence[Mapping[str, Any]]) -> list[DatasetAnswer]:
+def dataset_answers(
+    connection: Connection, datasets: Sequence[Mapping[str, Any]]
+) -> list[DatasetAnswer]:
+    """Return the schemas of rows of datasets."""
     ids = [row["dataset_id"] for row in datasets]
     names = dataset_names(connection, ids)
     # First what is missing: a count that arrives between the two queries is then in both answers.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -13,10 +14,11 @@ from domain.datasets.columns import chosen_columns
 from domain.datasets.dataset import UploadOptions
 from gateway.backend import Backend
 from gateway.datasets.columns import columns_of
+from gateway.datasets.service import own_dataset
 from gateway.datasets.uploads import Choices, StoredFile, upload_ref, upload_slot
 from gateway.http.access import Caller
 from gateway.http.multipart import Form
-from gateway.http.openai_vocabulary import FINE_TUNE
+from gateway.http.openai_vocabulary import FINE_TUNE, dataset_of
 from gateway.http.text_validation import storable
 from gateway.http.uploads import FORM_BYTES, refuse_declared, store_stream
 
@@ -47,6 +49,11 @@ FORM_SCHEMA: dict[str, Any] = {
                         "type": "boolean",
                         "description": "EcoLink only: remove tool definitions from the examples.",
                     },
+                    "parent": {
+                        "type": "string",
+                        "description": "EcoLink only: ID of the file of which this one is a new "
+                        "version.",
+                    },
                     "columns": {
                         "type": "object",
                         "additionalProperties": {"type": "string"},
@@ -72,12 +79,13 @@ class Upload:
     options: dict[str, bool] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
     columns_text: str | None = None
+    parent: UUID | None = None
 
     def choices(self) -> Choices:
         """Return the chosen options and columns. Raise Invalid if the columns are unusable."""
         columns = chosen_columns(self.columns) if self.columns else columns_of(self.columns_text)
         keep, ignore = (self.options.get(name, False) for name in OPTIONS)
-        return Choices.of(UploadOptions(keep, ignore), columns)
+        return Choices.of(UploadOptions(keep, ignore, parent=self.parent), columns)
 
     def require_purpose(self) -> None:
         """Raise Invalid if the purpose is not fine-tuning."""
@@ -103,6 +111,8 @@ async def receive_upload(
         if upload.file is None:
             raise Invalid("The form has no file. Send one in the field `file`.", field="file")
         choices = upload.choices()
+        if upload.parent is not None:
+            await run_in_threadpool(own_dataset, backend, caller, upload.parent)
     except BaseException:
         if upload.file is not None:
             await run_in_threadpool(backend.artifacts.delete, upload.ref)
@@ -125,6 +135,8 @@ async def _receive(request: Request, backend: Backend, upload: Upload, most_byte
             upload.purpose = await part.text()
         elif part.name in OPTIONS:
             upload.options[part.name] = _boolean(part.name, await part.text())
+        elif part.name == "parent":
+            upload.parent = dataset_of(await part.text())
         elif part.name == "columns":
             upload.columns_text = await part.text()
         elif part.name.startswith("columns[") and len(upload.columns) < MOST_COLUMNS:
@@ -135,7 +147,7 @@ async def _receive(request: Request, backend: Backend, upload: Upload, most_byte
                 raise Invalid("Files do not expire. Remove `expires_after`.", field=name)
             raise Invalid(
                 f"Unknown or repeated field {name!r}. Send `file` and `purpose` once each. "
-                "`keep_duplicates`, `ignore_tools` and `columns` are optional.",
+                "`keep_duplicates`, `ignore_tools`, `columns` and `parent` are optional.",
                 field=name,
             )
 

@@ -106,23 +106,50 @@ def record_upload(
         if choices.columns is not None and existing is None:
             _store_columns(backend, caller, dataset_id, choices.columns)
     # Any other error may occur after a successful commit, so the file must stay.
-    with dropped_on(DomainError, backend, file.ref), because(caller.cause(backend)):
-        dataset = backend.ecolink.upload_dataset(
-            caller.account_id, dataset_id, *file, choices.options
-        )
+    with dropped_on(DomainError, backend, file.ref):
+        dataset = _record(backend, caller, dataset_id, file, choices.options)
     if dataset.upload_ref != file.ref:
         backend.artifacts.delete(file.ref)
+    return _named_row(backend, caller, dataset, name)
+
+
+def record_version(
+    backend: Backend,
+    caller: Caller,
+    dataset_id: UUID,
+    name: str,
+    file: StoredFile,
+    choices: Choices,
+) -> Mapping[str, Any]:
+    """Create a dataset that filters a file of its parent, which is never deleted. Return its row.
+
+    If the ID exists, return the existing dataset.
+    """
+    dataset = _record(backend, caller, dataset_id, file, choices.options)
+    return _named_row(backend, caller, dataset, name)
+
+
+def _record(
+    backend: Backend, caller: Caller, dataset_id: UUID, file: StoredFile, options: UploadOptions
+) -> Dataset:
+    with because(caller.cause(backend)):
+        return backend.ecolink.upload_dataset(caller.account_id, dataset_id, *file, options)
+
+
+def _named_row(backend: Backend, caller: Caller, dataset: Dataset, name: str) -> Mapping[str, Any]:
+    """Store the name of a new dataset. Return its row."""
     with backend.pool.connection() as connection:
-        set_dataset_name(connection, dataset_id, name)
+        set_dataset_name(connection, dataset.id, name)
     caught_up(backend, DATASETS)
     with backend.pool.connection() as connection:
-        row = rows.dataset(connection, caller.account_id, dataset_id)
+        row = rows.dataset(connection, caller.account_id, dataset.id)
     return row or {
         "dataset_id": dataset.id,
         "status": dataset.status,
         "total_bytes": dataset.total_bytes,
         "uploaded_at": dataset.created_on,
         "parent": dataset.options.parent,
+        "filters": dataset.options.filters,
     }
 
 

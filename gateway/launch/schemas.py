@@ -232,4 +232,9 @@ class QuoteAnswer(Answer):
     cautions: list[str] = Field(
         description="Warnings about hyperparameters that rarely work; also in `warnings`."
     )
+    dataset_warnings: list[str] = Field(
+        default=[],
+        description="Warnings about near-duplicates, and about examples that the training and the "
+        "validation dataset share; also in `warnings`.",
+    )
     warnings: list[str]

@@ -19,6 +19,7 @@ from domain.use_cases.placement import cheapest
 from domain.use_cases.spending_limits import CostRange, Outlook
 from gateway.backend import Backend
 from gateway.catalog.availability import loads_now
+from gateway.datasets.quality import quality_warnings
 from gateway.http.access import Caller
 from gateway.http.errors import NotYetVisible
 from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
@@ -62,6 +63,9 @@ def quote(
     ]
     budgets_permit = all(each.outlook is not Outlook.USED_UP for each in notices)
     capacity = CapacityGate.of(loads, choices, form.wait)
+    about_datasets = quality_warnings(
+        backend, caller.account_id, choices.dataset_id, choices.validation_dataset_id
+    )
     return QuoteAnswer(
         region=choices.region,
         gpu_type=choices.gpu_type,
@@ -75,7 +79,9 @@ def quote(
         truncated_examples=quoted.plan.truncation.truncated,
         truncation_warning=quoted.plan.truncation.warning,
         cautions=cautions(form.hyperparameters),
+        dataset_warnings=about_datasets,
         warnings=[
+            *about_datasets,
             *size_warnings(quoted.plan.truncation.examples),
             *quoted.plan.warnings,
             *(each.text for each in notices),

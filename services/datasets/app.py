@@ -1,4 +1,4 @@
-"""The datasets process, which validates uploads and counts their tokens."""
+"""The datasets process: it validates uploads, counts their tokens and analyzes their quality."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from infrastructure.log_identity import watch_log
 from infrastructure.service import Work, broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
+from services.datasets.analyzing import Analyzing
+from services.datasets.comparing import Comparing
 from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
 from services.datasets.unpacking import Sizes
@@ -41,9 +43,13 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     sizes = Sizes(settings.dataset_max_bytes, settings.dataset_max_unpacked_bytes)
     validating = Validating(log, clock, artifacts, pool, sizes)
     counting = Counting(log, clock, artifacts, pool)
+    analyzing = Analyzing(log, clock, artifacts, pool)
+    comparing = Comparing(log, clock, artifacts, pool)
     work = [
         _polling(validating.validate_waiting, validating.work, "validating"),
         _polling(counting.count_missing, counting.work, "counting"),
+        _polling(analyzing.analyze_waiting, analyzing.work, "analyzing"),
+        _polling(comparing.compare_waiting, comparing.work, "comparing"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])

@@ -10,6 +10,7 @@ from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
+from infrastructure.comparisons import delete_comparisons
 from infrastructure.event_handlers import Handlers
 from infrastructure.profiles import delete_dataset_name
 from infrastructure.store import Connection
@@ -34,10 +35,12 @@ class Cleaning:
     def on_deleted(self, event: Dataset.DatasetDeleted) -> Sequence[Aggregate]:
         """Delete the files and the name of a deleted dataset."""
         dataset = self._log.load(Dataset, event.originator_id)
-        self._artifacts.delete(dataset.upload_ref)
+        if not dataset.options.is_filtered:  # otherwise, the file belongs to the parent
+            self._artifacts.delete(dataset.upload_ref)
         if dataset.columns_ref is not None:
             self._artifacts.delete(dataset.columns_ref)
         self._artifacts.delete_directory(home(dataset))
         with self._pool.connection() as connection:
             delete_dataset_name(connection, dataset.id)
+            delete_comparisons(connection, dataset.id)
         return []

@@ -135,6 +135,11 @@ def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
         f"The validation {STOPPED[exceeded]} after line or row {lines:,}. Shorten or remove the "
         "following ones, or split the file."
     )
+    return refused(message, lines, bytes)
+
+
+def refused(message: str, lines: int = 0, bytes: int = 0) -> Report:
+    """Return the report of a file that could not be read. `message` gives the reason."""
     return Report(
         status=DatasetStatus.REJECTED,
         format=UNKNOWN_FORMAT,

@@ -6,9 +6,9 @@ import hashlib
 import json
 import logging
 import tempfile
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from psycopg_pool import ConnectionPool
@@ -24,7 +24,10 @@ from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed,
 from infrastructure.measurements import set_progress
 from infrastructure.store import Connection
 from projections.datasets import unvalidated
-from services.datasets.report import Progress, Report, refused_file, stopped
+from services.datasets.line_numbers import LINES
+from services.datasets.process_limits import limits_of
+from services.datasets.report import Progress, Report, refused, refused_file, stopped
+from services.datasets.stored_examples import stored_examples
 from services.datasets.unpacking import Sizes
 from services.datasets.validation import SAMPLE
 
@@ -88,6 +91,7 @@ class Validating:
             report = self._as_storable(report)
             if report.status is DatasetStatus.READY_FOR_TRAINING:
                 self._artifacts.put_file(examples_ref, examples)
+                self._artifacts.put_file(f"{home(dataset)}/{LINES}", Path(directory) / LINES)
             if (sample := Path(directory) / SAMPLE).exists():
                 self._artifacts.put_file(f"{home(dataset)}/{SAMPLE}", sample)
         self._artifacts.put(report_ref, report.model_dump_json(indent=1).encode())
@@ -108,7 +112,13 @@ class Validating:
         )
 
     def _report(self, dataset: Dataset, directory: Path, examples: Path) -> Report:
-        upload = self._artifacts.local_file(dataset.upload_ref, directory)
+        try:
+            files = self._files(dataset, directory)
+        except FileNotFoundError:
+            if not dataset.options.is_filtered:
+                raise
+            return stopped_without_parent()
+        upload = Path(files["upload"])
         read = Progress(lines=0, bytes=0)
 
         def on_progress(progress: dict[str, int]) -> None:
@@ -119,17 +129,24 @@ class Validating:
 
         request = {
             "task": "validate",
-            "upload": str(upload),
             "examples": str(examples),
             "max_bytes": self._sizes.upload,
             "max_unpacked_bytes": self._sizes.unpacked,
-            "options": asdict(dataset.options),
+            "options": {
+                "keep_duplicates": dataset.options.keep_duplicates,
+                "ignore_tools": dataset.options.ignore_tools,
+            },
             "columns": self._columns(dataset),
+            **files,
         }
         with upload.open("rb") as file:
             times = PACKED_TIMES if file.read(4).startswith(PACKED) else 1
-        limits = self._limits or Limits.for_file(
-            times * dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
+        limits = self._limits or (
+            limits_of(dataset.total_bytes)
+            if dataset.options.is_filtered
+            else Limits.for_file(
+                times * dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
+            )
         )
         try:
             return Report(**run(WORKER, request, limits, on_progress))
@@ -141,6 +158,28 @@ class Validating:
                 raise
             self._logger.exception("rejecting dataset %s after several failures", dataset.id)
             return stopped(None, *read)
+
+    def _files(self, dataset: Dataset, directory: Path) -> dict[str, Any]:
+        """Return the local files and facts that the validation of a dataset needs.
+
+        Raise FileNotFoundError if one was deleted, such as the examples of a parent.
+        """
+        filters, parent_id = dataset.options.filters, dataset.options.parent
+        (directory / "upload").mkdir()
+        upload = str(self._artifacts.local_file(dataset.upload_ref, directory / "upload"))
+        if filters is None or parent_id is None:
+            return {"upload": upload, "filters": None}
+        parent = stored_examples(self._log, self._artifacts, parent_id, directory / "parent")
+        other = filters.contaminates and stored_examples(
+            self._log, self._artifacts, filters.contaminates, directory / "other"
+        )
+        return {
+            "upload": upload,
+            "filters": filters.model_dump(mode="json"),
+            "lines": parent.lines,
+            "unit": parent.unit,
+            "other_examples": other and other.examples,
+        }
 
     def _columns(self, dataset: Dataset) -> dict[str, str] | None:
         """Return the columns that the owner chose, if any. Raise ArtifactCorrupt if they differ."""
@@ -165,6 +204,13 @@ class Validating:
                 self._log.commit(found)
 
         self._log.retrying(attempt)
+
+
+def stopped_without_parent() -> Report:
+    """Return the report of filters whose parent or validation dataset was deleted."""
+    return refused(
+        "A dataset that the filters need was deleted. Apply the filters to a dataset that exists."
+    )
 
 
 def conclude(dataset: Dataset, report: Report) -> None:

@@ -18,6 +18,7 @@ from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example, read_row
 from services.datasets.findings import Findings
 from services.datasets.json_line import decode
+from services.datasets.line_numbers import LINES, LineNumbers, LineNumbersWriter
 from services.datasets.messages import Notes
 from services.datasets.ndjson import in_words, limited, split_lines
 from services.datasets.report import (
@@ -29,7 +30,7 @@ from services.datasets.report import (
     Report,
     quoted,
 )
-from services.datasets.rows import ROW, Row, Table
+from services.datasets.rows import LINE, ROW, Row, Table
 from services.datasets.sample import Sample, first_lines, looked_at
 from services.datasets.structure import JSONL, Head, table_of
 from services.datasets.unpacking import Sizes, unpack
@@ -50,10 +51,17 @@ Sink = Callable[[bytes], object]
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of the owner at the upload. Without `columns`, EcoLink guesses them."""
+    """The choices of the owner at the upload. Without `columns`, EcoLink guesses them.
+
+    `edit` returns each normalized example in its new form, or None to leave it out. `lines` has the
+    numbers of the lines if they differ from those in the file.
+    """
 
     options: UploadOptions = field(default_factory=UploadOptions)
     columns: Columns | None = None
+    edit: Callable[[bytes], bytes | None] | None = None
+    lines: LineNumbers | None = None
+    unit: str = LINE
 
 
 @dataclass
@@ -106,8 +114,9 @@ def validate_file(
 ) -> Report:
     """Validate an upload in any format like `validate`.
 
-    Write the first rows to the file SAMPLE in `directory` before reading the others. The directory
-    also gets temporary files. The progress counts bytes of the upload, even if it is packed.
+    Write the first rows to the file SAMPLE in `directory` before reading the others, and the lines
+    of the examples to the file LINES. The directory also gets temporary files. The progress counts
+    bytes of the upload, even if it is packed.
     """
 
     def opened() -> _Upload:
@@ -123,7 +132,8 @@ def validate_file(
         (directory / SAMPLE).write_bytes(upload.sample.document())
         return upload
 
-    return _Validation(sink, MAX_LINE_BYTES, choices).run(opened, on_progress)
+    with (directory / LINES).open("wb") as numbers:
+        return _Validation(sink, MAX_LINE_BYTES, choices, numbers.write).run(opened, on_progress)
 
 
 def _text(chunks: Iterable[bytes], max_line_bytes: int) -> _Upload:
@@ -175,8 +185,16 @@ class _Counted:
 class _Validation:
     """The state of a validation. It raises Refused only for errors of the whole file."""
 
-    def __init__(self, sink: Sink, max_line_bytes: int, choices: Choices) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        max_line_bytes: int,
+        choices: Choices,
+        numbers: Sink = lambda _: None,
+    ) -> None:
         self.findings = Findings()
+        self._edit, self._known_lines, self._unit = choices.edit, choices.lines, choices.unit
+        self._numbers = LineNumbersWriter(numbers)
         self.lines = 0
         self._read_bytes = 0
         self._position: Callable[[], int] | None = None
@@ -226,9 +244,12 @@ class _Validation:
         if upload.table is not None:
             self.findings.unit = upload.table.unit
         self._choose_columns(upload)
+        if self._known_lines is not None:
+            self.findings.unit = self._unit
         if upload.lines is not None:
-            for content, size in upload.lines:
-                yield Row(text=content), size
+            for number, (content, size) in enumerate(upload.lines, 1):
+                known = self._known_lines and self._known_lines.line_of(number)
+                yield Row(text=content, number=known), size
             return
         assert upload.table is not None
         for row in upload.table.rows:
@@ -356,7 +377,10 @@ class _Validation:
             self._require_length(len(written))
         return written, "tools" in example.get("input", example)
 
-    def _keep(self, example: bytes, has_tools: bool) -> None:
+    def _keep(self, original: bytes, has_tools: bool) -> None:
+        example = original if self._edit is None else self._edit(original)
+        if example is None:
+            return
         if self._seen is not None and not self._seen.add(
             hashlib.blake2b(example, digest_size=DIGEST_BYTES).digest()
         ):
@@ -370,12 +394,18 @@ class _Validation:
             self._digest.update(line)
             self._written_bytes += len(line)
             self._sink(line)
+            self._numbers.add(self.lines)
 
     def report(self) -> Report:
         """Return the report. Call this after the last line."""
         findings = self.findings
         if not self._examples and not findings.error_count:
-            findings.refuse_file(Code.EMPTY_FILE, "The file has no examples. Add some.")
+            message = (
+                "The file has no examples. Add some."
+                if self._edit is None
+                else "The filters leave no examples. Choose other filters."
+            )
+            findings.refuse_file(Code.EMPTY_FILE, message)
         rejected = findings.error_count > 0
         return Report(
             status=DatasetStatus.REJECTED if rejected else DatasetStatus.READY_FOR_TRAINING,

@@ -1,26 +1,41 @@
-"""The process that validates an upload or counts a dataset, without access to store or network.
+"""The process that reads datasets, without access to store or network.
 
+It validates an upload, counts its tokens, analyzes its quality, or compares it with another one.
 `infrastructure.limited_process` starts it with time and memory limits.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infrastructure.limited_process import serve
+from infrastructure.ndjson import lines_of
+
+if TYPE_CHECKING:
+    from services.datasets.validation import Choices
 
 CHUNK_BYTES = 1024**2
+
+UNUSED_LIBRARIES = ("torch", "transformers")
+"""Libraries that presidio imports if they are installed, and that take seconds and memory."""
 
 Progress = Callable[[Mapping[str, Any]], None]
 
 
 def handle(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
     """Run one task. Return its result for the parent process."""
-    if request["task"] == "validate":
-        return _validate(request, on_progress)
-    return _count(request)
+    tasks = {
+        "validate": _validate,
+        "count": _count,
+        "analyze": _analyze,
+        "contamination": _contamination,
+        "difference": _difference,
+    }
+    return tasks[request["task"]](request, on_progress)
 
 
 def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
@@ -31,6 +46,9 @@ def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
 
     chosen = request["columns"]
     columns = None if chosen is None else {Role(role): name for role, name in chosen.items()}
+    choices = Choices(UploadOptions(**request["options"]), columns)
+    if request["filters"] is not None:
+        choices = _filtering(request, choices)
     with Path(request["examples"]).open("wb") as examples:
         report = validate_file(
             Path(request["upload"]),
@@ -38,14 +56,26 @@ def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
             directory=Path(request["examples"]).parent,
             on_progress=lambda progress: on_progress(progress._asdict()),
             sizes=Sizes(request["max_bytes"], request["max_unpacked_bytes"]),
-            choices=Choices(UploadOptions(**request["options"]), columns),
+            choices=choices,
         )
     return report.model_dump(mode="json")
 
 
-def _count(request: dict[str, Any]) -> dict[str, Any]:
+def _filtering(request: dict[str, Any], choices: Choices) -> Choices:
+    """Return the choices of a validation that filters the examples of another dataset."""
+    without_unused_libraries()
+    from domain.datasets.filters import Filters
+    from services.datasets.line_numbers import LineNumbers
+    from services.datasets.quality.filtering import Filtering
+
+    other = request["other_examples"]
+    filtering = Filtering(Filters(**request["filters"]), () if other is None else _examples(other))
+    lines = LineNumbers.of(_path(request["lines"]))
+    return replace(choices, edit=filtering, lines=lines, unit=request["unit"])
+
+
+def _count(request: dict[str, Any], _on_progress: Progress) -> dict[str, Any]:
     from infrastructure.base_tokenizer import BaseTokenizer
-    from infrastructure.ndjson import lines_of
     from infrastructure.template_rendering import ChatRefused
     from services.datasets.tokens import Costly, count_tokens
 
@@ -58,6 +88,63 @@ def _count(request: dict[str, Any]) -> dict[str, Any]:
     except Costly as costly:
         return {"refused": costly.example, "reason": costly.exceeded}
     return {"lengths": lengths.model_dump(mode="json")}
+
+
+def _analyze(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+    without_unused_libraries()
+    from services.datasets.line_numbers import LineNumbers
+    from services.datasets.quality.analysis import Analysis
+
+    analysis = Analysis(LineNumbers.of(_path(request["lines"])), request["unit"])
+    report = analysis.run(
+        _examples(request["examples"]),
+        request["total"],
+        request["seconds"],
+        lambda analyzed: on_progress({"analyzed": analyzed}),
+    )
+    return report.model_dump(mode="json")
+
+
+def _contamination(request: dict[str, Any], _on_progress: Progress) -> dict[str, Any]:
+    from services.datasets.line_numbers import LineNumbers
+    from services.datasets.quality.contamination import contamination
+
+    found = contamination(
+        _examples(request["examples"]),
+        _examples(request["other_examples"]),
+        LineNumbers.of(_path(request["lines"])),
+        LineNumbers.of(_path(request["other_lines"])),
+        unit=request["unit"],
+        seconds=request["seconds"],
+    )
+    return found.model_dump(mode="json")
+
+
+def _difference(request: dict[str, Any], _on_progress: Progress) -> dict[str, Any]:
+    from services.datasets.line_numbers import LineNumbers
+    from services.datasets.quality.difference import Side, difference
+
+    def side(prefix: str) -> Side:
+        lines = LineNumbers.of(_path(request[f"{prefix}lines"]))
+        path = request[f"{prefix}examples"]
+        return Side(lambda: _examples(path), lines, request[f"{prefix}unit"])
+
+    found = difference(side("other_"), side(""), same_upload=request["same_upload"])
+    return found.model_dump(mode="json")
+
+
+def without_unused_libraries() -> None:
+    """Let imports of UNUSED_LIBRARIES fail in this process, as if they were not installed."""
+    for name in UNUSED_LIBRARIES:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _examples(path: str) -> Iterator[bytes]:
+    return lines_of(_chunks(Path(path)))
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

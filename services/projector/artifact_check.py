@@ -90,7 +90,10 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
         case Dataset(status=DatasetStatus.VALIDATING):
             return _uploaded(aggregate)
         case Dataset(status=DatasetStatus.READY_FOR_TRAINING):
-            return [*_uploaded(aggregate), Kept(aggregate.ref, aggregate.sha256, False)]
+            kept = [*_uploaded(aggregate), Kept(aggregate.ref, aggregate.sha256, False)]
+            if (quality := aggregate.quality) is not None:
+                kept.append(Kept(quality.report_ref, quality.report_sha256, False))
+            return kept
         case BaseModel(deleted=False):
             return [Kept(ref, sha256, True) for ref, sha256 in aggregate.manifests.items()]
         case Job(expired=False):
@@ -108,9 +111,12 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
 def _uploaded(dataset: Dataset) -> list[Kept]:
     """Return the upload of a dataset, and the columns that its owner chose.
 
-    Of a rejected dataset, neither must be stored: EcoLink 0.1 deleted them.
+    Of a rejected dataset, neither must be stored: EcoLink 0.1 deleted them. A filtered dataset has
+    no upload of its own.
     """
-    kept = [Kept(dataset.upload_ref, dataset.upload_sha256, False)]
+    kept: list[Kept] = []
+    if not dataset.options.is_filtered:
+        kept.append(Kept(dataset.upload_ref, dataset.upload_sha256, False))
     if dataset.columns_ref is not None and dataset.options.columns_sha256 is not None:
         kept.append(Kept(dataset.columns_ref, dataset.options.columns_sha256, False))
     return kept

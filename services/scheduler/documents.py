@@ -19,9 +19,17 @@ from domain.jobs.job import Job
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.exchange import read
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
-from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
+from services.scheduler.job_history import (
+    DatasetOrigin,
+    JobHistory,
+    StoredModel,
+    provenance_of,
+)
 from services.scheduler.model_card import model_card
-from services.scheduler.provenance import CostFacts, Provenance
+from services.scheduler.provenance import CostFacts, Provenance, VersionFacts
+
+MOST_VERSIONS = 100
+"""Maximum number of earlier versions of a dataset in a provenance."""
 
 
 def document(
@@ -89,7 +97,7 @@ def _provenance(
         JobHistory(events),
         stored,
         model=job.model_name,
-        uploaded=uploaded_files(log, job),
+        origins=dataset_origins(log, job),
         repository=listed.repository if listed is not None else None,
         cost=CostFacts(
             amount_micros=job.usage.paid_micros + unsettled_micros,
@@ -99,12 +107,31 @@ def _provenance(
     )
 
 
-def uploaded_files(log: EventLog, job: Job) -> dict[UUID, str]:
-    """Return the SHA-256 hashes of the uploads that a job uses, by dataset ID."""
+def dataset_origins(log: EventLog, job: Job) -> dict[UUID, DatasetOrigin]:
+    """Return the uploads, filters and earlier versions of the datasets of a job, by dataset ID."""
     plan = job.plan
     ids = [plan.dataset_id] + ([plan.validation.dataset_id] if plan.validation else [])
     datasets = [dataset for each in ids if (dataset := log.find(Dataset, each)) is not None]
-    return {dataset.id: dataset.upload_sha256 for dataset in datasets}
+    return {dataset.id: origin_of(log, dataset) for dataset in datasets}
+
+
+def origin_of(log: EventLog, dataset: Dataset) -> DatasetOrigin:
+    """Return the upload, filters and earlier versions of a dataset, also deleted ones."""
+    versions: list[VersionFacts] = []
+    parent_id = dataset.options.parent
+    while parent_id is not None and len(versions) < MOST_VERSIONS:
+        parent = log.find(Dataset, parent_id)
+        if parent is None:
+            break
+        upload = _upload_of(parent)
+        versions.append(VersionFacts(id=parent.id, sha256=parent.sha256, uploaded_sha256=upload))
+        parent_id = parent.options.parent
+    return DatasetOrigin(_upload_of(dataset), dataset.options.filters, tuple(versions))
+
+
+def _upload_of(dataset: Dataset) -> str | None:
+    """Return the hash of a dataset's own upload; None if filters made it."""
+    return None if dataset.options.is_filtered else dataset.upload_sha256
 
 
 def _events(log: EventLog, job: Job) -> Iterator[object]:

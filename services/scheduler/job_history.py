@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel
 
+from domain.datasets.filters import Filters
 from domain.jobs import events
 from domain.training.checkpoint import StateHashes
 from domain.training.training_plan import TrainingPlan
@@ -26,7 +27,16 @@ from services.scheduler.provenance import (
     ResumeFacts,
     SegmentFacts,
     StartFacts,
+    VersionFacts,
 )
+
+
+class DatasetOrigin(NamedTuple):
+    """The hash of a dataset's upload, its filters, and its earlier versions, newest first."""
+
+    uploaded_sha256: str | None = None
+    filters: Filters | None = None
+    versions: tuple[VersionFacts, ...] = ()
 
 
 class JobHistory:
@@ -129,13 +139,13 @@ def provenance_of(
     stored: StoredModel,
     *,
     model: str,
-    uploaded: Mapping[UUID, str],
+    origins: Mapping[UUID, DatasetOrigin],
     repository: str | None,
     cost: CostFacts,
 ) -> Provenance:
     """Return the provenance of a model.
 
-    `uploaded` maps dataset IDs to the SHA-256 hashes of the uploads.
+    `origins` has the origins of the datasets by their IDs.
     """
     approved, started = history.approved, history.started
     assert approved is not None
@@ -144,7 +154,7 @@ def provenance_of(
         account_id=approved.account_id,
         job_id=approved.originator_id,
         job_version=history.version,
-        **_planned(approved.plan, uploaded, repository),
+        **_planned(approved.plan, origins, repository),
         segments=tuple(history.segments),
         environment=stored.environment,
         total_steps=started.total_steps if started else 0,
@@ -159,12 +169,19 @@ def provenance_of(
 
 
 def _planned(
-    plan: TrainingPlan, uploaded: Mapping[UUID, str], repository: str | None
+    plan: TrainingPlan, origins: Mapping[UUID, DatasetOrigin], repository: str | None
 ) -> dict[str, Any]:
     """Return the fields that the approval determines."""
 
     def dataset(id: UUID, sha256: str) -> DatasetFacts:
-        return DatasetFacts(id=id, sha256=sha256, uploaded_sha256=uploaded.get(id))
+        origin = origins.get(id, DatasetOrigin())
+        return DatasetFacts(
+            id=id,
+            sha256=sha256,
+            uploaded_sha256=origin.uploaded_sha256,
+            filters=origin.filters,
+            versions=origin.versions,
+        )
 
     own = plan.validation
     return {

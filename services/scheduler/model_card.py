@@ -217,6 +217,11 @@ def _origin(provenance: Provenance) -> list[Row]:
         rows.insert(2, ("Validation dataset (sha256)", _code(validation.sha256)))
     if dataset.uploaded_sha256 is not None:
         rows.insert(2, ("Dataset as uploaded (sha256)", _code(dataset.uploaded_sha256)))
+    if (filters := dataset.filters) is not None:
+        rows.insert(2, ("Dataset's filters", " ".join(filters.sentences())))
+    if dataset.versions:
+        versions = ", ".join(_code(str(version.id)) for version in dataset.versions)
+        rows.insert(2, ("Earlier versions of the dataset", versions))
     if environment is not None:
         libraries = environment.libraries.items()
         rows += [

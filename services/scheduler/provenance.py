@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from domain.datasets.filters import Filters
 from domain.estimating.estimate import Precision
 from domain.training.checkpoint import ModeDifference, RejectionReason
 from infrastructure.artifacts import ManifestFile
@@ -19,12 +20,22 @@ class Facts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class VersionFacts(Facts):
+    """An earlier version of a dataset. The hashes are those of its examples and its upload."""
+
+    id: UUID
+    sha256: str
+    uploaded_sha256: str | None  # None: filters made it
+
+
 class DatasetFacts(Facts):
     """A dataset in its normalized form."""
 
     id: UUID
     sha256: str
-    uploaded_sha256: str | None  # hash of the uploaded file
+    uploaded_sha256: str | None  # hash of the uploaded file; None: filters made the dataset
+    filters: Filters | None = None  # filters of the examples of the first of `versions`
+    versions: tuple[VersionFacts, ...] = ()  # from the parent to the first version
 
 
 class BaseFacts(Facts):

@@ -23,7 +23,7 @@ from domain.jobs.job import Job
 from domain.training.start import Start
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
-from services.scheduler.documents import uploaded_files
+from services.scheduler.documents import dataset_origins
 from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
 from services.scheduler.model_card import RESUME_FILES, model_card
 from services.scheduler.provenance import (
@@ -177,7 +177,7 @@ def _expected(
         JobHistory(before),
         StoredModel(manifest.without((CARD, PROVENANCE)), environment),
         model=event.model,
-        uploaded=uploaded_files(log, job),
+        origins=dataset_origins(log, job),
         # The catalog may have changed since then.
         repository=repository if repository in listed else listed[-1],
         cost=CostFacts(

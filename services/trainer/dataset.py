@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domain.estimating.held_out import held_out, validated
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.preference_columns import conversations_of
 from infrastructure.reports import SegmentSpec
 from services.trainer.examples import Rendered, Renderer
 from services.trainer.failures import BadData
 from services.trainer.pairs import Item
-from services.trainer.plan import held_out, validated
 
 
 class DatasetTooSmall(BadData):

@@ -12,26 +12,12 @@ from functools import cached_property, lru_cache
 from random import Random
 
 from domain.estimating.batching import fill, padded
-from domain.estimating.pricing import VALIDATION_MAXIMUM, held_out_examples
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.chat_labels import Example
 from infrastructure.reports import SegmentSpec
 from services.trainer.pairs import Item, all_sequences, length_of
 
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together
-
-
-def held_out(conversations: int, seed: int) -> frozenset[int]:
-    """Return the indices of the held-out conversations: 5%, at least 1 and at most 64."""
-    assert conversations >= 2
-    size = held_out_examples(conversations)
-    return frozenset(Random(f"{seed}:held-out").sample(range(conversations), size))
-
-
-def validated(conversations: int, seed: int) -> list[int]:
-    """Return the sorted indices of validation examples: all, or 256 chosen by the seed."""
-    size = min(VALIDATION_MAXIMUM, conversations)
-    return sorted(Random(f"{seed}:validation").sample(range(conversations), size))
 
 
 @dataclass(frozen=True, eq=False)  # caches key it by identity, because hashing lengths is slow

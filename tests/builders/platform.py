@@ -28,6 +28,7 @@ from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts
 from infrastructure.settings import Settings
 from infrastructure.store import connect
+from services.datasets.line_numbers import LINES
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import conclude, refs_of
 from services.datasets.validation import SAMPLE, Choices, validate_file
@@ -162,9 +163,9 @@ class Platform:
                         else None,
                     ),
                 )
-                sample = Path(directory) / SAMPLE
-                if sample.exists():
-                    artifacts.put_file(f"{dataset.home}/{SAMPLE}", sample)
+                for name in (SAMPLE, LINES):
+                    if (file := Path(directory) / name).exists():
+                        artifacts.put_file(f"{dataset.home}/{name}", file)
             report_ref, examples_ref = refs_of(dataset)
             report = report.model_copy(update={"tool_lines": tool_lines})
             artifacts.put(report_ref, report.model_dump_json().encode())

@@ -98,8 +98,8 @@ def test_the_next_release_migrates_and_the_way_back_leaves_its_table(
             "ALTER POLICY rows_of_ecolink_datasets ON ecolink_events "
             "USING (topic = ANY (ARRAY['DatasetUploaded'::text]))",
             "the policy ecolink_events rows_of_ecolink_datasets no longer allows "
-            "DatasetDeleted, DatasetRejected, DatasetValidated, TokensCounted, TokensUncountable, "
-            "ToolDefinitionsIgnored",
+            "DatasetAnalyzed, DatasetDeleted, DatasetRejected, DatasetValidated, TokensCounted, "
+            "TokensUncountable, ToolDefinitionsIgnored",
         ),
     ],
 )

@@ -108,6 +108,7 @@ class Upload {
       const query = new URLSearchParams({ name, keep_duplicates: keep });
       const columns = chosenColumns();
       if (columns) query.set("columns", columns);
+      if (place.dataset.parent) query.set("parent", place.dataset.parent);
       request.open("POST", `${place.dataset.path}?${query}`);
       request.setRequestHeader("content-type", "application/octet-stream");
       request.setRequestHeader("idempotency-key", this.key);

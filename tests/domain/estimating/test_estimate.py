@@ -26,6 +26,7 @@ from domain.estimating.estimate import (
     sequence_length,
 )
 from domain.estimating.footprint import Layout
+from domain.estimating.held_out import held_out
 from domain.estimating.memory import Fit, decide
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import SUPERVISED_PHASES, Phase
@@ -76,7 +77,7 @@ def seconds(of: Estimate, phase: Phase) -> float:
 
 @given(st.integers(2, 5000))
 def test_the_split_is_the_trainer_s(examples: int) -> None:
-    assert pricing.held_out_examples(examples) == len(plan.held_out(examples, seed=42))
+    assert pricing.held_out_examples(examples) == len(held_out(examples, seed=42))
 
 
 @given(
@@ -92,7 +93,7 @@ def test_steps_are_the_trainer_s(
     job = work(
         lengths, epochs=epochs, micro_batch_size=micro_batch, gradient_accumulation=accumulation
     )
-    trained = sorted(set(range(len(sizes))) - plan.held_out(len(sizes), 42))
+    trained = sorted(set(range(len(sizes))) - held_out(len(sizes), 42))
     real = plan.Plan(tuple(sizes[each] for each in trained), epochs, micro_batch, accumulation, 42)
     assert job.total_steps(1) == real.total_steps
     assert job.total_steps(2) == epochs * math.ceil(len(trained) / (2 * real.examples_per_step))
@@ -103,7 +104,7 @@ def test_batches_are_about_the_trainer_s() -> None:
     sizes = [round(random.lognormvariate(4.5, 0.7)) + 8 for _ in range(2000)]
     lengths = TokenLengths.of(sizes)
     job = work(lengths, micro_batch_size=4, gradient_accumulation=8, epochs=2)
-    trained = sorted(set(range(len(sizes))) - plan.held_out(len(sizes), 42))
+    trained = sorted(set(range(len(sizes))) - held_out(len(sizes), 42))
     real = plan.Plan(tuple(sizes[each] for each in trained), 2, 4, 8, 42)
     budget = 4 * padded(max(real.lengths))
     steps = [batch for step in range(real.total_steps) for batch in real.work(step)[0]]

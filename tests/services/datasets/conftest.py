@@ -11,11 +11,15 @@ from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from infrastructure.artifacts import Artifacts
+from infrastructure.comparisons import waiting_comparisons
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import EventHandlers, HandlerEffect
 from infrastructure.limited_process import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
+from projections.datasets import unanalyzed
+from services.datasets.analyzing import Analyzing
+from services.datasets.comparing import Comparing
 from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
 from services.datasets.report import Report
@@ -43,6 +47,8 @@ class Service:
         common = self.platform.log, self.clock, self.platform.artifacts, self.pool
         self.validating = Validating(*common, Sizes(max_bytes, 10**10), limits)
         self.counting = Counting(*common, limits)
+        self.analyzing = Analyzing(*common, limits)
+        self.comparing = Comparing(*common, limits)
 
     def upload(self, content: bytes = VALID, account_id: UUID = ACCOUNT_ID) -> UUID:
         return self.platform.upload(account_id, content)
@@ -85,6 +91,25 @@ class Service:
         for _ in range(10):
             self.counting.count_missing()
             assert self.counting.work.finish(TIMEOUT_SECONDS)
+
+    def analyze(self) -> None:
+        """Analyze all valid datasets that are due, and project the results."""
+        while True:
+            self.platform.project()
+            with self.pool.connection() as connection:
+                if not unanalyzed(connection, self.analyzing.work.excluded):
+                    return
+            self.analyzing.analyze_waiting()
+            assert self.analyzing.work.finish(TIMEOUT_SECONDS)
+
+    def compare(self) -> None:
+        """Make all requested comparisons that are due."""
+        while True:
+            with self.pool.connection() as connection:
+                if not waiting_comparisons(connection, self.comparing.work.waiting):
+                    return
+            self.comparing.compare_waiting()
+            assert self.comparing.work.finish(TIMEOUT_SECONDS)
 
 
 @pytest.fixture

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from huggingface_hub import ModelCard
 
 from domain.core.errors import VersionConflict
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Contents, Dataset, UploadOptions
+from domain.datasets.filters import Filters
 from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import JobStatus
 from infrastructure.artifacts import Manifest
 from infrastructure.training_environment import ENVIRONMENT
-from services.scheduler.documents import document
+from services.scheduler.documents import document, origin_of
 from services.scheduler.job_history import JobHistory
 from services.scheduler.provenance import Provenance
+from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, PLAN
 from tests.builders.history import History
 from tests.builders.reports import (
@@ -66,6 +71,8 @@ def test_the_provenance_describes_the_job(
         "id": DATASET_ID,
         "sha256": PLAN.dataset_sha256,
         "uploaded_sha256": "a" * 64,
+        "filters": None,
+        "versions": (),
     }
     assert (found.base.name, found.base.manifest_sha256) == ("tiny", PLAN.base_manifest_sha256)
     assert (found.hyperparameters, found.seed) == (PLAN.hyperparameters, PLAN.lora.seed)
@@ -86,6 +93,26 @@ def test_the_provenance_describes_the_job(
     assert found.cost.amount_micros == job.usage.paid_micros == 170_000
     assert found.cost.metered_seconds == job.usage.paid_seconds == 170
     assert found.cost.segments == job.usage.segments == 2
+
+
+def test_the_origin_of_a_dataset_has_its_filters_and_earlier_versions(log: EventLog) -> None:
+    filters = Filters(near_duplicates=True)
+    first, second, third = (uuid4() for _ in range(3))
+    with command():
+        one = Dataset.uploaded(first, ACCOUNT_ID, "a", "a" * 64, 9)
+        one.validate("an", "1" * 64, Contents(2), "report")
+        two = Dataset.uploaded(second, ACCOUNT_ID, "b", "b" * 64, 9, UploadOptions(parent=first))
+        two.validate("bn", "2" * 64, Contents(2), "report")
+        options = UploadOptions(parent=second, filters=filters)
+        three = Dataset.uploaded(third, ACCOUNT_ID, two.ref, two.sha256, 9, options)
+        one.delete([])
+        log.commit(one, two, three)
+    origin = origin_of(log, log.load(Dataset, third))
+    assert (origin.uploaded_sha256, origin.filters) == (None, filters)
+    assert [(each.id, each.sha256, each.uploaded_sha256) for each in origin.versions] == [
+        (second, "2" * 64, "b" * 64),
+        (first, "1" * 64, "a" * 64),
+    ]
 
 
 def test_an_uncertified_resume_has_its_step(history: History) -> None:

@@ -95,7 +95,7 @@ def test_the_card_shows_gpus_and_resumes(changed: Job) -> None:
         JobHistory(changed.collect_events()),
         StoredModel(Manifest(files=()), environment=None),
         model=changed.model_name,
-        uploaded={},
+        origins={},
         repository=None,
         cost=CostFacts(amount_micros=60_000, metered_seconds=60, segments=2),
     )

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.estimating.batching import padded
+from domain.estimating.held_out import held_out, validated
 from domain.training.hyperparameters import Hyperparameters
-from services.trainer.plan import Plan, held_out, validated
+from services.trainer.plan import Plan
 
 
 def plan(count: int = 50, **fields: int) -> Plan:

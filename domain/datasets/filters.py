@@ -1,0 +1,151 @@
+"""Filters that make a new version of a dataset."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, field_validator, model_validator
+
+from domain.core.errors import Invalid
+from domain.core.value import Value
+from domain.datasets.findings import ANSWERS, PERSONAL, Finding
+
+LANGUAGE = re.compile(r"[a-z]{2,3}", re.ASCII)
+"""Codes of ISO 639."""
+
+MOST_LANGUAGES = 50
+MOST_CHARACTERS = 2**31
+
+
+class PersonalData(StrEnum):
+    """Treatments of examples with personal data."""
+
+    KEEP = "keep"
+    MASK = "mask"
+    REMOVE = "remove"
+
+
+class Filters(Value):
+    """The examples that a new version of a dataset leaves out, and the text that it masks.
+
+    It has enums, numbers and IDs only, so events may hold it. Equal filters of the same dataset
+    give the same examples.
+    """
+
+    near_duplicates: bool = Field(
+        default=False,
+        description="Remove examples that are nearly equal to an earlier one. The first is kept.",
+    )
+    contaminates: UUID | None = Field(
+        default=None,
+        description="Validation dataset. Remove examples that equal one of it, or nearly do.",
+    )
+    personal_data: PersonalData = Field(
+        default=PersonalData.KEEP,
+        description="Mask the found personal data, or remove the examples that have some.",
+    )
+    personal_kinds: tuple[Finding, ...] = Field(
+        default=PERSONAL, description="Kinds of personal data to mask or remove. By default, all."
+    )
+    answers: tuple[Finding, ...] = Field(
+        default=(),
+        description="Remove examples whose last answer is a `short_answer`, a `refusal` or a "
+        "`truncated_answer`.",
+    )
+    min_characters: Annotated[int, Field(ge=0, le=MOST_CHARACTERS)] | None = Field(
+        default=None, description="Remove examples with less text, in characters."
+    )
+    max_characters: Annotated[int, Field(ge=1, le=MOST_CHARACTERS)] | None = Field(
+        default=None, description="Remove examples with more text, in characters."
+    )
+    languages: tuple[str, ...] = Field(
+        default=(),
+        description="Keep only examples in these languages (codes of ISO 639-1). Examples whose "
+        "language is unknown are kept.",
+        examples=[["en", "de"]],
+        max_length=MOST_LANGUAGES,
+    )
+
+    @field_validator("personal_kinds")
+    @classmethod
+    def _order_personal(cls, kinds: tuple[Finding, ...]) -> tuple[Finding, ...]:
+        return _in_order(kinds, PERSONAL)
+
+    @field_validator("answers")
+    @classmethod
+    def _order_answers(cls, kinds: tuple[Finding, ...]) -> tuple[Finding, ...]:
+        return _in_order(kinds, ANSWERS)
+
+    @field_validator("languages")
+    @classmethod
+    def _order_languages(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := [code for code in codes if not LANGUAGE.fullmatch(code)]:
+            raise ValueError(f"Unknown language {bad[0]!r}. Use codes of ISO 639-1, such as en.")
+        return tuple(sorted(set(codes)))
+
+    @model_validator(mode="after")
+    def _agree(self) -> Filters:
+        if self.personal_data is not PersonalData.KEEP and not self.personal_kinds:
+            raise ValueError("personal_kinds is empty. Give kinds, or leave it out for all.")
+        least, most = self.min_characters, self.max_characters
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"min_characters is {least:,}, above max_characters, {most:,}.")
+        return self
+
+    @property
+    def is_active(self) -> bool:
+        """True if any filter is chosen."""
+        return bool(
+            self.near_duplicates
+            or self.contaminates
+            or self.personal_data is not PersonalData.KEEP
+            or self.answers
+            or self.languages
+            or self.min_characters is not None
+            or self.max_characters is not None
+        )
+
+    def require_some(self) -> None:
+        """Raise Invalid if no filter is chosen."""
+        if not self.is_active:
+            raise Invalid("No filter is chosen. Choose at least one.", field="filters")
+
+    def sentences(self) -> list[str]:
+        """Return what the filters do, one sentence for each."""
+        said: list[str] = []
+        if self.near_duplicates:
+            said.append("Removes near-duplicates.")
+        if self.contaminates is not None:
+            said.append("Removes examples that are also in a validation dataset.")
+        if self.personal_data is not PersonalData.KEEP:
+            verb = "Masks" if self.personal_data is PersonalData.MASK else "Removes examples with"
+            every = self.personal_kinds == PERSONAL
+            kinds = "personal data" if every else _words(self.personal_kinds)
+            said.append(f"{verb} {kinds}.")
+        if self.answers:
+            said.append(f"Removes examples with a {' or '.join(_plain(e) for e in self.answers)}.")
+        if self.min_characters is not None:
+            said.append(f"Removes examples with fewer than {self.min_characters:,} characters.")
+        if self.max_characters is not None:
+            said.append(f"Removes examples with more than {self.max_characters:,} characters.")
+        if self.languages:
+            said.append(f"Keeps examples in {', '.join(self.languages)}.")
+        return said
+
+
+def _in_order(kinds: tuple[Finding, ...], allowed: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Return kinds in one order, so that equal choices are equal."""
+    if unknown := [kind for kind in kinds if kind not in allowed]:
+        raise ValueError(f"{unknown[0]} is not allowed here. Use {', '.join(allowed)}.")
+    return tuple(kind for kind in allowed if kind in kinds)
+
+
+def _plain(kind: Finding) -> str:
+    return kind.replace("_", " ")
+
+
+def _words(kinds: tuple[Finding, ...]) -> str:
+    return ", ".join(map(_plain, kinds))

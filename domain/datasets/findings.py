@@ -1,0 +1,60 @@
+"""Kinds of findings in the examples of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Finding(StrEnum):
+    """Kinds of findings about an example."""
+
+    NEAR_DUPLICATE = "near_duplicate"
+    HELD_OUT_LEAK = "held_out_leak"
+    EMAIL_ADDRESS = "email_address"
+    PHONE_NUMBER = "phone_number"
+    CREDIT_CARD = "credit_card"
+    IBAN = "iban"
+    IP_ADDRESS = "ip_address"
+    NATIONAL_ID = "national_id"
+    CRYPTO_ADDRESS = "crypto_address"
+    SECRET = "secret"
+    SHORT_ANSWER = "short_answer"
+    REFUSAL = "refusal"
+    TRUNCATED_ANSWER = "truncated_answer"
+    UNUSUALLY_LONG = "unusually_long"
+    OTHER_LANGUAGE = "other_language"
+
+
+PERSONAL = (
+    Finding.EMAIL_ADDRESS,
+    Finding.PHONE_NUMBER,
+    Finding.CREDIT_CARD,
+    Finding.IBAN,
+    Finding.IP_ADDRESS,
+    Finding.NATIONAL_ID,
+    Finding.CRYPTO_ADDRESS,
+    Finding.SECRET,
+)
+"""Kinds of personal data and secrets, which EcoLink can mask."""
+
+ANSWERS = (Finding.SHORT_ANSWER, Finding.REFUSAL, Finding.TRUNCATED_ANSWER)
+"""Kinds of findings about the last answer of an example."""
+
+TITLES: Mapping[Finding, str] = {
+    Finding.NEAR_DUPLICATE: "Near-duplicates",
+    Finding.HELD_OUT_LEAK: "Held-out examples that are also trained",
+    Finding.EMAIL_ADDRESS: "E-mail addresses",
+    Finding.PHONE_NUMBER: "Phone numbers",
+    Finding.CREDIT_CARD: "Card numbers",
+    Finding.IBAN: "Bank accounts (IBAN)",
+    Finding.IP_ADDRESS: "Public IP addresses",
+    Finding.NATIONAL_ID: "National ID numbers",
+    Finding.CRYPTO_ADDRESS: "Cryptocurrency addresses",
+    Finding.SECRET: "Keys and passwords",
+    Finding.SHORT_ANSWER: "Very short answers",
+    Finding.REFUSAL: "Refusals",
+    Finding.TRUNCATED_ANSWER: "Answers that seem cut off",
+    Finding.UNUSUALLY_LONG: "Unusually long examples",
+    Finding.OTHER_LANGUAGE: "Examples in another language",
+}

@@ -1,0 +1,159 @@
+"""The quality report of a dataset: findings by kind, and statistics of its examples."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from domain.core.value import Value
+from domain.datasets.findings import Finding
+
+
+class Sample(Value):
+    """One example with a finding. Personal data in the excerpt is masked."""
+
+    line: int = Field(description="Number of the line or row of the upload, from 1.")
+    example: int = Field(description="Number of the example in the dataset, from 1.")
+    excerpt: str = Field(examples=["write to j***@***.com"])
+    like_line: int | None = Field(
+        default=None, description="Line or row of the similar example, for duplicates and leaks."
+    )
+    similarity: float | None = Field(
+        default=None, description="Estimated Jaccard similarity with it, 0 to 1."
+    )
+    language: str | None = Field(default=None, description="Detected language (ISO 639-1).")
+
+
+class Findings(Value):
+    """The findings of one kind. `lines` and `samples` have the first of them."""
+
+    kind: Finding
+    examples: int = Field(description="Number of examples with a finding of this kind.")
+    occurrences: int = Field(description="Number of findings, of which an example may have many.")
+    lines: tuple[int, ...]
+    samples: tuple[Sample, ...]
+
+
+class Bar(Value):
+    """The number of examples with a value above that of the previous bar, up to `up_to`."""
+
+    up_to: int
+    examples: int
+
+
+class Distribution(Value):
+    """Values of the examples, such as their number of characters."""
+
+    least: int = 0
+    median: int = 0
+    p95: int = 0
+    most: int = 0
+    total: int = 0
+    bars: tuple[Bar, ...] = ()
+
+
+class Language(Value):
+    """The number of examples in a language. `und` means that it is unknown."""
+
+    code: str = Field(examples=["en"])
+    examples: int
+
+
+class Statistics(Value):
+    """Statistics of the analyzed examples."""
+
+    characters: Distribution = Distribution()
+    messages: Distribution = Distribution()
+    answer_characters: Distribution = Distribution()
+    with_system_prompt: int = 0
+    distinct_system_prompts: int = 0
+    multi_turn: int = Field(default=0, description="Examples with several user messages.")
+    with_tool_calls: int = 0
+    assistant_share: float = Field(
+        default=0, description="Share of the text that assistant messages have, 0 to 1."
+    )
+    languages: tuple[Language, ...] = ()
+
+
+class QualityReport(Value):
+    """The result of an analysis of a valid dataset.
+
+    `analyzed` is less than `examples` if the analysis stopped at a limit. `compared` counts the
+    examples whose near-duplicates EcoLink looked for in all earlier ones. `held_out` is the number
+    of examples that a job with default seed would hold out.
+    """
+
+    unit: str = Field(description="`row` if the numbers of lines count rows, otherwise `line`.")
+    examples: int
+    analyzed: int
+    compared: int
+    held_out: int = 0
+    stopped: str | None = Field(
+        default=None, description="`time` or `memory` if the analysis stopped at this limit."
+    )
+    findings: tuple[Findings, ...] = ()
+    statistics: Statistics = Statistics()
+
+    @property
+    def counts(self) -> dict[Finding, int]:
+        """The number of examples with a finding, by kind."""
+        return {each.kind: each.examples for each in self.findings}
+
+    def without_excerpts(self) -> QualityReport:
+        """Return the report without any text of the examples."""
+        findings = tuple(
+            each.model_copy(
+                update={
+                    "samples": tuple(
+                        sample.model_copy(update={"excerpt": ""}) for sample in each.samples
+                    )
+                }
+            )
+            for each in self.findings
+        )
+        return self.model_copy(update={"findings": findings})
+
+    def of_kind(self, kind: Finding) -> Findings | None:
+        """Return the findings of a kind, or None if there are none."""
+        return next((each for each in self.findings if each.kind is kind), None)
+
+
+class Contamination(Value):
+    """Training examples that are also in a validation dataset, exactly or nearly.
+
+    `affected` is the number of different validation examples with such a training example.
+    """
+
+    unit: str
+    examples: int = Field(description="Number of compared training examples.")
+    validation_examples: int
+    exact: int = Field(description="Training examples that equal a validation example.")
+    near: int = Field(description="Training examples that nearly equal one.")
+    affected: int
+    lines: tuple[int, ...] = Field(description="Lines of the first such training examples.")
+    samples: tuple[Sample, ...]
+    stopped: str | None = None
+
+
+class Change(Value):
+    """An added, removed or changed example. A text is shortened."""
+
+    line: int | None = Field(description="Line or row in the newer dataset; null if removed.")
+    old_line: int | None = Field(description="Line or row in the older dataset; null if added.")
+    text: str | None = None
+    old_text: str | None = None
+
+
+class Difference(Value):
+    """The difference between an older and a newer dataset. The lists have the first changes."""
+
+    unit: str
+    old_unit: str
+    old_examples: int
+    examples: int
+    unchanged: int
+    added: int
+    removed: int
+    changed: int
+    added_examples: tuple[Change, ...] = ()
+    removed_examples: tuple[Change, ...] = ()
+    changed_examples: tuple[Change, ...] = ()

@@ -1,0 +1,251 @@
+"""Quality of datasets: reports, filters, versions and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from domain.core.errors import Invalid, NotFound, WrongState
+from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
+from domain.datasets.quality_report import Contamination, Difference, QualityReport
+from gateway.backend import Backend
+from gateway.datasets.schemas import (
+    ContaminationAnswer,
+    DatasetAnswer,
+    DifferenceAnswer,
+    FiltersRequest,
+)
+from gateway.datasets.service import content_of, dataset_answers, own_dataset
+from gateway.datasets.uploads import Choices, StoredFile, record_version, room_for_upload
+from gateway.http.access import Caller
+from gateway.http.errors import QuotaExceeded
+from gateway.http.permissions import DOWNLOAD
+from infrastructure.comparisons import (
+    ComparisonKind,
+    ComparisonState,
+    comparison,
+    request_comparison,
+)
+from infrastructure.exchange import read
+from infrastructure.profiles import dataset_names
+from projections import datasets as rows
+
+UNNAMED = "dataset"
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def quality_of(backend: Backend, caller: Caller, dataset_id: UUID) -> QualityReport:
+    """Return the quality report of a valid dataset.
+
+    Raise NotFound if the account has no such dataset, and WrongState until it is analyzed.
+    """
+    row = own_dataset(backend, caller, dataset_id)
+    if row["status"] != DatasetStatus.READY_FOR_TRAINING:
+        raise WrongState(
+            f"The dataset is {row['status']}. EcoLink analyzes only datasets that are "
+            "ready_for_training."
+        )
+    report = stored_quality(backend, caller, row)
+    if report is None:
+        raise WrongState(
+            "EcoLink is still analyzing the dataset. Try again when the analysis is complete."
+        )
+    return report
+
+
+def stored_quality(
+    backend: Backend, caller: Caller, row: Mapping[str, Any]
+) -> QualityReport | None:
+    """Return the quality report of a dataset's row; None until it is analyzed.
+
+    Callers who may not download datasets get it without excerpts. Raise NotFound if the dataset was
+    deleted, which the read models may not show yet.
+    """
+    if row["quality_ref"] is None:
+        return None
+    report = _stored(backend, QualityReport, row["quality_ref"])
+    return report if DOWNLOAD.allows(caller.rights) else report.without_excerpts()
+
+
+def apply_filters(
+    backend: Backend, caller: Caller, dataset_id: UUID, new_id: UUID, wanted: FiltersRequest
+) -> Mapping[str, Any]:
+    """Create a new version of a dataset with its filtered examples. Return its row.
+
+    Raise NotFound if the account has no such dataset or validation dataset, Invalid without a
+    filter, WrongState unless both datasets are valid, and QuotaExceeded at a quota.
+    """
+    filters = wanted.filters
+    filters.require_some()
+    parent = content_of(backend, caller, dataset_id)
+    if (other_id := filters.contaminates) is not None:
+        if other_id == dataset_id:
+            raise Invalid(
+                "The validation dataset is the dataset itself. Choose another one.",
+                field="filters.contaminates",
+            )
+        content_of(backend, caller, other_id)
+    size = backend.artifacts.size(parent.ref)
+    if size > room_for_upload(backend, caller):
+        raise QuotaExceeded(
+            "The new version does not fit into your quota for datasets. Delete datasets.", {}
+        )
+    with backend.pool.connection() as connection:
+        name = wanted.name or dataset_names(connection, [dataset_id]).get(dataset_id) or UNNAMED
+    options = UploadOptions(
+        keep_duplicates=parent.options.keep_duplicates, parent=dataset_id, filters=filters
+    )
+    file = StoredFile(parent.ref, parent.sha256, size)
+    return record_version(backend, caller, new_id, name, file, Choices(options))
+
+
+def versions_of(backend: Backend, caller: Caller, dataset_id: UUID) -> list[DatasetAnswer]:
+    """Return all versions of a dataset, oldest first. Raise NotFound if there is none."""
+    own_dataset(backend, caller, dataset_id)
+    with backend.pool.connection() as connection:
+        found = rows.versions_of(connection, caller.account_id, dataset_id)
+        return dataset_answers(connection, found)
+
+
+def contamination_of(
+    backend: Backend, caller: Caller, dataset_id: UUID, validation_id: UUID
+) -> ContaminationAnswer:
+    """Return the examples that a training and a validation dataset share. The first call asks for
+    the comparison.
+
+    Raise NotFound if the account lacks one of them, Invalid if they are the same, and WrongState
+    unless both are valid.
+    """
+    if validation_id == dataset_id:
+        raise Invalid(
+            "The validation dataset is the dataset itself. Choose another one.",
+            field="validation_dataset",
+        )
+    for each in (dataset_id, validation_id):
+        content_of(backend, caller, each)
+    kind = ComparisonKind.CONTAMINATION
+    row = _requested(backend, caller, (dataset_id, validation_id, kind))
+    return ContaminationAnswer(state=row["state"], result=_result(backend, Contamination, row))
+
+
+def difference_of(
+    backend: Backend, caller: Caller, dataset_id: UUID, base: UUID | None = None
+) -> DifferenceAnswer:
+    """Return how a dataset differs from the one that it is a version of, or from `base`.
+
+    The first call asks for the comparison. Raise NotFound if the account lacks one of them, Invalid
+    if there is no parent and no base, and WrongState unless both are valid.
+    """
+    dataset = content_of(backend, caller, dataset_id)
+    base = base or dataset.options.parent
+    if base is None or base == dataset_id:
+        raise Invalid(
+            "The dataset has no earlier version. Give the dataset to compare it with.", field="base"
+        )
+    content_of(backend, caller, base)
+    row = _requested(backend, caller, (dataset_id, base, ComparisonKind.DIFFERENCE))
+    result = _result(backend, Difference, row)
+    return DifferenceAnswer(state=row["state"], base=base, result=result)
+
+
+def contamination_counts(
+    backend: Backend, account_id: UUID, dataset_id: UUID, validation_id: UUID
+) -> Mapping[str, int] | None:
+    """Return the numbers of a comparison with a validation dataset; None until it is done.
+
+    The first call asks for the comparison.
+    """
+    key = (dataset_id, validation_id, ComparisonKind.CONTAMINATION)
+    with backend.pool.connection() as connection:
+        row = comparison(connection, key)
+        if row is None:
+            request_comparison(connection, account_id, key)
+    return row["counts"] if row and row["state"] == ComparisonState.DONE else None
+
+
+def _requested(
+    backend: Backend, caller: Caller, key: tuple[UUID, UUID, ComparisonKind]
+) -> Mapping[str, Any]:
+    """Return the row of a comparison. Ask for it first if necessary."""
+    with backend.pool.connection() as connection:
+        row = comparison(connection, key)
+        if row is None:
+            request_comparison(connection, caller.account_id, key)
+    return row or {"state": ComparisonState.WAITING, "ref": None}
+
+
+def _result(backend: Backend, kind: type[R], row: Mapping[str, Any]) -> R | None:
+    return None if row["ref"] is None else _stored(backend, kind, row["ref"])
+
+
+def _stored(backend: Backend, kind: type[R], ref: str) -> R:
+    try:
+        return read(kind, backend.artifacts.get(ref))
+    except FileNotFoundError:
+        raise NotFound("The dataset was deleted. See `ecolink datasets list`.") from None
+
+
+def quality_warnings(
+    backend: Backend, account_id: UUID, dataset_id: UUID, validation_id: UUID | None
+) -> list[str]:
+    """Return warnings about a job's datasets, for its owner before the approval.
+
+    They are about near-duplicates, if EcoLink has analyzed the dataset, and about examples of the
+    validation dataset, if EcoLink has compared both.
+    """
+    dataset = backend.log.load(Dataset, dataset_id)
+    said = duplicate_warnings(dataset, has_validation=validation_id is not None)
+    if validation_id is not None:
+        counts = contamination_counts(backend, account_id, dataset_id, validation_id)
+        said += contamination_warnings(counts)
+    return said
+
+
+DUPLICATE_SHARE = 0.02
+"""Share of near-duplicates from which a job is warned about them."""
+
+
+def duplicate_warnings(dataset: Dataset, *, has_validation: bool) -> list[str]:
+    """Return a warning if many examples are nearly equal to an earlier one."""
+    quality = dataset.quality
+    if quality is None or not quality.analyzed:
+        return []
+    count = quality.findings.get("near_duplicate", 0)
+    if count < DUPLICATE_SHARE * quality.analyzed or not count:
+        return []
+    share = count / quality.analyzed
+    text = (
+        f"{_examples(count)} of the dataset ({share:.0%}) {_are(count)} nearly equal to an earlier "
+        "one, so training repeats their content."
+    )
+    if not has_validation:
+        text += (
+            " Held-out examples may then be trained, too, and the held-out loss looks better than "
+            "it is."
+        )
+    return [f"{text} The page of the dataset can remove them."]
+
+
+def contamination_warnings(counts: Mapping[str, int] | None) -> list[str]:
+    """Return a warning if training examples are also in the validation dataset."""
+    if not counts or not counts["affected"]:
+        return []
+    found, exact = counts["exact"] + counts["near"], counts["exact"]
+    return [
+        f"{_examples(counts['affected'])} of the validation dataset {_are(counts['affected'])} "
+        f"also in the training dataset, exactly or nearly: {_examples(found)}, {exact:,} of them "
+        "exactly. The validation loss looks better than it is. The page of the training dataset "
+        "can remove them."
+    ]
+
+
+def _examples(count: int) -> str:
+    return "1 example" if count == 1 else f"{count:,} examples"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -1,0 +1,159 @@
+"""The quality report, the versions and the filter form of a dataset, as its page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+from starlette.datastructures import FormData
+
+from domain.core.errors import Invalid
+from domain.core.event_format import format_of
+from domain.datasets.dataset import Dataset
+from domain.datasets.filters import Filters, PersonalData
+from domain.datasets.findings import ANSWERS, TITLES, Finding
+from domain.datasets.quality_report import Distribution, QualityReport
+from gateway.backend import Backend
+from gateway.datasets import quality, service
+from gateway.datasets.schemas import DatasetAnswer
+from gateway.http.access import Caller
+from infrastructure.profiles import dataset_names
+from projections.datasets import ready_datasets
+
+HEIGHT, BAR, GAP, LEAST = 60, 10, 2, 1.5  # in SVG units
+LANGUAGES_SHOWN = 12
+DATASETS_LISTED = 200
+
+ANALYSIS_FORMAT = format_of(Dataset.DatasetAnalyzed, 1)
+"""Format of the log in which datasets are analyzed."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a chart, in SVG units."""
+
+    x: int
+    y: float
+    height: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The number of examples by a value such as their characters."""
+
+    title: str
+    unit: str
+    bars: list[Bar]
+    width: int
+    values: Distribution
+
+
+def chart(title: str, unit: str, values: Distribution) -> Chart | None:
+    """Return a chart with one bar for each range of values; None without values."""
+    if not values.bars:
+        return None
+    most = max(bar.examples for bar in values.bars)
+    bars: list[Bar] = []
+    above = -1
+    for at, bar in enumerate(values.bars):
+        height = max(LEAST, HEIGHT * bar.examples / most)
+        span = f"{bar.up_to:,}" if bar.up_to == above + 1 else f"up to {bar.up_to:,}"
+        label = f"{span} {unit}: {bar.examples:,} {'example' if bar.examples == 1 else 'examples'}"
+        bars.append(Bar(at * BAR + GAP // 2, round(HEIGHT - height, 2), round(height, 2), label))
+        above = bar.up_to
+    return Chart(title, unit, bars, len(bars) * BAR, values)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a dataset, and what made it."""
+
+    dataset: DatasetAnswer
+    origin: str
+    is_shown: bool
+
+
+@dataclass(frozen=True)
+class QualityView:
+    """What the page of a valid dataset shows about its quality."""
+
+    report: QualityReport | None
+    charts: list[Chart]
+    versions: list[Version]
+    others: list[tuple[UUID, str]]
+    languages: list[str]
+    is_analyzing: bool
+    """True if the report comes later. Until an upgrade is finished, nothing is analyzed."""
+
+    @property
+    def titles(self) -> Mapping[Finding, str]:
+        """Titles of the kinds of findings."""
+        return TITLES
+
+    @property
+    def answers(self) -> tuple[Finding, ...]:
+        """Kinds of findings about the last answer."""
+        return ANSWERS
+
+
+def quality_view(backend: Backend, caller: Caller, dataset: DatasetAnswer) -> QualityView:
+    """Return the view of a valid dataset. Raise NotFound if the account has no such dataset."""
+    row = service.own_dataset(backend, caller, dataset.id)
+    report = quality.stored_quality(backend, caller, row)
+    charts: list[Chart | None] = []
+    languages: list[str] = []
+    if report is not None:
+        statistics = report.statistics
+        charts = [
+            chart("Characters of an example", "characters", statistics.characters),
+            chart("Messages of an example", "messages", statistics.messages),
+            chart("Characters of the last answer", "characters", statistics.answer_characters),
+        ]
+        languages = [each.code for each in statistics.languages if each.code != "und"]
+    with backend.pool.connection() as connection:
+        ready = ready_datasets(connection, caller.account_id, DATASETS_LISTED)
+        others = [each["dataset_id"] for each in ready if each["dataset_id"] != dataset.id]
+        names = dataset_names(connection, others)
+    return QualityView(
+        report=report,
+        charts=[each for each in charts if each is not None],
+        versions=[
+            Version(each, origin_of(each), each.id == dataset.id)
+            for each in quality.versions_of(backend, caller, dataset.id)
+        ],
+        others=[(each, names.get(each) or str(each)) for each in others],
+        languages=languages[:LANGUAGES_SHOWN],
+        is_analyzing=report is None and backend.log.format_in_use >= ANALYSIS_FORMAT,
+    )
+
+
+def origin_of(dataset: DatasetAnswer) -> str:
+    """Return what made a version, as a sentence."""
+    if dataset.filters is not None:
+        return " ".join(dataset.filters.sentences())
+    return "A new file, or other columns." if dataset.parent else "The first file."
+
+
+def filters_of(form: FormData) -> Filters:
+    """Return the filters in a form. Raise Invalid, with the field, if one is invalid."""
+    given: dict[str, Any] = {
+        "near_duplicates": "near_duplicates" in form,
+        "personal_data": form.get("personal_data") or PersonalData.KEEP,
+        "answers": form.getlist("answers"),
+        "languages": form.getlist("languages"),
+    }
+    for name in ("contaminates", "min_characters", "max_characters"):
+        if value := form.get(name):
+            given[name] = value
+    try:
+        return Filters(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else "filters"
+        raise Invalid(
+            f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field
+        ) from None

@@ -1,0 +1,121 @@
+"""Requested comparisons of two valid datasets, in limited processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset, DatasetStatus
+from infrastructure.artifacts import Artifacts
+from infrastructure.clock import Clock
+from infrastructure.comparisons import (
+    Key,
+    finish_comparison,
+    waiting_comparisons,
+)
+from infrastructure.fair_work import FairWork
+from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
+from infrastructure.store import Connection
+from services.datasets.process_limits import limits_of, seconds_of
+from services.datasets.stored_examples import stored_examples
+from services.datasets.validating import MOST_FAILURES, WORKER
+
+AT_ONCE = 1
+
+
+class Comparing:
+    """Compares the pairs of datasets that pages and requests ask for."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        artifacts: Artifacts,
+        pool: ConnectionPool[Connection],
+        limits: Limits | None = None,
+    ) -> None:
+        """Create it. By default, `limits` grow with the size of both files."""
+        self._log = log
+        self._artifacts = artifacts
+        self._pool = pool
+        self._limits = limits
+        self._logger = logging.getLogger("comparing")
+        self.work = FairWork[Key]("comparing", clock, AT_ONCE)
+
+    def compare_waiting(self) -> None:
+        """Start the oldest comparison of an account while no other one runs."""
+        with self._pool.connection() as connection:
+            rows = waiting_comparisons(connection, self.work.waiting)
+        self.work.start_in_turn(
+            {
+                row["account_id"]: (
+                    key := (row["dataset_id"], row["other_id"], row["kind"]),
+                    partial(self.compare, key),
+                )
+                for row in rows
+            }
+        )
+
+    def compare(self, key: Key) -> None:
+        """Compare two datasets and store the result. One that fails is not repeated."""
+        dataset_id, other_id, kind = key
+        try:
+            ref, counts = self._result(key)
+        except (LimitExceeded, FileNotFoundError) as error:
+            self._logger.warning("%s of %s and %s: %s", kind, dataset_id, other_id, error)
+            ref, counts = None, {}
+        except ProcessFailed:
+            if self.work.failures(key) + 1 < MOST_FAILURES:
+                raise
+            self._logger.exception("no %s of %s and %s", kind, dataset_id, other_id)
+            ref, counts = None, {}
+        with self._pool.connection() as connection:
+            finish_comparison(connection, key, ref, counts)
+        if self._log.load(Dataset, dataset_id).status is DatasetStatus.DELETED and ref is not None:
+            self._artifacts.delete(ref)
+
+    def _result(self, key: Key) -> tuple[str, dict[str, int]]:
+        """Compare two datasets. Return the ref of the stored result and its numbers."""
+        dataset_id, other_id, kind = key
+        dataset = self._log.load(Dataset, dataset_id)
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            own = stored_examples(self._log, self._artifacts, dataset_id, directory / "own")
+            other = stored_examples(self._log, self._artifacts, other_id, directory / "other")
+            size = own.size + other.size
+            request = {
+                "task": kind,
+                "examples": own.examples,
+                "lines": own.lines,
+                "unit": own.unit,
+                "other_examples": other.examples,
+                "other_lines": other.lines,
+                "other_unit": other.unit,
+                "same_upload": self._filtered_from(dataset, other_id),
+                "seconds": seconds_of(size),
+            }
+            result = run(WORKER, request, self._limits or limits_of(size))
+        ref = f"{dataset.home}/comparisons/{kind}-{other_id}.json"
+        self._artifacts.put(ref, json.dumps(result).encode())
+        return ref, _numbers(result)
+
+    def _filtered_from(self, dataset: Dataset, other_id: UUID) -> bool:
+        """Return True if only filters made the dataset from the other one."""
+        while dataset.options.is_filtered and (parent := dataset.options.parent) is not None:
+            if parent == other_id:
+                return True
+            dataset = self._log.load(Dataset, parent)
+        return False
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, int]:
+    return {name: value for name, value in result.items() if type(value) is int}

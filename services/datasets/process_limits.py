@@ -1,0 +1,23 @@
+"""Limits of the processes that read the text of all examples of a dataset."""
+
+from __future__ import annotations
+
+from infrastructure.limited_process import Limits
+
+MEMORY_MIB = 2048
+BASE_SECONDS, SECONDS_PER_MIB, MOST_SECONDS = 60, 4, 3600
+"""Computing time after which an analysis stops and reports what it has found."""
+
+START_SECONDS = 60
+"""Computing time beside the examples: imports, and the last example."""
+
+
+def seconds_of(size: int) -> int:
+    """Return the computing time for the examples of a file, by its size in bytes."""
+    return min(MOST_SECONDS, BASE_SECONDS + SECONDS_PER_MIB * size // 1024**2)
+
+
+def limits_of(size: int) -> Limits:
+    """Return the limits of the process that reads a file, by its size in bytes."""
+    cpu_seconds = seconds_of(size) + START_SECONDS
+    return Limits(cpu_seconds, 10 * cpu_seconds, MEMORY_MIB)

@@ -1,0 +1,1 @@
+"""Quality of the examples of a dataset: findings, statistics, filters and comparisons."""

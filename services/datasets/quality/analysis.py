@@ -1,0 +1,200 @@
+"""Analysis of the examples of a valid dataset, in one pass with bounded memory and time."""
+
+from __future__ import annotations
+
+import json
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from domain.datasets.findings import Finding
+from domain.datasets.quality_report import QualityReport, Sample
+from domain.estimating.held_out import held_out
+from domain.training.hyperparameters import Hyperparameters
+from services.datasets.line_numbers import LineNumbers
+from services.datasets.quality.answers import findings_of
+from services.datasets.quality.languages import UNKNOWN, Languages
+from services.datasets.quality.masking import excerpt, start_of
+from services.datasets.quality.near_duplicates import Match, TextIndex
+from services.datasets.quality.personal_data import Recognizers, Span
+from services.datasets.quality.reporting import Collected, Found
+from services.datasets.quality.statistics import Counting
+from services.datasets.quality.texts import dialogue_of, last_answer, texts_of
+
+LONG_TIMES = 20
+"""An example is unusually long if it has more than this multiple of the median characters."""
+
+LONG_CHARACTERS = 10_000
+"""Shorter examples are never unusually long."""
+
+PROGRESS_EXAMPLES = 1_000
+
+
+class Analysis:
+    """The state of an analysis. Examples are numbered from 1."""
+
+    def __init__(self, lines: LineNumbers, unit: str) -> None:
+        self._lines, self._unit = lines, unit
+        self._languages, self._recognizers = Languages(), Recognizers()
+        self._index = TextIndex()
+        self._counting, self._collected = Counting(), Collected()
+        self._codes: dict[str, int] = {}
+        self._language = array("H")  # of each example, as its position in _codes
+        self._characters = array("I")
+        self._first = array("I")  # example of each group of near-duplicates
+        self._compared = 0
+
+    def run(
+        self,
+        examples: Iterable[bytes],
+        total: int,
+        seconds: float,
+        on_progress: Callable[[int], object] = lambda _: None,
+    ) -> QualityReport:
+        """Analyze examples, the lines of a normalized file, and return the report.
+
+        `total` is their number. The analysis stops after `seconds` of computing time.
+        """
+        limit = time.process_time() + seconds
+        stopped = None
+        for content in examples:
+            if time.process_time() > limit:
+                stopped = "time"
+                break
+            self.add(json.loads(content))
+            if len(self._first) % PROGRESS_EXAMPLES == 0:
+                on_progress(len(self._first))
+        return self.report(total, stopped)
+
+    def add(self, example: dict[str, Any]) -> None:
+        """Analyze the next example."""
+        number = len(self._first) + 1
+        where = Found(number, self._lines.line_of(number))
+        dialogue = dialogue_of(example)
+        language = self._languages.of(dialogue)
+        self._characters.append(min(self._counting.add(example, language), 2**32 - 1))
+        self._language.append(self._codes.setdefault(language, len(self._codes)))
+        found = self._personal_data(example, where)
+        match = self._compare(number, dialogue)
+        if match is not None:
+            self._collect(Finding.NEAR_DUPLICATE, where, dialogue, match=match)
+        for kind in findings_of(answer := last_answer(example)):
+            self._collect(kind, where, answer or "", has_personal=found)
+
+    def _compare(self, number: int, dialogue: str) -> Match | None:
+        """Compare an example with all earlier ones. Return the one that it resembles."""
+        self._compared += not self._index.is_full
+        match = self._index.find_or_add(number, dialogue)
+        self._first.append(number if match is None else self._first[match.key - 1])
+        return match
+
+    def _personal_data(self, example: dict[str, Any], where: Found) -> bool:
+        """Add the personal data of an example. Return True if it has some."""
+        counts: dict[Finding, int] = {}
+        shown: dict[Finding, Sample] = {}
+        for text in texts_of(example):
+            spans = self._recognizers.spans(text)
+            for span in spans:
+                counts[span.kind] = counts.get(span.kind, 0) + 1
+                if span.kind not in shown and self._collected.wants_sample(span.kind):
+                    shown[span.kind] = Sample(
+                        line=where.line, example=where.example, excerpt=excerpt(text, span, spans)
+                    )
+        for kind, count in counts.items():
+            self._collected.add(kind, where, count, shown.get(kind))
+        return bool(counts)
+
+    def _collect(
+        self,
+        kind: Finding,
+        where: Found,
+        text: str,
+        *,
+        match: Match | None = None,
+        has_personal: bool = True,
+    ) -> None:
+        sample = None
+        if self._collected.wants_sample(kind):
+            sample = Sample(
+                line=where.line,
+                example=where.example,
+                excerpt=start_of(text, self._spans(text) if has_personal else ()),
+                like_line=None if match is None else self._lines.line_of(match.key),
+                similarity=None if match is None else round(match.similarity, 2),
+            )
+        self._collected.add(kind, where, sample=sample)
+
+    def _spans(self, text: str) -> list[Span]:
+        return self._recognizers.spans(text)
+
+    def report(self, total: int, stopped: str | None = None) -> QualityReport:
+        """Return the report of the examples so far, of `total` in the dataset."""
+        analyzed = len(self._first)
+        held = self._leaks(analyzed)
+        self._other_languages()
+        self._long()
+        return QualityReport(
+            unit=self._unit,
+            examples=total,
+            analyzed=analyzed,
+            compared=self._compared,
+            held_out=held,
+            stopped=stopped,
+            findings=self._collected.result(),
+            statistics=self._counting.result(),
+        )
+
+    def _leaks(self, analyzed: int) -> int:
+        """Add held-out examples whose near-duplicates are trained. Return the number held out.
+
+        A job with the default seed holds them out. With another seed, others are held out.
+        """
+        if analyzed < 2:
+            return 0
+        chosen = held_out(analyzed, Hyperparameters().seed)
+        groups = {self._first[index] for index in chosen}
+        trained: dict[int, int] = {}
+        for index, first in enumerate(self._first):
+            if first in groups and index not in chosen:
+                trained.setdefault(first, index + 1)
+        for index in sorted(chosen):
+            if (other := trained.get(self._first[index])) is not None:
+                self._point(Finding.HELD_OUT_LEAK, index + 1, like=other)
+        return len(chosen)
+
+    def _other_languages(self) -> None:
+        main = self._counting.main_language
+        codes = list(self._codes)
+        for number, code in enumerate(self._language, 1):
+            if (name := codes[code]) not in (main, UNKNOWN):
+                self._point(Finding.OTHER_LANGUAGE, number, language=name)
+
+    def _long(self) -> None:
+        most = max(LONG_CHARACTERS, LONG_TIMES * self._counting.median_characters)
+        for number, characters in enumerate(self._characters, 1):
+            if characters > most:
+                said = (
+                    f"{characters:,} characters; the median is {self._counting.median_characters:,}"
+                )
+                self._point(Finding.UNUSUALLY_LONG, number, excerpt=said)
+
+    def _point(
+        self,
+        kind: Finding,
+        number: int,
+        *,
+        excerpt: str = "",
+        like: int | None = None,
+        language: str | None = None,
+    ) -> None:
+        """Add a finding that shows no text of the example."""
+        where = Found(number, self._lines.line_of(number))
+        sample = Sample(
+            line=where.line,
+            example=number,
+            excerpt=excerpt,
+            like_line=None if like is None else self._lines.line_of(like),
+            language=language,
+        )
+        self._collected.add(kind, where, sample=sample)

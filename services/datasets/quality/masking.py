@@ -1,0 +1,59 @@
+"""Masks of personal data, in examples and in excerpts for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from domain.datasets.findings import Finding
+from services.datasets.quality.personal_data import Span
+
+AROUND = 40
+"""Characters shown on each side of a finding."""
+
+SHOWN = 1
+"""Characters of personal data that an excerpt shows."""
+
+
+def masked(text: str, spans: Sequence[Span], kinds: Collection[Finding]) -> str:
+    """Return a text in which each span of these kinds is a placeholder, such as [EMAIL_ADDRESS]."""
+    parts: list[str] = []
+    at = 0
+    for span in spans:
+        if span.kind in kinds:
+            parts += text[at : span.start], f"[{span.kind.upper()}]"
+            at = span.end
+    return "".join((*parts, text[at:]))
+
+
+def excerpt(text: str, span: Span, spans: Sequence[Span]) -> str:
+    """Return the text around a span. It shows one character of each span, and no secret at all."""
+    first, last = max(0, span.start - AROUND), min(len(text), span.end + AROUND)
+    first = min((each.start for each in spans if each.start < first < each.end), default=first)
+    last = max((each.end for each in spans if each.start < last < each.end), default=last)
+    parts: list[str] = []
+    at = first
+    for each in spans:
+        if each.start >= first and each.end <= last:
+            parts += text[at : each.start], _hidden(text, each)
+            at = each.end
+    parts.append(text[at:last])
+    shown = " ".join("".join(parts).split())
+    return f"{'…' if first else ''}{shown}{'…' if last < len(text) else ''}"
+
+
+def start_of(text: str, spans: Sequence[Span], limit: int = 120) -> str:
+    """Return the start of a text on one line, with all personal data hidden."""
+    shown = " ".join(masked(text[: 4 * limit], _within(spans, 4 * limit), tuple(Finding)).split())
+    return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def _within(spans: Sequence[Span], end: int) -> list[Span]:
+    """Return the spans before `end`. The last may go beyond it, and hides the rest."""
+    return [span for span in spans if span.start < end]
+
+
+def _hidden(text: str, span: Span) -> str:
+    if span.kind is Finding.SECRET:
+        return "•" * 8
+    first = text[span.start : span.start + SHOWN]
+    return first + "•" * min(12, max(3, span.end - span.start - SHOWN))

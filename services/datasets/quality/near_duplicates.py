@@ -1,0 +1,109 @@
+"""Search for nearly equal texts with MinHash and locality-sensitive hashing."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from typing import NamedTuple
+
+from rensa import RMinHash, RMinHashLSH  # type: ignore[attr-defined]
+
+THRESHOLD = 0.7
+"""Least estimated Jaccard similarity of the character 5-grams of nearly equal texts."""
+
+GRAM = 5
+PERMUTATIONS, BANDS = 120, 24
+"""With five rows a band, LSH finds 99% of the pairs with a similarity of 0.7, and 100% of 0.8."""
+
+SEED = 42
+MOST_CHARACTERS = 20_000
+"""Characters of a text that are compared. Equal texts are found by their whole content."""
+
+MOST_TEXTS = 200_000
+"""Maximum number of texts in an index, which needs about 2.7 kB for each."""
+
+MOST_CANDIDATES = 64
+"""Maximum number of candidates that are compared with a text."""
+
+
+class Match(NamedTuple):
+    """The earlier text that a text equals or resembles."""
+
+    key: int
+    similarity: float  # 1.0 if the texts are equal
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the texts are equal after normalization."""
+        return self.similarity == 1.0
+
+
+def normalized(text: str) -> str:
+    """Return a text in lower case, with compatible characters and single spaces.
+
+    Punctuation at the ends of words is kept, because 5-grams are tolerant of it.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+class TextIndex:
+    """Texts by key, to find one that a given text equals or resembles.
+
+    The result depends only on the texts and their order.
+    """
+
+    def __init__(self) -> None:
+        self._lsh = RMinHashLSH(threshold=THRESHOLD, num_perm=PERMUTATIONS, num_bands=BANDS)
+        self._sketches: dict[int, RMinHash] = {}
+        self._exact: dict[bytes, int] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """True if the index accepts no more texts."""
+        return len(self._exact) >= MOST_TEXTS
+
+    def find(self, text: str) -> Match | None:
+        """Return the most similar text in the index, the first of several; None if none is near."""
+        plain = normalized(text)
+        return self._find(_digest(plain), _sketch(plain))
+
+    def find_or_add(self, key: int, text: str) -> Match | None:
+        """Return the text in the index that a text resembles, or add it and return None.
+
+        A full index adds nothing.
+        """
+        plain = normalized(text)
+        digest, sketch = _digest(plain), _sketch(plain)
+        found = self._find(digest, sketch)
+        if found is None and not self.is_full:
+            self._exact[digest] = key
+            if sketch is not None:
+                self._sketches[key] = sketch
+                self._lsh.insert(key, sketch)
+        return found
+
+    def _find(self, digest: bytes, sketch: RMinHash | None) -> Match | None:
+        if (key := self._exact.get(digest)) is not None:
+            return Match(key, 1.0)
+        if sketch is None:
+            return None
+        best: Match | None = None
+        for key in sorted(self._lsh.query(sketch))[:MOST_CANDIDATES]:
+            similarity = self._sketches[key].jaccard(sketch)
+            if similarity >= THRESHOLD and (best is None or similarity > best.similarity):
+                best = Match(key, min(similarity, 0.999))
+        return best
+
+
+def _digest(plain: str) -> bytes:
+    return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _sketch(plain: str) -> RMinHash | None:
+    """Return the MinHash of a normalized text; None if it is too short to have 5-grams."""
+    text = plain[:MOST_CHARACTERS]
+    if len(text) < GRAM:
+        return None
+    sketch = RMinHash(num_perm=PERMUTATIONS, seed=SEED)
+    sketch.update([text[at : at + GRAM] for at in range(len(text) - GRAM + 1)])
+    return sketch

@@ -1,0 +1,238 @@
+"""Personal data and secrets in texts, found by presidio's pattern recognizers and own patterns.
+
+The recognizers need neither a language model nor the network. They find data with a format, such
+as e-mail addresses, and no names of persons.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from presidio_analyzer import LocalRecognizer
+from presidio_analyzer.predefined_recognizers import (
+    AuTfnRecognizer,
+    CaSinRecognizer,
+    CreditCardRecognizer,
+    CryptoRecognizer,
+    DeSocialSecurityRecognizer,
+    DeTaxIdRecognizer,
+    EmailRecognizer,
+    EsNieRecognizer,
+    EsNifRecognizer,
+    FiPersonalIdentityCodeRecognizer,
+    IbanRecognizer,
+    InAadhaarRecognizer,
+    InPanRecognizer,
+    IpRecognizer,
+    ItFiscalCodeRecognizer,
+    KrRrnRecognizer,
+    NhsRecognizer,
+    PhoneRecognizer,
+    PlPeselRecognizer,
+    SePersonnummerRecognizer,
+    SgFinRecognizer,
+    ThTninRecognizer,
+    TrNationalIdRecognizer,
+    UkNinoRecognizer,
+    UsItinRecognizer,
+    UsSsnRecognizer,
+    ZaIdNumberRecognizer,
+)
+from tldextract import TLDExtract
+
+from domain.datasets.findings import Finding
+from services.datasets.quality.secrets import secrets_in
+
+LEAST_SCORE = 0.4
+"""Least score of presidio, 0 to 1, of data that needs no context."""
+
+CONTEXT_CHARACTERS = 60
+"""Characters before a number in which a word of its context must be."""
+
+PRECEDENCE = (
+    Finding.SECRET,
+    Finding.EMAIL_ADDRESS,
+    Finding.IBAN,
+    Finding.CREDIT_CARD,
+    Finding.CRYPTO_ADDRESS,
+    Finding.NATIONAL_ID,
+    Finding.IP_ADDRESS,
+    Finding.PHONE_NUMBER,
+)
+"""Kinds in the order in which they win where they overlap. Phone numbers are the vaguest."""
+
+
+class Span(NamedTuple):
+    """A part of a text with personal data."""
+
+    start: int
+    end: int
+    kind: Finding
+
+
+class _OfflineEmail(EmailRecognizer):
+    """presidio's recognizer with the list of top-level domains in the package, not the newest."""
+
+    _domains = TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+    def validate_result(self, pattern_text: str) -> bool:
+        return self._domains(pattern_text.rpartition("@")[2]).top_domain_under_public_suffix != ""
+
+
+class _Search(NamedTuple):
+    """A recognizer, the kind of its findings, and a quick test that a text may have some."""
+
+    kind: Finding
+    recognizer: LocalRecognizer
+    may_have: Callable[[str], object]
+    needs_context: bool = False
+    has_digits: bool = True
+
+
+def _has(pattern: str) -> Callable[[str], object]:
+    return re.compile(pattern).search
+
+
+_DIGITS_9 = r"\d(?:[ \-]?\d){8}"
+
+NATIONAL: tuple[tuple[Callable[[], LocalRecognizer], str, bool], ...] = (
+    (UsSsnRecognizer, r"\d{3}[- .]\d{2}[- .]\d{4}", False),
+    (UsItinRecognizer, r"9\d{2}[- ]\d{2}[- ]\d{4}", False),
+    (UkNinoRecognizer, r"[A-Za-z]{2} ?\d{2} ?\d{2} ?\d{2} ?[A-Da-d]\b", False),
+    (EsNifRecognizer, r"\d{7}-?[A-Z]\b", False),
+    (EsNieRecognizer, r"\b[X-Z]\d{7}-?[A-Z]\b", False),
+    (ItFiscalCodeRecognizer, r"(?i)[A-Z]{6}[\dL-V]{2}[A-EHLMPR-T]", False),
+    (FiPersonalIdentityCodeRecognizer, r"\d{6}[-+A-FU-Y]\d{3}", False),
+    (SgFinRecognizer, r"\b[STFGMstfgm]\d{7}[A-Za-z]\b", False),
+    (KrRrnRecognizer, r"\d{6}-[1-4]\d{6}", False),
+    (InPanRecognizer, r"\b[A-Z]{5}\d{4}[A-Z]\b", False),
+    (DeSocialSecurityRecognizer, r"\d{8}[A-Z]\d{3}", False),
+    (CaSinRecognizer, r"\d{3}[- ]\d{3}[- ]\d{3}", True),
+    (AuTfnRecognizer, _DIGITS_9, True),
+    (InAadhaarRecognizer, r"\d{4}[- :]?\d{4}[- :]?\d{4}", True),
+    (NhsRecognizer, r"\d{3}[- ]?\d{3}[- ]?\d{4}", True),
+    (PlPeselRecognizer, r"\d{11}", True),
+    (DeTaxIdRecognizer, r"\d{11}", True),
+    (TrNationalIdRecognizer, r"\d{11}", True),
+    (SePersonnummerRecognizer, r"\d{6}[-+]?\d{4}", True),
+    (ThTninRecognizer, r"\d{13}", True),
+    (ZaIdNumberRecognizer, r"\d{13}", True),
+)
+"""Recognizers of national IDs, a test of the text, and True if they need a word of their context.
+
+Without one, any number with the right check digit would count.
+"""
+
+CONTEXT: dict[str, tuple[str, ...]] = {
+    "UK_NHS": ("nhs", "national health"),
+    "ZA_ID_NUMBER": ("south african id", "rsa id", "sa id", "identity number", "id number"),
+    "SE_PERSONNUMMER": ("personnummer", "svensk"),
+    "CA_SIN": ("sin", "social insurance", "nas"),
+}
+"""Words that replace presidio's, which are too common, such as "id"."""
+
+PHONE = re.compile(
+    r"(?<![\w.#$€£/-])(?:\+\d|\(\d|\d)(?:[ .\-/()\u2011]{0,3}\d){6,14}(?![\w%]|[.,-]\d)"
+)
+"""Text that may be a phone number, which presidio then checks."""
+
+PHONE_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+PHONE_WORDS = re.compile(
+    r"(?i)\b(?:phone|telephone|tel|mobile|cell|call|fax|whatsapp|sms|text|dial|reach|number|"
+    r"contact|telefon|handy|t[ée]l[ée]phone|tel[ée]fono|cellulare|telefone)"
+)
+
+DIGIT = re.compile(r"\d")
+ETHEREUM = re.compile(r"\b0x[0-9a-fA-F]{40}\b")
+
+
+class Recognizers:
+    """A detector of personal data. Creating one takes a second."""
+
+    def __init__(self) -> None:
+        self._searches = [
+            _Search(Finding.EMAIL_ADDRESS, _OfflineEmail(), _has("@"), has_digits=False),
+            _Search(Finding.IBAN, IbanRecognizer(), _has(r"[A-Z]{2}\d{2}[ -]?[A-Z0-9]{4}")),
+            _Search(Finding.CREDIT_CARD, CreditCardRecognizer(), _has(r"\d(?:[- ]?\d){11}")),
+            _Search(
+                Finding.CRYPTO_ADDRESS, CryptoRecognizer(), _has(r"(?:bc1|[13])[a-zA-Z0-9]{25}")
+            ),
+            _Search(
+                Finding.IP_ADDRESS,
+                IpRecognizer(),
+                _has(r"\d\.\d{1,3}\.\d{1,3}\.\d|[\da-fA-F]{1,4}:[\da-fA-F]{0,4}:"),
+            ),
+            *(
+                _Search(Finding.NATIONAL_ID, kind(), _has(test), needs_context)
+                for kind, test, needs_context in NATIONAL
+            ),
+        ]
+        self._international = PhoneRecognizer(supported_regions=("US",))
+        self._national = PhoneRecognizer()
+
+    def spans(self, text: str) -> list[Span]:
+        """Return the parts of a text with personal data, in order. They do not overlap."""
+        found = [Span(start, end, Finding.SECRET) for start, end in secrets_in(text)]
+        has_digits = DIGIT.search(text) is not None
+        for search in self._searches:
+            if (has_digits or not search.has_digits) and search.may_have(text):
+                found += self._of(search, text)
+        if not has_digits:
+            return _without_overlaps(found)
+        found += (Span(*match.span(), Finding.CRYPTO_ADDRESS) for match in ETHEREUM.finditer(text))
+        found += self._phone_numbers(text)
+        return _without_overlaps(found)
+
+    def _of(self, search: _Search, text: str) -> Iterator[Span]:
+        recognizer = search.recognizer
+        for each in recognizer.analyze(text, recognizer.supported_entities, None):  # type: ignore[arg-type]
+            part = text[each.start : each.end]
+            if search.needs_context:
+                accepted = each.score > 0 and _has_context(recognizer, text, each.start)
+            else:
+                accepted = each.score >= LEAST_SCORE
+            if accepted and (search.kind is not Finding.IP_ADDRESS or _is_public(part)):
+                yield Span(each.start, each.end, search.kind)
+
+    def _phone_numbers(self, text: str) -> Iterator[Span]:
+        """Yield phone numbers: international ones, and others with a separator or a word."""
+        for match in PHONE.finditer(text):
+            candidate = match[0]
+            if PHONE_DATE.search(candidate):
+                continue
+            plain = candidate.isdigit()
+            before = text[max(0, match.start() - CONTEXT_CHARACTERS) : match.start()]
+            if plain and not PHONE_WORDS.search(before):
+                continue
+            phones = self._international if candidate.startswith("+") else self._national
+            for each in phones.analyze(candidate, ["PHONE_NUMBER"], None):  # type: ignore[arg-type]
+                start, end = match.start() + each.start, match.start() + each.end
+                yield Span(start, end, Finding.PHONE_NUMBER)
+
+
+def _has_context(recognizer: LocalRecognizer, text: str, start: int) -> bool:
+    """Return True if a word of a recognizer's context is before a position in a text."""
+    words = CONTEXT.get(recognizer.supported_entities[0], recognizer.context or ())
+    before = text[max(0, start - CONTEXT_CHARACTERS) : start].casefold()
+    return any(re.search(rf"\b{re.escape(word.casefold())}\b", before) for word in words)
+
+
+def _is_public(address: str) -> bool:
+    """Return True for an address of the internet. Private and reserved ones identify no person."""
+    try:
+        return ipaddress.ip_interface(address).ip.is_global
+    except ValueError:
+        return False
+
+
+def _without_overlaps(found: list[Span]) -> list[Span]:
+    """Return spans in order. Where some overlap, keep the first by kind, and then the longest."""
+    found.sort(key=lambda span: (PRECEDENCE.index(span.kind), span.start - span.end, span.start))
+    kept: list[Span] = []
+    for span in found:
+        if all(span.end <= other.start or other.end <= span.start for other in kept):
+            kept.append(span)
+    return sorted(kept)

@@ -1,0 +1,227 @@
+"""Quality reports, filters, versions and comparisons, through the APIs and the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi.testclient import TestClient
+from psycopg_pool import ConnectionPool
+
+from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.datasets.quality_report import QualityReport
+from gateway.datasets.quality import contamination_warnings
+from infrastructure.store import Connection
+from tests.builders.planted import Writer, line_of
+from tests.builders.platform import Person, Platform
+from tests.gateway.conftest import ClientOf
+from tests.gateway.datasets.conftest import Pages
+from tests.services.datasets.conftest import Service
+
+CHATS = [Writer(seed).chat() for seed in range(20, 32)]
+MAIL = "jane.doe@example.com"
+
+Call = Callable[..., Any]
+
+
+def content_of(chats: list[list[str]]) -> bytes:
+    return b"".join(line_of(chat) + b"\n" for chat in chats)
+
+
+NEAR = [CHATS[0][0], CHATS[0][1].replace(".", "!", 1)]
+TRAIN = content_of([CHATS[0], NEAR, *CHATS[1:9], [f"Write to {MAIL}.", CHATS[9][1]]])
+VALIDATION = content_of([CHATS[3], CHATS[10], CHATS[11]])
+
+
+@pytest.fixture
+def service(platform: Platform, pool: ConnectionPool[Connection]) -> Service:
+    return Service(platform, pool)
+
+
+@pytest.fixture
+def person(platform: Platform) -> Person:
+    return platform.person()
+
+
+@pytest.fixture
+def call(client: TestClient, person: Person) -> Call:
+    """Sends a request below /api/datasets, and returns the status and the JSON."""
+
+    def called(method: str, path: str, key: str | None = None, **sent: Any) -> tuple[int, Any]:
+        headers = person.headers | ({"idempotency-key": key} if key else {})
+        answer = client.request(method, f"/api/datasets{path}", headers=headers, **sent)
+        return answer.status_code, answer.json()
+
+    return called
+
+
+def test_a_report_filters_and_comparisons_through_the_api(
+    call: Call, client_of: ClientOf, person: Person, service: Service
+) -> None:
+    train = service.upload(TRAIN, person.account_id)
+    validation = service.upload(VALIDATION, person.account_id)
+    assert call("GET", f"/{train}/quality")[0] == 409
+    service.catch_up()
+    status, waiting = call("GET", f"/{train}/quality")
+    assert (status, "still analyzing" in waiting["error"]["message"]) == (409, True)
+    service.analyze()
+    _, report = call("GET", f"/{train}/quality")
+    found = {each["kind"]: each for each in report["findings"]}
+    assert found["near_duplicate"]["lines"] == [2]
+    assert found["email_address"]["lines"] == [11]
+    assert MAIL not in str(report)
+    assert found["near_duplicate"]["samples"][0]["excerpt"].startswith(CHATS[0][0][:20])
+    blind = QualityReport(**report).without_excerpts()
+    assert CHATS[0][0][:20] not in blind.model_dump_json()
+    assert blind.counts == QualityReport(**report).counts
+    _, shown = call("GET", f"/{train}")
+    assert (shown["analyzed"], shown["findings"]["near_duplicate"]) == (11, 1)
+
+    path = f"/{train}/contamination?validation_dataset={validation}"
+    assert call("GET", path)[1] == {"state": "waiting", "result": None}
+    service.compare()
+    _, compared = call("GET", path)
+    assert (compared["state"], compared["result"]["exact"], compared["result"]["lines"]) == (
+        "done", 1, [5]
+    )  # fmt: skip
+    assert call("GET", f"/{train}/contamination?validation_dataset={train}")[0] == 422
+
+    filters = {"near_duplicates": True, "personal_data": "mask", "contaminates": str(validation)}
+    body = {"filters": filters, "name": "clean"}
+    status, new = call("POST", f"/{train}/filters", key="one", json=body)
+    assert status == 202
+    assert (new["parent"], new["name"], new["status"]) == (str(train), "clean", "validating")
+    assert new["filters"]["contaminates"] == str(validation)
+    assert call("POST", f"/{train}/filters", key="one", json=body)[1]["id"] == new["id"]
+    assert call("POST", f"/{train}/filters", json={"filters": {}})[0] == 422
+    wrong = {"filters": {"languages": ["english"]}}
+    assert "ISO 639-1" in str(call("POST", f"/{train}/filters", json=wrong)[1])
+    assert call("POST", f"/{new['id']}/filters", json=body)[0] == 409
+    service.catch_up()
+    _, new = call("GET", f"/{new['id']}")
+    assert (new["status"], new["examples"]) == ("ready_for_training", 9)
+    assert (
+        call("POST", f"/{new['id']}/columns", json={"columns": {"messages": "messages"}})[0] == 409
+    )
+    files = client_of(person).files
+    content = files.content(f"file-{UUID(new['id']).hex}").content
+    assert content.count(b"\n") == 9
+    assert MAIL.encode() not in content
+    assert b"[EMAIL_ADDRESS]" in content
+
+    _, versions = call("GET", f"/{new['id']}/versions")
+    assert [each["id"] for each in versions["data"]] == [str(train), new["id"]]
+    difference = f"/{new['id']}/difference"
+    assert call("GET", difference)[1]["state"] == "waiting"
+    service.compare()
+    _, found = call("GET", difference)
+    assert found["base"] == str(train)
+    counts = [found["result"][name] for name in ("unchanged", "added", "removed", "changed")]
+    assert counts == [8, 0, 2, 1]
+    assert call("GET", f"/{train}/difference")[0] == 422
+
+
+def test_a_file_can_be_a_new_version_of_a_dataset(
+    call: Call, client_of: ClientOf, person: Person, service: Service, platform: Platform
+) -> None:
+    first = service.upload(TRAIN, person.account_id)
+    service.catch_up()
+    params = {"name": "second", "parent": str(first)}
+    status, second = call("POST", "", params=params, content=VALIDATION)
+    assert (status, second["parent"]) == (202, str(first))
+    file = client_of(person).files.create(
+        file=("third.jsonl", VALIDATION),
+        purpose="fine-tune",
+        extra_body={"parent": f"file-{UUID(second['id']).hex}"},
+    )
+    third = UUID(file.id.removeprefix("file-"))
+    dataset = platform.log.load(Dataset, third)
+    assert (dataset.options.parent, dataset.options.filters) == (UUID(second["id"]), None)
+    service.catch_up()
+    _, versions = call("GET", f"/{first}/versions")
+    assert [each["id"] for each in versions["data"]] == [str(first), second["id"], str(third)]
+    stranger = platform.person()
+    other = service.upload(TRAIN, stranger.account_id)
+    assert call("POST", "", params=params | {"parent": str(other)}, content=TRAIN)[0] == 404
+
+
+def test_the_pages_show_findings_filters_versions_and_changes(
+    pages: Pages, service: Service, pool: ConnectionPool[Connection]
+) -> None:
+    person = pages.browser.person
+    train = service.upload(TRAIN, person.account_id)
+    other = service.upload(VALIDATION, person.account_id)
+    service.catch_up()
+    assert "Analyzing the examples" in pages.open(f"/{train}")
+    service.analyze()
+    html = pages.open(f"/{train}")
+    assert 'data-finding="near_duplicate"' in html
+    assert "Line 2, like line 1" in html
+    assert MAIL not in html
+    assert f'<option value="{other}"' in html
+    assert html.count('class="histogram is-small"') == 3
+
+    form = {"near_duplicates": "true", "personal_data": "mask", "key": "k", "name": "clean"}
+    headers = pages.browser.htmx
+    answer = pages.browser.client.post(f"/datasets/{train}/filters", data=form, headers=headers)
+    assert answer.status_code == 200
+    location = answer.headers["hx-redirect"]
+    new_id = UUID(location.rpartition("/")[2])
+    service.catch_up()
+    assert service.dataset(new_id).status is DatasetStatus.READY_FOR_TRAINING
+    html = pages.open(f"/{new_id}")
+    assert "Removes near-duplicates. Masks personal data." in html
+    assert "Change columns" not in html
+    assert f'href="/datasets/{new_id}/difference?base={train}"' in html
+    assert "Comparing…" in pages.open(f"/{new_id}/difference?base={train}")
+    assert "Comparing…" in pages.open(
+        f"/{train}/contamination?validation_dataset={other}", part=True
+    )
+    service.compare()
+    html = pages.open(f"/{new_id}/difference?base={train}", part=True)
+    assert 'data-change="removed"' in html
+    assert "[EMAIL_ADDRESS]" in html
+    html = pages.open(f"/{train}/contamination?validation_dataset={other}", part=True)
+    assert 'data-affected="1"' in html
+    wrong = pages.browser.client.post(
+        f"/datasets/{train}/filters", data={"min_characters": "x"}, headers=headers
+    )
+    assert "hx-redirect" not in wrong.headers
+    assert "min_characters" in wrong.text
+    assert "data-parent" in pages.open(f"?parent={train}")
+
+
+def test_a_quote_warns_about_near_duplicates_and_shared_examples(
+    client: TestClient, platform: Platform, person: Person, service: Service
+) -> None:
+    platform.base_model()
+    train = service.upload(TRAIN, person.account_id)
+    validation = service.upload(VALIDATION, person.account_id)
+    service.catch_up()
+    service.analyze()
+    for dataset_id in (train, validation):
+        platform.count(dataset_id)
+    body = {"dataset": str(train), "base_model": "tiny"}
+
+    def quoted(**more: str) -> list[str]:
+        platform.project()
+        answer = client.post("/api/estimates", json=body | more, headers=person.headers)
+        assert answer.status_code == 200, answer.text
+        assert set(answer.json()["dataset_warnings"]) <= set(answer.json()["warnings"])
+        return answer.json()["dataset_warnings"]
+
+    (alone,) = quoted()
+    assert "1 example of the dataset (9%) is nearly equal" in alone
+    assert "held-out loss" in alone
+    assert len(quoted(validation_dataset=str(validation))) == 1
+    service.compare()
+    near, shared = quoted(validation_dataset=str(validation))
+    assert "held-out loss" not in near
+    assert "1 example of the validation dataset is also in the training dataset" in shared
+
+
+def test_datasets_without_shared_examples_cause_no_warning() -> None:
+    assert contamination_warnings(None) == []
+    assert contamination_warnings({"affected": 0, "exact": 0, "near": 0}) == []

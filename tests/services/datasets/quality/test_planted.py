@@ -1,0 +1,86 @@
+"""Recall and precision of the analysis on planted findings, and filters that remove all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from domain.datasets.dataset import UploadOptions
+from domain.datasets.filters import Filters
+from domain.datasets.findings import PERSONAL, Finding
+from domain.datasets.quality_report import QualityReport
+from infrastructure.limited_process import run
+from services.datasets.process_limits import limits_of
+from services.datasets.validating import WORKER
+from tests.bench.quality import COPIES, LEAST_RECALL, request_of, scores, verdicts
+from tests.builders.planted import Corpus, planted
+
+
+@pytest.fixture(scope="module")
+def corpora() -> tuple[Corpus, Corpus]:
+    return planted(400, 20)
+
+
+def test_planted_findings_are_found_and_nothing_else(corpora: tuple[Corpus, Corpus]) -> None:
+    found = scores(*corpora)
+    assert {each.planted for each in found} == {20}
+    assert [str(each) for each in verdicts(found) if not each.met] == []
+
+
+def filtered(corpora: tuple[Corpus, Corpus], directory: Path, filters: Filters) -> bytes:
+    """Return the examples that the filters leave, from a process of the service."""
+    directory.mkdir()
+    request = request_of("validate", directory, *corpora)
+    examples = directory / "examples.jsonl"
+    run(
+        WORKER,
+        request
+        | {
+            "upload": request["examples"],
+            "examples": str(examples),
+            "options": {"keep_duplicates": UploadOptions().keep_duplicates, "ignore_tools": False},
+            "columns": None,
+            "max_bytes": 10**9,
+            "max_unpacked_bytes": 10**9,
+            "filters": filters.model_dump(mode="json"),
+        },
+        limits_of(10**6),
+    )
+    return examples.read_bytes()
+
+
+def test_filters_remove_what_was_planted_and_are_deterministic(
+    corpora: tuple[Corpus, Corpus], tmp_path: Path
+) -> None:
+    train, _ = corpora
+    filters = Filters(
+        near_duplicates=True,
+        personal_data="mask",  # type: ignore[arg-type]
+        contaminates="00000000-0000-0000-0000-000000000001",  # type: ignore[arg-type]
+    )
+    content = filtered(corpora, tmp_path / "first", filters)
+    assert filtered(corpora, tmp_path / "second", filters) == content
+    kept = set(content.splitlines())
+    planted_lines = [*train.duplicates.items(), *train.leaks.items()]
+    assert len(kept) == content.count(b"\n")
+    easy = {line for rate, lines in planted_lines if rate in COPIES for line in lines}
+    personal = set().union(*train.personal.values())
+    clean = set(range(1, len(train.lines) + 1)) - personal
+    clean -= set().union(*train.duplicates.values(), *train.leaks.values())
+    originals = {train.lines[line - 1] for line in clean}
+    assert originals <= kept
+    missed = {train.lines[line - 1] for line in easy} & (kept - originals)
+    assert len(missed) <= (1 - LEAST_RECALL) * len(easy)
+    assert not {train.lines[line - 1] for line in personal} & kept
+    assert content.count(b"[EMAIL_ADDRESS]") >= 19
+
+    directory = tmp_path / "again"
+    directory.mkdir()
+    (directory / "kept.jsonl").write_bytes(content)
+    request = request_of("analyze", directory, *corpora) | {
+        "examples": str(directory / "kept.jsonl"),
+        "total": len(kept),
+    }
+    report = QualityReport(**run(WORKER, request, limits_of(len(content))))
+    assert not {*PERSONAL, Finding.NEAR_DUPLICATE} & set(report.counts)
