@@ -136,12 +136,12 @@ def _config(summary: RunSummary) -> dict[str, Any]:
 
     `m` declares the metrics: all of them have the optimizer step as their axis. The numbers are
     the fields of the message MetricRecord of the client of Weights & Biases: 1 is the name, 2 a
-    pattern of names, 5 the index (from 1) of the metric of the axis, and 6 lists options, of
-    which 3 is `defined`.
+    pattern of names, 5 the index (from 1) of the metric of the axis, and 6 lists options: 1 adds
+    the step to each line, and 3 marks a declared metric.
     """
-    metrics = [{"1": STEP, "6": [3]}, {"2": "*", "5": 1, "6": [3]}]
-    values = {name: {"value": value, "desc": None} for name, value in summary.parameters.items()}
-    return {**values, "_wandb": {"value": {"m": metrics, "framework": "ecolink"}, "desc": None}}
+    metrics = [{"1": STEP, "6": [3], "7": []}, {"2": "*", "5": 1, "6": [1], "7": []}]
+    values = {name: {"value": value} for name, value in summary.parameters.items()}
+    return {**values, "_wandb": {"value": {"m": metrics}}}
 
 
 def _message(errors: Any) -> str:

@@ -47,6 +47,7 @@ class TrackedJob:
         self.log, self.pool, self.clock = log, pool, FixedClock()
         self.history = History(log)
         self.queue = RunQueue(log, pool, self.clock, servers.client_of, "https://ecolink.example")
+        self.tracker = Tracker.MLFLOW
         self._elapsed = 0.0
 
     def approve(self) -> None:
@@ -130,9 +131,9 @@ class TrackedJob:
         with self.pool.connection() as connection:
             add_runs(connection, ACCOUNT_ID, job_id, [found], self.clock.now())
 
-    def run(self, tracker: Tracker = Tracker.MLFLOW) -> TrackedRun:
+    def run(self) -> TrackedRun:
         with self.pool.connection() as connection:
-            found = run_of(connection, JOB_ID, tracker)
+            found = run_of(connection, JOB_ID, self.tracker)
         assert found is not None
         return found
 
