@@ -16,7 +16,10 @@ class ArtifactAccess:
     writes: tuple[str, ...] = ()
 
 
-STORED = ("uploads", "datasets", "models", "jobs", "exports", "seals", "invoices")
+STORED = (
+    *("uploads", "datasets", "models", "jobs", "exports", "seals", "invoices"),
+    "syntheses",
+)
 """All folders of the artifact store."""
 
 ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
@@ -27,8 +30,10 @@ ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
     "serving": ArtifactAccess(reads=("models", "jobs")),
     "exporter": ArtifactAccess(reads=("models", "jobs"), writes=("exports",)),
     "alerts": ArtifactAccess(reads=("seals",)),
+    "synthesis": ArtifactAccess(reads=("uploads", "datasets"), writes=("syntheses",)),
     "gateway": ArtifactAccess(
-        reads=("datasets", "models", "jobs", "exports", "seals", "invoices"), writes=("uploads",)
+        reads=("datasets", "models", "jobs", "exports", "seals", "invoices", "syntheses"),
+        writes=("uploads",),
     ),
 }
 """Rights by service. A service that is not listed does not use the artifact store."""

@@ -21,6 +21,7 @@ from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.card_payment import CardPayment
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment
+from domain.billing.token_meter import TokenMeter
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
@@ -32,6 +33,7 @@ from domain.exports.export import Export
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
+from domain.synthesis.synthesis import Synthesis
 from infrastructure import alerts
 from infrastructure.personal_data import PERSONAL
 from projections import PROJECTIONS
@@ -99,7 +101,7 @@ ACCESS: dict[str, Access] = {
     ),
     "billing": Access(
         events=(
-            Meter,
+            *(Meter, TokenMeter),
             *(Account.UsageSettled, Account.ChargeReversed, Account.BudgetUsed),
             *(Account.BalanceDepleted, Account.BalanceLow, Account.BalanceRecovered),
             *(CardPayment.CardPaymentStarted, CardPayment.CardPaymentConfirmed),
@@ -170,6 +172,14 @@ ACCESS: dict[str, Access] = {
         | _each(("log_identity", "leaderships", "verifications"), READ)
         | {"alert_silences": REMOVE},
     ),
+    "synthesis": Access(
+        events=(
+            *(Synthesis.BatchStarted, Synthesis.BatchCompleted, Synthesis.SynthesisPaused),
+            *(Synthesis.SynthesisFailed, Synthesis.GenerationFinished),
+        ),
+        reads_snapshots=True,
+        tables=_each(("syntheses", "synthesis_endpoints", "synthesis_endpoint_keys"), READ),
+    ),
     "gateway": Access(
         events=(
             *(ApiKey, CardPayment, JobRequest, Payment),
@@ -188,6 +198,9 @@ ACCESS: dict[str, Access] = {
             *(Export.ExportRequested, Export.ExportRenewed, Export.ExportDeleted),
             *(Catalog.GpuTypeOffered, Catalog.GpuTypeWithdrawn, Catalog.CapacityDeclared),
             *(Catalog.RegionOffered, Catalog.RegionWithdrawn),
+            *(Synthesis.SynthesisApproved, Synthesis.SynthesisPaused, Synthesis.SynthesisResumed),
+            *(Synthesis.SynthesisCancelled, Synthesis.GenerationStopped),
+            *(Synthesis.ExamplesReviewed, Synthesis.DatasetCreated),
             *(Catalog.BaseModelListed, Catalog.BaseModelDelisted, BaseModel.BaseModelDeleted),
         ),
         reads_snapshots=True,
@@ -207,6 +220,7 @@ ACCESS: dict[str, Access] = {
         | {"webhook_secrets": HIDDEN_SECRETS}
         | {"tracker_connections": CHANGE, "tracked_runs": f"{ADD}, UPDATE ({RESTARTED})"}
         | {"tracker_secrets": "INSERT, DELETE, SELECT (account_id, tracker)"}
+        | {"synthesis_endpoints": CHANGE, "synthesis_endpoint_keys": "INSERT, DELETE"}
         | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
         | {"parked_events": "SELECT, UPDATE (replay)"}
         | _each(("leaderships", "processes", "alerts", "alert_notices"), READ)
@@ -217,7 +231,7 @@ ACCESS: dict[str, Access] = {
 OPERATOR = Access(
     events=(
         *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
-        *(Export, GpuPool, Job, JobRequest, Meter, Payment),
+        *(Export, GpuPool, Job, JobRequest, Meter, Payment, Synthesis, TokenMeter),
     ),
     reads_snapshots=True,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}

@@ -21,6 +21,7 @@ PROCESSES: dict[str, str] = {
     # New ones come last, because ports of metrics follow this order.
     "exporter": "services.exporter.app:run",
     "trackers": "services.trackers.app:run",
+    "synthesis": "services.synthesis.app:run",
 }
 
 

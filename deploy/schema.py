@@ -25,6 +25,7 @@ from infrastructure import (
     schema_revision,
     security_log,
     sessions,
+    synthesis_endpoints,
     tracked_runs,
     tracker_connections,
     verifications,
@@ -59,6 +60,7 @@ TABLES = (
     webhook_deliveries.DDL,
     tracker_connections.DDL,
     tracked_runs.DDL,
+    synthesis_endpoints.DDL,
     alerts.DDL,
 )
 """Statements that create tables and functions, without those of read models."""

@@ -6,6 +6,7 @@ from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.card_payment import CardPayment
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment
+from domain.billing.token_meter import TokenMeter
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
@@ -14,6 +15,7 @@ from domain.deployments.deployment import Deployment
 from domain.exports.export import Export
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
+from domain.synthesis.synthesis import Synthesis
 
 AGGREGATES = (
     Account,
@@ -30,5 +32,7 @@ AGGREGATES = (
     JobRequest,
     Meter,
     Payment,
+    Synthesis,
+    TokenMeter,
 )
 """All aggregate classes."""

@@ -22,6 +22,7 @@ from domain.use_cases.payments import Paying
 from domain.use_cases.quoting import Quoting
 from domain.use_cases.returns import Returning
 from domain.use_cases.spending_limits import SpendingLimits
+from domain.use_cases.synthesizing import Synthesizing
 from gateway.catalog.pool_claims import ClaimsCache
 from gateway.http.quotas import Quotas
 from infrastructure.artifacts import Artifacts
@@ -80,6 +81,10 @@ class Backend:
     @property
     def exporting(self) -> Exporting:
         return Exporting(self.log)
+
+    @property
+    def synthesizing(self) -> Synthesizing:
+        return Synthesizing(self.log)
 
     @property
     def card_payments(self) -> CardPayments | None:

@@ -41,6 +41,9 @@ from gateway.operator import api as operator
 from gateway.ops import pages as ops_pages
 from gateway.ops.catalog import pages as ops_catalog_pages
 from gateway.ops.inspection import pages as ops_inspection_pages
+from gateway.syntheses import api as syntheses
+from gateway.syntheses import endpoints_api as synthesis_endpoints
+from gateway.syntheses import pages as synthesis_pages
 from gateway.trackers import api as trackers
 from gateway.trackers import pages as tracker_pages
 from gateway.web import assets, sign_in, viewing
@@ -57,6 +60,8 @@ NATIVE = (
     notices,
     catalog,
     datasets,
+    syntheses,
+    synthesis_endpoints,
     models,
     exports,
     estimates,
@@ -68,6 +73,7 @@ OPENAI = (openai_files, openai_jobs, openai_events, openai_models, chat)
 PAGES = (
     sign_in,
     viewing,
+    synthesis_pages,
     dataset_pages,
     wizard,
     job_list,

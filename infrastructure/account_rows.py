@@ -13,7 +13,7 @@ from infrastructure.event_rows import COLUMNS
 
 
 def rows_of_account(connection: psycopg.Connection[Any], account_id: UUID) -> list[StoredRow]:
-    """Return all events of an account, its meters and its jobs.
+    """Return all events of an account, its meters, its jobs and its syntheses.
 
     The rows are in the order of the log. The bytes of the state are compared as they are, because
     a changed state may not be JSON.
@@ -23,7 +23,8 @@ def rows_of_account(connection: psycopg.Connection[Any], account_id: UUID) -> li
         cursor.execute(
             f"SELECT {COLUMNS} FROM ecolink_events WHERE originator_id = %(account)s "
             "OR originator_id IN (SELECT originator_id FROM ecolink_events "
-            "WHERE topic IN ('MeterOpened', 'JobApproved') "
+            "WHERE topic IN ('MeterOpened', 'JobApproved', 'TokenMeterOpened', "
+            "'SynthesisApproved') "
             "AND position(%(of_account)s::bytea IN state) > 0) "
             "ORDER BY notification_id",
             {"account": account_id, "of_account": of_account},

@@ -27,6 +27,7 @@ class GenerationRequest(BaseModel):
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    response_schema: dict[str, Any] | None = None  # JSON schema of the answer; None: any text
     ignore_end: bool = False  # True: generate exactly max_tokens tokens, for benchmarks
     keepalive: bool = False  # True: the gateway understands KeepAlive lines
 

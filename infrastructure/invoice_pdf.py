@@ -125,8 +125,12 @@ def _draw(document: SealedInvoice, head: TreeHead) -> _Pages:
             "Credits are for work that the platform lost.",
             SMALL_POINTS,
         )
-    else:
+    elif not invoice.tokens:
         pages.paragraph("No charges in this period.")
+    if invoice.tokens:
+        pages.heading("Charges for tokens of generated datasets")
+        pages.rows(_tokens(invoice), (74, -22, -22, -20, -20, -22))
+        pages.paragraph("Rates are per million tokens.", SMALL_POINTS)
     pages.heading("Top-ups and credits")
     if invoice.paid_in:
         pages.rows(_paid_in(invoice), (34, 20, 26, 62, -32), summed=False)
@@ -186,8 +190,37 @@ def _lines(invoice: Invoice) -> list[list[str]]:
         [
             *("Total", "", ""),
             f"{sum(each.seconds for each in lines):,}",
-            exact_dollars(invoice.charges_micros, decimals),
+            exact_dollars(sum(each.amount_micros for each in lines), decimals),
             exact_dollars(-invoice.lost_work_micros, decimals) if invoice.lost_work_micros else "",
+        ],
+    ]
+
+
+def _tokens(invoice: Invoice) -> list[list[str]]:
+    lines = invoice.tokens
+    decimals = decimals_of(each.amount_micros for each in lines)
+    rates = decimals_of(
+        micros for each in lines for micros in (each.prompt_micros, each.completion_micros)
+    )
+    return [
+        ["Synthesis", "Read", "Generated", "Rate", "Rate", "Amount"],
+        *(
+            [
+                str(each.synthesis_id),
+                f"{each.prompt_tokens:,}",
+                f"{each.completion_tokens:,}",
+                exact_dollars(each.prompt_micros, rates),
+                exact_dollars(each.completion_micros, rates),
+                exact_dollars(each.amount_micros, decimals),
+            ]
+            for each in lines
+        ),
+        [
+            "Total",
+            f"{sum(each.prompt_tokens for each in lines):,}",
+            f"{sum(each.completion_tokens for each in lines):,}",
+            *("", ""),
+            exact_dollars(sum(each.amount_micros for each in lines), decimals),
         ],
     ]
 

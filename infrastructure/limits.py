@@ -210,6 +210,24 @@ TABLE = (
         "Your account can request at most {limit} invoices in 10 minutes.",
     ),
     Limit(
+        "syntheses",
+        5,
+        Scope.ACCOUNT,
+        "Syntheses that generate or are paused.",
+        header="syntheses",
+        refusal="Your account has the maximum of {limit} unfinished syntheses. Finish or cancel "
+        "one, or ask your operator for a higher quota.",
+    ),
+    Limit(
+        "synthesis_endpoints",
+        20,
+        Scope.ACCOUNT,
+        "External endpoints of syntheses.",
+        header="synthesis-endpoints",
+        refusal="Your account has the maximum of {limit} external endpoints. Delete one, or ask "
+        "your operator for a higher quota.",
+    ),
+    Limit(
         "webhooks",
         10,
         Scope.ACCOUNT,

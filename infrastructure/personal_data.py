@@ -18,6 +18,7 @@ from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import JobApproved
 from domain.jobs.job_request import JobRequest
+from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.erasing import Holdings
 from infrastructure.artifacts import Artifacts
 from infrastructure.store import Connection
@@ -35,6 +36,7 @@ PERSONAL: dict[str, str] = {
     "profiles": "account_id",
     "request_keys": "account_id",
     "sign_in_links": "key_id",
+    "synthesis_endpoints": "account_id",
     "tracked_runs": "account_id",
     "tracker_connections": "account_id",
     "web_sessions": "key_id",
@@ -43,7 +45,10 @@ PERSONAL: dict[str, str] = {
 """Tables with personal data, and the column with the account, key, dataset or job."""
 
 CASCADED = frozenset(
-    {"notices", "tracker_secrets", "webhook_secrets", "webhook_deliveries", "webhook_attempts"}
+    {
+        *("notices", "tracker_secrets", "webhook_secrets", "webhook_deliveries"),
+        *("webhook_attempts", "synthesis_endpoint_keys"),
+    }
 )
 """Tables whose rows PostgreSQL deletes with those of a table in PERSONAL."""
 
@@ -74,7 +79,7 @@ KEPT: dict[str, str] = {
 }
 """All other tables except read models, and the reason why an erasure keeps their rows."""
 
-FOLDERS = ("uploads", "datasets", "jobs", "exports")
+FOLDERS = ("uploads", "datasets", "jobs", "exports", "syntheses")
 """Folders of the artifact store in which each account has a folder."""
 
 FIRST = {
@@ -83,6 +88,7 @@ FIRST = {
     JobApproved.TOPIC: "jobs",
     JobRequest.JobRequested.TOPIC: "requests",
     Deployment.DeploymentRequested.TOPIC: "deployments",
+    Synthesis.SynthesisApproved.TOPIC: "syntheses",
 }
 """First events of the aggregates of an account, and the fields of Holdings."""
 

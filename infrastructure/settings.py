@@ -163,10 +163,30 @@ class Settings(BaseSettings):
     webhook_networks: Annotated[str, AfterValidator(_networks)] = Field(
         default="",
         description="Comma-separated networks, such as `10.0.0.0/8`, to which EcoLink may send "
-        "webhooks, and metrics of jobs to trackers, although their addresses are not public.",
+        "webhooks, metrics of jobs to trackers, and prompts of syntheses to external endpoints, "
+        "although their addresses are not public.",
     )
     webhook_http: bool = Field(
-        default=False, description="Allow webhooks and trackers at URLs without TLS (`http://`)."
+        default=False,
+        description="Allow webhooks, trackers and external endpoints at URLs without TLS (`http://`).",
+    )
+    synthesis_requests: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        description="Requests that a synthesis sends to its model at the same time.",
+    )
+    synthesis_prompt_price: int = Field(
+        default=100_000,
+        ge=0,
+        description="Price of one million tokens that a deployed model reads for a synthesis, in "
+        "micro-dollars. Approved syntheses keep their price.",
+    )
+    synthesis_completion_price: int = Field(
+        default=400_000,
+        ge=0,
+        description="Price of one million tokens that a deployed model generates for a synthesis, "
+        "in micro-dollars. Approved syntheses keep their price.",
     )
     webhook_days: int = Field(
         default=30,

@@ -21,6 +21,7 @@ from projections.job_timeline import JOB_TIMELINE
 from projections.models import MODELS
 from projections.open_meters import OPEN_METERS
 from projections.payment_returns import PAYMENT_RETURNS
+from projections.syntheses import SYNTHESES
 
 PROJECTIONS = (
     ACCOUNT_EVENTS,
@@ -41,4 +42,5 @@ PROJECTIONS = (
     MODELS,
     OPEN_METERS,
     PAYMENT_RETURNS,
+    SYNTHESES,
 )

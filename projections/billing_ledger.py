@@ -21,6 +21,7 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.payment import TEST_PROVIDER, Payment
+from domain.billing.token_meter import TokenMeter
 from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
 from infrastructure.store import Connection, scalar
@@ -43,6 +44,7 @@ CREATE TABLE IF NOT EXISTS billing_ledger (
     minute integer,
     from_seconds integer,
     to_seconds integer,
+    synthesis_id uuid,
     CHECK (debit <> credit),
     UNIQUE (account_id, position)
 );
@@ -94,7 +96,10 @@ ON CONFLICT (day) DO UPDATE SET
 OWN = ("customer:", "reserved:")
 """Starts of the ledger accounts that form the balance of an account."""
 
-WORK = ("reference", "job_id", "segment", "minute", "from_seconds", "to_seconds")
+WORK = (
+    *("reference", "job_id", "segment", "minute", "from_seconds", "to_seconds"),
+    "synthesis_id",
+)
 """Columns that have the fields of an event, if it has them."""
 
 
@@ -106,6 +111,7 @@ class Reason(StrEnum):
     LEASE_RESERVED = "lease reserved"
     LEASE_RELEASED = "lease released"
     MINUTE_METERED = "minute metered"
+    TOKENS_METERED = "tokens metered"
     LOST_WORK_CREDITED = "lost work credited"
     TOP_UP_WITHHELD = "refunded or disputed"
     TOP_UP_RESTORED = "refund or dispute undone"
@@ -119,6 +125,7 @@ SUMMED = {
     Reason.TOPPED_UP: ("payments", 1),
     Reason.CREDIT_GRANTED: ("credits", 1),
     Reason.MINUTE_METERED: ("charges", 1),
+    Reason.TOKENS_METERED: ("charges", 1),
     Reason.LOST_WORK_CREDITED: ("reversals", 1),
     Reason.PAYMENT_RETURNED: ("returns", 1),
     Reason.RETURN_REVERSED: ("returns", -1),
@@ -181,6 +188,8 @@ def _posting(event: Event) -> Posting | None:
             return post(reserved, customer, -amount, Reason.LEASE_RELEASED)
         case Meter.MinuteMetered(amount_micros=amount) if amount > 0:
             return post(reserved, "revenue", amount, Reason.MINUTE_METERED)
+        case TokenMeter.TokensMetered(amount_micros=amount) if amount > 0:
+            return post(reserved, "revenue", amount, Reason.TOKENS_METERED)
         case Account.ChargeReversed(amount_micros=amount):
             return post("revenue", customer, amount, Reason.LOST_WORK_CREDITED)
         case Account.TopUpWithheld(amount_micros=amount):
@@ -241,8 +250,10 @@ BILLING_LEDGER = Projection(
         Payment.ReturnReversed,
         Payment.ReturnClosed,
         Payment.LossRecovered,
+        TokenMeter.TokensMetered,
     ),
     apply,
+    fold=2,
 )
 
 

@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS datasets (
     filters jsonb,
     quality_ref text,
     analyzed bigint,
-    findings jsonb
+    findings jsonb,
+    synthesis_id uuid
 );
 CREATE INDEX IF NOT EXISTS datasets_account ON datasets (account_id, uploaded_at);
 CREATE INDEX IF NOT EXISTS datasets_validating ON datasets (account_id, uploaded_at)
@@ -82,6 +83,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 filters=None
                 if event.filters is None
                 else Jsonb(event.filters.model_dump(mode="json")),
+                synthesis_id=event.synthesis_id,
             )
         case Dataset.DatasetValidated():
             update(

@@ -20,6 +20,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 LEDGER_COLUMNS = (
     *("position", "posted_at", "event_id", "debit", "credit", "amount", "amount_micros"),
     *("reason", "reference", "job_id", "segment", "minute", "from_seconds", "to_seconds"),
+    "synthesis_id",
 )
 DAY_MOVEMENTS = ("opening", "top_ups", "refunds", "credits", "charges", "reversals", "closing")
 JOB_NAMES = ("name", "dataset", "base_model")
@@ -70,14 +71,18 @@ def job_csv(
     unnamed = (None,) * len(JOB_NAMES)
     counts = ("segments", "minutes", "seconds", "reversed_seconds")
     return _lines(
-        ("job_id", *JOB_NAMES, *counts, *_amount_columns(JOB_MOVEMENTS), "postings"),
+        (
+            *("job_id", *JOB_NAMES, *counts, *_amount_columns(JOB_MOVEMENTS)),
+            *("postings", "synthesis_id"),
+        ),
         (
             [
-                job.job_id,
+                None if job.synthesis else job.job_id,
                 *names.get(job.job_id, unnamed),
                 *(getattr(job, name) for name in counts),
                 *_amounts(job, JOB_MOVEMENTS),
                 _postings(job.event_ids),
+                job.job_id if job.synthesis else None,
             ]
             for job in jobs
         ),

@@ -17,7 +17,7 @@ from projections.projection import Row
 # zone, which may have 23 or 25 hours. Redundant, wider bounds in UTC let PostgreSQL use the index.
 MOVEMENTS = """
 WITH movements AS (
-    SELECT event_id, position, job_id,
+    SELECT event_id, position, job_id, synthesis_id, minute,
         CASE WHEN reason = 'refund or dispute undone' THEN -amount_micros ELSE amount_micros END
             AS amount_micros,
         segment, from_seconds, to_seconds,
@@ -41,12 +41,14 @@ GROUP BY 1, movement
 """
 
 BY_JOB = f"""{MOVEMENTS}
-SELECT job_id, movement, sum(amount_micros)::bigint AS micros, count(*) AS postings,
-    count(DISTINCT segment) AS segments, sum(to_seconds - from_seconds)::bigint AS seconds,
+SELECT coalesce(job_id, synthesis_id) AS id, job_id IS NULL AS synthesis, movement,
+    sum(amount_micros)::bigint AS micros, count(minute) AS minutes,
+    count(DISTINCT segment) AS segments,
+    coalesce(sum(to_seconds - from_seconds), 0)::bigint AS seconds,
     array_agg(event_id ORDER BY position) FILTER (WHERE %(ids)s) AS event_ids,
     min(position) AS position
 FROM movements WHERE movement IN ('charges', 'reversals') AND day BETWEEN %(first)s AND %(last)s
-GROUP BY job_id, movement ORDER BY position
+GROUP BY 1, 2, movement ORDER BY position
 """
 
 
@@ -80,9 +82,10 @@ class DayOfStatement:
 
 @dataclass
 class JobOfStatement:
-    """Charges and reversals of one job, in micro-dollars."""
+    """Charges and reversals of one job or synthesis, in micro-dollars."""
 
-    job_id: UUID
+    job_id: UUID  # or the ID of the synthesis
+    synthesis: bool = False
     segments: int = 0
     minutes: int = 0
     seconds: int = 0
@@ -90,7 +93,7 @@ class JobOfStatement:
     reversals_micros: int = 0
     reversed_seconds: int = 0
     event_ids: dict[str, list[str]] = field(default_factory=dict)
-    """Event IDs by movement: `charges` (minutes) and `reversals`."""
+    """Event IDs by movement: `charges` (minutes or batches) and `reversals`."""
 
     @property
     def net_micros(self) -> int:
@@ -140,18 +143,19 @@ def job_statement(
     *,
     ids: bool = True,
 ) -> list[JobOfStatement]:
-    """Return all jobs with postings from `first` to `last`, in order of their first postings.
+    """Return all jobs and syntheses with postings from `first` to `last`.
 
-    The dates are inclusive and in the account's time zone. A minute whose charge rounds to 0 has no
-    posting and is not counted. If `ids` is false, omit the event IDs, which is faster.
+    They are in the order of their first postings. The dates are inclusive and in the account's time
+    zone. A minute whose charge rounds to 0 has no posting and is not counted. If `ids` is false,
+    omit the event IDs, which is faster.
     """
     jobs: dict[UUID, JobOfStatement] = {}
     parameters = _parameters(account_id, time_zone, first, last, ids=ids, opening=False)
     for row in connection.execute(BY_JOB, parameters).fetchall():
-        job = jobs.setdefault(row["job_id"], JobOfStatement(row["job_id"]))
+        job = jobs.setdefault(row["id"], JobOfStatement(row["id"], row["synthesis"]))
         job.event_ids[row["movement"]] = row["event_ids"] or []
         if row["movement"] == "charges":
-            job.segments, job.minutes = row["segments"], row["postings"]
+            job.segments, job.minutes = row["segments"], row["minutes"]
             job.seconds, job.charges_micros = row["seconds"], row["micros"]
         else:
             job.reversed_seconds, job.reversals_micros = row["seconds"], row["micros"]

@@ -34,6 +34,9 @@ from domain.audit.money_events import (
     MeterOpened,
     MinuteMetered,
     SegmentTime,
+    SynthesisApproved,
+    TokenMeterOpened,
+    TokensMetered,
     ToppedUp,
     TopUpRestored,
     TopUpWithheld,
@@ -41,6 +44,13 @@ from domain.audit.money_events import (
     streams_of,
 )
 from domain.audit.sealed_event import StoredRow
+from domain.audit.token_charges import (
+    TokenCharges,
+    TokenLine,
+    lines_of,
+    require_approved_rates,
+    token_charges,
+)
 from domain.core.identity import meter_id
 from domain.core.money import charge_micros, exact_dollars
 from domain.core.value import Value
@@ -121,6 +131,8 @@ class Invoice(Value):
     opening_micros: int
     paid_in: tuple[PaidIn, ...]
     lines: tuple[Line, ...]
+    # A file without charges for tokens omits it, as files made before syntheses existed do.
+    tokens: tuple[TokenLine, ...] = Field(default=(), exclude_if=lambda lines: not lines)
     top_ups_micros: int
     # Negative, unless more was restored. A file without refunds omits it, as files made before
     # refunds existed do, because the signature covers the bytes.
@@ -143,6 +155,8 @@ def invoice_of(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> I
         raise Inconsistent(f"The event that opened account {account_id} is missing.")
     jobs: dict[UUID, ApprovedJob] = {}
     meters: list[_Meter] = []
+    approved: dict[UUID, SynthesisApproved] = {}
+    tokens: list[TokenCharges] = []
     for id, entries in streams.items():
         first = entries[0].event
         if any(entry.event.account_id != account_id for entry in entries):
@@ -151,13 +165,19 @@ def invoice_of(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> I
             meters.append(_meter(id, first, entries))
         elif isinstance(first, JobApproved):
             jobs[id] = approved_job(id, first, entries)
+        elif isinstance(first, TokenMeterOpened):
+            tokens.append(token_charges(id, first, entries))
+        elif isinstance(first, SynthesisApproved):
+            approved[id] = first
         else:
-            raise Inconsistent(f"{id} is neither a meter nor a job.")
+            raise Inconsistent(f"{id} is neither a meter nor a job nor a synthesis.")
     meters.sort(key=lambda each: each.opened_by)
     for meter in meters:
         require_approved_rate(meter.opened, jobs.get(meter.opened.job_id))
+    for each in tokens:
+        require_approved_rates(each.opened, approved.get(each.opened.synthesis_id))
     moved = _Movements(account, period)
-    _require_same_charges(moved, meters, period)
+    _require_same_charges(moved, meters, tokens, period)
     _require_same_credits(moved, meters, period)
     return Invoice(
         account_id=account_id,
@@ -166,6 +186,7 @@ def invoice_of(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> I
         opening_micros=_balance(account, period.start),
         paid_in=tuple(moved.paid_in),
         lines=tuple(_lines(meters, jobs, period)),
+        tokens=lines_of(tokens, period),
         top_ups_micros=sum(each.amount_micros for each in moved.paid_in if each.kind == "top-up"),
         refunds_micros=sum(each.amount_micros for each in moved.paid_in if each.kind == "refund"),
         credits_micros=sum(each.amount_micros for each in moved.paid_in if each.kind == "credit"),
@@ -180,10 +201,12 @@ def rows_for(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> lis
 
     These are the account's events up to the first one after the period, the events of each meter
     that charged or credited time in the period, and the events of the meters' jobs up to the
-    allocation of the last such segment. Raise Inconsistent if a row is missing or cannot be read.
+    allocation of the last such segment. The meters of tokens likewise need the approvals of their
+    syntheses. Raise Inconsistent if a row is missing or cannot be read.
     """
     needed: list[StoredRow] = []
     last_segments: dict[UUID, int] = {}
+    syntheses: list[UUID] = []
     streams = streams_of(rows)
     for id, entries in streams.items():
         if id == account_id:
@@ -200,6 +223,17 @@ def rows_for(account_id: UUID, period: Period, rows: Iterable[StoredRow]) -> lis
                 previous = last_segments.get(opened.job_id, 0)
                 last_segments[opened.job_id] = max(previous, opened.segment)
                 needed += [each.row for each in entries[: last + 1]]
+        elif isinstance(opened, TokenMeterOpened):
+            last = _last(
+                [
+                    isinstance(each.event, TokensMetered) and each.event.timestamp in period
+                    for each in entries
+                ]
+            )
+            if last >= 0:
+                syntheses.append(opened.synthesis_id)
+                needed += [each.row for each in entries[: last + 1]]
+    needed += [each.row for id in syntheses for each in streams.get(id, [])[:1]]
     for id, segment in last_segments.items():
         needed += [each.row for each in entries_until(streams.get(id, []), segment)]
     return sorted(needed)
@@ -319,9 +353,16 @@ def _meter(id: UUID, opened: MeterOpened, entries: Sequence[Entry]) -> _Meter:
     return meter
 
 
-def _require_same_charges(moved: _Movements, meters: Sequence[_Meter], period: Period) -> None:
-    """Raise Inconsistent unless each command deducted the price of its minutes."""
+def _require_same_charges(
+    moved: _Movements,
+    meters: Sequence[_Meter],
+    tokens: Sequence[TokenCharges],
+    period: Period,
+) -> None:
+    """Raise Inconsistent unless each command deducted the price of its minutes and tokens."""
     metered = Counter[str]()
+    for each in tokens:
+        metered += each.captured(period)
     for meter in meters:
         for minute in meter.minutes:
             if minute.timestamp in period:
@@ -331,7 +372,7 @@ def _require_same_charges(moved: _Movements, meters: Sequence[_Meter], period: P
         if captured != minutes:
             raise Inconsistent(
                 f"The command {command_id!r} deducted {captured} micro-dollars from the balance, "
-                f"but metered minutes of {minutes}."
+                f"but metered {minutes}."
             )
 
 

@@ -137,6 +137,53 @@ class SegmentAllocated(Stored):
     segment: int
 
 
+class Rates(BaseModel):
+    """Prices of tokens, in micro-dollars per million."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_micros: Annotated[int, Field(ge=0)]
+    completion_micros: Annotated[int, Field(ge=0)]
+
+
+class Usage(BaseModel):
+    """Numbers of tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: Annotated[int, Field(ge=0)]
+    completion_tokens: Annotated[int, Field(ge=0)]
+
+
+class SynthesisPlan(BaseModel):
+    """The plan of a synthesis, with its rates."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rates: Rates
+
+
+class SynthesisApproved(Stored):
+    """An account holder approved a synthesis and its rates."""
+
+    plan: SynthesisPlan
+
+
+class TokenMeterOpened(Stored):
+    """The meter of a synthesis was opened."""
+
+    synthesis_id: UUID
+    rates: Rates
+
+
+class TokensMetered(Stored):
+    """The tokens of a batch were charged. `usage` has those of all batches so far."""
+
+    synthesis_id: UUID
+    usage: Usage
+    amount_micros: int
+
+
 class Ignored(Stored):
     """Any other event. It moves no money."""
 
@@ -148,6 +195,7 @@ KINDS: Mapping[str, type[Stored]] = {
         *(TopUpWithheld, TopUpRestored),
         *(MeterOpened, MinuteMetered, LostWorkCredited),
         *(JobApproved, JobResumed, SegmentAllocated),
+        *(SynthesisApproved, TokenMeterOpened, TokensMetered),
     )
 }
 """Classes by topic."""

@@ -53,6 +53,11 @@ def meter_id(job_id: UUID, segment: int) -> UUID:
     return uuid5(job_id, f"meter:{segment}")
 
 
+def token_meter_id(synthesis_id: UUID) -> UUID:
+    """Return the ID of the meter of the tokens of a synthesis."""
+    return uuid5(synthesis_id, "tokens")
+
+
 def deployment_id(account_id: UUID, model: str) -> UUID:
     """Return the ID of the deployment of an account's model."""
     return uuid5(account_id, f"deployment:{model}")

@@ -48,7 +48,7 @@ class UploadOptions:
     guesses the columns. `columns_sha256` is the hash of the columns that the owner chose instead.
     Their names are in an artifact, because users wrote them. `parent` is the dataset of which this
     one is a new version: it reads its upload with other columns, or its examples with `filters`, or
-    has a file of its own.
+    has a file of its own. `synthesis_id` is the synthesis that generated the examples.
     """
 
     keep_duplicates: bool = False
@@ -56,6 +56,7 @@ class UploadOptions:
     columns_sha256: str | None = None
     parent: UUID | None = None
     filters: Filters | None = None
+    synthesis_id: UUID | None = None
 
     @property
     def is_filtered(self) -> bool:
@@ -200,18 +201,20 @@ class Dataset(Aggregate):
         columns_sha256: str | None  # hash of the columns that the owner chose, if any
         parent: UUID | None  # dataset of which this one is a new version, if any
         filters: Filters | None  # filters of the parent's examples, which `ref` then names
+        synthesis_id: UUID | None  # synthesis that generated the examples, if any
 
         @staticmethod
         def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Add no chosen columns, no parent and no filters."""
+            """Add no chosen columns, no parent, no filters and no synthesis."""
             state["columns_sha256"] = None
             state["parent"] = None
             state["filters"] = None
+            state["synthesis_id"] = None
 
         @staticmethod
         def downcast_v1_v2(state: dict[str, Any]) -> None:
-            """Remove the columns, the parent and the filters."""
-            del state["columns_sha256"], state["parent"], state["filters"]
+            """Remove the columns, the parent, the filters and the synthesis."""
+            del state["columns_sha256"], state["parent"], state["filters"], state["synthesis_id"]
 
     class DatasetValidated(Event):
         """The file is valid. Jobs train on its normalized form."""
@@ -313,6 +316,7 @@ class Dataset(Aggregate):
             event.columns_sha256,
             event.parent,
             event.filters,
+            event.synthesis_id,
         )
         self.trainability = Trainability(0, 0, 0, event.ignore_tools)
         self.kind = DatasetKind.CHATS

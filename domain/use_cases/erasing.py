@@ -14,6 +14,7 @@ from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
+from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.auto_top_ups import AutoToppingUp
 
 
@@ -27,6 +28,7 @@ class Holdings:
     requests: tuple[UUID, ...] = ()
     """IDs of the aggregates of job requests, not of their jobs."""
     deployments: tuple[UUID, ...] = ()
+    syntheses: tuple[UUID, ...] = ()
 
 
 class Erasing:
@@ -38,10 +40,10 @@ class Erasing:
     def erase(self, account_id: UUID, holdings: Holdings) -> Account:
         """End everything of a suspended account, and record the erasure. It deletes no data.
 
-        Revokes the keys, forgets the saved card, cancels the jobs, undeploys the models, and
-        deletes the models and datasets. After a crash, a repetition continues. Raise NotFound if
-        the account does not exist, and WrongState if it is not suspended or one of its jobs still
-        has GPUs.
+        Revokes the keys, forgets the saved card, cancels the jobs and syntheses, undeploys the
+        models, and deletes the models and datasets. After a crash, a repetition continues. Raise
+        NotFound if the account does not exist, and WrongState if it is not suspended or one of its
+        jobs still has GPUs.
         """
         self.log.load(Account, account_id).require_suspended()
         self._require_stopped(holdings.jobs)
@@ -52,6 +54,8 @@ class Erasing:
             self._cancel_request(request_id)
         for job_id in holdings.jobs:
             self._end_job(job_id)
+        for synthesis_id in holdings.syntheses:
+            self._cancel_synthesis(synthesis_id)
         for deployment_id in holdings.deployments:
             self._undeploy(deployment_id)
         for dataset_id in holdings.datasets:
@@ -92,6 +96,13 @@ class Erasing:
             self._require_stopped((job_id,))
             job.cancel(timedelta(0))
         self.log.commit(job)
+
+    @retrying
+    def _cancel_synthesis(self, synthesis_id: UUID) -> None:
+        synthesis = self.log.load(Synthesis, synthesis_id)
+        if not synthesis.status.is_final:
+            synthesis.cancel()
+            self.log.commit(synthesis)
 
     @retrying
     def _undeploy(self, deployment_id: UUID) -> None:

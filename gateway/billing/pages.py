@@ -79,7 +79,7 @@ PAID_IN_REASONS = (
 
 KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
     Kind.PAID_IN: ("Paid in and refunded", PAID_IN_REASONS),
-    Kind.MINUTES: ("Metered minutes", (Reason.MINUTE_METERED,)),
+    Kind.MINUTES: ("Metered minutes and tokens", (Reason.MINUTE_METERED, Reason.TOKENS_METERED)),
     Kind.RETURNED: ("Credited back", (Reason.LOST_WORK_CREDITED,)),
     Kind.LEASES: ("Reserved and released", LEASE_REASONS),
     Kind.ALL: ("All, with reservations", tuple(Reason)),

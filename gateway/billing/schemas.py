@@ -218,6 +218,9 @@ class Posting(Answer):
     minute: int | None
     from_seconds: int | None
     to_seconds: int | None
+    synthesis_id: UUID | None = Field(
+        default=None, description="Synthesis whose tokens were charged, or null."
+    )
 
 
 class StatementDay(Answer):
@@ -249,9 +252,10 @@ class StatementTotal(Answer):
 
 
 class StatementJob(Answer):
-    """The charges of one job."""
+    """The charges of one job, or of one synthesis."""
 
-    job_id: JobId
+    job_id: JobId | None = Field(description="Null for a synthesis.")
+    synthesis_id: UUID | None = Field(default=None, description="Null for a job.")
     name: str = Field(
         examples=["support chats"],
         description="Suffix of the job, or the start of its ID if it has no suffix.",

@@ -153,7 +153,8 @@ def _amounts(row: DayOfStatement | JobOfStatement, *names: str) -> dict[str, Any
 
 def _job(job: JobOfStatement, names: JobNames | None) -> StatementJob:
     return StatementJob(
-        job_id=job.job_id,
+        job_id=None if job.synthesis else job.job_id,
+        synthesis_id=job.job_id if job.synthesis else None,
         name=names.title if names else job.job_id.hex[:SHORT],
         dataset=names.dataset if names else None,
         base_model=names.base_model if names else None,

@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import jsonschema_rs
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.core.errors import Invalid
@@ -20,6 +21,9 @@ MAX_DEPTH = 32
 MAX_STOPS = 16
 
 MOST_TOOLS = 128
+
+SCHEMA_CHARACTERS = 65_536
+"""Most characters of the schema of an answer."""
 
 IGNORED = frozenset(
     {
@@ -40,7 +44,6 @@ IGNORED = frozenset(
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "logprobs": (None, False),
     "top_logprobs": (None, 0),
     "logit_bias": (None, {}),
@@ -97,6 +100,60 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """A schema that the answer must match."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["answer"])
+    description: str | None = None
+    json_schema: dict[str, Any] = Field(
+        alias="schema",
+        examples=[
+            {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+                "additionalProperties": False,
+            }
+        ],
+        description="JSON schema of the answer.",
+    )
+    strict: bool | None = Field(default=None, description="EcoLink always enforces the schema.")
+
+
+class ResponseFormat(BaseModel):
+    """The format of the answer: any text, any JSON object, or JSON that matches a schema."""
+
+    type: Literal["text", "json_object", "json_schema"] = Field(examples=["json_schema"])
+    json_schema: JsonSchema | None = None
+
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """Return the schema of the answer, or None for any text. Raise Invalid."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
+            raise Invalid("The schema is missing. Add it.", field="response_format.json_schema")
+        schema = self.json_schema.json_schema
+        field = "response_format.json_schema.schema"
+        if _is_too_deep(schema):
+            raise Invalid(
+                f"The schema has more than {MAX_DEPTH} levels. Use fewer levels.", field=field
+            )
+        if (size := len(json.dumps(schema))) > SCHEMA_CHARACTERS:
+            raise Invalid(
+                f"The schema has {size:,} characters. Use at most {SCHEMA_CHARACTERS:,}.",
+                field=field,
+            )
+        try:
+            jsonschema_rs.meta.validate(schema)
+        except jsonschema_rs.ValidationError as error:
+            raise Invalid(f"The schema is not valid: {error.message}.", field=field) from error
+        except jsonschema_rs.ReferencingError as error:
+            raise Invalid(f"The schema is not valid: {error}.", field=field) from error
+        return schema
+
+
 class ChatRequest(BaseModel):
     """The body of a chat request. An unsupported field fails, unless its value has no effect."""
 
@@ -113,6 +170,7 @@ class ChatRequest(BaseModel):
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Literal["none", "auto"] | None = Field(
         default=None, description="`none` hides the tools from the model."
@@ -123,6 +181,14 @@ class ChatRequest(BaseModel):
         for name, value in (self.model_extra or {}).items():
             if name not in IGNORED and value not in NEUTRAL.get(name, (None,)):
                 raise Invalid(f"{name!r} is not supported. Remove it.", field=name)
+        schema = self.response_format and self.response_format.schema_of_answer()
+        tools = self._tools()
+        if schema is not None and tools is not None:
+            raise Invalid(
+                "A JSON response_format and tools cannot be combined. Remove one of them, or set "
+                'tool_choice to "none".',
+                field="response_format",
+            )
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         limit = self.max_completion_tokens
         return GenerationRequest(
@@ -135,7 +201,8 @@ class ChatRequest(BaseModel):
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=None if self.seed is None else self.seed % SEEDS,
             stop=stop,
-            tools=self._tools(),
+            tools=tools,
+            response_schema=schema,
         )
 
     def _tools(self) -> list[dict[str, Any]] | None:

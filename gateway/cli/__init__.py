@@ -9,12 +9,14 @@ from gateway.cli.keys import keys
 from gateway.cli.models import models
 from gateway.cli.notices import notices
 from gateway.cli.session import session
+from gateway.cli.syntheses import syntheses
 from gateway.cli.terminal import Commands
 from gateway.cli.trackers import trackers
 from gateway.cli.webhooks import webhooks
 
 GROUPS = {
     "datasets": datasets,
+    "syntheses": syntheses,
     "jobs": jobs,
     "models": models,
     "billing": billing,

@@ -1,4 +1,4 @@
-"""`ecolink datasets`: upload, list and delete datasets."""
+"""`ecolink datasets`: upload, generate, list and delete datasets."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from domain.datasets.validation_report import Excerpt, ValidationReport
 from gateway.cli.client import Client, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
+from gateway.cli.syntheses import generate
 from gateway.cli.tables import fields, listing_of, pairs
 from gateway.cli.terminal import CommandGroup, bar, interrupted, show
 from gateway.datasets.schemas import (
@@ -39,7 +40,8 @@ LINES_SHOWN, CHANGES_SHOWN = 20, 20
 Compared = TypeVar("Compared", ContaminationAnswer, DifferenceAnswer)
 COUNTING_SECONDS = 60.0  # maximum wait for the token counts
 
-datasets = CommandGroup(no_args_is_help=True, help="Upload, list and delete datasets.")
+datasets = CommandGroup(no_args_is_help=True, help="Upload, generate, list and delete datasets.")
+datasets.command("generate")(generate)
 
 DatasetId = Annotated[str, typer.Argument(help="ID of the dataset.", show_default=False)]
 Follow = Annotated[

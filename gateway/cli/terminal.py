@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
@@ -216,3 +217,19 @@ def bar(title: str, total_bytes: int) -> Generator[Callable[[int], None]]:
     ) as shown:
         task = shown.add_task(title, total=total_bytes)
         yield lambda size: shown.advance(task, size)
+
+
+@contextmanager
+def counter(title: str, total: int) -> Generator[Callable[[int], None]]:
+    """Show a progress bar on a terminal. Yield a function that advances it by a number."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=errors, transient=True, disable=not errors.is_terminal
+    ) as shown:
+        task = shown.add_task(title, total=total)
+        yield lambda count: shown.advance(task, count)

@@ -72,6 +72,9 @@ class DatasetAnswer(Answer):
         description="Number of examples by kind of finding; null until the analysis ends.",
         examples=[{"near_duplicate": 12, "email_address": 3}],
     )
+    synthesis_id: UUID | None = Field(
+        default=None, description="Synthesis that generated the examples, or null."
+    )
     uploaded_at: datetime
     validated_at: datetime | None = None
     progress: Progress | None = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -72,6 +73,11 @@ class StoredFile(NamedTuple):
     ref: str
     sha256: str
     size: int
+
+    @classmethod
+    def of(cls, ref: str, content: bytes) -> StoredFile:
+        """Return the file with a content, which the caller stores."""
+        return cls(ref, hashlib.sha256(content).hexdigest(), len(content))
 
 
 class Choices(NamedTuple):
@@ -150,6 +156,7 @@ def _named_row(backend: Backend, caller: Caller, dataset: Dataset, name: str) ->
         "uploaded_at": dataset.created_on,
         "parent": dataset.options.parent,
         "filters": dataset.options.filters,
+        "synthesis_id": dataset.options.synthesis_id,
     }
 
 

@@ -29,6 +29,7 @@ from services.billing.handlers import Metering
 from services.billing.reconciliation import RECONCILE_SECONDS, SEARCH_SECONDS, Reconciliation
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Ticker
+from services.billing.token_metering import TokenMetering
 
 EVIDENCE = Durable("billing-evidence", REPORTS, ">")
 
@@ -59,7 +60,8 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
         with pool.connection() as connection:
             return clock.at(database_time(connection))
 
-    handlers = EventHandlers(Metering(log, policy, now).handlers)
+    metering, tokens = Metering(log, policy, now), TokenMetering(log)
+    handlers = EventHandlers({**metering.handlers, **tokens.handlers})
     effect = HandlerEffect("billing", log, clock, handlers, pool.connection)
     consumer = OrderedConsumer(effect, log)
     ticker = Ticker(log, clock, pool, policy)

@@ -15,6 +15,7 @@ from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.exports.export import Export
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
+from domain.synthesis.synthesis import Synthesis
 from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
 from infrastructure.personal_data import erased_accounts
 from infrastructure.store import Connection
@@ -25,6 +26,7 @@ OWNERS: dict[str, type[Aggregate]] = {
     "BaseModelImported": BaseModel,
     "JobApproved": Job,
     "ExportRequested": Export,
+    "SynthesisApproved": Synthesis,
 }
 """The first events of the aggregates whose events contain hashes of artifacts."""
 
@@ -57,9 +59,9 @@ def check_artifacts(
 ) -> ArtifactFindings:
     """Read every artifact that the log names and EcoLink has not deleted, and compare its hash.
 
-    Covers datasets, all revisions of base models, checkpoints, adapters and exports, except those
-    of erased accounts. Services may run meanwhile: an artifact that EcoLink deletes during the
-    comparison is no difference.
+    Covers datasets, all revisions of base models, checkpoints, adapters, exports and syntheses,
+    except those of erased accounts. Services may run meanwhile: an artifact that EcoLink deletes
+    during the comparison is no difference.
     """
     findings, erased = ArtifactFindings(), erased_accounts(store)
     rows = store.execute(
@@ -80,12 +82,12 @@ def check_artifacts(
 
 
 def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]:
-    """Return the artifacts of a dataset, base model, job or export that must be stored.
+    """Return the artifacts of a dataset, base model, job, export or synthesis that must be stored.
 
     Of a base model, this is the current revision. The files of `erased` accounts are deleted.
     """
     match aggregate:
-        case Dataset() | Job() | Export() if aggregate.account_id in erased:
+        case Dataset() | Job() | Export() | Synthesis() if aggregate.account_id in erased:
             return []
         case Dataset(status=DatasetStatus.VALIDATING):
             return _uploaded(aggregate)
@@ -104,6 +106,12 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
             return list(dict.fromkeys(saved))
         case Export(files=files) if files is not None:
             return [Kept(files.ref, files.manifest_sha256, True)]
+        case Synthesis(plan=plan, review=review):
+            files = [*aggregate.files, aggregate.examples, aggregate.provenance, review]
+            return [
+                Kept(plan.request_ref, plan.request_sha256, False),
+                *(Kept(each.ref, each.sha256, False) for each in files if each is not None),
+            ]
         case _:
             return []
 
@@ -123,7 +131,8 @@ def _uploaded(dataset: Dataset) -> list[Kept]:
 
 
 def _name(kind: type[Aggregate]) -> str:
-    return {Dataset: "Dataset", BaseModel: "Base model", Job: "Job", Export: "Export"}[kind]
+    names: dict[type[Aggregate], str] = {BaseModel: "Base model"}
+    return names.get(kind, kind.__name__)
 
 
 def _problem(artifacts: Artifacts, kept: Kept, findings: ArtifactFindings) -> str | None:

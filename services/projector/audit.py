@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment
+from domain.billing.token_meter import TokenMeter
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog, event_of
 from domain.core.money import charge_micros
@@ -212,6 +213,8 @@ class _Folded:
                 self._mutate(self.accounts, event)
                 if isinstance(event, Account.UsageSettled):
                     self._unmetered[event.account_id] += event.captured_micros
+            elif isinstance(event, TokenMeter.TokensMetered):
+                self._unmetered[event.account_id] -= event.amount_micros
             elif isinstance(event, Meter.Event):
                 self._mutate(self.meters, event)
                 if isinstance(event, Meter.MinuteMetered):

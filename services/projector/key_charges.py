@@ -8,6 +8,7 @@ from uuid import UUID
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
+from domain.billing.token_meter import TokenMeter
 from domain.core.money import exact_dollars
 from infrastructure.consumer import Recorded
 from services.projector.store_checks import Difference, DifferenceKind
@@ -28,9 +29,15 @@ class KeyChargeCheck:
         """Sum the charges and credits of some events."""
         for item in batch:
             match item.event:
-                case Meter.MeterOpened(originator_id=meter_id, key_id=UUID() as key_id):
+                case (
+                    Meter.MeterOpened(originator_id=meter_id, key_id=UUID() as key_id)
+                    | TokenMeter.TokenMeterOpened(originator_id=meter_id, key_id=UUID() as key_id)
+                ):
                     self._keys[meter_id] = key_id
-                case Meter.MinuteMetered(originator_id=meter_id, amount_micros=micros):
+                case (
+                    Meter.MinuteMetered(originator_id=meter_id, amount_micros=micros)
+                    | TokenMeter.TokensMetered(originator_id=meter_id, amount_micros=micros)
+                ):
                     self._bill(meter_id, micros)
                 case Meter.LostWorkCredited(originator_id=meter_id, amount_micros=micros):
                     self._bill(meter_id, -micros)

@@ -126,7 +126,10 @@ def origin_of(log: EventLog, dataset: Dataset) -> DatasetOrigin:
         upload = _upload_of(parent)
         versions.append(VersionFacts(id=parent.id, sha256=parent.sha256, uploaded_sha256=upload))
         parent_id = parent.options.parent
-    return DatasetOrigin(_upload_of(dataset), dataset.options.filters, tuple(versions))
+    options = dataset.options
+    return DatasetOrigin(
+        _upload_of(dataset), options.filters, tuple(versions), options.synthesis_id
+    )
 
 
 def _upload_of(dataset: Dataset) -> str | None:

@@ -32,11 +32,15 @@ from services.scheduler.provenance import (
 
 
 class DatasetOrigin(NamedTuple):
-    """The hash of a dataset's upload, its filters, and its earlier versions, newest first."""
+    """The hash of a dataset's upload, its filters, and its earlier versions, newest first.
+
+    `synthesis_id` is the synthesis that generated the upload, if any.
+    """
 
     uploaded_sha256: str | None = None
     filters: Filters | None = None
     versions: tuple[VersionFacts, ...] = ()
+    synthesis_id: UUID | None = None
 
 
 class JobHistory:
@@ -181,6 +185,7 @@ def _planned(
             uploaded_sha256=origin.uploaded_sha256,
             filters=origin.filters,
             versions=origin.versions,
+            synthesis_id=origin.synthesis_id,
         )
 
     own = plan.validation

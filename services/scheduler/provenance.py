@@ -36,6 +36,7 @@ class DatasetFacts(Facts):
     uploaded_sha256: str | None  # hash of the uploaded file; None: filters made the dataset
     filters: Filters | None = None  # filters of the examples of the first of `versions`
     versions: tuple[VersionFacts, ...] = ()  # from the parent to the first version
+    synthesis_id: UUID | None = None  # synthesis that generated the examples; None: uploaded
 
 
 class BaseFacts(Facts):

@@ -20,6 +20,7 @@ from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.events import AdapterPromoted, CheckpointSaved, Registered
 from domain.jobs.job import Job
+from domain.synthesis.synthesis import Synthesis
 from domain.training.start import Start
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
@@ -255,9 +256,11 @@ def _sources(log: EventLog, job: Job) -> Iterator[Check]:
     """Yield checks that the job's datasets were validated and that its base model was imported."""
     plan = job.plan
     yield _validated(log, "dataset was validated", plan.dataset_id, plan.dataset_sha256)
+    yield from _generated(log, plan.dataset_id)
     if plan.validation is not None:
         name, file = "validation dataset was validated", plan.validation
         yield _validated(log, name, file.dataset_id, file.sha256)
+        yield from _generated(log, file.dataset_id)
     revisions = [
         event.manifest_sha256
         for event in log.events.get(base_model_id(plan.base_model))
@@ -268,6 +271,24 @@ def _sources(log: EventLog, job: Job) -> Iterator[Check]:
     approved = plan.base_manifest_sha256
     found = approved if approved in revisions else next(reversed(revisions), NOWHERE)
     yield Check("base model was imported", approved, found)
+
+
+def _generated(log: EventLog, dataset_id: UUID) -> Iterator[Check]:
+    """Yield the check that a synthesis created the upload of a dataset, or of an earlier version.
+
+    There is none if no version was generated.
+    """
+    id: UUID | None = dataset_id
+    while id is not None and (dataset := log.find(Dataset, id)) is not None:
+        if (synthesis_id := dataset.options.synthesis_id) is not None:
+            created = {
+                event.dataset_id: event.sha256
+                for event in log.events.get(synthesis_id)
+                if isinstance(event, Synthesis.DatasetCreated)
+            }
+            found = created.get(id, NOWHERE)
+            yield Check("dataset was generated", dataset.upload_sha256, found)
+        id = dataset.options.parent
 
 
 def _stored(log: EventLog, start: Start) -> Check:

@@ -61,6 +61,13 @@ class BaseModel:
             _configured_ends(weights),
         )
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens for which the model has logits."""
+        head = self.weights.get_output_embeddings()
+        assert head is not None
+        return int(head.weight.shape[0])
+
     def logits(self, step: Step) -> Tensor:
         """Return the logits after the parts that need a next token, (answers, vocabulary)."""
         return _logits(self.weights, step)

@@ -217,6 +217,13 @@ class Batch:
         return rows * length * self._token_bytes <= self._cache_bytes
 
 
+def _next_token(row: Row, logits: Tensor, likeliest: int) -> int:
+    """Return the next token of a row. `likeliest` is the one that any text would have."""
+    if row.grammar is not None:
+        return row.sampler.sample(row.grammar.restrict(logits))
+    return likeliest if row.sampler.greedy else row.sampler.sample(logits)
+
+
 def _sample(rows: list[Row], logits: Tensor) -> list[Row]:
     """Append the next token to each row. Return the rows whose answer has ended."""
     likeliest, finite = logits.argmax(-1).tolist(), logits.isfinite().all(-1).tolist()
@@ -225,8 +232,7 @@ def _sample(rows: list[Row], logits: Tensor) -> list[Row]:
         try:
             if not finite[index]:
                 raise NotFinite("the logits of an answer are not finite")
-            greedy = row.sampler.greedy
-            if row.append(likeliest[index] if greedy else row.sampler.sample(logits[index])):
+            if row.append(_next_token(row, logits[index], likeliest[index])):
                 ended.append(row)
         except Exception as error:
             log.exception("an answer failed; the others continue")

@@ -25,6 +25,7 @@ from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoad
 if TYPE_CHECKING:
     from services.serving.batch import Batch
     from services.serving.chat import Chat
+    from services.serving.grammar import Grammars
     from services.serving.row import Listener, Row
 
 log = logging.getLogger("engine")
@@ -65,6 +66,7 @@ class Attached:
     batch: Batch
     adapter: str | None  # its name on the base model; None: the base model alone
     chat: Chat
+    grammars: Grammars
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Engine:
         lean_imports()
         from services.serving.adapters import add_adapter, read_adapter
         from services.serving.chat import Chat
+        from services.serving.grammar import Grammars
 
         batch = self._batches.get(served.base_sha256) or self._load(served)
         name: str | None = None
@@ -114,10 +117,12 @@ class Engine:
                 weights, token_adapters = batch.base.weights, batch.token_adapters
                 self._do(lambda: add_adapter(weights, name, adapter, token_adapters))
             chat = Chat(batch.base.tokenizer, served.adapter_directory)
+            base = batch.base
+            grammars = Grammars(base.tokenizer, base.vocabulary, chat.end_tokens | base.end_tokens)
         except BaseException:
             self._do(self._tidy)
             raise
-        self._attached[served.deployment_id] = Attached(served, batch, name, chat)
+        self._attached[served.deployment_id] = Attached(served, batch, name, chat, grammars)
         with self._work:  # `_tidy` may have removed it in the meantime
             self._batches[served.base_sha256] = batch
         self._retire(before)
@@ -180,6 +185,7 @@ class Engine:
         room = base.context - len(tokens)
         stops = () if request.ignore_end else (*request.stop, *chat.stops)
         seed = random.getrandbits(62) if request.seed is None else request.seed + choice
+        schema = request.response_schema
         return Row(
             account_id=request.account_id,
             choice=choice,
@@ -191,6 +197,7 @@ class Engine:
             sampler=Sampler(request.temperature, request.top_p, seed),
             listener=listener,
             calls=chat.reader(request.tools),
+            grammar=None if schema is None else attached.grammars.of(schema),
         )
 
     def _load(self, served: Served) -> Batch:

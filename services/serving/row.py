@@ -9,6 +9,7 @@ from uuid import UUID
 
 from infrastructure.generation import FinishReason, TextDelta, ToolCall
 from services.serving.answer_text import AnswerText
+from services.serving.grammar import Grammar
 from services.serving.sampler import Sampler
 from services.serving.tool_calls import CallReader
 
@@ -39,6 +40,7 @@ class Row:
     sampler: Sampler
     listener: Listener
     calls: CallReader | None = None  # None: the request defines no tools
+    grammar: Grammar | None = None  # None: any text
     read: int = 0  # number of tokens in the KV cache
     stepped: int = 0  # number of the last step that processed the row
     cancelled: bool = False
@@ -67,10 +69,11 @@ class Row:
     def append(self, token: int) -> bool:
         """Append the next token and call the listener. Return True if the answer is complete."""
         self.tokens.append(token)
+        complete = self.grammar is not None and self.grammar.advance(token)
         at_end = token in self.ends
         text = "" if at_end else self.text.add(token)
         reason: FinishReason | None = None
-        if at_end or self.text.stopped:
+        if at_end or complete or self.text.stopped:
             reason = "stop"
         elif self.answered >= self.max_tokens:
             reason = "length"

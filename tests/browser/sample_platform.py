@@ -52,6 +52,7 @@ from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
 from tests.browser.sample_notices import add_notices
 from tests.browser.sample_operations import add_operations, add_trainer_output
+from tests.browser.sample_syntheses import SampleSyntheses
 from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
@@ -253,6 +254,7 @@ class Samples:
         mary = self._person("mary", 40)
         self._dataset(mary, "tickets", lines(self.random, 1_500))
         self._dataset(mary, "agent-calls", with_tools(lines(self.random, 1_100)))
+        self.sample.paths |= SampleSyntheses(self.backend, mary).add()
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
         self.sample.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).exhaust_balance())

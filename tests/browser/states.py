@@ -111,6 +111,10 @@ STATES = (
     State("menu", "/fine-tune", prepare=open_menu),
     State("datasets", "/datasets", dark=True, phone=True),
     State("datasets-none", "/datasets", person="newcomer"),
+    State("datasets-generate", "/datasets/generate", "mary", dark=True, phone=True),
+    State("synthesis-generating", "synthesis generating", "mary", dark=True, phone=True),
+    State("synthesis-paused", "synthesis paused", "mary", phone=True),
+    State("synthesis-reviewing", "synthesis reviewing", "mary", dark=True, phone=True),
     State("datasets-chosen", "/datasets", prepare=choose_two_files, phone=True),
     State(
         "datasets-upload-failed",

@@ -15,6 +15,8 @@ from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.core.topics import topics_of
 from domain.jobs.job_request import JobRequest
+from domain.synthesis.price import CostRange
+from domain.synthesis.synthesis import Synthesis
 from infrastructure.consumer import OrderedConsumer, recorded
 from infrastructure.store import Connection
 from projections import ACCOUNTS, PROJECTIONS
@@ -31,6 +33,7 @@ from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History
 from tests.builders.stored_examples import EXAMPLES
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
+from tests.domain.synthesis.test_synthesis import PLAN as SYNTHESIS_PLAN
 from tests.logs import grow, ids, notifications
 from tests.projections.conftest import Fold
 
@@ -60,6 +63,8 @@ def test_repeating_events_changes_nothing(
     running.grant_lease(1)
     with command("order"):
         log.commit(JobRequest.ordered(uuid4(), ACCOUNT_ID, CHOICES, ORDER))
+        cost = CostRange(low_micros=0, high_micros=9)
+        log.commit(Synthesis.approve(uuid4(), ACCOUNT_ID, SYNTHESIS_PLAN, cost, 9, None))
     effect = ProjectionEffect(projection, pool.connection)
     batch = [recorded(log, notification) for notification in notifications(log)]
     effect.apply(batch)

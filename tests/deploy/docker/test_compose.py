@@ -114,7 +114,10 @@ def test_the_servers_and_the_trainers_have_no_way_out(name: str) -> None:
     assert COMPOSE["networks"]["inside"] == {"internal": True}
     assert outside == (
         name
-        in {*("sealer", "billing", "webhooks", "trackers", "alerts", "gateway"), OPERATOR, BACKUP}
+        in {
+            *("sealer", "billing", "webhooks", "trackers", "synthesis", "alerts", "gateway"),
+            *(OPERATOR, BACKUP),
+        }
     )
 
 
@@ -184,7 +187,7 @@ def test_shared_secrets_are_only_where_they_are_needed() -> None:
     readers = {name for name, access in ACCESS.items() if access.reads_snapshots}
     assert holders("snapshot-secret") == {*readers, OPERATOR, BACKUP}
     assert holders("nats-trainer-seed") == {"scheduler"}
-    assert holders("serving-secret") == {"gateway", "serving"}
+    assert holders("serving-secret") == {"gateway", "serving", "synthesis"}
     assert holders("owner-database-url") == {"migrate", BACKUP}
     assert holders("database-roles.json") == {"migrate"}
     assert holders("postgres-owner-password") == {"postgres"}

@@ -224,6 +224,14 @@ def test_content_may_be_parts_and_roles_have_newer_names(create: Create) -> None
     assert (old.choices, old.usage) == (new.choices, new.usage)
 
 
+FORMAT, SCHEMA = "response_format", "response_format.json_schema.schema"
+
+
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a response format with a schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
 @pytest.mark.parametrize(
     ("options", "param"),
     [
@@ -238,7 +246,12 @@ def test_content_may_be_parts_and_roles_have_newer_names(create: Create) -> None
         ({"max_tokens": 0}, "max_tokens"),
         ({"logprobs": True}, "logprobs"),
         ({"extra_body": {"top_k": 5}}, "top_k"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": schema_format({"type": "strings"})}, SCHEMA),
+        ({"response_format": schema_format({"enum": ["x" * 70_000]})}, SCHEMA),
+        ({"response_format": schema_format({"minLength": 3, "type": "object", "not": {}})}, FORMAT),
+        ({"response_format": {"type": "json_object"}, "tools": [CLOCK]}, "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
         ({"tools": [{"type": "retrieval"}]}, "tools.0.type"),
         ({"tools": [CLOCK, CLOCK]}, "tools.1.function.name"),

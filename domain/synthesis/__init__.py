@@ -1,0 +1,1 @@
+"""Synthesis of chat datasets: the approved plan, its price and its run."""

@@ -1,0 +1,166 @@
+"""Use cases of syntheses: approve, pause, resume, stop, cancel, review and finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from domain.billing.account import Account
+from domain.core.actor import acting_key
+from domain.core.aggregate import current_cause
+from domain.core.errors import (
+    CommandReused,
+    InsufficientBalance,
+    Invalid,
+    NotFound,
+    SpendingLimitReached,
+)
+from domain.core.event_log import EventLog, retrying
+from domain.core.money import Toward, dollars
+from domain.synthesis.plan import SynthesisPlan
+from domain.synthesis.price import CostRange
+from domain.synthesis.synthesis import Review, Synthesis
+
+EDITED = "Another edit was saved at the same time. Try again."
+
+
+class Synthesizing:
+    """Use cases of a synthesis's owner. Each command must run inside `because(cause)`."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = log
+
+    @retrying
+    def approve(
+        self,
+        account_id: UUID,
+        synthesis_id: UUID,
+        plan: SynthesisPlan,
+        estimate: CostRange,
+        max_cost_micros: int | None,
+    ) -> Synthesis:
+        """Approve a synthesis, once for each ID.
+
+        By default, it costs at most the upper bound of the estimate. Raise CommandReused if the ID
+        was approved with another plan, and Suspended for a suspended account. Raise
+        InsufficientBalance if the balance is below the upper bound and the maximum cost, and
+        SpendingLimitReached if a budget leaves nothing.
+        """
+        most = estimate.high_micros if max_cost_micros is None else max_cost_micros
+        existing = self.log.find(Synthesis, synthesis_id)
+        if existing is not None:
+            if existing.plan != plan:
+                raise CommandReused(
+                    "You already used this idempotency key for another synthesis. Use a new key."
+                )
+            return existing
+        account = self.log.load(Account, account_id)
+        account.require_active()
+        key_id = acting_key(current_cause().actor)
+        _require_funds(account, key_id, min(most, estimate.high_micros))
+        synthesis = Synthesis.approve(synthesis_id, account_id, plan, estimate, most, key_id)
+        self.log.commit(synthesis)
+        return synthesis
+
+    def pause(self, account_id: UUID, synthesis_id: UUID) -> Synthesis:
+        """Pause the generation. Raise WrongState if it has ended."""
+        return self._command(account_id, synthesis_id, lambda found: found.pause())
+
+    def resume(
+        self, account_id: UUID, synthesis_id: UUID, max_cost_micros: int | None
+    ) -> Synthesis:
+        """Continue a paused generation, with another maximum cost if one is given.
+
+        Raise Suspended for a suspended account, Invalid for a maximum cost that is used up, and
+        InsufficientBalance if the balance is below what is left of the range and the maximum cost.
+        """
+
+        def command(found: Synthesis) -> None:
+            account = self.log.load(Account, account_id)
+            account.require_active()
+            found.resume(max_cost_micros)
+            rest = max(0, found.estimate.high_micros - found.charged_micros)
+            _require_funds(account, found.key_id, min(rest, found.left_micros))
+
+        return self._command(account_id, synthesis_id, command)
+
+    def stop(self, account_id: UUID, synthesis_id: UUID) -> Synthesis:
+        """End the generation early. Raise WrongState if too few examples are accepted."""
+        return self._command(account_id, synthesis_id, lambda found: found.stop())
+
+    def cancel(self, account_id: UUID, synthesis_id: UUID) -> Synthesis:
+        """End the run without a dataset. Raise WrongState if it has ended."""
+        return self._command(account_id, synthesis_id, lambda found: found.cancel())
+
+    def review(
+        self, account_id: UUID, synthesis_id: UUID, before: Review | None, review: Review
+    ) -> Synthesis:
+        """Record stored edits that are based on the review `before`.
+
+        Raise Invalid if another review was recorded meanwhile.
+        """
+
+        def command(found: Synthesis) -> None:
+            if found.review not in (before, review):
+                raise Invalid(EDITED)
+            found.record_review(review)
+
+        return self._command(account_id, synthesis_id, command)
+
+    def create_dataset(
+        self,
+        account_id: UUID,
+        synthesis_id: UUID,
+        dataset_id: UUID,
+        sha256: str,
+        review: Review | None,
+    ) -> Synthesis:
+        """Record the dataset of the examples as of a review.
+
+        Raise WrongState before the review, and Invalid if another edit was saved meanwhile.
+        """
+
+        def command(found: Synthesis) -> None:
+            if found.review != review:
+                raise Invalid(EDITED)
+            found.create_dataset(dataset_id, sha256)
+
+        return self._command(account_id, synthesis_id, command)
+
+    def owned(self, account_id: UUID, synthesis_id: UUID) -> Synthesis:
+        """Return a synthesis of an account. Raise NotFound."""
+        found = self.log.find(Synthesis, synthesis_id)
+        if found is None or found.account_id != account_id:
+            raise NotFound(f"Unknown synthesis {synthesis_id}. See `ecolink syntheses list`.")
+        return found
+
+    @retrying
+    def _command(
+        self, account_id: UUID, synthesis_id: UUID, command: Callable[[Synthesis], None]
+    ) -> Synthesis:
+        found = self.owned(account_id, synthesis_id)
+        command(found)
+        self.log.commit(found)
+        return found
+
+
+def _require_funds(account: Account, key_id: UUID | None, needed_micros: int) -> None:
+    """Raise InsufficientBalance or SpendingLimitReached if a synthesis must not start."""
+    balance = account.balance_micros
+    if not account.can_pay(needed_micros, released_micros=account.reserved_micros):
+        missing = needed_micros - balance
+        raise InsufficientBalance(
+            f"The balance is {dollars(balance)}, but the synthesis can cost "
+            f"{dollars(needed_micros, Toward.UP)}. Top up {dollars(missing, Toward.UP)} first, or "
+            "lower the maximum cost.",
+            figures={
+                "balance_micros": balance,
+                "needed_micros": needed_micros,
+                "missing_micros": missing,
+            },
+        )
+    today = current_cause().now.date()
+    if needed_micros and any(each.left_micros <= 0 for each in account.budgets_of(key_id, today)):
+        raise SpendingLimitReached(
+            "A budget is used up. Raise or remove it, or wait until it renews."
+        )

@@ -1,0 +1,1 @@
+"""Syntheses: generated datasets, from the quote to the finished dataset."""

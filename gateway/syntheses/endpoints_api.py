@@ -1,0 +1,39 @@
+"""Routes of external endpoints under /api."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import APIRouter
+
+from gateway.backend import BackendOf
+from gateway.http.errors import refusals
+from gateway.http.operations import Operation
+from gateway.http.permissions import MayRead, MayTrain
+from gateway.schemas import Listed
+from gateway.syntheses import endpoints
+from gateway.syntheses.schemas import EndpointAnswer, EndpointForm
+
+router = APIRouter(prefix="/synthesis-endpoints", tags=["syntheses"], route_class=Operation)
+
+
+@router.post("", status_code=201)
+def create_endpoint(form: EndpointForm, caller: MayTrain, backend: BackendOf) -> EndpointAnswer:
+    """Store an OpenAI-compatible endpoint of another provider, which charges you directly.
+
+    No response shows the key. EcoLink connects only to public addresses, unless the operator allows
+    others.
+    """
+    return endpoints.create(backend, caller, form)
+
+
+@router.get("")
+def list_endpoints(caller: MayRead, backend: BackendOf) -> Listed[EndpointAnswer]:
+    """List your external endpoints, oldest first."""
+    return Listed(data=endpoints.list_endpoints(backend, caller))
+
+
+@router.delete("/{endpoint_id}", status_code=204, responses=refusals(404))
+def delete_endpoint(endpoint_id: UUID, caller: MayTrain, backend: BackendOf) -> None:
+    """Delete an external endpoint with its key. A synthesis that uses it pauses."""
+    endpoints.delete(backend, caller, endpoint_id)

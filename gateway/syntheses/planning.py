@@ -1,0 +1,132 @@
+"""The plan and the price of a form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from domain.billing.token_rates import FREE, TokenRates
+from domain.core.errors import Invalid, WrongState
+from domain.core.money import micros_of
+from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.deployments.deployment import DeploymentStatus
+from domain.synthesis.plan import Generator, SynthesisPlan
+from domain.synthesis.price import CostRange, Pricing
+from domain.synthesis.prompts import Prompts
+from domain.synthesis.request import SynthesisRequest, request_ref
+from gateway.backend import Backend
+from gateway.datasets.service import own_dataset
+from gateway.http.access import Caller
+from gateway.syntheses.schemas import SynthesisForm
+from infrastructure.ndjson import lines_of
+from infrastructure.synthesis_endpoints import endpoint_of
+from infrastructure.synthesis_seeds import seed_examples
+from projections.deployments import deployment_named
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with its request and its price. `max_cost_micros` is None without a maximum."""
+
+    plan: SynthesisPlan
+    request: SynthesisRequest
+    cost: CostRange
+    max_cost_micros: int | None
+
+
+def planned(backend: Backend, caller: Caller, synthesis_id: UUID, form: SynthesisForm) -> Planned:
+    """Return the plan of a form. Raise Invalid, NotFound or WrongState if it cannot run."""
+    request = SynthesisRequest(
+        name=form.name,
+        instructions=form.instructions,
+        topics=tuple(form.topics),
+        documents=tuple(form.documents),
+        system=form.system,
+        external_model=form.endpoint_model,
+    )
+    sources = request.sources(seeded=form.seed_dataset is not None)
+    generator = _generator(backend, caller, form)
+    seed_sha256, seeds = _seeds(backend, caller, form)
+    rates = FREE
+    if not generator.external:
+        rates = TokenRates(
+            prompt_micros=backend.settings.synthesis_prompt_price,
+            completion_micros=backend.settings.synthesis_completion_price,
+        )
+    plan = SynthesisPlan(
+        request_ref=request_ref(caller.account_id, synthesis_id, request.sha256),
+        request_sha256=request.sha256,
+        sources=sources,
+        seed_dataset_id=form.seed_dataset,
+        seed_dataset_sha256=seed_sha256,
+        examples=form.examples,
+        turns=form.turns,
+        generator=generator,
+        judged=form.judge,
+        least_score=form.least_score if form.judge else 0,
+        answer_tokens=form.answer_tokens,
+        attempts=form.attempts,
+        temperature=form.temperature,
+        top_p=form.top_p,
+        seed=form.seed,
+        similarity=form.similarity,
+        rates=rates,
+    )
+    cost = Pricing(plan, Prompts.of(plan, request, seeds).sizes()).range()
+    most = None if not form.max_cost else micros_of(form.max_cost, field="max_cost")
+    return Planned(plan, request, cost, most)
+
+
+def _generator(backend: Backend, caller: Caller, form: SynthesisForm) -> Generator:
+    """Return the model that writes the examples. Raise Invalid or WrongState."""
+    if (form.model is None) == (form.endpoint is None):
+        raise Invalid(
+            "Choose the model that writes the examples: either a deployed `model`, or an external "
+            "`endpoint` with an `endpoint_model`.",
+            field="model",
+        )
+    with backend.pool.connection() as connection:
+        if form.endpoint is not None:
+            if endpoint_of(connection, caller.account_id, form.endpoint) is None:
+                raise Invalid(
+                    f"Unknown endpoint {form.endpoint}. See GET /api/synthesis-endpoints.",
+                    field="endpoint",
+                )
+            if form.endpoint_model is None:
+                raise Invalid(
+                    "Enter the name of the model at the endpoint.", field="endpoint_model"
+                )
+            return Generator(deployment_id=None, endpoint_id=form.endpoint, model=None)
+        assert form.model is not None
+        row = deployment_named(connection, caller.account_id, form.model)
+    if row is None or row["status"] != DeploymentStatus.ACTIVE:
+        state = "does not exist or is not deployed" if row is None else f"is {row['status']}"
+        raise WrongState(
+            f"The model {form.model!r} {state}. Choose a model that GET /api/models lists as "
+            "active, or deploy it.",
+            field="model",
+        )
+    return Generator(deployment_id=row["deployment_id"], endpoint_id=None, model=form.model)
+
+
+def _seeds(
+    backend: Backend, caller: Caller, form: SynthesisForm
+) -> tuple[str | None, list[dict[str, Any]]]:
+    """Return the hash and the examples of the seed dataset, if there is one."""
+    if form.seed_dataset is None:
+        return None, []
+    own_dataset(backend, caller, form.seed_dataset)
+    dataset = backend.log.load(Dataset, form.seed_dataset)
+    if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
+        raise WrongState(
+            f"The seed dataset is {dataset.status}. Choose one that is ready for training.",
+            field="seed_dataset",
+        )
+    seeds = seed_examples(lines_of(backend.artifacts.stream(dataset.ref)), form.seed)
+    if not seeds:
+        raise Invalid(
+            "The seed dataset has no chat with texts of a user and an assistant. Choose another.",
+            field="seed_dataset",
+        )
+    return dataset.sha256, seeds

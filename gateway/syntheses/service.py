@@ -1,0 +1,241 @@
+"""Functions of syntheses that the API and the pages call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from domain.billing.account import Account
+from domain.billing.token_rates import TokenRates, TokenUsage
+from domain.core.aggregate import because
+from domain.core.errors import DomainError
+from domain.core.identity import created_id
+from domain.core.money import micros_of
+from domain.datasets.dataset import UploadOptions
+from domain.synthesis.request import SynthesisRequest
+from domain.synthesis.synthesis import (
+    StopReason,
+    Synthesis,
+    SynthesisFailure,
+    SynthesisStatus,
+)
+from gateway.backend import Backend
+from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.service import dataset_answer
+from gateway.datasets.uploads import Choices, StoredFile, record_upload, upload_ref
+from gateway.http.access import Caller
+from gateway.http.paging import Page
+from gateway.http.read_your_writes import caught_up, found
+from gateway.schemas import Money
+from gateway.syntheses.planning import planned
+from gateway.syntheses.reviewing import reviewed_lines
+from gateway.syntheses.schemas import (
+    QuoteAnswer,
+    SynthesisAnswer,
+    SynthesisCounts,
+    SynthesisForm,
+)
+from infrastructure.exchange import read
+from projections import SYNTHESES
+from projections import syntheses as rows
+from projections.projection import Row
+
+EXPLANATIONS: dict[StopReason, str] = {
+    StopReason.OWNER: "You paused the generation. Resume it to continue.",
+    StopReason.BALANCE: "The balance does not pay for the next attempt. Top up, then resume.",
+    StopReason.BUDGET: "A budget does not pay for the next attempt. Raise it, then resume.",
+    StopReason.MAX_COST: "The maximum cost is used up. Resume with a higher one, or review what "
+    "is accepted.",
+    StopReason.ENDPOINT: "The model did not answer several times in a row. Check that it is "
+    "deployed, or the endpoint, its key and its limits. Then resume.",
+    StopReason.UNUSABLE: "The model answers, but no attempt of the last batch was usable. Change "
+    "the model, or resume to try again.",
+    StopReason.SUSPENDED: "The account was suspended. Resume after an operator reinstates it.",
+}
+
+FAILURES: dict[SynthesisFailure, str] = {
+    SynthesisFailure.REQUEST_LOST: "EcoLink no longer has the instructions. Start another one.",
+    SynthesisFailure.SEED_LOST: "The seed dataset was deleted. Start another one.",
+    SynthesisFailure.BATCH_LOST: "Stored attempts are missing. Ask your operator.",
+}
+
+
+def quote(backend: Backend, caller: Caller, form: SynthesisForm) -> QuoteAnswer:
+    """Return the price of a synthesis. Raise the errors of `planned`."""
+    found = planned(backend, caller, created_id(caller.account_id, "synthesis", "quote"), form)
+    account = backend.log.load(Account, caller.account_id)
+    high = found.cost.high_micros
+    needed = high if found.max_cost_micros is None else min(high, found.max_cost_micros)
+    rates = found.plan.rates
+    return QuoteAnswer(
+        low=Money.of(min(found.cost.low_micros, needed)),
+        high=Money.of(needed),
+        external=found.plan.generator.external,
+        prompt_price=Money.price(rates.prompt_micros),
+        completion_price=Money.price(rates.completion_micros),
+        most_attempts=found.plan.most_attempts,
+        balance=Money.of(account.balance_micros),
+        allowed=account.can_pay(needed, released_micros=account.reserved_micros),
+    )
+
+
+def approve(
+    backend: Backend, caller: Caller, form: SynthesisForm, command_key: str
+) -> SynthesisAnswer:
+    """Approve a synthesis, once for each command key.
+
+    Raise the errors of `planned` and of `Synthesizing.approve`, and QuotaExceeded.
+    """
+    synthesis_id = created_id(caller.account_id, "synthesis", command_key)
+    found = planned(backend, caller, synthesis_id, form)
+    if backend.log.find(Synthesis, synthesis_id) is None:
+        with backend.pool.connection() as connection:
+            backend.quotas.require_room("syntheses", rows.unfinished(connection, caller.account_id))
+    backend.artifacts.put(found.plan.request_ref, found.request.content)
+    try:
+        with because(caller.cause(backend)):
+            backend.synthesizing.approve(
+                caller.account_id, synthesis_id, found.plan, found.cost, found.max_cost_micros
+            )
+    except DomainError:
+        if backend.log.find(Synthesis, synthesis_id) is None:
+            backend.artifacts.delete(found.plan.request_ref)
+        raise
+    return show(backend, caller, synthesis_id)
+
+
+def list_syntheses(
+    backend: Backend, caller: Caller, after: UUID | None, limit: int
+) -> Page[SynthesisAnswer]:
+    """Return the syntheses of the account, newest first. Raise NotFound for an unknown `after`."""
+    if after is not None:
+        own_row(backend, caller, after)
+    with backend.pool.connection() as connection:
+        read_rows = partial(rows.syntheses_of, connection, caller.account_id, after)
+        return Page[SynthesisAnswer].of(read_rows, limit, lambda row: _answer(backend, row))
+
+
+def own_row(backend: Backend, caller: Caller, synthesis_id: UUID) -> Row:
+    """Return the row of the account's synthesis. Raise NotFound."""
+    return found(
+        backend,
+        SYNTHESES,
+        lambda connection: rows.synthesis_of(connection, caller.account_id, synthesis_id),
+        f"Unknown synthesis {synthesis_id}. See `ecolink syntheses list`.",
+    )
+
+
+def show(backend: Backend, caller: Caller, synthesis_id: UUID) -> SynthesisAnswer:
+    """Return a synthesis of the account. Raise NotFound."""
+    return _answer(backend, own_row(backend, caller, synthesis_id))
+
+
+Command = Callable[[UUID, UUID], Synthesis]
+
+
+def give(backend: Backend, caller: Caller, synthesis_id: UUID, command: Command) -> SynthesisAnswer:
+    """Give a command to a synthesis. Raise NotFound and the errors of the command."""
+    own_row(backend, caller, synthesis_id)
+    with because(caller.cause(backend)):
+        command(caller.account_id, synthesis_id)
+    caught_up(backend, SYNTHESES)
+    return show(backend, caller, synthesis_id)
+
+
+def resume(
+    backend: Backend, caller: Caller, synthesis_id: UUID, max_cost: str | None
+) -> SynthesisAnswer:
+    """Resume a generation. Raise the errors of `Synthesizing.resume`."""
+    micros = micros_of(max_cost, field="max_cost") if max_cost else None
+    return give(
+        backend,
+        caller,
+        synthesis_id,
+        lambda account_id, id: backend.synthesizing.resume(account_id, id, micros),
+    )
+
+
+def finish(backend: Backend, caller: Caller, synthesis_id: UUID, name: str | None) -> DatasetAnswer:
+    """Create the dataset of the reviewed examples, once. EcoLink then validates it.
+
+    Raise NotFound, WrongState before the review, and QuotaExceeded.
+    """
+    own_row(backend, caller, synthesis_id)
+    synthesis = backend.synthesizing.owned(caller.account_id, synthesis_id)
+    if synthesis.status is not SynthesisStatus.READY:
+        synthesis.require_finishable()
+    lines = reviewed_lines(backend.artifacts, synthesis)
+    ref = upload_ref(caller)
+    content = b"".join(lines)
+    backend.artifacts.put(ref, content)
+    file = StoredFile.of(ref, content)
+    edits = synthesis.review.sha256 if synthesis.review else "none"
+    dataset_id = created_id(caller.account_id, "dataset", f"synthesis:{synthesis_id}:{edits}")
+    options = UploadOptions(keep_duplicates=True, synthesis_id=synthesis_id)
+    shown = name or request_of(backend, synthesis).name
+    row = record_upload(backend, caller, dataset_id, shown, file, Choices.of(options, None))
+    with because(caller.cause(backend)):
+        backend.synthesizing.create_dataset(
+            caller.account_id, synthesis_id, dataset_id, file.sha256, synthesis.review
+        )
+    caught_up(backend, SYNTHESES)
+    return dataset_answer(backend, row)
+
+
+def request_of(backend: Backend, synthesis: Synthesis) -> SynthesisRequest:
+    """Return the stored request of a synthesis. Raise FileNotFoundError if it was erased."""
+    return read(SynthesisRequest, backend.artifacts.get(synthesis.plan.request_ref))
+
+
+def _name_of(backend: Backend, synthesis_id: UUID) -> str | None:
+    try:
+        return request_of(backend, backend.log.load(Synthesis, synthesis_id)).name
+    except FileNotFoundError:
+        return None
+
+
+def _answer(backend: Backend, row: Row) -> SynthesisAnswer:
+    rates = TokenRates(
+        prompt_micros=row["prompt_micros"], completion_micros=row["completion_micros"]
+    )
+    usage = TokenUsage(
+        prompt_tokens=row["prompt_tokens"], completion_tokens=row["completion_tokens"]
+    )
+    counts = {name: row[name] for name in ("accepted", "invalid", "rejected", "duplicates")}
+    most = row["max_cost_micros"]
+    fields: dict[str, Any] = {
+        name: row[name] for name in SynthesisAnswer.model_fields if name in row
+    }
+    return SynthesisAnswer(
+        **fields,
+        id=row["synthesis_id"],
+        name=_name_of(backend, row["synthesis_id"]),
+        examples=row["wanted"],
+        explanation=_explanation(row),
+        counts=SynthesisCounts(attempts=sum(counts.values()), **counts),
+        cost=Money.of(rates.charge_micros(usage)),
+        low=Money.of(min(row["low_micros"], most)),
+        high=Money.of(min(row["high_micros"], most)),
+        max_cost=Money.price(most),
+        eta_seconds=_eta_seconds(row),
+    )
+
+
+def _explanation(row: Row) -> str | None:
+    if row["status"] == SynthesisStatus.FAILED:
+        return FAILURES[SynthesisFailure(row["failure"])]
+    if row["status"] != SynthesisStatus.PAUSED:
+        return None
+    sentence = EXPLANATIONS[StopReason(row["pause_reason"])]
+    status = row["pause_status"]
+    return sentence if status is None else f"{sentence} Its last status was {status}."
+
+
+def _eta_seconds(row: Row) -> int | None:
+    """Return the seconds until all examples are accepted, at the speed since the approval."""
+    if row["status"] != SynthesisStatus.GENERATING or not row["accepted"]:
+        return None
+    taken = (row["changed_at"] - row["approved_at"]).total_seconds()
+    return round(taken * (row["wanted"] - row["accepted"]) / row["accepted"])

@@ -1,0 +1,104 @@
+"""Grammars that let an answer be only JSON that a schema permits.
+
+llguidance turns the schema into a grammar, and returns the tokens that may come next.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+import llguidance.hf
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from services.serving.refusals import Refused
+
+LIMITS = LLParserLimits(
+    initial_lexer_fuel=500_000,
+    step_max_items=25_000,
+    max_lexer_states=50_000,
+    max_grammar_size=100_000,
+)
+"""Limits of one grammar. Those of the library allow more than a second for a token."""
+
+COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON without free white space. A weak model could otherwise write it without end."""
+
+
+class UnusableSchema(Refused):
+    """A schema that no grammar can enforce."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "invalid_schema"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The schema cannot be enforced: {reason}. Change it.", "response_format")
+
+
+class GrammarBroken(Exception):
+    """A grammar permits no token, because the answer exceeded its limits."""
+
+
+class Grammars:
+    """The grammars of one model. Its tokenizer is prepared at the first use, in about a second."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, ends: Iterable[int]
+    ) -> None:
+        self._tokenizer, self._vocabulary, self._ends = tokenizer, vocabulary, sorted(ends)
+        self._prepared: LLTokenizer | None = None
+
+    def of(self, schema: dict[str, Any]) -> Grammar:
+        """Return the grammar of an answer. Raise UnusableSchema."""
+        if self._prepared is None:
+            self._prepared = llguidance.hf.from_tokenizer(
+                self._tokenizer, n_vocab=self._vocabulary, eos_token=self._ends or None
+            )
+        try:
+            text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
+        except ValueError as error:
+            raise UnusableSchema(_first_line(str(error))) from error
+        matcher = LLMatcher(self._prepared, text, log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise UnusableSchema(_first_line(matcher.get_error()))
+        return Grammar(matcher)
+
+
+class Grammar:
+    """The state of one answer in its grammar."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def restrict(self, logits: Tensor) -> Tensor:
+        """Return logits (vocabulary,) with minus infinity for the tokens that may not come next.
+
+        Raise GrammarBroken if no token may.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little")[: len(logits)].astype(bool)
+        if self._matcher.is_error() or not allowed.any():
+            raise GrammarBroken(_first_line(self._matcher.get_error()) or "no token is permitted")
+        forbidden = torch.from_numpy(~allowed).to(logits.device)
+        if len(forbidden) < len(logits):  # tokens that only pad the matrix of the weights
+            forbidden = torch.nn.functional.pad(
+                forbidden, (0, len(logits) - len(forbidden)), value=True
+            )
+        return logits.masked_fill(forbidden, -math.inf)
+
+    def advance(self, token: int) -> bool:
+        """Append a token. Return True if the answer is complete. Raise GrammarBroken."""
+        if not self._matcher.consume_token(token):
+            raise GrammarBroken(_first_line(self._matcher.get_error()))
+        return self._matcher.is_stopped()
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].rstrip(".")[:200]

@@ -1,0 +1,333 @@
+"""The models that write and judge examples: deployed ones, and external endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Protocol
+from uuid import UUID
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from domain.billing.token_rates import TokenUsage
+from domain.core.errors import Invalid
+from domain.synthesis.prompts import Message
+from domain.webhooks.target import TargetPolicy
+from infrastructure.code_version import package_version
+from infrastructure.generation import (
+    GENERATE_PATH,
+    GenerationFailed,
+    GenerationRequest,
+    KeepAlive,
+    PromptRead,
+    TextDelta,
+)
+from infrastructure.guarded_http import GuardedTransport, Refused, Resolve
+from infrastructure.ndjson import lines_as_they_come
+from infrastructure.settings import Settings
+from infrastructure.synthesis_endpoints import EndpointAccess
+
+ANSWER_SECONDS = 300.0
+"""Most seconds of one answer, including the wait in the queue of the model."""
+
+CONNECT_SECONDS = 5.0
+ANSWER_BYTES = 2 * 1024**2
+"""Most bytes of an external answer. EcoLink reads no more."""
+
+PASSING = (
+    *(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY),
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
+"""Statuses below 500 after which a request may succeed later."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, the schema of its answer, and the sampling parameters."""
+
+    messages: Sequence[Message]
+    schema_name: str
+    schema: dict[str, Any]
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The text of an answer, with its tokens."""
+
+    text: str
+    finish_reason: str | None
+    usage: TokenUsage
+
+
+class Unavailable(Exception):
+    """A model did not answer. A later request may succeed.
+
+    `retry_seconds` is the pause that it asks for, if any.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.retry_seconds = status, retry_seconds
+
+
+class RefusedByModel(Exception):
+    """A model refuses the request for good, such as for a wrong key."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ChatModel(Protocol):
+    """A model that answers questions."""
+
+    async def ask(self, question: Question) -> Reply:
+        """Return the answer to a question. Raise Unavailable or RefusedByModel."""
+        ...
+
+
+LINE = TypeAdapter(PromptRead | TextDelta | GenerationFailed | KeepAlive)
+
+
+@dataclass(frozen=True)
+class DeployedModel:
+    """A deployed model. The serving process enforces the schema with a grammar."""
+
+    client: httpx.AsyncClient
+    urls: tuple[str, ...]
+    deployment_id: UUID
+    account_id: UUID
+    seconds: float = ANSWER_SECONDS
+
+    async def ask(self, question: Question) -> Reply:
+        """Return the answer to a question. Raise Unavailable or RefusedByModel."""
+        asked = GenerationRequest(
+            deployment_id=self.deployment_id,
+            account_id=self.account_id,
+            messages=[dict(each) for each in question.messages],
+            max_tokens=question.max_tokens,
+            temperature=question.temperature,
+            top_p=question.top_p,
+            seed=question.seed,
+            response_schema=question.schema,
+            keepalive=True,
+        )
+        content = asked.model_dump_json()
+        problem: Unavailable | None = None
+        for url in self.urls:
+            try:
+                async with asyncio.timeout(self.seconds):
+                    return await self._answer(url, content)
+            except Unavailable as error:
+                problem = error if problem is None or problem.status is None else problem
+            except TimeoutError:
+                raise Unavailable(f"No answer within {self.seconds:.0f} seconds.") from None
+            except (httpx.HTTPError, ValidationError) as error:
+                problem = problem or Unavailable(f"The serving process failed: {error}.")
+        raise problem or Unavailable("No serving process is configured.")
+
+    async def _answer(self, url: str, content: str) -> Reply:
+        async with self.client.stream("POST", url + GENERATE_PATH, content=content) as response:
+            if response.status_code != HTTPStatus.OK:
+                raise _problem(response, await response.aread())
+            prompt_tokens, texts = 0, list[str]()
+            async for line in lines_as_they_come(response.aiter_bytes()):
+                piece = LINE.validate_json(line)
+                if isinstance(piece, PromptRead):
+                    prompt_tokens = piece.prompt_tokens
+                elif isinstance(piece, GenerationFailed):
+                    raise Unavailable(piece.failed)
+                elif isinstance(piece, TextDelta):
+                    texts.append(piece.text)
+                    if piece.finish_reason is not None:
+                        usage = TokenUsage(
+                            prompt_tokens=prompt_tokens,
+                            completion_tokens=piece.completion_tokens or 0,
+                        )
+                        return Reply("".join(texts), piece.finish_reason, usage)
+        raise Unavailable("The serving process ended during the answer.")
+
+
+@dataclass(frozen=True)
+class ExternalModel:
+    """A model of another provider, whose answers may ignore the schema."""
+
+    client: httpx.AsyncClient
+    access: EndpointAccess
+    model: str
+    seconds: float = ANSWER_SECONDS
+
+    async def ask(self, question: Question) -> Reply:
+        """Return the answer to a question. Raise Unavailable or RefusedByModel."""
+        body = {
+            "model": self.model,
+            "messages": list(question.messages),
+            "max_tokens": question.max_tokens,
+            "temperature": question.temperature,
+            "top_p": question.top_p,
+            "seed": question.seed,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": question.schema_name,
+                    "strict": True,
+                    "schema": _strict(question.schema),
+                },
+            },
+        }
+        headers = {"authorization": f"Bearer {self.access.key}"} if self.access.key else {}
+        url = self.access.url.rstrip("/") + "/chat/completions"
+        try:
+            async with (
+                asyncio.timeout(self.seconds),
+                self.client.stream("POST", url, json=body, headers=headers) as response,
+            ):
+                content = await _limited(response)
+                if response.status_code != HTTPStatus.OK:
+                    raise _problem(response, b"")
+        except TimeoutError:
+            raise Unavailable(f"No answer within {self.seconds:.0f} seconds.") from None
+        except Refused as error:
+            raise RefusedByModel(str(error)) from error
+        except httpx.HTTPError as error:
+            raise Unavailable(f"The endpoint failed: {type(error).__name__}.") from error
+        return _completion(content)
+
+
+def _completion(content: bytes) -> Reply:
+    """Return the reply in a completion of OpenAI's format. A malformed one is an empty answer."""
+    try:
+        document = json.loads(content)
+        choice = document["choices"][0]
+        text = choice["message"]["content"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return Reply("", None, TokenUsage())
+    usage = document.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    return Reply(
+        text if isinstance(text, str) else "",
+        str(reason) if (reason := choice.get("finish_reason")) else None,
+        TokenUsage(
+            prompt_tokens=_count(counts.get("prompt_tokens")),
+            completion_tokens=_count(counts.get("completion_tokens")),
+        ),
+    )
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
+
+
+def _strict(schema: Any) -> Any:
+    """Return a schema without the limits on lengths, which strict schemas of providers lack."""
+    if isinstance(schema, dict):
+        return {
+            key: _strict(value)
+            for key, value in schema.items()
+            if key not in ("minLength", "maxLength", "minItems", "maxItems")
+        }
+    return [_strict(each) for each in schema] if isinstance(schema, list) else schema
+
+
+async def _limited(response: httpx.Response) -> bytes:
+    content = b""
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > ANSWER_BYTES:
+            return b""
+    return content
+
+
+def _problem(response: httpx.Response, body: bytes) -> Unavailable | RefusedByModel:
+    """Return the error for a status. The texts of external endpoints are not part of it."""
+    status = response.status_code
+    message = f"Status {status}."
+    if body:
+        with suppress(ValueError, LookupError, TypeError):
+            message = str(json.loads(body)["message"])
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
+        return Unavailable(message, status, _retry_seconds(response))
+    return RefusedByModel(message, status)
+
+
+def _retry_seconds(response: httpx.Response) -> float | None:
+    """Return the pause of a `Retry-After` header: seconds, or a time (RFC 9110, 10.2.3)."""
+    value = response.headers.get("retry-after", "").strip()
+    try:
+        if value.isascii() and value.isdigit():
+            return float(value[:9])
+        at = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    now = datetime.now(UTC)
+    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
+
+
+@dataclass(frozen=True)
+class Connections:
+    """The connection pools to the serving processes and to external endpoints."""
+
+    serving: httpx.AsyncClient
+    serving_urls: tuple[str, ...]
+    external: httpx.AsyncClient
+    policy: TargetPolicy
+    seconds: float = ANSWER_SECONDS
+
+    def deployed(self, deployment_id: UUID, account_id: UUID) -> DeployedModel:
+        """Return a deployed model."""
+        return DeployedModel(
+            self.serving, self.serving_urls, deployment_id, account_id, self.seconds
+        )
+
+    def endpoint(self, access: EndpointAccess, model: str) -> ExternalModel:
+        """Return a model of an external endpoint.
+
+        Raise RefusedByModel if the operator no longer permits its URL.
+        """
+        try:
+            self.policy.require_url(access.url)
+        except Invalid as error:
+            raise RefusedByModel("The operator no longer permits the URL.") from error
+        return ExternalModel(self.external, access, model, self.seconds)
+
+    def within(self, seconds: float) -> Connections:
+        """Return the same connections with another limit on the time of an answer."""
+        return replace(self, seconds=seconds)
+
+
+@asynccontextmanager
+async def open_connections(
+    settings: Settings, policy: TargetPolicy, resolve: Resolve | None = None
+) -> AsyncGenerator[Connections]:
+    """Open the connection pools. `resolve` replaces the look-up of host names."""
+    patient = httpx.Timeout(CONNECT_SECONDS, read=None, pool=None)
+    urls = [url for each in (settings.serving_url or "").split(",") if (url := each.strip())]
+    async with (
+        httpx.AsyncClient(
+            headers={
+                "authorization": f"Bearer {settings.serving_secret}",
+                "content-type": "application/json",
+            },
+            timeout=patient,
+            trust_env=False,
+        ) as serving,
+        httpx.AsyncClient(
+            headers={"user-agent": f"EcoLink/{package_version()} (synthesis)"},
+            timeout=patient,
+            transport=GuardedTransport(policy, resolve),
+        ) as external,
+    ):
+        yield Connections(serving, tuple(url.rstrip("/") for url in urls), external, policy)

@@ -1,0 +1,198 @@
+"""Syntheses through the native API, from the quote to the dataset."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi.testclient import TestClient
+from psycopg_pool import ConnectionPool
+
+from domain.datasets.dataset import Dataset
+from domain.synthesis.synthesis import Synthesis
+from infrastructure.store import Connection
+from tests.builders.platform import Person, Platform
+from tests.gateway.conftest import application
+from tests.services.synthesis.bench import Bench, work
+from tests.services.synthesis.scripted import Scripted, scripted
+
+FORM = {
+    "name": "support chats",
+    "instructions": "Customers of a shop ask about their orders.",
+    "topics": ["returns", "delivery"],
+    "examples": 6,
+    "answer_tokens": 200,
+}
+
+
+@pytest.fixture
+def model() -> Iterator[Scripted]:
+    with scripted() as found:
+        yield found
+
+
+@pytest.fixture
+def client(platform: Platform, projecting: None) -> Iterator[TestClient]:
+    """A client of a gateway whose operator allows endpoints on this machine."""
+    allowed = {"webhook_networks": "127.0.0.0/8", "webhook_http": True}
+    settings = platform.settings.model_copy(update=allowed)
+    with TestClient(application(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+class Holder:
+    """An account holder with an external endpoint."""
+
+    def __init__(self, client: TestClient, person: Person, model: Scripted) -> None:
+        self.client, self.headers = client, person.headers
+        form = {"name": "provider", "url": f"{model.url}/v1", "key": "sk-secret"}
+        self.endpoint = self.post("/synthesis-endpoints", form, 201)
+        self.form = FORM | {"endpoint": self.endpoint["id"], "endpoint_model": "gpt-test"}
+
+    def post(self, path: str, body: Any = None, status: int = 200, **headers: str) -> Any:
+        answer = self.client.post(f"/api{path}", json=body, headers=self.headers | headers)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def get(self, path: str, status: int = 200) -> Any:
+        answer = self.client.get(f"/api{path}", headers=self.headers)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+
+@pytest.fixture
+def holder(client: TestClient, platform: Platform, model: Scripted) -> Holder:
+    return Holder(client, platform.person(dollars=5), model)
+
+
+@pytest.fixture
+def bench(platform: Platform, pool: ConnectionPool[Connection]) -> Bench:
+    return Bench(platform.log, pool, platform.artifacts, platform.settings)
+
+
+def generate(bench: Bench, id: str) -> None:
+    with bench.billing():
+        asyncio.run(work(bench, UUID(id)))
+
+
+def test_a_synthesis_becomes_a_dataset(holder: Holder, bench: Bench, platform: Platform) -> None:
+    quote = holder.post("/syntheses/quote", holder.form)
+    assert (quote["external"], quote["high"]["micros"], quote["allowed"]) == (True, 0, True)
+    made = holder.post("/syntheses", holder.form, 201, **{"idempotency-key": "once"})
+    assert holder.post("/syntheses", holder.form, 201, **{"idempotency-key": "once"}) == made
+    assert (made["status"], made["name"], made["examples"]) == ("generating", "support chats", 6)
+    path = f"/syntheses/{made['id']}"
+    assert holder.get(f"{path}/examples", 409)["error"]["code"] == "wrong_state"
+    generate(bench, made["id"])
+    platform.project()
+    shown = holder.get(path)
+    assert (shown["status"], shown["counts"]["accepted"]) == ("reviewing", 6)
+    examples = holder.get(f"{path}/examples?after=1&limit=2")
+    assert [each["number"] for each in examples["data"]] == [2, 3]
+    assert examples["data"][0]["origin"]["asked"]["model"] == "external"
+    edited = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+    answer = holder.client.patch(
+        f"/api{path}/examples/2", json={"messages": edited}, headers=holder.headers
+    )
+    assert answer.json()["edited"]
+    for number in (3, 4):
+        answer = holder.client.delete(f"/api{path}/examples/{number}", headers=holder.headers)
+        assert answer.json()["removed"]
+    assert not holder.post(f"{path}/examples/4/restore")["removed"]
+    dataset = holder.post(f"{path}/finish", None, 202)
+    assert holder.post(f"{path}/finish", None, 202)["id"] == dataset["id"]
+    assert (dataset["name"], dataset["synthesis_id"]) == ("support chats", made["id"])
+    stored = platform.log.load(Dataset, UUID(dataset["id"]))
+    lines = [json.loads(line) for line in platform.artifacts.get(stored.upload_ref).splitlines()]
+    assert len(lines) == 5
+    assert lines[1]["messages"] == edited
+    run = platform.log.load(Synthesis, UUID(made["id"]))
+    assert run.dataset_id == stored.id
+    shown = holder.get(path)
+    assert (shown["status"], shown["dataset_id"]) == ("ready", dataset["id"])
+    assert (shown["edited"], shown["removed"]) == (1, 1)
+    provenance = holder.client.get(f"/api{path}/provenance", headers=holder.headers)
+    assert len(provenance.text.splitlines()) == 7
+    assert [each["id"] for each in holder.get("/syntheses")["data"]] == [made["id"]]
+
+
+def test_commands_and_their_states(holder: Holder) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    path = f"/syntheses/{made['id']}"
+    assert holder.post(f"{path}/pause")["pause_reason"] == "owner"
+    assert holder.post(f"{path}/resume")["status"] == "generating"
+    assert holder.post(f"{path}/stop", None, 409)["error"]["code"] == "wrong_state"
+    assert holder.post(f"{path}/finish", None, 409)["error"]["code"] == "wrong_state"
+    assert holder.post(f"{path}/cancel")["status"] == "cancelled"
+    assert holder.post(f"{path}/resume", None, 409)["error"]["code"] == "wrong_state"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "field"),
+    [
+        pytest.param({"instructions": "", "topics": []}, 422, "instructions", id="no material"),
+        pytest.param({"endpoint": None}, 422, "model", id="no model"),
+        pytest.param({"endpoint_model": None}, 422, "endpoint_model", id="no external model"),
+        pytest.param({"endpoint": str(UUID(int=5))}, 422, "endpoint", id="unknown endpoint"),
+        pytest.param(
+            {"endpoint": None, "model": "unknown"}, 409, "model", id="model that is not deployed"
+        ),
+        pytest.param({"max_cost": "cheap"}, 422, "max_cost", id="no amount"),
+        pytest.param({"seed_dataset": str(UUID(int=5))}, 404, None, id="unknown seed dataset"),
+    ],
+)
+def test_a_bad_form_is_refused(
+    holder: Holder, changes: dict[str, Any], status: int, field: str | None
+) -> None:
+    answer = holder.post("/syntheses", holder.form | changes, status)
+    assert answer["error"].get("field") == field
+    assert holder.get("/syntheses")["data"] == []
+
+
+def test_without_the_money_a_synthesis_is_refused(
+    client: TestClient, platform: Platform, model: Scripted
+) -> None:
+    platform.base_model()
+    person = platform.person()
+    holder = Holder(client, person, model)
+    platform.deploy_base()
+    form = FORM | {"model": "tiny"}
+    quote = holder.post("/syntheses/quote", form)
+    assert not quote["allowed"]
+    assert 0 < quote["low"]["micros"] < quote["high"]["micros"]
+    error = holder.post("/syntheses", form, 402)["error"]
+    assert error["code"] == "insufficient_balance"
+    assert platform.artifacts.list("uploads") == []
+
+
+def test_other_accounts_see_nothing(
+    client: TestClient, platform: Platform, model: Scripted, holder: Holder
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    other = Holder(client, platform.person(dollars=1), model)
+    other.get(f"/syntheses/{made['id']}", 404)
+    other.post(f"/syntheses/{made['id']}/cancel", None, 404)
+    other.get(f"/syntheses/{made['id']}/examples", 404)
+    other.post("/syntheses", holder.form, 422)
+
+
+def test_endpoints_are_shown_without_their_keys_and_can_be_deleted(holder: Holder) -> None:
+    (shown,) = holder.get("/synthesis-endpoints")["data"]
+    assert (shown["name"], shown["has_key"]) == ("provider", True)
+    assert "sk-secret" not in json.dumps(shown)
+    path = f"/api/synthesis-endpoints/{shown['id']}"
+    assert holder.client.delete(path, headers=holder.headers).status_code == 204
+    assert holder.client.delete(path, headers=holder.headers).status_code == 404
+
+
+def test_an_endpoint_that_is_not_public_is_refused(platform: Platform, projecting: None) -> None:
+    headers = platform.person().headers
+    with TestClient(application(platform.settings)) as client:
+        for url in ("https://127.0.0.1/v1", "http://example.com/v1", "https://10.0.0.1/v1"):
+            form = {"name": "x", "url": url}
+            answer = client.post("/api/synthesis-endpoints", json=form, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["field"]) == (422, "url")

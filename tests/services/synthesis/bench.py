@@ -1,0 +1,201 @@
+"""A synthesis on a database, with billing's handlers and the synthesis process's work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg_pool import ConnectionPool
+
+from domain.access.role import Role
+from domain.billing.account import Account
+from domain.billing.token_meter import TokenMeter
+from domain.billing.token_rates import FREE, TokenRates
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.core.identity import token_meter_id
+from domain.deployments.deployment import Deployment, Weights
+from domain.synthesis.plan import Generator, SynthesisPlan
+from domain.synthesis.price import Pricing
+from domain.synthesis.prompts import Prompts
+from domain.synthesis.request import SynthesisRequest, request_ref
+from domain.synthesis.synthesis import Synthesis
+from domain.use_cases.accounts import EcoLink
+from domain.use_cases.synthesizing import Synthesizing
+from domain.webhooks.target import TargetPolicy
+from infrastructure.artifacts import Artifacts
+from infrastructure.event_handlers import EventHandlers
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from infrastructure.synthesis_endpoints import add_endpoint
+from services.billing.token_metering import TokenMetering
+from services.synthesis.generating import Generating, Pace
+from services.synthesis.models import open_connections
+from tests.builders.commands import NOW, FixedClock
+from tests.builders.examples import ACCOUNT_ID
+
+LOCAL = TargetPolicy((ip_network("127.0.0.0/8"),), http=True)
+QUICK = Pace(at_once=4, tries=3, first_pause=0.01, longest_pause=0.2, look=0.02)
+RATES = TokenRates(prompt_micros=100_000, completion_micros=400_000)
+
+REQUEST = SynthesisRequest(
+    name="support chats",
+    instructions="Customers of a shop ask about their orders.",
+    topics=("returns", "delivery", "invoices"),
+    external_model="gpt-test",
+)
+
+
+@dataclass
+class Bench:
+    """The parts of a platform that a synthesis needs."""
+
+    log: EventLog
+    pool: ConnectionPool[Connection]
+    artifacts: Artifacts
+    settings: Settings
+
+    def open_account(self, balance_micros: int = 5_000_000) -> None:
+        with self.commanding():
+            EcoLink(self.log).open_account(ACCOUNT_ID, Role.OWNER)
+            if balance_micros:
+                EcoLink(self.log).grant_credit(ACCOUNT_ID, balance_micros, "first")
+
+    def grant(self, micros: int) -> None:
+        with self.commanding():
+            EcoLink(self.log).grant_credit(ACCOUNT_ID, micros, str(uuid4()))
+
+    @contextmanager
+    def commanding(self) -> Iterator[Synthesizing]:
+        """Run the block as a command of the account holder."""
+        with because(Cause("account:test", str(uuid4()), NOW)):
+            yield Synthesizing(self.log)
+
+    def deployed(self) -> Generator:
+        """Return a deployed model."""
+        weights = Weights(
+            base_model="tiny", base_ref="models/tiny", base_manifest_sha256="b" * 64, adapter=None
+        )
+        with self.commanding():
+            deployment = Deployment.request(ACCOUNT_ID, "tiny", weights)
+            deployment.activate()
+            self.log.commit(deployment)
+        return Generator(deployment_id=deployment.id, endpoint_id=None, model="tiny")
+
+    def external(self, url: str, key: str = "sk-secret") -> Generator:
+        """Return a stored external endpoint."""
+        with self.pool.connection() as connection:
+            made = add_endpoint(connection, ACCOUNT_ID, "provider", f"{url}/v1", key, NOW)
+        return Generator(deployment_id=None, endpoint_id=made.id, model=None)
+
+    def approve(
+        self,
+        generator: Generator,
+        request: SynthesisRequest = REQUEST,
+        max_cost_micros: int | None = None,
+        seeds: list[dict[str, Any]] | None = None,
+        **plan: Any,
+    ) -> UUID:
+        """Approve a synthesis of 20 examples, and return its ID."""
+        id = uuid4()
+        ref = request_ref(ACCOUNT_ID, id, request.sha256)
+        self.artifacts.put(ref, request.content)
+        given: dict[str, Any] = {
+            "request_ref": ref,
+            "request_sha256": request.sha256,
+            "sources": request.sources(seeded=seeds is not None),
+            "seed_dataset_id": None,
+            "seed_dataset_sha256": None,
+            "examples": 20,
+            "turns": 2,
+            "generator": generator,
+            "judged": True,
+            "least_score": 6,
+            "answer_tokens": 200,
+            "attempts": 3,
+            "temperature": 0.9,
+            "top_p": 0.95,
+            "seed": 7,
+            "similarity": 0.8,
+            "rates": FREE if generator.external else RATES,
+        }
+        made = SynthesisPlan(**(given | plan))
+        cost = Pricing(made, Prompts.of(made, request, seeds or ()).sizes()).range()
+        with self.commanding() as use_case:
+            use_case.approve(ACCOUNT_ID, id, made, cost, max_cost_micros)
+        return id
+
+    def synthesis(self, id: UUID) -> Synthesis:
+        return self.log.load(Synthesis, id)
+
+    @property
+    def account(self) -> Account:
+        return self.log.load(Account, ACCOUNT_ID)
+
+    def meter(self, id: UUID) -> TokenMeter:
+        return self.log.load(TokenMeter, token_meter_id(id))
+
+    def work(self, id: UUID, serving_url: str | None = None, **options: Any) -> Synthesis:
+        """Work on a synthesis until it pauses or ends, while billing handles its events."""
+        with self.billing():
+            asyncio.run(work(self, id, serving_url, **options))
+        return self.synthesis(id)
+
+    @contextmanager
+    def billing(self) -> Iterator[None]:
+        """Handle the events of syntheses in a thread during the block, and the rest at its end."""
+        ended = threading.Event()
+        handlers = EventHandlers(TokenMetering(self.log).handlers)
+        reached = 0
+
+        def handle_new() -> None:
+            nonlocal reached
+            for item in self.log.recorder.select_notifications(reached + 1, limit=500):
+                event: Any = self.log.mapper.to_domain_event(item)
+
+                def handle(event: Any = event, id: int = item.id) -> None:
+                    with because(Cause("service:billing", f"billing:{id}", NOW)):
+                        self.log.commit(*handlers.handle(event))
+
+                self.log.retrying(handle)
+                reached = item.id
+
+        def run() -> None:
+            while not ended.wait(0.01):
+                handle_new()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            handle_new()
+
+
+async def work(
+    bench: Bench,
+    id: UUID,
+    serving_url: str | None = None,
+    pace: Pace = QUICK,
+    seconds: float = 20.0,
+    policy: TargetPolicy = LOCAL,
+) -> None:
+    """Work on a synthesis until it pauses or ends."""
+    settings = bench.settings.model_copy(
+        update={"serving_url": serving_url, "serving_secret": "secret"}
+    )
+    async with open_connections(settings, policy) as connections:
+        generating = Generating(
+            *(bench.log, FixedClock(), bench.artifacts, bench.pool),
+            connections.within(seconds),
+            pace,
+        )
+        await generating.work(id)

@@ -1,0 +1,30 @@
+"""A database with an account, and a scripted model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from domain.core.event_log import EventLog
+from infrastructure.artifacts import Artifacts
+from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from tests.services.synthesis.bench import Bench
+from tests.services.synthesis.scripted import Scripted, scripted
+
+
+@pytest.fixture
+def bench(log: EventLog, pool: ConnectionPool[Connection], settings: Settings) -> Bench:
+    """An account with $5, and an empty artifact store."""
+    bench = Bench(log, pool, Artifacts(settings.artifacts), settings)
+    bench.open_account()
+    return bench
+
+
+@pytest.fixture
+def model() -> Iterator[Scripted]:
+    """A model that always answers well, unless a test changes its script."""
+    with scripted() as found:
+        yield found

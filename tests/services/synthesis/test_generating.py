@@ -1,0 +1,222 @@
+"""Syntheses with a scripted model: what it says, and what the run then has and costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from domain.synthesis.plan import SourceKind
+from domain.synthesis.request import Document, SynthesisRequest
+from domain.synthesis.synthesis import StopReason, SynthesisFailure, SynthesisStatus
+from domain.webhooks.target import TargetPolicy
+from infrastructure.artifacts import Artifacts
+from tests.builders.examples import ACCOUNT_ID
+from tests.services.synthesis.bench import RATES, Bench
+from tests.services.synthesis.scripted import Said, Scripted, always, first, is_judge
+
+DONE = SynthesisStatus.REVIEWING
+
+
+def lines_of(artifacts: Artifacts, ref: str) -> list[Any]:
+    return [json.loads(line) for line in artifacts.get(ref).splitlines()]
+
+
+def test_a_deployed_model_writes_all_examples_within_the_range(
+    bench: Bench, model: Scripted
+) -> None:
+    id = bench.approve(bench.deployed())
+    run = bench.work(id, model.url)
+    assert (run.status, run.counts.accepted, run.counts.attempts) == (DONE, 20, 20)
+    charged = RATES.charge_micros(run.usage)
+    assert run.usage.prompt_tokens == 100 * len(model.requests) == 100 * 40
+    assert run.usage.completion_tokens == 20 * (50 + 16)
+    assert run.estimate.low_micros <= charged <= run.estimate.high_micros
+    assert bench.account.balance_micros == 5_000_000 - charged == 5_000_000 - run.charged_micros
+    assert bench.account.reserved_micros == 0
+    assert bench.meter(id).charged_micros if False else bench.meter(id).usage == run.usage
+
+
+def test_examples_have_their_origin_and_are_of_the_chat_form(bench: Bench, model: Scripted) -> None:
+    request = SynthesisRequest(name="x", topics=("returns", "delivery"), system="Be brief.")
+    run = bench.work(bench.approve(bench.deployed(), request), model.url)
+    assert run.examples is not None
+    assert run.provenance is not None
+    examples = lines_of(bench.artifacts, run.examples.ref)
+    header, *origins = lines_of(bench.artifacts, run.provenance.ref)
+    content = bench.artifacts.get(run.examples.ref)
+    assert hashlib.sha256(content).hexdigest() == run.examples.sha256
+    assert header["plan"]["request_sha256"] == run.plan.request_sha256
+    assert [each["example"] for each in origins] == list(range(1, 21))
+    assert {each["drawn"]["topic"] for each in origins} == {0, 1}
+    assert len({each["drawn"]["persona"] for each in origins}) > 4
+    assert {each["asked"]["weights_sha256"][0] for each in origins} == {"b" * 64}
+    assert {each["score"] for each in origins} == {8}
+    for line, origin in zip(content.splitlines(keepends=True), origins, strict=True):
+        assert hashlib.sha256(line).hexdigest() == origin["example_sha256"]
+    for each in examples:
+        system, *turns = [message["role"] for message in each["messages"]]
+        assert system == "system"
+        assert turns in (["user", "assistant"], ["user", "assistant"] * 2)
+
+
+def test_an_external_endpoint_costs_nothing_and_gets_its_key(bench: Bench, model: Scripted) -> None:
+    id = bench.approve(bench.external(model.url))
+    run = bench.work(id)
+    assert (run.status, run.counts.accepted) == (DONE, 20)
+    assert bench.account.balance_micros == 5_000_000
+    assert {each["model"] for each in model.requests} == {"gpt-test"}
+    assert set(model.keys) == {"Bearer sk-secret"}
+
+
+def test_failures_and_limits_of_rate_are_retried(bench: Bench, model: Scripted) -> None:
+    busy = Said(status=429, headers={"retry-after": "0"})
+    model.script = first([Said(status=500), busy, Said(status=503), busy])
+    run = bench.work(bench.approve(bench.external(model.url)))
+    assert (run.status, run.counts.accepted) == (DONE, 20)
+    assert len(model.requests) == 40 + 4
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        pytest.param(Said(status=500), 500, id="fails"),
+        pytest.param(Said(status=401), 401, id="refuses the key"),
+        pytest.param(Said(status=429, headers={"retry-after": "3600"}), 429, id="is used up"),
+    ],
+)
+def test_an_endpoint_that_keeps_failing_pauses_the_run(
+    bench: Bench, model: Scripted, said: Said, status: int
+) -> None:
+    model.script = always(said)
+    id = bench.approve(bench.external(model.url))
+    run = bench.work(id)
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ENDPOINT)
+    assert len(model.requests) <= 4 * 3
+    assert [each.status for each in bench.log.events.get(id) if hasattr(each, "status")] == [status]
+    model.script = always(Said())
+    with bench.commanding() as use_case:
+        use_case.resume(ACCOUNT_ID, id, None)
+    assert bench.work(id).counts.accepted == 20
+
+
+def test_a_stalled_endpoint_pauses_the_run(bench: Bench, model: Scripted) -> None:
+    model.script = always(Said(stalls=True))
+    run = bench.work(bench.approve(bench.external(model.url)), seconds=0.2)
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ENDPOINT)
+
+
+NONSENSE = ["garbage", "no JSON", '{"turns": []}', '{"turns": [{"user": 1}]}']
+
+
+@pytest.mark.parametrize("text", NONSENSE, ids=range(len(NONSENSE)))
+def test_an_endpoint_that_answers_nonsense_pauses_the_run(
+    bench: Bench, model: Scripted, text: str
+) -> None:
+    model.script = always(Said(text))
+    run = bench.work(bench.approve(bench.external(model.url)))
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.UNUSABLE)
+    assert (run.counts.invalid, run.counts.accepted) == (16, 0)
+    assert len(model.requests) == 16
+
+
+def test_the_judge_rejects_low_scores(bench: Bench, model: Scripted) -> None:
+    def script(number: int, body: dict[str, Any]) -> Said:
+        low = is_judge(body) and number % 3 == 0
+        return Said('{"score": 3}' if low else None)
+
+    model.script = script
+    run = bench.work(bench.approve(bench.deployed(), examples=10), model.url)
+    assert (run.status, run.counts.accepted) == (DONE, 10)
+    assert run.counts.rejected > 0
+
+
+def test_repeated_examples_are_left_out(bench: Bench, model: Scripted) -> None:
+    same = '{"turns": [{"user": "Where is my order now?", "assistant": "It arrives tomorrow."}]}'
+    model.script = lambda number, body: Said(None if is_judge(body) or number % 4 else same)
+    run = bench.work(bench.approve(bench.deployed(), examples=10, turns=1), model.url)
+    assert (run.status, run.counts.accepted) == (DONE, 10)
+    assert run.counts.duplicates > 0
+    assert run.examples is not None
+    texts = [str(each) for each in lines_of(bench.artifacts, run.examples.ref)]
+    assert len(set(texts)) == 10
+
+
+def test_a_run_ends_with_its_attempts(bench: Bench, model: Scripted) -> None:
+    same = '{"turns": [{"user": "Where is my order now?", "assistant": "It arrives tomorrow."}]}'
+    texts = [None, None, *[same] * 100]
+    asked = iter(texts)
+    model.script = lambda _, body: Said(None if is_judge(body) else next(asked))
+    run = bench.work(bench.approve(bench.deployed(), examples=4, turns=1, attempts=2), model.url)
+    assert (run.status, run.counts.attempts) == (DONE, 8)
+    assert run.counts.accepted == 3
+
+
+def test_documents_are_used_part_by_part(bench: Bench, model: Scripted) -> None:
+    text = "\n\n".join(f"Part {n}. " + "word " * 300 for n in range(8))
+    document = Document(name="faq", text=text)
+    request = SynthesisRequest(name="x", documents=(document,))
+    run = bench.work(bench.approve(bench.deployed(), request, examples=8), model.url)
+    assert run.plan.sources == (SourceKind.DOCUMENTS,)
+    shown = [each["messages"][1]["content"] for each in model.requests if not is_judge(each)]
+    assert all(any(f"Part {n}." in prompt for prompt in shown) for n in range(8))
+
+
+def test_an_empty_balance_pauses_the_run_and_a_top_up_resumes_it(
+    bench: Bench, model: Scripted
+) -> None:
+    id = bench.approve(bench.deployed())
+    with bench.commanding():
+        account = bench.account
+        account.settle(captured_micros=0, reserved_micros=4_999_000)
+        bench.log.commit(account)
+    run = bench.work(id, model.url)
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.BALANCE)
+    assert 0 <= bench.account.available_micros < 1_000
+    bench.grant(2_000_000)
+    with bench.commanding() as use_case:
+        use_case.resume(ACCOUNT_ID, id, None)
+    run = bench.work(id, model.url)
+    assert (run.status, run.counts.accepted) == (DONE, 20)
+    assert bench.account.balance_micros == 7_000_000 - run.charged_micros
+
+
+def test_the_maximum_cost_pauses_the_run(bench: Bench, model: Scripted) -> None:
+    id = bench.approve(bench.deployed(), max_cost_micros=1_100)
+    run = bench.work(id, model.url)
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.MAX_COST)
+    assert run.charged_micros <= 1_100
+    with bench.commanding() as use_case:
+        use_case.resume(ACCOUNT_ID, id, 1_000_000)
+    assert bench.work(id, model.url).counts.accepted == 20
+
+
+def test_an_address_that_is_not_public_is_not_reached(bench: Bench, model: Scripted) -> None:
+    run = bench.work(bench.approve(bench.external(model.url)), policy=TargetPolicy(http=True))
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ENDPOINT)
+    assert model.requests == []
+
+
+def test_a_lost_request_fails_the_run(bench: Bench, model: Scripted) -> None:
+    id = bench.approve(bench.deployed())
+    bench.artifacts.put(bench.synthesis(id).plan.request_ref, b"{}")
+    run = bench.work(id, model.url)
+    assert run.status is SynthesisStatus.FAILED
+    assert list(bench.log.events.get(id))[-1].reason is SynthesisFailure.REQUEST_LOST  # type: ignore[attr-defined]
+
+
+def test_a_stopped_run_keeps_its_examples(bench: Bench, model: Scripted) -> None:
+    def script(number: int, _: dict[str, Any]) -> Said:
+        if number == 40:
+            with bench.commanding() as use_case:
+                use_case.stop(ACCOUNT_ID, id)
+        return Said()
+
+    model.script = script
+    id = bench.approve(bench.deployed(), examples=400)
+    run = bench.work(id, model.url)
+    assert run.status is DONE
+    assert 16 <= run.counts.accepted < 60
+    assert bench.account.reserved_micros == 0
