@@ -15,8 +15,16 @@ STEP_METRICS = {
     "peak_memory_bytes": "gpu/peak_memory_bytes",
     "gpu_utilization": "gpu/utilization",
     "gpu_memory_bytes": "gpu/memory_bytes",
+    "accuracy": "train/rewards/accuracy",  # only with DPO
+    "chosen_reward": "train/rewards/chosen",
+    "rejected_reward": "train/rewards/rejected",
 }
-EVALUATION_METRICS = {"eval_loss": "eval/loss", "accuracy": "eval/accuracy"}
+EVALUATION_METRICS = {
+    "eval_loss": "eval/loss",
+    "accuracy": "eval/accuracy",
+    "chosen_reward": "eval/rewards/chosen",
+    "rejected_reward": "eval/rewards/rejected",
+}
 
 
 def named(row: Mapping[str, Any], metrics: Mapping[str, str]) -> dict[str, float]:
