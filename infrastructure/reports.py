@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from domain.core.counts import Count
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
+from domain.training.early_stopping import EarlyStop
 from domain.training.evaluation import EvaluationResult
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
@@ -225,6 +226,7 @@ class Report(SegmentMessage):
     checkpoint: SavedCheckpoint | None = None
     # Previous checkpoints that are still needed, oldest first.
     earlier: tuple[SavedCheckpoint, ...] = ()
+    stopped_early: EarlyStop | None = None
     evaluation: EvaluationResult | None = None
     adapter_ref: str | None = None
     adapter_manifest_sha256: str | None = None

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS estimates (
     precision text NOT NULL,
     tokens bigint NOT NULL,
     total_steps bigint NOT NULL,
+    trained_steps bigint,
     calibrated_from integer NOT NULL,
     model_seconds jsonb NOT NULL,
     low_seconds bigint NOT NULL,
@@ -67,6 +68,8 @@ def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
         match each.event:
             case events.JobApproved() as approved:
                 rows.insert(approved.originator_id, **_estimate(approved))
+            case events.TrainingStoppedEarly() as stopped:
+                rows.update(stopped.originator_id, trained_steps=stopped.step)
             case events.EstimateScored() as scored:
                 rows.update(
                     scored.originator_id,
@@ -109,6 +112,7 @@ ESTIMATES = Projection(
     DDL,
     (
         events.JobApproved,
+        events.TrainingStoppedEarly,
         events.EstimateScored,
     ),
     apply,
@@ -124,7 +128,8 @@ def calibration(
     The jobs must have run on the GPUs for which they were estimated.
     """
     rows = connection.execute(
-        "SELECT model_seconds, phase_seconds, slowdown FROM estimates WHERE base_model = %s "
+        "SELECT model_seconds, phase_seconds, slowdown, total_steps, trained_steps "
+        "FROM estimates WHERE base_model = %s "
         "AND gpu_type = %s AND precision = %s AND gpu_count = %s AND segments = 1 "
         "AND last_gpu_count = gpu_count ORDER BY scored_at DESC, job_id LIMIT %s",
         [base_model, gpu_type, precision, gpu_count, CALIBRATION_JOBS],
@@ -142,11 +147,17 @@ def calibration(
 
 def _ratios(rows: list[Row], phase: Phase) -> list[float]:
     return [
-        row["phase_seconds"][phase] / row["model_seconds"][phase]
+        row["phase_seconds"][phase] / (_trained_share(row, phase) * row["model_seconds"][phase])
         for row in rows
         if row["phase_seconds"].get(phase) is not None
         and row["model_seconds"].get(phase, 0.0) >= MIN_SECONDS
     ]
+
+
+def _trained_share(row: Row, phase: Phase) -> float:
+    """Return the share of a phase that a job ran, which is below 1 if training stopped early."""
+    early = phase is Phase.TRAINING and row["trained_steps"] is not None
+    return row["trained_steps"] / row["total_steps"] if early else 1.0
 
 
 def report_rows(connection: Connection) -> list[Row]:

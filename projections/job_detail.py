@@ -71,6 +71,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     segment_step integer,
     step integer NOT NULL DEFAULT 0,
     total_steps integer,
+    planned_steps integer,
     trained boolean NOT NULL DEFAULT false,
     train_examples integer,
     eval_examples integer,
@@ -83,6 +84,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     accuracy_before double precision,
     accuracy_after double precision,
     peak_memory_bytes bigint,
+    registered_step integer,
     model text,
     adapter_ref text,
     pause_reason text,
@@ -114,6 +116,8 @@ CREATE INDEX IF NOT EXISTS job_detail_running ON job_detail (approved_at, job_id
 """
 # checkpoints: those that are not deleted, oldest first; the columns checkpoint_* describe the
 # newest. estimate and its bounds are from the approval; the rate is from the last resume.
+# planned_steps is set if training stopped early; total_steps is then the step of the stop.
+# registered_step is the step of the evaluated state, if the job registers the best state.
 # approved_gpu_count never changes, because it determines the batch of a step. relaunch_at is set
 # while a relaunch is postponed; waiting_since is then the time of the failure. segment_step and
 # training_since describe the start of training in the running segment.
@@ -245,6 +249,15 @@ def _apply(jobs: _Jobs, event: Event) -> None:
             _start_training(jobs, event)
         case events.CheckpointSaved() | events.CheckpointRejected() | events.CheckpointPruned():
             _change_checkpoints(jobs, event)
+        case events.TrainingStoppedEarly():
+            _change(
+                jobs,
+                event,
+                step=event.step,
+                total_steps=event.step,
+                trained=True,
+                planned_steps=event.planned_steps,
+            )
         case events.EvaluationStarted():
             _advance(jobs, event, "evaluating", status=JobStatus.EVALUATING, step=event.step)
         case events.EvaluationCompleted():
@@ -259,8 +272,10 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 accuracy_after=event.accuracy_after,
                 reward_margin=event.reward_margin,
                 peak_memory_bytes=event.peak_memory_bytes,
+                registered_step=event.step,
             )
-            values = {"loss": event.loss_after, "job": event.originator_id}
+            final = event.loss_after if event.final_loss is None else event.final_loss
+            values = {"loss": final, "job": event.originator_id}
             jobs.execute(event.originator_id, EVALUATED, values)
         case events.Registered():
             _change(
@@ -419,7 +434,7 @@ def _start_training(jobs: _Jobs, event: events.TrainingStarted) -> None:
     }
     cleared = dict.fromkeys(("failure", "shortage", "error_class"))  # of the previous segment
     if event.step < event.total_steps:
-        status = {"status": JobStatus.TRAINING}
+        status = {"status": JobStatus.TRAINING, "planned_steps": None}
         _advance(jobs, event, "training", **status, **started, **cleared)
     else:
         _advance(jobs, event, "evaluating", **started, **cleared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.machine import Conditions
@@ -50,6 +51,8 @@ class Estimate(Value):
     tokens: int  # tokens of all epochs, after truncation
     total_steps: int  # number of optimizer steps
     calibrated_from: int  # number of jobs used for calibration; 0: only the catalog's values
+    # Share of the training after which it may stop early, for the lower bound; 1: never.
+    earliest_stop: float = 1.0
     phases: tuple[PhaseEstimate, ...]
     # None: the GPU type is not CPU-backed, or its conditions are unknown.
     conditions: Conditions | None = None
@@ -57,6 +60,17 @@ class Estimate(Value):
     @property
     def basis(self) -> str:
         """Sentences that state the basis of the range, and the machine load that it assumes."""
+        early = ""
+        if self.earliest_stop < 1:
+            steps = round(self.earliest_stop * self.total_steps)
+            early = (
+                f" The lower bound assumes that training stops early after {steps:,} of "
+                f"{self.total_steps:,} steps."
+            )
+        return self._basis + early
+
+    @property
+    def _basis(self) -> str:
         conditions = self.conditions
         if self.calibrated_from:
             jobs = "job" if self.calibrated_from == 1 else "jobs"
@@ -89,7 +103,7 @@ class Estimate(Value):
     @property
     def low_seconds(self) -> int:
         """Lower bound in whole seconds."""
-        return math.floor(sum(each.low_seconds for each in self.phases))
+        return math.floor(sum(map(self.lowest, self.phases)))
 
     @property
     def high_seconds(self) -> int:
@@ -106,9 +120,24 @@ class Estimate(Value):
         """Upper bound of the cost, in micro-dollars. Approval requires at least this balance."""
         return charge_micros(self.rate_micros_per_hour, self.high_seconds)
 
+    def lowest(self, phase: PhaseEstimate) -> float:
+        """Return the lower bound of one of the phases in seconds, if training stops early."""
+        share = self.earliest_stop if phase.phase is Phase.TRAINING else 1.0
+        return share * phase.low_seconds
+
     def typical_seconds(self, phase: Phase) -> float:
-        """Return the expected seconds of a phase."""
+        """Return the expected seconds of a phase, without an early stop."""
         return sum(each.typical_seconds for each in self.phases if each.phase is phase)
+
+
+def add_no_early_stop(state: dict[str, Any]) -> None:
+    """Add to a stored estimate that training never stops early."""
+    state["estimate"]["earliest_stop"] = 1.0
+
+
+def remove_early_stop(state: dict[str, Any]) -> None:
+    """Remove the early stop from an estimate."""
+    del state["estimate"]["earliest_stop"]
 
 
 class Calibration(Value):
@@ -148,8 +177,9 @@ def estimate(
     The typical seconds of a phase are its modeled seconds times its factor. The lower bound is the
     typical seconds / sqrt(1.3). The upper bound is 1.3 times the lower bound. The phase `register`
     is short and has no headroom. On a CPU, the probed speed replaces factors that are not
-    calibrated. If the load is higher than that of the finished jobs, the upper bound rises. Raise
-    Invalid if the dataset is too small, or if the job takes more than a year.
+    calibrated. If the load is higher than that of the finished jobs, the upper bound rises. The
+    lower bound of the whole job assumes the earliest possible stop. Raise Invalid if the dataset is
+    too small, or if the job takes more than a year.
     """
     if work.trained_on < 1:
         count = work.examples
@@ -167,11 +197,13 @@ def estimate(
         for phase in Phase
         if phase in seconds
     )
+    total_steps = work.total_steps(gpu_count)
     priced = Estimate(
         rate_micros_per_hour=rate_micros_per_hour,
         tokens=work.trained_tokens,
-        total_steps=work.total_steps(gpu_count),
+        total_steps=total_steps,
         calibrated_from=calibration.jobs,
+        earliest_stop=work.hyperparameters.earliest_stop(total_steps) / total_steps,
         phases=phases,
         conditions=conditions,
     )
@@ -229,6 +261,7 @@ def remaining(
         tokens=round(whole.tokens * share),
         total_steps=left,
         calibrated_from=whole.calibrated_from,
+        earliest_stop=whole.earliest_stop,
         conditions=whole.conditions,
         phases=tuple(
             each.scaled(shares[each.phase]) if each.phase in shares else each

@@ -171,8 +171,9 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
         + PREP_TOKEN_SECONDS * tokens,
         **_reference_seconds(work, gpu, ranks, fit, speed),
         Phase.TRAINING: _training_seconds(work, gpu, ranks, fit, speed),
-        # One pass without the adapter and one with it.
-        Phase.EVALUATION: EVALUATION_SECONDS + passes * scoring,
+        # One pass without the adapter, one with it, and one of the best state.
+        Phase.EVALUATION: EVALUATION_SECONDS
+        + (passes + work.hyperparameters.load_best_model_at_end) * scoring,
         Phase.REGISTER: REGISTER_SECONDS + ADAPTER_BYTES * adapter / STORE_BYTES_PER_SECOND,
     }
 

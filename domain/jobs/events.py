@@ -8,12 +8,18 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from domain.core.aggregate import Created, Event
-from domain.estimating.estimate import Estimate, Precision
+from domain.estimating.estimate import (
+    Estimate,
+    Precision,
+    add_no_early_stop,
+    remove_early_stop,
+)
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
-from domain.training.evaluation import EvaluationResult
+from domain.training.early_stopping import EarlyStop
+from domain.training.evaluation import EvaluationResult, add_no_step, remove_step
 from domain.training.phases import Phase
 from domain.training.training_plan import (
     Order,
@@ -41,10 +47,17 @@ def remove_reference(state: dict[str, Any]) -> None:
         state["phase_seconds"].pop(Phase.REFERENCE, None)
 
 
-def remove_new_plan(state: dict[str, Any]) -> None:
+def add_to_approval(state: dict[str, Any]) -> None:
+    """Add to an approval what version 3 has: no start, and no early stop."""
+    add_no_start(state)
+    add_no_early_stop(state)
+
+
+def remove_from_approval(state: dict[str, Any]) -> None:
     """Remove from an approval what version 2 did not have."""
     remove_start(state)
     remove_reference(state)
+    remove_early_stop(state)
 
 
 def job_of(event: Event) -> UUID | None:
@@ -64,8 +77,8 @@ class JobApproved(Order, JobEvent, Created):
     estimate: Estimate
 
     upcast_v1_v2 = staticmethod(add_no_max_cost)
-    upcast_v2_v3 = staticmethod(add_no_start)
-    downcast_v2_v3 = staticmethod(remove_new_plan)
+    upcast_v2_v3 = staticmethod(add_to_approval)
+    downcast_v2_v3 = staticmethod(remove_from_approval)
 
 
 class MaxCostChanged(JobEvent):
@@ -139,6 +152,13 @@ class CheckpointPruned(JobEvent):
     ref: str
 
 
+class TrainingStoppedEarly(EarlyStop, JobEvent):
+    """The held-out loss no longer falls, so the segment trains no further steps."""
+
+    formats: ClassVar[Mapping[int, int]] = {1: 2}
+    segment: int
+
+
 class EvaluationStarted(JobEvent):
     """All training steps are done, and the evaluation on the held-out examples started."""
 
@@ -158,13 +178,15 @@ class EvaluationCompleted(EvaluationResult, JobEvent):
 
     @staticmethod
     def upcast_v1_v2(state: dict[str, Any]) -> None:
-        """Add no reward margin."""
+        """Add no reward margin. The evaluation is of the final state."""
         state["reward_margin"] = None
+        add_no_step(state)
 
     @staticmethod
     def downcast_v1_v2(state: dict[str, Any]) -> None:
-        """Remove the reward margin."""
+        """Remove the reward margin and the evaluated state."""
         del state["reward_margin"]
+        remove_step(state)
 
 
 class Registered(JobEvent):
@@ -224,8 +246,13 @@ class JobResumed(JobEvent):
     estimate: Estimate  # of the remaining work
     gpu_count: int  # of the next segments
 
-    upcast_v1_v2 = staticmethod(add_nothing)
-    downcast_v1_v2 = staticmethod(remove_reference)
+    upcast_v1_v2 = staticmethod(add_no_early_stop)
+
+    @staticmethod
+    def downcast_v1_v2(state: dict[str, Any]) -> None:
+        """Remove the phase of DPO's reference and the early stop from the estimate."""
+        remove_reference(state)
+        remove_early_stop(state)
 
 
 class CancelRequested(JobEvent):

@@ -27,8 +27,10 @@ from domain.training.checkpoint import (
     RejectionReason,
     ResumeCertificate,
     SavedCheckpoint,
+    is_newer,
     superfluous,
 )
+from domain.training.early_stopping import EarlyStop
 from domain.training.evaluation import EvaluationResult
 from domain.training.perplexity import perplexity
 from domain.training.training_plan import Order, TrainingPlan
@@ -107,7 +109,8 @@ class Job(Aggregate):
         self.running: RunningSegment | None = None
         self.usage = Usage()
         self.step = 0
-        self.total_steps = 0  # 0: not known yet
+        self.total_steps = 0  # 0: not known yet; after an early stop: the number of trained steps
+        self.stopped_early: EarlyStop | None = None
         # Number of parts into which a micro-batch is split so that it fits.
         self.micro_batch_split = 1
         self.checkpoints = Checkpoints()
@@ -320,14 +323,14 @@ class Job(Aggregate):
     def _training_started(self, segment: int, step: int, total_steps: int) -> None:
         if step < total_steps:  # a job that has trained all steps keeps its status
             self.status = JobStatus.TRAINING
+            self.stopped_early = None  # a resume from an earlier checkpoint repeats the stop
         self.running = replace(self._require_running(segment), trains=True)
         self.step, self.total_steps = step, total_steps
 
     def save_checkpoint(self, saved: SavedCheckpoint) -> None:
         """Record a durable checkpoint. Ignore it if it is not newer than the last one."""
         self._require_running(saved.segment)
-        newest = self.checkpoints.newest
-        if newest is None or (newest.segment, newest.step) < (saved.segment, saved.step):
+        if is_newer(saved, self.checkpoints.newest):
             stalls = self.stalls
             self.trigger_event(events.CheckpointSaved, **dict(saved))
             if stalls < PATIENCE == self.stalls:
@@ -349,6 +352,9 @@ class Job(Aggregate):
                 self.best_step, self.best_eval_loss, self.stalls = event.step, event.eval_loss, 0
             else:
                 self.stalls += 1
+        elif event.eval_loss is not None and event.eval_loss < self.best_eval_loss:
+            # The evaluation of a step that an earlier checkpoint had saved without it.
+            self.best_step, self.best_eval_loss, self.stalls = event.step, event.eval_loss, 0
         if event.step > self.furthest_step:
             self.crashes, self.furthest_step = 0, event.step
 
@@ -357,7 +363,9 @@ class Job(Aggregate):
 
         `deployed` contains the artifact prefixes of deployed checkpoints, which the job keeps.
         """
-        newest = KEPT_NEWEST if self.model is None else 1
+        newest = self.plan.lora.n_checkpoints or 1
+        if self.model is None:
+            newest = max(newest, KEPT_NEWEST)
         kept = [*deployed, *([self.model.adapter_ref] if self.model else [])]
         for each in superfluous(self.checkpoints, newest, kept):
             self.trigger_event(events.CheckpointPruned, step=each.step, ref=each.ref)
@@ -367,6 +375,17 @@ class Job(Aggregate):
         self.checkpoints = self.checkpoints.without(ref)
 
     # Evaluation and registration
+
+    def stop_early(self, segment: int, stop: EarlyStop) -> None:
+        """Record that training ended before its last step. Repeated calls have no effect."""
+        self._require_running(segment)
+        if self.status is JobStatus.TRAINING and self.stopped_early is None:
+            self.trigger_event(events.TrainingStoppedEarly, segment=segment, **dict(stop))
+
+    @event(events.TrainingStoppedEarly)
+    def _training_stopped_early(self, event: events.TrainingStoppedEarly) -> None:
+        self.stopped_early = event.part(EarlyStop)
+        self.step = self.total_steps = event.step
 
     def start_evaluation(self, segment: int, step: int) -> None:
         """Start the evaluation phase at `step`. Repeated calls have no effect.
@@ -398,9 +417,10 @@ class Job(Aggregate):
             )
 
     @event(events.EvaluationCompleted)
-    def _evaluation_completed(self, loss_after: float) -> None:
+    def _evaluation_completed(self, loss_after: float, final_loss: float | None) -> None:
         self.status = JobStatus.TRAINED_PENDING_REGISTER
-        self.checkpoints = self.checkpoints.scored(self.total_steps, loss_after)
+        scored = loss_after if final_loss is None else final_loss
+        self.checkpoints = self.checkpoints.scored(self.total_steps, scored)
 
     def register(self, segment: int, adapter_ref: str, manifest_sha256: str) -> None:
         """Register the adapter as a model. Raise WrongState if the job is being cancelled."""

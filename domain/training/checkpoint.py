@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 from pydantic import ConfigDict
@@ -12,7 +13,7 @@ from domain.core.counts import Count
 from domain.core.value import Value
 
 KEPT_NEWEST = 2
-"""Number of newest checkpoints that an unfinished job keeps. The last one may be damaged."""
+"""Least number of newest checkpoints that an unfinished job keeps. The last one may be damaged."""
 
 
 def checkpoint_model(model: str, step: int) -> str:
@@ -79,6 +80,18 @@ class SavedCheckpoint(Value):
     state: StateHashes | None = None
 
 
+def is_newer(saved: SavedCheckpoint, than: SavedCheckpoint | None) -> bool:
+    """Return True if a checkpoint was saved after another one, or if there is no other one.
+
+    A segment saves a step twice if the first save had no time for the evaluation.
+    """
+
+    def order(each: SavedCheckpoint) -> tuple[int, int, bool]:
+        return each.segment, each.step, each.eval_loss is not None
+
+    return than is None or order(than) < order(saved)
+
+
 class Evaluated(Protocol):
     """Protocol of objects with an optional held-out loss, in nats per trainable token."""
 
@@ -101,9 +114,11 @@ def superfluous(
     """Return the checkpoints to prune. `saved` is sorted from the oldest to the newest.
 
     The job keeps the last `newest` checkpoints, the one with the lowest held-out loss, and those in
-    `kept_refs`.
+    `kept_refs`. A checkpoint without a held-out loss is replaced by one of the same step.
     """
-    kept = {each.ref for each in saved[-newest:]} | set(kept_refs)
+    replaced = {each.ref for each, later in pairwise(saved) if each.step == later.step}
+    rest = [each for each in saved if each.ref not in replaced]
+    kept = {each.ref for each in rest[-newest:]} | set(kept_refs)
     if (lowest := best(saved)) is not None:
         kept.add(lowest.ref)
     return [each for each in saved if each.ref not in kept]

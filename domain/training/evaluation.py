@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ConfigDict
 
 from domain.core.value import Value
 
 
 class EvaluationResult(Value):
-    """Held-out loss and accuracy of the base model and of the trained adapter.
+    """Held-out loss and accuracy of the base model and of the adapter to register.
 
     With DPO, they are those of the policy before and after training. Its rewards are zero before
     training, so the loss is ln 2 and the accuracy 0.5 by definition.
@@ -26,3 +28,16 @@ class EvaluationResult(Value):
     label_tokens: int
     # Mean difference between the rewards of both answers after training; None: not DPO.
     reward_margin: float | None = None
+    # Step of the evaluated state, if the job registers the best state; None: the final state.
+    step: int | None = None
+    final_loss: float | None = None  # loss of the final state if another one is registered
+
+
+def add_no_step(state: dict[str, Any]) -> None:
+    """Add to a stored evaluation that it is of the final state."""
+    state["step"] = state["final_loss"] = None
+
+
+def remove_step(state: dict[str, Any]) -> None:
+    """Remove the evaluated state from an evaluation."""
+    del state["step"], state["final_loss"]

@@ -127,6 +127,12 @@ class Hyperparameters(BaseModel):
         title="Micro batch size",
         description="Number of examples per batch on each GPU.",
     )
+    load_best_model_at_end: Annotated[bool, Use(Group.BASIC, Affects.PRICE, format=2)] = Field(
+        default=False,
+        title="Register the best state",
+        description="Register the evaluated state with the lowest held-out loss, instead of the "
+        "final state.",
+    )
     dropout: Annotated[float, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=0.05,
         ge=0,
@@ -213,6 +219,32 @@ class Hyperparameters(BaseModel):
         description="Number of optimizer steps between two evaluations on held-out examples. The "
         "default is save_steps. EcoLink also saves a step that has the lowest loss so far.",
     )
+    early_stopping_patience: Annotated[int | None, Use(Group.ADVANCED, Affects.PRICE, format=2)] = (
+        Field(
+            default=None,
+            ge=1,
+            le=1000,
+            title="Early stopping patience",
+            description="Stop training after this number of evaluations in a row that do not lower "
+            "the held-out loss. By default, training never stops early.",
+        )
+    )
+    early_stopping_threshold: Annotated[float, Use(Group.API, Affects.NEITHER, format=2)] = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        title="Early stopping threshold",
+        description="Smallest decrease of the lowest held-out loss, in nats per token, that counts "
+        "for early stopping.",
+    )
+    n_checkpoints: Annotated[int | None, Use(Group.ADVANCED, Affects.NEITHER, format=2)] = Field(
+        default=None,
+        ge=1,
+        le=20,
+        title="Checkpoints to keep",
+        description="Number of newest checkpoints to keep, besides the one with the lowest "
+        "held-out loss. The default is 2 while the job runs, and 1 after it has a model.",
+    )
     seed: Annotated[int, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=42,
         ge=0,
@@ -280,6 +312,15 @@ class Hyperparameters(BaseModel):
     def evaluation_steps(self) -> int:
         """Number of optimizer steps between two evaluations."""
         return self.eval_steps or self.save_steps
+
+    def earliest_stop(self, total_steps: int) -> int:
+        """Return the first step at which training can end, by early stopping or as planned.
+
+        The first evaluation always lowers the loss, because there is none before it.
+        """
+        if self.early_stopping_patience is None:
+            return total_steps
+        return min(total_steps, (1 + self.early_stopping_patience) * self.evaluation_steps)
 
     def examples_per_step(self, ranks: int) -> int:
         """Return the number of examples in a full optimizer step on all GPUs.

@@ -137,6 +137,7 @@ def _details(job: JobDetail) -> dict[str, object]:
         "accuracy": _change(job.accuracy_before, job.accuracy_after, ".1%"),
         "reward margin": None if job.reward_margin is None else f"{job.reward_margin:.4f}",
         "best": job.best_note,
+        "stopped early": job.stop_note,
         "last checkpoint": None if job.checkpoint_step is None else f"step {job.checkpoint_step:,}",
         "time left": None if job.remaining_seconds is None else spoken(job.remaining_seconds),
         "wait": None if job.wait_seconds is None else spoken(job.wait_seconds),

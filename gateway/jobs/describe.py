@@ -152,6 +152,21 @@ def _job(event: events.JobEvent) -> str | None:
             return f"Training continues after step {event.step:,} of {event.total_steps:,}."
         case events.EvaluationStarted(step=step):
             return f"Training ended after {_counted(step, 'step')}. The evaluation is running."
+        case events.TrainingStoppedEarly():
+            return (
+                f"Training stopped early at step {event.step:,} of {event.planned_steps:,}: "
+                f"{_counted(event.evaluations, 'evaluation')} in a row did not lower the held-out "
+                f"loss of {event.lowest_eval_loss:.4f} at step {event.lowest_step:,}. The "
+                "remaining steps are not billed."
+            )
+        case events.EvaluationCompleted(step=int() as step):
+            final = event.final_loss
+            other = "" if final is None else f" instead of the final state, with {final:.4f}"
+            return (
+                f"The best state is that of step {step:,}, with a held-out loss of "
+                f"{event.loss_after:.4f}. It was {event.loss_before:.4f} before training. EcoLink "
+                f"registers it{other}."
+            )
         case events.EvaluationCompleted(reward_margin=float(margin), accuracy_after=correct):
             return (
                 f"The held-out loss is {event.loss_after:.4f}, and was {event.loss_before:.4f} "

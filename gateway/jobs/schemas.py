@@ -216,7 +216,19 @@ class JobDetail(JobSummary):
     best_note: str | None = Field(
         examples=[None],
         description="Sentence about a checkpoint with a lower held-out loss than the "
-        "registered model, or null.",
+        "registered model, or about the registered best state, or null.",
+    )
+    registered_step: int | None = Field(
+        default=None,
+        description="Step of the registered state if the job registers the best one, or null.",
+    )
+    planned_steps: int | None = Field(
+        default=None,
+        description="Planned number of steps if training stopped early, or null. `total_steps` is "
+        "then the step of the stop.",
+    )
+    stop_note: str | None = Field(
+        default=None, description="Sentence about the early stop, or null."
     )
     loss_before: float | None = Field(
         examples=[2.71], description="Held-out loss of the base model."
@@ -453,6 +465,7 @@ def detail(
         | vars(computed)
         | {
             "method": row["hyperparameters"].get("method", SUPERVISED),
+            "stop_note": _stop_note(row),
             "perplexity_before": _perplexity(row, row["loss_before"]),
             "perplexity_after": _perplexity(row, row["loss_after"]),
             "charged": Money.of(row["charged_micros"]),
@@ -497,7 +510,8 @@ def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
 def best_step(row: Mapping[str, Any]) -> EvaluatedStep | None:
     """Return the saved state with the lowest held-out loss, or None if none was evaluated."""
     scored = [EvaluatedStep(each["step"], each["eval_loss"]) for each in row["checkpoints"]]
-    scored.append(EvaluatedStep(row["total_steps"], row["loss_after"]))
+    evaluated = row["registered_step"] or row["total_steps"]
+    scored.append(EvaluatedStep(evaluated, row["loss_after"]))
     return best(scored)
 
 
@@ -513,7 +527,18 @@ def _described_best(row: Mapping[str, Any]) -> dict[str, Any]:
             f"The checkpoint of step {step:,} has a lower held-out loss ({loss:.4f}) than the "
             f"registered model ({final:.4f})."
         )
+    elif (registered := row["registered_step"]) is not None:
+        note = f"The job registers its best state, which is that of step {registered:,}."
     return {"best_step": step, "best_eval_loss": loss, "best_note": note}
+
+
+def _stop_note(row: Mapping[str, Any]) -> str | None:
+    if (planned := row["planned_steps"]) is None:
+        return None
+    return (
+        f"Training stopped early at step {row['total_steps']:,} of {planned:,}, because the "
+        "held-out loss no longer fell. The remaining steps are not billed."
+    )
 
 
 def _perplexity(row: Mapping[str, Any], loss: float | None) -> float | None:

@@ -30,15 +30,17 @@ class PhaseAnswer(Answer):
     high: Money
 
     @classmethod
-    def of(cls, priced: PhaseEstimate, rate_micros_per_hour: int) -> PhaseAnswer:
+    def of(cls, estimate: Estimate, priced: PhaseEstimate) -> PhaseAnswer:
+        rate_micros_per_hour, lowest = estimate.rate_micros_per_hour, estimate.lowest(priced)
+
         def cost(seconds: float, toward: Toward) -> Money:
             return Money.of(round(rate_micros_per_hour * seconds / SECONDS_PER_HOUR), toward)
 
         return cls(
             phase=priced.phase,
-            low_seconds=round(priced.low_seconds, 1),
+            low_seconds=round(lowest, 1),
             high_seconds=round(priced.high_seconds, 1),
-            low=cost(priced.low_seconds, Toward.DOWN),
+            low=cost(lowest, Toward.DOWN),
             high=cost(priced.high_seconds, Toward.UP),
         )
 
@@ -72,9 +74,7 @@ class EstimateAnswer(Answer):
             total_steps=estimate.total_steps,
             calibrated_from=estimate.calibrated_from,
             basis=estimate.basis,
-            phases=[
-                PhaseAnswer.of(each, estimate.rate_micros_per_hour) for each in estimate.phases
-            ],
+            phases=[PhaseAnswer.of(estimate, each) for each in estimate.phases],
         )
 
 

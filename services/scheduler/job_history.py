@@ -20,6 +20,7 @@ from services.scheduler.provenance import (
     CheckpointFacts,
     CostFacts,
     DatasetFacts,
+    EarlyStopFacts,
     EvaluationFacts,
     Facts,
     HardwareFacts,
@@ -50,6 +51,7 @@ class JobHistory:
         self.version = 0
         self.approved: events.JobApproved | None = None
         self.started: events.TrainingStarted | None = None
+        self.stopped_early: EarlyStopFacts | None = None
         self.evaluation: EvaluationFacts | None = None
         self.segments: list[SegmentFacts] = []
         self.resumes: list[ResumeFacts] = []
@@ -84,6 +86,8 @@ class JobHistory:
             case events.CheckpointRejected():
                 lost = self._saved[event.ref]
                 self._saved[event.ref] = lost.model_copy(update={"rejected": event.reason})
+            case events.TrainingStoppedEarly():
+                self.stopped_early = EarlyStopFacts(**_shared_fields(event, EarlyStopFacts))
             case events.EvaluationCompleted():
                 self.evaluation = EvaluationFacts(**_shared_fields(event, EvaluationFacts))
             case _:
@@ -166,6 +170,7 @@ def provenance_of(
         eval_examples=started.eval_examples if started else 0,
         checkpoints=history.checkpoints,
         resumes=tuple(history.resumes),
+        stopped_early=history.stopped_early,
         evaluation=history.evaluation,
         cost=cost,
         files=stored.manifest.files,

@@ -165,6 +165,10 @@ def _result(provenance: Provenance) -> list[Row]:
             f"{scored.perplexity_before:.2f} before, {scored.perplexity_after:.2f} after",
         ),
     ]
+    if scored.step is not None:
+        rows.insert(0, ("Registered state", f"step {scored.step:,}, with the lowest loss"))
+    if scored.final_loss is not None:
+        rows.append(("Held-out loss of the final state", f"{scored.final_loss:.4f}"))
     before, after = scored.accuracy_before, scored.accuracy_after
     if before is not None and after is not None:
         rows.append(("Token accuracy", f"{before:.1%} before, {after:.1%} after"))
@@ -180,6 +184,9 @@ def _training(provenance: Provenance) -> list[Row]:
         ("Steps", f"{done} of {provenance.total_steps}"),
         ("Examples trained on", str(provenance.train_examples)),
     ]
+    if (stop := provenance.stopped_early) is not None:
+        why = f"{stop.evaluations:,} evaluations without a lower held-out loss"
+        rows.append(("Stopped early", f"at step {stop.step:,} of {stop.planned_steps:,}: {why}"))
     if saved:
         first, last = saved[0], saved[-1]
         rows += [

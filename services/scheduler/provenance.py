@@ -96,6 +96,16 @@ class ResumeFacts(Facts):
     differences: tuple[ModeDifference, ...]  # execution settings that changed since the checkpoint
 
 
+class EarlyStopFacts(Facts):
+    """The early end of the training."""
+
+    step: int
+    planned_steps: int
+    evaluations: int  # consecutive ones that did not lower the held-out loss enough
+    lowest_step: int  # step with the lowest held-out loss
+    lowest_eval_loss: float  # in nats per trainable token
+
+
 class EvaluationFacts(Facts):
     """Metrics before and after training, on held-out examples."""
 
@@ -108,6 +118,8 @@ class EvaluationFacts(Facts):
     examples: int
     label_tokens: int
     reward_margin: float | None = None  # None: not DPO
+    step: int | None = None  # of the evaluated state, if the best one is registered
+    final_loss: float | None = None  # of the final state, if another one is registered
 
 
 class CostFacts(Facts):
@@ -142,6 +154,7 @@ class Provenance(Facts):
     eval_examples: int
     checkpoints: tuple[CheckpointFacts, ...]
     resumes: tuple[ResumeFacts, ...]
+    stopped_early: EarlyStopFacts | None = None
     evaluation: EvaluationFacts | None  # None: stopped before the evaluation
     cost: CostFacts
     files: tuple[ManifestFile, ...]  # as the trainer stored them

@@ -111,6 +111,7 @@ class Segments:
             report.rejected,
             report.resumed,
             report.checkpoint,
+            report.stopped_early,
             report.evaluation,
             report.ending,
         )
@@ -160,6 +161,8 @@ class Segments:
             )
         for saved in report.checkpoints:
             job.save_checkpoint(saved)
+        if report.stopped_early is not None:
+            job.stop_early(segment, report.stopped_early)
         if phase in (Phase.EVALUATION, Phase.REGISTER):
             job.start_evaluation(segment, report.step)
         if phase is Phase.REGISTER and report.evaluation is not None:

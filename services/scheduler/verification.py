@@ -20,6 +20,7 @@ from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.events import AdapterPromoted, CheckpointSaved, Registered
 from domain.jobs.job import Job
+from domain.jobs.lifecycle import JobStatus
 from domain.synthesis.synthesis import Synthesis
 from domain.training.start import Start
 from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
@@ -35,6 +36,7 @@ from services.scheduler.provenance import (
     SegmentFacts,
 )
 
+WEIGHTS = "adapter_model.safetensors"
 MISSING, NOWHERE = "nothing", "no such event"
 
 T = TypeVar("T", bound=BaseModel)
@@ -119,7 +121,8 @@ def verify(
     if isinstance(event, events.AdapterPromoted):
         card = hashlib.sha256(model_card(expected).encode()).hexdigest()
         checks.append(Check(f"file {CARD}", card, _sha256(copy, CARD)))
-    return [*checks, *_statements(expected, stated), *_sources(log, job)]
+    best = _best_state(log, job, expected, manifest)
+    return [*checks, *_statements(expected, stated), *best, *_sources(log, job)]
 
 
 def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
@@ -210,6 +213,24 @@ def _statements(expected: Provenance, stated: Provenance) -> Iterator[Check]:
                 yield _statement(name, _item(wanted, number), _item(found, number))
         else:
             yield _statement(name, wanted, found)
+
+
+def _best_state(
+    log: EventLog, job: Job, expected: Provenance, manifest: Manifest
+) -> Iterator[Check]:
+    """Yield the check that a registered earlier state has the weights of its checkpoint."""
+    scored = expected.evaluation
+    if scored is None or scored.final_loss is None or job.status is not JobStatus.REGISTERED:
+        return
+    hashes = {
+        event.state.weights
+        for event in log.events.get(job.id)
+        if isinstance(event, CheckpointSaved) and event.step == scored.step and event.state
+    }
+    files = (file.sha256 for file in manifest.files if file.path == WEIGHTS)
+    found = next(files, MISSING)
+    saved = found if found in hashes else next(iter(sorted(hashes)), NOWHERE)
+    yield Check(f"weights are those of step {scored.step}", saved, found)
 
 
 def _item(items: tuple[Any, ...], number: int) -> Any:

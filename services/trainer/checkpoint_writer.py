@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+from domain.jobs.failures import FailureClass
 from domain.training.checkpoint import SavedCheckpoint, StateHashes
 from infrastructure.artifacts import STORE_ERRORS, Manifest
 from services.trainer import checkpoint
@@ -17,6 +18,7 @@ from services.trainer.checkpoint import Position
 from services.trainer.checkpoint_loader import CheckpointLoader
 from services.trainer.context import Context
 from services.trainer.execution import ExecutionMode
+from services.trainer.failures import SegmentFailure
 from services.trainer.plan import data_position_sha256
 from services.trainer.progress import Progress
 from services.trainer.sampling import Sample
@@ -31,11 +33,18 @@ busy.
 """
 
 
+class BestLost(SegmentFailure):
+    """The checkpoint that the job has to register is missing or damaged."""
+
+    failure = FailureClass.TRAINER_CRASHED
+
+
 @dataclass(frozen=True)
 class Copied:
     """A copied checkpoint that is not stored yet."""
 
     training: Training
+    name: str  # of the checkpoint's directory
     position: Position
     state: TrainingState
     sample: Sample | None
@@ -63,6 +72,8 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
         self._writing: Future[Exception | None] | None = None
         self._before = self.progress  # counters before the last save
+        # Rank 0 only: checkpoints of this job that exist, as far as this segment knows.
+        self._existing = list(context.spec.resume_from)
         self._idle = threading.Event()  # set while nothing is being stored
         self._idle.set()
 
@@ -105,8 +116,11 @@ class Checkpoints:
         """
         began = time.monotonic()
         stored = self.flush()
+        name = f"step-{self.progress.step:06d}"
         if self.progress.step == self.progress.saved_step:
-            return
+            if not self.progress.is_best:
+                return
+            name += "-evaluated"  # the segment had saved the step before the evaluation
         elapsed_seconds = self._context.lease.clock.elapsed()
         self._before = self.progress.note_checkpoint()
         random = random_states(self._ranks)
@@ -117,12 +131,23 @@ class Checkpoints:
             self._live = LiveState(training.adapted, training.optimizer)
         self._state = state = self._live.copied(random, self._state)
         blocked_seconds = time.monotonic() - began
-        copied = Copied(training, position, state, sample, elapsed_seconds, began, blocked_seconds)
+        copied = Copied(
+            training, name, position, state, sample, elapsed_seconds, began, blocked_seconds
+        )
         self._idle.clear()
         if in_background and stored:
             self._writing = self._writer.submit(self._store, copied)
         elif (error := self._store(copied)) is not None:
             raise error
+
+    @property
+    def best(self) -> SavedCheckpoint:
+        """The checkpoint of the best step. Only rank 0 knows it. Raise BestLost without one."""
+        progress = self.progress
+        for saved in reversed(self._existing):
+            if (saved.step, saved.eval_loss) == (progress.best_step, progress.best_eval_loss):
+                return saved
+        raise BestLost(f"The checkpoint of step {progress.best_step}, the best one, is missing.")
 
     def flush(self) -> bool:
         """Wait for the checkpoint that is being stored. Return False if storing it failed.
@@ -136,6 +161,9 @@ class Checkpoints:
         failed = self._ranks.agree(error is not None)
         if failed:
             self._log_lost(error)
+            needed = self._context.spec.hyperparameters.load_best_model_at_end
+            if needed and error is not None and self.progress.best_step != self._before.best_step:
+                raise error  # a resume repeats the step, and stores the best state again
             self.progress.forget_checkpoint(self._before)
         return not failed
 
@@ -177,7 +205,7 @@ class Checkpoints:
     def _store(self, copied: Copied) -> Exception | None:
         """Store and report a checkpoint. Return the error if the store, disk or network failed."""
         training, position, state = copied.training, copied.position, copied.state
-        artifacts, name = self._context.artifacts, f"step-{position.step:06d}"
+        artifacts, name = self._context.artifacts, copied.name
         ref = f"{self._context.spec.checkpoint_prefix}/{name}"
         directory = self._context.scratch / "checkpoints" / name
         try:
@@ -203,19 +231,19 @@ class Checkpoints:
         self, copied: Copied, ref: str, manifest: Manifest, hashes: StateHashes
     ) -> None:
         position = copied.position
-        self._reporter.saved(
-            SavedCheckpoint(
-                segment=self._context.spec.segment,
-                ref=ref,
-                manifest_sha256=manifest.sha256,
-                step=position.step,
-                train_loss=position.train_loss,
-                elapsed_seconds=int(copied.elapsed_seconds),
-                total_bytes=manifest.total_bytes,
-                state=hashes,
-                eval_loss=position.eval_loss,
-            )
+        saved = SavedCheckpoint(
+            segment=self._context.spec.segment,
+            ref=ref,
+            manifest_sha256=manifest.sha256,
+            step=position.step,
+            train_loss=position.train_loss,
+            elapsed_seconds=int(copied.elapsed_seconds),
+            total_bytes=manifest.total_bytes,
+            state=hashes,
+            eval_loss=position.eval_loss,
         )
+        self._existing.append(saved)
+        self._reporter.saved(saved)
         self._reporter.log(
             f"saved step {position.step:,}: training waited {copied.blocked_seconds:.3f} s, "
             f"durable after {time.monotonic() - copied.began:.3f} s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -101,25 +101,36 @@ class Evaluations:
         self._spec, self._reporter, self._lease = context.spec, context.reporter, context.lease
         self._held_out, self._progress = held_out, progress
 
-    @property
-    def due(self) -> bool:
-        return self._progress.step % self._spec.hyperparameters.evaluation_steps == 0
+    def due(self, total_steps: int) -> bool:
+        """Return True if this step is to be evaluated. The evaluation phase follows the last one.
 
-    def between(self, model: PeftModel) -> None:
-        """Evaluate between two steps, unless the segment has to end."""
+        A segment that had to end before the evaluation leaves it to the next segment.
+        """
+        step, interval = self._progress.step, self._spec.hyperparameters.evaluation_steps
+        at_interval = 0 < step < total_steps and step % interval == 0
+        return at_interval and self._progress.eval_loss is None
+
+    def between(self, model: PeftModel) -> bool:
+        """Evaluate between two steps. Return False if the segment has to end."""
         began = time.monotonic()
         score = self._held_out.score(model, self._lease)
-        if score is not None:
-            self._progress.eval_loss = score.loss
-            self._report(self._progress.step, score, began)
-            self._reporter.log(f"held-out loss at step {self._progress.step:,}: {score}")
+        if score is None:
+            return False
+        threshold = self._spec.hyperparameters.early_stopping_threshold
+        self._progress.take_evaluation(score.loss, threshold)
+        self._report(self._progress.step, score, began)
+        self._reporter.log(f"held-out loss at step {self._progress.step:,}: {score}")
+        return True
 
-    def conclude(self, model: PeftModel) -> EvaluationResult:
+    def conclude(self, model: PeftModel, restore_best: Callable[[], object]) -> EvaluationResult:
         """Evaluate at the end, with the adapter off (before) and on (after).
 
         With DPO, the rewards before training are zero by definition, so only the adapter is scored.
-        Raise SegmentStopped in rank 0 if the segment has to end.
+        If the job registers the best state, and an earlier one is no worse than the final one,
+        `restore_best` restores it, and the result is that of the restored state. Raise
+        SegmentStopped in rank 0 if the segment has to end.
         """
+        progress, step, final = self._progress, None, None
         if isinstance(self._held_out.objective, PreferenceLoss):
             nothing = Rewards(accuracy=0.5, chosen=0.0, rejected=0.0)
             tokens = self._held_out.label_tokens
@@ -128,10 +139,19 @@ class Evaluations:
         else:
             with model.disable_adapter():
                 before = self._score(model, 0)
-        after = self._score(model, self._progress.step)
+        after = self._score(model, progress.step)
         self._reporter.log(f"held-out loss before training: {before}")
         self._reporter.log(f"held-out loss after training: {after}")
+        if self._spec.hyperparameters.load_best_model_at_end:
+            step, best, lowest = progress.step, progress.best_step, progress.best_eval_loss
+            if best is not None and lowest is not None and best != step and lowest <= after.loss:
+                step, final = best, after.loss
+                restore_best()
+                after = self._score(model, step)
+                self._reporter.log(f"EcoLink registers step {step:,}, with held-out loss {after}")
         return EvaluationResult(
+            step=step,
+            final_loss=final,
             loss_before=before.loss,
             loss_after=after.loss,
             accuracy_before=before.accuracy,
@@ -142,11 +162,15 @@ class Evaluations:
         )
 
     def _score(self, model: nn.Module, step: int) -> Score:
-        """Score a model. If the lease is extended after an interruption, start over."""
+        """Score a model. If the lease is extended after an interruption, start over.
+
+        A score of an earlier step was reported before.
+        """
         began = time.monotonic()
         while (score := self._held_out.score(model, self._lease)) is None:
             self._lease.check()
-        self._report(step, score, began)
+        if step in (0, self._progress.step):
+            self._report(step, score, began)
         return score
 
     def _report(self, step: int, score: Score, began: float) -> None:

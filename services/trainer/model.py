@@ -177,22 +177,35 @@ def load_start(model: PeftModel, artifacts: Artifacts, spec: SegmentSpec, scratc
     The optimizer starts without state. Raise StartLost if the adapter is not the approved one.
     """
     assert spec.start_ref is not None
-    directory = scratch / "start"
     try:
-        manifest = artifacts.manifest(spec.start_ref)
-        if manifest.sha256 != spec.start_manifest_sha256:
-            raise ArtifactCorrupt(f"the manifest of {spec.start_ref} has another hash")
-        artifacts.get_directory(spec.start_ref, directory)
-        weights = load_file(directory / WEIGHTS)
+        load_weights(model, artifacts, spec.start_ref, spec.start_manifest_sha256, scratch)
     except (FileNotFoundError, ArtifactCorrupt) as error:
         raise StartLost(
             "The model that the job continues was deleted or damaged after the approval. Start a "
             "job from another model."
         ) from error
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except ValueError as error:
+        raise StartLost("The model that the job continues has an adapter of another shape.") from (
+            error
+        )
+
+
+def load_weights(
+    model: PeftModel, artifacts: Artifacts, ref: str, manifest_sha256: str | None, scratch: Path
+) -> None:
+    """Give the adapter the weights of a stored adapter or checkpoint.
+
+    Raise FileNotFoundError if it is missing, ArtifactCorrupt if a hash differs, and ValueError if
+    it has another shape.
+    """
+    manifest = artifacts.get_directory(ref, scratch, only=(WEIGHTS,))
+    if manifest.sha256 != manifest_sha256:
+        raise ArtifactCorrupt(f"the manifest of {ref} has another hash")
+    weights = load_file(scratch / WEIGHTS)
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
     shapes = {name: tensor.shape for name, tensor in weights.items()}
-    if shapes != {name: tensor.shape for name, tensor in expected.items()}:
-        raise StartLost("The model that the job continues has an adapter of another shape.")
+    if shapes != {name: tensor.shape for name, tensor in own.items()}:
+        raise ValueError(f"The adapter under {ref} has another shape.")
     set_peft_model_state_dict(model, weights)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from domain.training.early_stopping import EarlyStop
 from domain.training.smoothed_loss import SmoothedLoss
 from services.trainer.training import Step
 
@@ -26,6 +27,10 @@ class Counters(BaseModel):
     suspect_steps: int = 0  # consecutive newest steps above the divergence threshold
     best_step: int | None = None  # step of the checkpoint with the lowest held-out loss
     best_eval_loss: float | None = None
+    # Of all evaluations, saved or not.
+    lowest_eval_step: int | None = None
+    lowest_eval_loss: float | None = None
+    stale_evaluations: int = 0  # consecutive newest evaluations that did not lower the loss enough
 
     def values(self) -> dict[str, Any]:
         """Return the counters by name, without the fields of subclasses."""
@@ -54,6 +59,35 @@ class Progress(Counters):
             self.lowest_loss = step.loss
         self.segment_tokens += step.tokens
         self.segment_seconds += step.seconds
+
+    def take_evaluation(self, loss: float, threshold: float) -> None:
+        """Record the held-out loss of this step.
+
+        It counts as lower only if it is below the lowest loss by more than `threshold`, as in the
+        EarlyStoppingCallback of transformers.
+        """
+        lowest = self.lowest_eval_loss
+        self.eval_loss = loss
+        lower = lowest is None or lowest - loss > threshold
+        self.stale_evaluations = 0 if lower else self.stale_evaluations + 1
+        if lowest is None or loss < lowest:
+            self.lowest_eval_step, self.lowest_eval_loss = self.step, loss
+
+    def early_stop(self, patience: int | None, planned_steps: int) -> EarlyStop | None:
+        """Return the early stop at this step, or None if training continues or is complete."""
+        stale = patience is not None and self.stale_evaluations >= patience
+        if not stale or self.step == planned_steps or self.eval_loss is None:
+            return None
+        assert self.lowest_eval_step is not None
+        assert self.lowest_eval_loss is not None
+        return EarlyStop(
+            step=self.step,
+            planned_steps=planned_steps,
+            evaluations=self.stale_evaluations,
+            eval_loss=self.eval_loss,
+            lowest_step=self.lowest_eval_step,
+            lowest_eval_loss=self.lowest_eval_loss,
+        )
 
     @property
     def tokens_per_second(self) -> float:

@@ -103,7 +103,7 @@ class Reporter:
         self._lock = threading.Lock()  # guards state shared with the training loop
         # Guards the file of the final report; the disk may be slow.
         self._writing = threading.Lock()
-        self._needed: list[SavedCheckpoint] = []  # the last two and the best, oldest first
+        self._needed: list[SavedCheckpoint] = []  # the newest and the best, oldest first
         self._log_lines = 0
         self._due_at = 0.0
         self._answered = threading.Event()
@@ -157,7 +157,8 @@ class Reporter:
         """
         _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds}")
         saved = [*self._needed, checkpoint]
-        gone = superfluous(saved, KEPT_NEWEST)
+        wanted = self._spec.hyperparameters.n_checkpoints or KEPT_NEWEST
+        gone = superfluous(saved, max(wanted, KEPT_NEWEST))
         self._needed = [each for each in saved if each not in gone]
         with self._lock:
             times = self._times(self._clock.elapsed())

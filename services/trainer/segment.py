@@ -23,12 +23,13 @@ from domain.estimating.memory import gib
 from domain.estimating.pricing import COMPILED_WORK
 from domain.training.phases import Phase
 from domain.training.precision import Precision
+from infrastructure.artifacts import ArtifactCorrupt
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.disk_cache import MODELS
 from infrastructure.reports import StepMeasured
 from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import VERIFIED, BaseFiles
-from services.trainer.checkpoint_writer import Checkpoints
+from services.trainer.checkpoint_writer import BestLost, Checkpoints
 from services.trainer.context import Context
 from services.trainer.dataset import Dataset, read
 from services.trainer.divergence import Divergence
@@ -44,6 +45,7 @@ from services.trainer.model import (
     load_base,
     load_start,
     load_tokenizer,
+    load_weights,
     require_base,
     save_adapter,
 )
@@ -98,8 +100,8 @@ def run(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None =
     try:
         loaded = load(context, checkpoints, warm_base)
         prepared = prepare(context, checkpoints, loaded)
-        progress = train(context, checkpoints, loaded, prepared)
-        evaluate(context, loaded, prepared, progress)
+        train(context, checkpoints, loaded, prepared)
+        evaluate(context, checkpoints, loaded, prepared)
         context.ranks.leave()
         if context.ranks.leads:
             register(context, loaded, prepared)
@@ -230,8 +232,10 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
             renderer, dataset.question, all_sequences(dataset.held_out), ranks.device
         ),
     )
+    stop = progress.early_stop(hyperparameters.early_stopping_patience, plan.total_steps)
     reporter.update(
-        total_steps=plan.total_steps,
+        total_steps=stop.step if stop else plan.total_steps,
+        stopped_early=stop,
         step=progress.step,
         trained_tokens=progress.trained_tokens,
         train_examples=len(dataset.train),
@@ -296,27 +300,45 @@ def _make_deterministic(context: Context, training: Training, mode: ExecutionMod
     return mode.model_copy(update={"deterministic": failure is None})
 
 
-def train(
-    context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: Prepared
-) -> Progress:
-    """Run the optimizer steps. Save checkpoints when due and after the last step."""
+def train(context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: Prepared) -> None:
+    """Run the optimizer steps. Save checkpoints when due and after the last step.
+
+    The last step may come early, if the held-out loss no longer falls.
+    """
     context.enter(Phase.TRAINING)
     progress, total_steps = checkpoints.progress, prepared.training.plan.total_steps
-    while progress.step < total_steps:
-        step = prepared.training.step(progress.step)
-        if step is None:
-            _stop(context, checkpoints, prepared)
-            continue  # the lease was extended in the meantime
-        progress.take(step, total_steps)
-        _report_step(context, progress, step, total_steps, loaded)
-        prepared.divergence.take(step.loss)
-        last = progress.step == total_steps
-        if prepared.evaluations.due and not last:  # the evaluation phase follows the last step
-            prepared.evaluations.between(loaded.model)
+    patience = context.spec.hyperparameters.early_stopping_patience
+    while (stop := progress.early_stop(patience, total_steps)) is None:
+        if prepared.evaluations.due(total_steps):
+            if not prepared.evaluations.between(loaded.model):
+                if checkpoints.due:
+                    _save(context, checkpoints, prepared, last=False)
+                _stop(context, checkpoints, prepared)
+                continue  # the lease was extended in the meantime
+            last = progress.early_stop(patience, total_steps) is not None
+        elif progress.step == total_steps:
+            break
+        else:
+            step = prepared.training.step(progress.step)
+            if step is None:
+                _stop(context, checkpoints, prepared)
+                continue
+            progress.take(step, total_steps)
+            _report_step(context, progress, step, total_steps, loaded)
+            prepared.divergence.take(step.loss)
+            if prepared.evaluations.due(total_steps):
+                continue  # a checkpoint has the loss of the evaluation
+            last = progress.step == total_steps
         if checkpoints.due or last:
             _save(context, checkpoints, prepared, last=last)
     checkpoints.flush()
-    return progress
+    if stop is not None:
+        context.reporter.update(total_steps=stop.step, stopped_early=stop)
+        context.reporter.log(
+            f"training stops early at step {stop.step:,} of {stop.planned_steps:,}: "
+            f"{stop.evaluations:,} evaluations in a row did not lower the held-out loss of "
+            f"{stop.lowest_eval_loss:.4f} at step {stop.lowest_step:,}"
+        )
 
 
 def _stop(context: Context, checkpoints: Checkpoints, prepared: Prepared) -> None:
@@ -401,13 +423,19 @@ def _sample(context: Context, prepared: Prepared) -> Sample | None:
     return sample
 
 
-def evaluate(context: Context, loaded: Loaded, prepared: Prepared, progress: Progress) -> None:
+def evaluate(
+    context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: Prepared
+) -> None:
     """Evaluate on the held-out examples, without and with the adapter.
 
-    Raise LossDiverged if the run has diverged.
+    If the job registers its best state, the adapter then has the weights of that state. Raise
+    LossDiverged if the run has diverged.
     """
     context.enter(Phase.EVALUATION)
-    evaluation = prepared.evaluations.conclude(loaded.model)
+    progress = checkpoints.progress
+    evaluation = prepared.evaluations.conclude(
+        loaded.model, lambda: _restore_best(context, checkpoints, prepared.training)
+    )
     prepared.divergence.conclude(evaluation.loss_before, evaluation.loss_after)
     peaks = context.ranks.gather(torch.tensor([loaded.peak_memory.bytes]))
     peak_bytes = int(peaks.max().item())
@@ -420,13 +448,26 @@ def evaluate(context: Context, loaded: Loaded, prepared: Prepared, progress: Pro
             "WARNING" if peak_bytes > predicted else "INFO",
         )
     best = progress.best_eval_loss
-    if best is not None and best < evaluation.loss_after:
+    if evaluation.step is None and best is not None and best < evaluation.loss_after:
         context.reporter.log(
             f"the checkpoint of step {progress.best_step:,} has a lower held-out loss "
             f"({best:.4f}) than the final adapter ({evaluation.loss_after:.4f}), which EcoLink "
             "registers",
             "WARNING",
         )
+
+
+def _restore_best(context: Context, checkpoints: Checkpoints, training: Training) -> None:
+    """Give the adapter of all ranks the weights of the checkpoint with the lowest held-out loss."""
+    if context.ranks.leads:
+        saved, scratch = checkpoints.best, context.scratch / "best"
+        try:
+            load_weights(
+                training.adapted, context.artifacts, saved.ref, saved.manifest_sha256, scratch
+            )
+        except (FileNotFoundError, ArtifactCorrupt) as error:
+            raise BestLost(f"Cannot read the best checkpoint, {saved.ref}: {error}") from error
+    context.ranks.share(training.adapter)
 
 
 def register(context: Context, loaded: Loaded, prepared: Prepared) -> None:

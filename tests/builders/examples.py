@@ -169,7 +169,7 @@ def evaluation_result(
     loss_after: float = 2.0,
     examples: int = 5,
     label_tokens: int = 400,
-    **accuracies: float,
+    **others: Any,
 ) -> EvaluationResult:
     """The result of an evaluation."""
     return EvaluationResult(
@@ -177,7 +177,7 @@ def evaluation_result(
         loss_after=loss_after,
         examples=examples,
         label_tokens=label_tokens,
-        **accuracies,
+        **others,
     )
 
 

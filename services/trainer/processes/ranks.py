@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -146,6 +146,12 @@ class Ranks:
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         return sums.tolist()
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of all ranks with those of rank 0."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.data, src=0)
 
     def gather(self, row: Tensor) -> Tensor:
         """Return the rows of all ranks, of equal size, on the CPU: shape (ranks, size)."""

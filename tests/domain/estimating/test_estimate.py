@@ -310,6 +310,27 @@ def test_checkpointing_and_4_bits_take_longer() -> None:
     assert 1.1 < training(Precision.NF4, False) / plain < 1.4
 
 
+def test_only_the_lower_bound_assumes_an_early_stop() -> None:
+    whole = priced(work(eval_steps=10))
+    early = priced(work(eval_steps=10, early_stopping_patience=2))
+    steps = whole.total_steps
+    assert early.total_steps == steps
+    assert early.high_micros == whole.high_micros
+    training = next(each for each in whole.phases if each.phase is Phase.TRAINING)
+    saved = (1 - 30 / steps) * training.low_seconds
+    assert early.low_seconds == pytest.approx(whole.low_seconds - saved, abs=1.01)
+    assert early.typical_seconds(Phase.TRAINING) == whole.typical_seconds(Phase.TRAINING)
+    assert f"after 30 of {steps} steps" in early.basis
+    never = priced(work(eval_steps=10, early_stopping_patience=1000))
+    assert never == whole
+
+
+def test_the_best_state_is_evaluated_once_more() -> None:
+    final, best = (priced(work(load_best_model_at_end=on)) for on in (False, True))
+    assert seconds(best, Phase.EVALUATION) > seconds(final, Phase.EVALUATION)
+    assert seconds(best, Phase.TRAINING) == seconds(final, Phase.TRAINING)
+
+
 @pytest.mark.parametrize("precision", Precision)
 def test_dora_takes_longer(precision: Precision) -> None:
     plain, dora = (

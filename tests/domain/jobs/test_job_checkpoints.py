@@ -9,7 +9,16 @@ import pytest
 from domain.core.errors import Invalid, StaleSegment
 from domain.jobs.job import Job
 from domain.training.checkpoint import RejectionReason, best
-from tests.builders.examples import STATE, evaluation_result, resume_certificate
+from domain.training.early_stopping import EarlyStop
+from tests.builders.examples import (
+    ACCOUNT_ID,
+    ESTIMATE,
+    JOB_ID,
+    PLAN,
+    STATE,
+    evaluation_result,
+    resume_certificate,
+)
 from tests.builders.scenario import (
     Step,
     allocates,
@@ -20,6 +29,7 @@ from tests.builders.scenario import (
     saves,
     starts_evaluation,
     topics,
+    trains,
     when,
 )
 
@@ -161,3 +171,84 @@ def test_overfitting_is_suspected_once_when_the_held_out_loss_stalls() -> None:
             best_eval_loss=1.25,
         )
     ]
+
+
+STOP = EarlyStop(
+    step=20,
+    planned_steps=30,
+    evaluations=2,
+    eval_loss=1.4,
+    lowest_step=10,
+    lowest_eval_loss=1.2,
+)
+
+
+def stops_early(given: Job) -> None:
+    given.stop_early(given.segment, STOP)
+
+
+def test_an_early_stop_is_the_end_of_the_training() -> None:
+    given = running(saves(10, eval_loss=1.2), saves(20, eval_loss=1.4))
+    assert not given.trained
+    assert when(given, stops_early, stops_early) == [
+        fact("TrainingStoppedEarly", segment=1, step=20, planned_steps=30, lowest_step=10)
+    ]
+    assert (given.total_steps, given.trained, given.stopped_early) == (20, True, STOP)
+    when(given, starts_evaluation)
+    given.complete_evaluation(1, evaluation_result(loss_after=1.2, step=10, final_loss=1.4))
+    assert [each.eval_loss for each in given.checkpoints] == [1.2, 1.4]
+    assert topics(when(given, registers)) == ["Registered"]
+
+
+def test_a_job_that_lost_the_checkpoint_of_its_early_stop_repeats_the_stop() -> None:
+    saved = (saves(10, eval_loss=1.2), saves(20, eval_loss=1.4))
+    given = running(*saved, stops_early, crashes(90), allocates)
+    when(given, rejects("checkpoints/1/20"), trains(10))
+    assert (given.stopped_early, given.total_steps, given.trained) == (None, 30, False)
+    assert topics(when(given, saves(20, eval_loss=1.4), stops_early)) == [
+        "CheckpointSaved",
+        "TrainingStoppedEarly",
+    ]
+
+
+def test_a_resume_after_an_early_stop_keeps_it() -> None:
+    given = running(saves(20, eval_loss=1.4), stops_early, crashes(90), allocates)
+    when(given, lambda it: it.start_training(it.segment, 20, 20, 100, 5))
+    assert when(given, stops_early) == []
+    assert given.trained
+
+
+def test_the_evaluation_of_a_saved_step_replaces_its_checkpoint() -> None:
+    """The segment had to end before the evaluation, so it had saved the step without a loss."""
+
+    def evaluated(given: Job) -> None:
+        newest = given.checkpoints[-1]
+        given.save_checkpoint(newest.model_copy(update={"ref": "again", "eval_loss": 1.1}))
+
+    given = running(saves(10, eval_loss=1.2), saves(20))
+    assert topics(when(given, evaluated, evaluated)) == ["CheckpointSaved"]
+    assert (given.best_step, given.best_eval_loss) == (20, 1.1)
+    when(given, saves(20))  # a repeated report
+    when(given, Job.prune_checkpoints)
+    assert refs(given) == ["checkpoints/1/10", "again"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "while_running", "after"),
+    [(None, [20, 40, 50], [20, 50]), (1, [20, 40, 50], [20, 50]), (3, [20, 30, 40, 50], None)],
+)
+def test_a_job_keeps_the_chosen_number_of_checkpoints_and_the_best(
+    wanted: int | None, while_running: list[int], after: list[int] | None
+) -> None:
+    losses = ((10, 1.5), (20, 1.2), (30, 1.3), (40, 1.4), (50, 1.4))
+    chosen = PLAN.hyperparameters | ({"n_checkpoints": wanted} if wanted else {})
+    given = Job.approve(
+        JOB_ID, ACCOUNT_ID, PLAN.model_copy(update={"hyperparameters": chosen}), ESTIMATE
+    )
+    when(given, allocates, trains(), *[saves(step, eval_loss=loss) for step, loss in losses])
+    when(given, Job.prune_checkpoints)
+    assert [each.step for each in given.checkpoints] == while_running
+    when(given, starts_evaluation)
+    given.complete_evaluation(1, evaluation_result(loss_after=1.4))
+    when(given, registers, Job.prune_checkpoints)
+    assert [each.step for each in given.checkpoints] == (after or while_running)

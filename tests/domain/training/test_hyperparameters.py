@@ -20,6 +20,7 @@ def test_the_defaults_of_the_wizard() -> None:
         "lora_r": 16,
         "lora_alpha": 32,
         "micro_batch_size": 4,
+        "load_best_model_at_end": False,
         "dropout": 0.05,
         "use_rslora": False,
         "use_dora": False,
@@ -32,6 +33,9 @@ def test_the_defaults_of_the_wizard() -> None:
         "max_grad_norm": 1.0,
         "save_steps": 50,
         "eval_steps": None,
+        "early_stopping_patience": None,
+        "early_stopping_threshold": 0.0,
+        "n_checkpoints": None,
         "seed": 42,
     }
 
@@ -61,6 +65,10 @@ def test_the_defaults_of_the_wizard() -> None:
         ("max_grad_norm", 0.0),
         ("save_steps", 0),
         ("eval_steps", 0),
+        ("early_stopping_patience", 0),
+        ("early_stopping_threshold", -0.1),
+        ("n_checkpoints", 0),
+        ("n_checkpoints", 21),
         ("seed", -1),
         ("warmup", 3),
     ],
@@ -99,3 +107,10 @@ def test_a_plan_of_before_a_field_existed_means_its_default_and_is_the_same_choi
     before = PLAN.model_copy(update={"hyperparameters": recorded})
     assert before.lora == Hyperparameters()
     assert before.choices == PLAN.choices
+
+
+def test_the_earliest_stop_follows_evaluations_that_lower_nothing() -> None:
+    assert Hyperparameters(eval_steps=10).earliest_stop(100) == 100
+    patient = Hyperparameters(eval_steps=10, early_stopping_patience=3)
+    assert patient.earliest_stop(100) == 40
+    assert patient.earliest_stop(25) == 25
