@@ -53,14 +53,25 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
 @_with_hyperparameters
 def launch(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option(help="ID of a dataset that is ready_for_training.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="ID of a dataset that is ready_for_training. Required, unless you set --like."
+        ),
+    ] = None,
     base_model: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Name of a base model, or of your model (ft:...) or checkpoint to continue from. "
-            "See `ecolink models list`."
+            "See `ecolink models list`. Required, unless you set --like."
         ),
-    ],
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="ID of a job to use as a template. Other options replace its choices.",
+        ),
+    ] = None,
     validation_dataset: Annotated[
         str | None,
         typer.Option(help="ID of another dataset to evaluate on.  \\[default: hold out a part]"),
@@ -74,8 +85,12 @@ def launch(
         typer.Option(help="GPU type. See `ecolink jobs gpus`.  \\[default: the cheapest]"),
     ] = None,
     gpu_count: Annotated[
-        int, typer.Option(help="Number of GPUs. More GPUs are faster and cost more.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Number of GPUs. More GPUs are faster and cost more.  \\[default: 1]",
+            show_default=False,
+        ),
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option(help="Idempotency key. A repeated key does not start a second job."),
@@ -121,23 +136,27 @@ def launch(
         raise typer.BadParameter(
             "You cannot combine --dry-run and --watch, because --dry-run starts no job. Choose one."
         )
-    body = {
+    if like is None and None in (dataset, base_model):
+        raise typer.BadParameter("Set --dataset and --base-model, or --like with a job's ID.")
+    chosen = {
         "dataset": dataset,
         "validation_dataset": validation_dataset,
         "base_model": base_model,
         "region": region,
         "gpu_type": gpu_type,
         "gpu_count": gpu_count,
-        "hyperparameters": {
-            name: value for name, value in tuned.items() if value not in (None, [])
-        },
         "suffix": suffix,
-        "deploy": deploy,
-        "wait": wait,
+        "deploy": deploy or None,
+        "wait": wait or None,
         "max_cost": max_cost,
         **({"integrations": _integrations(track)} if track else {}),
     }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    given["hyperparameters"] = {
+        name: value for name, value in tuned.items() if value not in (None, [])
+    }
     with client_of(ctx) as client:
+        body = given if like is None else _like(client, like, given)
         if dry_run:
             quote = client.send(QuoteAnswer, "/estimates", body)
             show(quote, job_tables.quote)
@@ -162,6 +181,13 @@ def _integrations(named: Sequence[str]) -> list[dict[str, Any]]:
         return [integration_of(each).model_dump(mode="json") for each in named]
     except Invalid as error:
         raise typer.BadParameter(error.message) from None
+
+
+def _like(client: Client, job: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the request of a past job, with the given choices instead of its own."""
+    template = client.get(f"/jobs/{job}/request")
+    tuned = template["hyperparameters"] | given["hyperparameters"]
+    return template | given | {"hyperparameters": tuned}
 
 
 def _approved(client: Client, approval: dict[str, Any], key: str) -> Reply[JobSummary]:

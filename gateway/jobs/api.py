@@ -90,6 +90,12 @@ def show_job(job_id: JobId, caller: MayRead, backend: BackendOf) -> JobDetail:
     return service.job_detail(backend, caller, job_id)
 
 
+@router.get("/jobs/{job_id}/request", responses=refusals(404))
+def show_request(job_id: JobId, caller: MayRead, backend: BackendOf) -> JobRequest:
+    """Show the request that starts the same job again. Change it to use the job as a template."""
+    return service.request_of(backend, caller, job_id)
+
+
 @router.get("/jobs/{job_id}/steps", responses=refusals(404))
 def show_steps(
     job_id: JobId,

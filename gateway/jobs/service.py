@@ -14,7 +14,7 @@ from domain.billing.account import Account
 from domain.core.aggregate import because
 from domain.core.errors import DomainError
 from domain.core.identity import created_id
-from domain.core.money import Toward
+from domain.core.money import Toward, exact_dollars
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus
@@ -142,6 +142,25 @@ def own_job(backend: Backend, caller: Caller, job_id: UUID) -> Row:
         JOB_DETAIL,
         lambda connection: job_row(connection, caller.account_id, job_id),
         f"no job {job_name(job_id)}",
+    )
+
+
+def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:
+    """Return the request of a job like this one. Raise NotFound without such a job."""
+    own_job(backend, caller, job_id)
+    job = backend.log.load(Job, job_id)
+    plan, maximum = job.plan, job.order.max_cost_micros
+    return JobRequest(
+        dataset=plan.dataset_id,
+        validation_dataset=plan.validation.dataset_id if plan.validation else None,
+        base_model=plan.start.model if plan.start else plan.base_model,
+        region=plan.region,
+        gpu_type=plan.gpu_type,
+        gpu_count=plan.gpu_count,
+        hyperparameters=plan.lora,
+        suffix=job.order.suffix,
+        deploy=job.order.deploy,
+        max_cost=exact_dollars(maximum).removeprefix("$") if isinstance(maximum, int) else maximum,
     )
 
 

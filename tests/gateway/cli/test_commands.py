@@ -36,6 +36,14 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
     chosen = {"dropout": 0, "target_modules": ["q_proj"], "lora_r": 16, "schedule": "linear"}
     assert shown["hyperparameters"].items() >= chosen.items()
     assert shown["validation_dataset_id"] == str(own)
+    like = ("jobs", "launch", "--like", job["id"])
+    again = me.read("jobs", "show", me.read(*like, "--epochs", "2", "--use-dora")["id"])
+    changed = {"epochs": 2, "use_dora": True}
+    assert again["hyperparameters"] == shown["hyperparameters"] | changed
+    for same in ("dataset_id", "validation_dataset_id", "base_model", "gpu_type", "region"):
+        assert again[same] == shown[same]
+    other = me.read(*like, "--dataset", str(own), "--validation-dataset", me.dataset)
+    assert me.read("jobs", "show", other["id"])["dataset_id"] == str(own)
     listed = me.run("jobs", "list")
     for named in (job["id"], job["id"][6:14], "dataset", BASE_MODEL, "waiting for a GPU"):
         assert named in listed
@@ -108,6 +116,8 @@ def test_a_refusal_names_the_option_or_id_and_has_an_exit_code(
         ((*me.launch, "--gpu-type", "abacus"), 2, "--gpu-type: "),
         ((*me.launch, "--max-sequence-length", "40"), 2, "--max-sequence-length: "),
         ((*me.launch, "--dry-run", "--watch"), 2, "--watch"),
+        (("jobs", "launch", "--dataset", validating), 2, "--like"),
+        (("jobs", "launch", "--like", f"ftjob-{'0' * 32}"), 4, ""),
         (me.launch, 5, "$"),
         ((*base, theirs), 4, ""),
         ((*base, validating), 6, "--dataset: "),
