@@ -42,6 +42,9 @@ class Variant:
     rows: int
     chats_per_row: int  # joined, so that jobs have examples of different length
     hyperparameters: dict[str, Any]
+    name: str = "varied size"
+    calls_tools: bool = False
+    continues: str | None = None  # name of the variant whose model the job continues
 
     def write(self, path: Path) -> int:
         chats = demo_chats(self.rows * self.chats_per_row)
@@ -55,8 +58,65 @@ class Variant:
             }
             for start in range(0, len(chats), self.chats_per_row)
         ]
+        if self.calls_tools:
+            rows = [_with_tools(row, number) for number, row in enumerate(rows)]
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return len(rows)
+
+
+def _with_tools(row: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return a chat that calls a tool before its last answer."""
+    *before, answer = row["messages"]
+    order = f"A-{number:04d}"
+    call = {
+        "id": f"call_{number}",
+        "type": "function",
+        "function": {"name": "find_order", "arguments": json.dumps({"number": order})},
+    }
+    found = {"role": "tool", "tool_call_id": call["id"], "content": f"{order}: sent"}
+    parameters = {
+        "type": "object",
+        "properties": {"number": {"type": "string"}},
+        "required": ["number"],
+    }
+    function = {"name": "find_order", "description": "Find an order.", "parameters": parameters}
+    return {
+        "messages": [*before, {"role": "assistant", "tool_calls": [call]}, found, answer],
+        "tools": [{"type": "function", "function": function}],
+    }
+
+
+ALL_LINEAR = {"target_modules": ["all-linear"]}
+UNTIL_STALE = {"epochs": 12, "eval_steps": 4, "early_stopping_patience": 2}
+KINDS = (
+    ("rsLoRA", {"use_rslora": True, "lora_r": 64, "learning_rate": 2e-4}),
+    ("all linear layers", ALL_LINEAR),
+    ("DoRA", {"use_dora": True}),
+    ("DoRA, all linear layers", ALL_LINEAR | {"use_dora": True}),
+    ("rsLoRA, all linear layers", ALL_LINEAR | {"use_rslora": True, "learning_rate": 2e-4}),
+    ("early stop", UNTIL_STALE),
+    ("early stop, best state", UNTIL_STALE | {"load_best_model_at_end": True, "n_checkpoints": 3}),
+    ("tool calls", {}),
+    ("warm start", {}),
+    ("warm start, best state", {"load_best_model_at_end": True, "eval_steps": 4}),
+)
+"""Kinds of jobs, and the hyperparameters of each."""
+
+
+def kinds() -> list[Variant]:
+    """Return one job of each kind."""
+    parents = {"warm start": "rsLoRA", "warm start, best state": "DoRA"}
+    return [
+        Variant(
+            rows=100,
+            chats_per_row=1 + number % 2,
+            hyperparameters={"epochs": 2, "learning_rate": 1e-3, "save_steps": 20, **fields},
+            name=name,
+            calls_tools=name == "tool calls",
+            continues=parents.get(name),
+        )
+        for number, (name, fields) in enumerate(KINDS)
+    ]
 
 
 def variants(count: int, seed: int) -> list[Variant]:
@@ -87,12 +147,16 @@ def _variant(lot: random.Random, number: int) -> Variant:
 def bench(
     jobs: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 20,
     seed: Annotated[int, typer.Option(help="Of their sizes.")] = 1,
+    by_kind: Annotated[
+        bool, typer.Option("--kinds", help="Run one job of each kind instead.")
+    ] = False,
 ) -> None:
     """Run SmolLM2 jobs of varied size one after another, and show each range with its bill."""
     console = Console(highlight=False)
     try:
         with stack(Settings()) as settings:
-            account_id = _run_jobs(settings, console, jobs, seed)
+            wanted = kinds() if by_kind else variants(jobs, seed)
+            account_id = _run_jobs(settings, console, wanted)
             with open_store() as store:
                 store.fold(ESTIMATES)
                 show(
@@ -102,19 +166,28 @@ def bench(
         fail(str(error))
 
 
-def _run_jobs(settings: Settings, console: Console, count: int, seed: int) -> UUID:
+def _run_jobs(settings: Settings, console: Console, wanted: list[Variant]) -> UUID:
     """Run the jobs on a running stack, and return the billed account."""
     account = fresh_account(settings, "estimates")
     top_up(settings, account.account_id, MONEY_MICROS, "estimates")
     offer_base(settings, console.print)
-    for number, variant in enumerate(variants(count, seed), 1):
-        _run_job(settings, console, account, variant, f"job {number} of {count}")
+    models: dict[str, str] = {}
+    for number, variant in enumerate(wanted, 1):
+        title = f"job {number} of {len(wanted)}, {variant.name}"
+        base = models[variant.continues] if variant.continues else BASE_MODEL
+        models[variant.name] = _run_job(settings, console, account, variant, title, base)
     return account.account_id
 
 
 def _run_job(
-    settings: Settings, console: Console, account: DemoAccount, variant: Variant, title: str
-) -> None:
+    settings: Settings,
+    console: Console,
+    account: DemoAccount,
+    variant: Variant,
+    title: str,
+    base: str,
+) -> str:
+    """Run a job to its end. Return the name of its model."""
     assert settings.gateway_url is not None
     with (
         Client(Endpoint(settings.gateway_url, account.key)) as client,
@@ -124,7 +197,7 @@ def _run_job(
         dataset = upload_ready(client, lambda _: None, path, variant.write(path))
         form = {
             "dataset": dataset["id"],
-            "base_model": BASE_MODEL,
+            "base_model": base,
             **largest_gpus(client),
             "hyperparameters": variant.hyperparameters,
         }
@@ -133,7 +206,9 @@ def _run_job(
     console.print(
         f"{title}: {dataset['examples']} examples, {job['total_steps']} steps, "
         f"{job['billed_seconds']} s, {job['cost']['text']}"
+        + (f". {job['stop_note']}" if job["stop_note"] else "")
     )
+    return job["model"]
 
 
 def _await_end(client: Client, path: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from domain.training.precision import Precision
 from tests.bench.stop_points import Place
 from tests.bench.trainer_runs import (
     ACCUMULATION,
+    KINDS,
     SAVE_STEPS,
     STEPS,
     TINY,
@@ -28,6 +29,7 @@ from tests.bench.trainer_runs import (
 )
 
 PLACES = tuple(Place)
+OTHER_KINDS = [each for each in KINDS if each != "LoRA"]
 EXIT_SECONDS = 0.3
 """Aim for a stop, beyond the step in progress: copy the state, store it and exit."""
 
@@ -41,6 +43,10 @@ def bench(
         int, typer.Option(min=0, help="Of the tiny model with compiled layers, on one rank.")
     ] = 2,
     ranks: Annotated[int, typer.Option(min=1, help="Up to how many ranks.")] = 2,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help=f"Only these kinds of jobs: {', '.join(KINDS)}."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the stop points.")] = 1,
 ) -> None:
     """Compare every loss and the adapter of interrupted runs with an uninterrupted run."""
@@ -56,6 +62,10 @@ def bench(
         settings.append((Setting(TINY, Precision.BF16, 1, compiled=True), compiled_points))
     elif compiled_points:
         console.print("compiled layers are left out: this machine has no g++")
+    if kinds is None:
+        settings += [(Setting(TINY, Precision.BF16, 1, kind=each), points) for each in OTHER_KINDS]
+    else:
+        settings = [(Setting(TINY, Precision.BF16, 1, kind=each), points) for each in kinds]
     tally = Tally()
     with trainers() as runs:
         for setting, count in settings:

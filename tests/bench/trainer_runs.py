@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from deploy.demo.preparing import SOURCE
 from domain.training.precision import Precision
@@ -28,6 +29,15 @@ TINY = "tiny"
 RUN_SECONDS = 1200.0  # timeout of a run
 ACCUMULATION, SAVE_STEPS, STEPS = 3, 3, 12  # minimum number of steps
 ROWS = 40
+WARM_START = "warm start"
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "LoRA": {},
+    "rsLoRA": {"use_rslora": True},
+    "DoRA": {"use_dora": True},
+    WARM_START: {},
+    "best state": {"load_best_model_at_end": True, "eval_steps": 2, "learning_rate": 0.02},
+}
+"""Kinds of jobs, and the hyperparameters of each."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,12 @@ class Setting:
     precision: Precision
     ranks: int
     compiled: bool = False  # even if the run is short
+    kind: str = "LoRA"  # one of KINDS
 
     def __str__(self) -> str:
         compiled = ", compiled" if self.compiled else ""
-        return f"{self.base}, {self.precision}, {self.ranks} rank(s){compiled}"
+        kind = "" if self.kind == "LoRA" else f", {self.kind}"
+        return f"{self.base}, {self.precision}, {self.ranks} rank(s){compiled}{kind}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,7 @@ class Trainers:
     def __init__(self, folder: Path, server: NatsServer) -> None:
         self._folder, self._server = folder, server
         self._store = SegmentStore(folder)
+        self._starts: dict[Setting, dict[str, str]] = {}
 
     def offer(self, base: str) -> None:
         """Put a base model into the store, once."""
@@ -131,6 +144,7 @@ class Trainers:
             "dropout": 0.1,
             "save_steps": SAVE_STEPS,
             "max_sequence_length": 64,
+            **KINDS[setting.kind],
         }
         return self._store.spec(
             hyperparameters,
@@ -142,7 +156,19 @@ class Trainers:
             paid_seconds=3600,
             grace_seconds=60,
             heartbeat_seconds=0.5,
+            **(self._start(setting) if setting.kind == WARM_START else {}),
         )
+
+    def _start(self, setting: Setting) -> dict[str, str]:
+        """Return the fields of a spec that continues the adapter of an earlier job."""
+        earlier = replace(setting, kind="LoRA")
+        if earlier not in self._starts:
+            spec = self._spec(earlier)
+            self._run(earlier, spec, None)
+            ref = spec.adapter_prefix
+            sha256 = self._store.artifacts.manifest(ref).sha256
+            self._starts[earlier] = {"start_ref": ref, "start_manifest_sha256": sha256}
+        return self._starts[earlier]
 
     def _run(
         self, setting: Setting, spec: SegmentSpec, point: StopPoint | None

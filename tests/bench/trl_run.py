@@ -44,6 +44,7 @@ class TrlConfig:
     gradient_checkpointing: bool = True
     max_length: int | None = 1024
     torch_compile: bool = False
+    adapter: str | None = None  # directory of the adapter to start with; None: a new one
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class TrlResult:
     threads: int  # of torch
     torch: str  # its version
     adapter_dtype: str
+    losses: list[float]  # of each optimizer step
 
 
 @dataclass
@@ -79,6 +81,8 @@ def run(config: TrlConfig) -> TrlResult:
     stopwatch = Stopwatch()
     trainer = _trainer(config, stopwatch)
     trainer.train()
+    if config.adapter is not None:
+        trainer.model.save_pretrained(config.output, save_embedding_layers=False)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     return TrlResult(
         version=trl.__version__,
@@ -90,15 +94,16 @@ def run(config: TrlConfig) -> TrlResult:
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         adapter_dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in trained})),
+        losses=[each["loss"] for each in trainer.state.log_history if "loss" in each],
     )
 
 
 def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
     """Return an SFTTrainer with the given learning rates and a stopwatch."""
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from torch.optim.lr_scheduler import LambdaLR
-    from transformers import TrainerCallback
+    from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import SFTTrainer  # pyright: ignore[reportMissingImports]
 
     class Timed(TrainerCallback):
@@ -127,11 +132,15 @@ def _trainer(config: TrlConfig, stopwatch: Stopwatch) -> Any:
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
     )
+    model: Any = config.model
+    if config.adapter is not None:
+        base = AutoModelForCausalLM.from_pretrained(config.model, dtype=config.dtype)
+        model = PeftModel.from_pretrained(base, config.adapter, is_trainable=True)
     trainer = Scheduled(
-        model=config.model,
+        model=model,
         args=_arguments(config),
         train_dataset=Dataset.from_list(json.loads(Path(config.data).read_text())["train"]),
-        peft_config=lora,
+        peft_config=lora if config.adapter is None else None,
         callbacks=[Timed()],
     )
     return trainer
@@ -155,10 +164,11 @@ def _arguments(config: TrlConfig) -> Any:
         max_length=config.max_length,
         torch_compile=config.torch_compile,
         train_sampling_strategy=config.sampling,
-        model_init_kwargs={"dtype": config.dtype},
+        model_init_kwargs={"dtype": config.dtype} if config.adapter is None else None,
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         report_to="none",
+        logging_steps=1,
         disable_tqdm=True,
     )
 
