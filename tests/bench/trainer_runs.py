@@ -76,11 +76,17 @@ class Outcome:
     adapter_sha256: str
 
     def differs(self, other: Outcome) -> str | None:
-        """Return the difference of two outcomes, or None."""
-        steps = self.losses.keys() | other.losses.keys()
-        odd = [step for step in sorted(steps) if self.losses.get(step) != other.losses.get(step)]
+        """Return the difference of two outcomes, or None.
+
+        A trainer that stops on a busy machine may exit before it has sent the metrics of its last
+        step, because this server answers its final report at once.
+        """
+        steps, unsent = self.losses.keys() & other.losses.keys(), self.losses.keys() ^ other.losses
+        odd = [step for step in sorted(steps) if self.losses[step] != other.losses[step]]
         if odd:
             return f"losses of steps {odd}"
+        if len(unsent) > 1:
+            return f"no metrics of steps {sorted(unsent)}"
         return "adapter" if self.adapter_sha256 != other.adapter_sha256 else None
 
 
