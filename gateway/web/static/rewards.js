@@ -11,13 +11,13 @@ export class Rewards {
 
   draw({ steps, chosen, rejected, accuracies }, rebuild) {
     if (!chosen.length) return;
-    const data = [steps, chosen, rejected, chosen.map((reward, n) => reward - rejected[n])];
+    const data = [steps, chosen.map((reward, n) => reward - rejected[n]), chosen, rejected];
     if (rebuild) this.plot?.destroy();
     if (rebuild || !this.plot) {
       this.element.replaceChildren();
       this.plot = new uPlot(this.options(), data, this.element);
     } else this.plot.setData(data);
-    this.summary.textContent = `At step ${steps.at(-1).toLocaleString("en")}, the margin is ${written(data[3].at(-1))}, and ${Math.round(100 * accuracies.at(-1))}% of the pairs are correct.`;
+    this.summary.textContent = `At step ${steps.at(-1).toLocaleString("en")}, the margin is ${written(data[1].at(-1))}, and ${Math.round(100 * accuracies.at(-1))}% of the pairs are correct.`;
   }
 
   options() {
@@ -28,9 +28,9 @@ export class Rewards {
       axes: axes(),
       series: [
         { label: "Step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) },
+        line("Margin", color("--calm"), 1),
         line("Preferred", color("--good"), 1.5),
         line("Rejected", color("--warn"), 1.5),
-        line("Margin", color("--calm"), 2.5),
       ],
     };
   }
