@@ -30,6 +30,7 @@ from domain.core.topics import Kind, topics_of
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.exports.export import Export
+from domain.exports.hub_push import HubPush
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
@@ -64,6 +65,11 @@ SENDING = (
 
 RESTARTED = "status, run_id, url, sent, turns, failures, failing_since, next_attempt_at"
 """Columns of a run that its owner changes by a retry, or by another connection."""
+
+HIDDEN_TOKENS = (
+    "INSERT, DELETE, SELECT (push_id, account_id, repository, private, done_bytes, url, message)"
+)
+"""Rights to store the encrypted tokens of a hub, without reading any."""
 
 HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expires_at)"
 """Rights to store and replace the secrets of webhooks, without reading any."""
@@ -161,9 +167,12 @@ ACCESS: dict[str, Access] = {
         events=(
             *(Export.ExportCompleted, Export.ExportFailed),
             *(Export.ExportExpired, Export.ExportDeleted),
+            *(HubPush.PushCompleted, HubPush.PushFailed),
         ),
         handles_events=True,
-        tables={"exports": READ, "export_progress": CHANGE},
+        tables=_each(("exports", "hub_pushes"), READ)
+        | {"export_progress": CHANGE, "hub_keys": KEEP}
+        | {"hub_targets": "SELECT, UPDATE (token, done_bytes, url, message)"},
     ),
     "alerts": Access(
         handles_events=True,
@@ -196,6 +205,7 @@ ACCESS: dict[str, Access] = {
             *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
             *(Export.ExportRequested, Export.ExportRenewed, Export.ExportDeleted),
+            HubPush.PushRequested,
             *(Catalog.GpuTypeOffered, Catalog.GpuTypeWithdrawn, Catalog.CapacityDeclared),
             *(Catalog.RegionOffered, Catalog.RegionWithdrawn),
             *(Synthesis.SynthesisApproved, Synthesis.SynthesisPaused, Synthesis.SynthesisResumed),
@@ -222,6 +232,7 @@ ACCESS: dict[str, Access] = {
         | {"tracker_secrets": "INSERT, DELETE, SELECT (account_id, tracker)"}
         | {"synthesis_endpoints": CHANGE, "synthesis_endpoint_keys": "INSERT, DELETE"}
         | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
+        | {"hub_targets": HIDDEN_TOKENS, "hub_keys": READ}
         | {"parked_events": "SELECT, UPDATE (replay)"}
         | _each(("leaderships", "processes", "alerts", "alert_notices"), READ)
         | {"alert_silences": CHANGE},
@@ -231,7 +242,7 @@ ACCESS: dict[str, Access] = {
 OPERATOR = Access(
     events=(
         *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
-        *(Export, GpuPool, Job, JobRequest, Meter, Payment, Synthesis, TokenMeter),
+        *(Export, GpuPool, HubPush, Job, JobRequest, Meter, Payment, Synthesis, TokenMeter),
     ),
     reads_snapshots=True,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}

@@ -13,6 +13,7 @@ from domain.catalog.catalog import Catalog
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.exports.export import Export
+from domain.exports.hub_push import HubPush
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.synthesis.synthesis import Synthesis
@@ -28,6 +29,7 @@ AGGREGATES = (
     Deployment,
     Export,
     GpuPool,
+    HubPush,
     Job,
     JobRequest,
     Meter,

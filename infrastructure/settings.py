@@ -476,6 +476,12 @@ class Settings(BaseSettings):
         description="Days for which EcoLink keeps the files of an exported model. It can be "
         "exported again.",
     )
+    hub_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="URL of a Hugging Face hub, such as `https://huggingface.co`, to which "
+        "accounts may push exports. If unset, pushes are disabled.",
+    )
     exports_at_once: int = Field(
         default=1, ge=1, description="Number of models that are exported at the same time."
     )

@@ -15,6 +15,7 @@ from projections.deployments import DEPLOYMENTS
 from projections.estimates import ESTIMATES
 from projections.exports import EXPORTS
 from projections.gpu_pools import GPU_POOLS
+from projections.hub_pushes import HUB_PUSHES
 from projections.job_detail import JOB_DETAIL
 from projections.job_requests import JOB_REQUESTS
 from projections.job_timeline import JOB_TIMELINE
@@ -36,6 +37,7 @@ PROJECTIONS = (
     ESTIMATES,
     EXPORTS,
     GPU_POOLS,
+    HUB_PUSHES,
     JOB_DETAIL,
     JOB_REQUESTS,
     JOB_TIMELINE,

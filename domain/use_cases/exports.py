@@ -10,6 +10,7 @@ from domain.core.errors import NotFound, WrongState
 from domain.core.event_log import EventLog, retrying
 from domain.core.identity import base_model_id, export_id
 from domain.exports.export import Export, ExportFormat, ExportSource
+from domain.exports.hub_push import HubPush
 from domain.jobs.job import MODEL_DELETED, Job
 
 
@@ -47,6 +48,21 @@ class Exporting:
         export.delete()
         self.log.commit(export)
         return export
+
+    @retrying
+    def push(self, push_id: UUID, export: Export) -> HubPush:
+        """Push a ready export to a hub. The same ID returns the same push.
+
+        Raise WrongState if the export is not ready, and Suspended for a suspended account.
+        """
+        self.log.load(Account, export.account_id).require_active()
+        if export.files is None:
+            raise WrongState("The export is not ready. Wait until it is.")
+        known = self.log.find(HubPush, push_id)
+        if known is None:
+            known = HubPush.request(push_id, export)
+            self.log.commit(known)
+        return known
 
     def existing(self, job_id: UUID, format: ExportFormat) -> Export | None:
         """Return the export of a model if its files exist or will exist."""

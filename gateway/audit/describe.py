@@ -15,6 +15,7 @@ from domain.core.money import exact_dollars
 from domain.datasets.dataset import Dataset, DatasetKind
 from domain.deployments.deployment import Deployment
 from domain.exports.export import Export
+from domain.exports.hub_push import HubPush
 from domain.jobs import events
 from domain.jobs.job_request import RequestEvent
 from domain.jobs.lifecycle import PauseReason
@@ -38,6 +39,12 @@ def describe_any(event: Event, model: str | None = None) -> str:
             return _dataset(event) or documented(event)
         case Export.Event():
             return _export(event) or documented(event)
+        case HubPush.PushRequested(model=model, format=format):
+            return f"Push of {model} as {format} to a hub requested."
+        case HubPush.PushCompleted(commit=commit):
+            return f"All files pushed, commit {commit}."
+        case HubPush.PushFailed(code=code):
+            return f"The push failed: {code.replace('_', ' ')}."
         case ApiKey.ApiKeyIssued(hint=hint, role=role, scopes=scopes):
             return f"API key …{hint} issued with the role {role} and scopes {', '.join(scopes)}."
         case Payment.PaymentReceived() as paid:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import typer
 from rich.console import Group, RenderableType
@@ -15,13 +17,14 @@ from rich.text import Text
 
 from domain.deployments.deployment import DeploymentStatus
 from domain.exports.export import ExportFormat, ExportStatus
+from domain.exports.hub_push import PushStatus
 from gateway.cli.client import Client, Reply
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import breathe, patiently
 from gateway.cli.tables import listing, listing_of, pairs, selected, tame
 from gateway.cli.terminal import CommandGroup, bar, client_of, for_programs, interrupted, note, show
-from gateway.exports.schemas import ExportAnswer
+from gateway.exports.schemas import ExportAnswer, PushAnswer
 from gateway.models.schemas import DeploymentAnswer, Models
 from gateway.schemas import Listed
 
@@ -267,6 +270,62 @@ def _exported(client: Client, path: str, answer: Reply[ExportAnswer]) -> Reply[E
     except KeyboardInterrupt:
         interrupted("\nThe export continues. `ecolink models exports` shows it.")
     return answer
+
+
+@models.command()
+def push(
+    client: Client,
+    model: ModelName,
+    repository: Annotated[str, typer.Argument(help="Repository, such as owner/name.")],
+    format: Annotated[
+        ExportFormat, typer.Option(help="Format of the export.")
+    ] = ExportFormat.SAFETENSORS,
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Visibility of a new repository.")
+    ] = True,
+    follow: Annotated[bool, typer.Option(help="Wait until the push ends.")] = True,
+) -> None:
+    """Push a ready export to a repository of a Hugging Face hub.
+
+    The token is in the variable HF_TOKEN. Without it, the command asks for the token.
+    """
+    token = os.environ.get("HF_TOKEN") or typer.prompt("Token of the hub", hide_input=True)
+    path = f"/models/{quote(model)}"
+    body = {"repository": repository, "token": token, "private": private}
+    answer = client.send(PushAnswer, f"{path}/exports/{format}/pushes", body, str(uuid4()))
+    try:
+        while follow and answer.model.status is PushStatus.PENDING:
+            breathe()
+            listed = patiently(lambda: client.read(Listed[PushAnswer], f"{path}/pushes"))
+            found = next(each for each in listed.model.data if each.id == answer.model.id)
+            answer = Reply(found.model_dump(mode="json"), found)
+    except KeyboardInterrupt:
+        interrupted("\nThe push continues. `ecolink models pushes` shows it.")
+    show(answer, _push)
+    if follow and answer.model.status is not PushStatus.COMPLETED:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@models.command("pushes")
+def list_pushes(client: Client, model: ModelName) -> None:
+    """List the pushes of a model to a hub."""
+    show(client.read(Listed[PushAnswer], f"/models/{quote(model)}/pushes"), _pushes)
+
+
+def _pushes(answer: Listed[PushAnswer]) -> RenderableType:
+    names = ("repository", "format", "status", "requested_at", "commit")
+    empty = "There are no pushes. `ecolink models push MODEL REPOSITORY` requests one."
+    return listing_of(answer.data, *names, empty=empty)
+
+
+def _push(answer: PushAnswer) -> RenderableType:
+    """Render a push with one field per line."""
+    names = ("model", "format", "repository", "private", "status", "commit", "url")
+    failure = answer.failure
+    return pairs(
+        selected(answer, *names)
+        | {"failure": failure and failure.message, "advice": failure and failure.advice}
+    )
 
 
 @models.command("exports")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import uuid4
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Header
 from fastapi.responses import Response
 
 from domain.core.errors import NotFound
+from domain.core.identity import created_id
 from domain.exports.export import ExportFormat
 from gateway.backend import Backend, BackendOf
+from gateway.exports import pushes as pushing
 from gateway.exports import service
-from gateway.exports.schemas import ExportAnswer, ExportRequest
+from gateway.exports.schemas import ExportAnswer, ExportRequest, PushAnswer, PushRequest
 from gateway.http.access import Caller
 from gateway.http.downloads import OCTETS, Archive, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
@@ -22,10 +25,13 @@ from gateway.models.api import ARCHIVE
 from gateway.models.schemas import FileAnswer
 from gateway.schemas import Listed
 
-router = APIRouter(prefix="/models/{model}/exports", tags=["exports"], route_class=Operation)
+exports = APIRouter(prefix="/models/{model}/exports", tags=["exports"], route_class=Operation)
+pushes = APIRouter(prefix="/models/{model}/pushes", tags=["exports"], route_class=Operation)
+
+router = APIRouter()
 
 
-@router.post("", responses=refusals(404))
+@exports.post("", responses=refusals(404))
 def request_export(
     model: str, wanted: Annotated[ExportRequest, Body()], caller: MayDeploy, backend: BackendOf
 ) -> ExportAnswer:
@@ -37,13 +43,37 @@ def request_export(
     return service.request_export(backend, caller, model, wanted.format)
 
 
-@router.get("", responses=refusals(404))
+@exports.get("", responses=refusals(404))
 def list_exports(model: str, caller: MayRead, backend: BackendOf) -> Listed[ExportAnswer]:
     """List the exports of your model, newest first."""
     return Listed(data=service.list_exports(backend, caller, model))
 
 
-@router.get("/{format}", responses=refusals(404))
+@pushes.get("", responses=refusals(404))
+def list_pushes(model: str, caller: MayRead, backend: BackendOf) -> Listed[PushAnswer]:
+    """List the pushes of your model to a hub, newest first."""
+    return Listed(data=pushing.list_pushes(backend, caller, model))
+
+
+@exports.post("/{format}/pushes", status_code=202, responses=refusals(404, 409))
+def push_export(
+    model: str,
+    format: ExportFormat,
+    wanted: Annotated[PushRequest, Body()],
+    caller: MayDeploy,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> PushAnswer:
+    """Push a ready export to a repository of a Hugging Face hub.
+
+    Events and logs do not have the token. Later requests with the same `Idempotency-Key` return the
+    same push.
+    """
+    push_id = created_id(caller.account_id, "hub-push", idempotency_key or str(uuid4()))
+    return pushing.request_push(backend, caller, model, format, wanted, push_id)
+
+
+@exports.get("/{format}", responses=refusals(404))
 def show_export(
     model: str, format: ExportFormat, caller: MayRead, backend: BackendOf
 ) -> ExportAnswer:
@@ -51,13 +81,13 @@ def show_export(
     return service.show_export(backend, caller, model, format)
 
 
-@router.delete("/{format}", status_code=204, responses=refusals(404))
+@exports.delete("/{format}", status_code=204, responses=refusals(404))
 def delete_export(model: str, format: ExportFormat, caller: MayDeploy, backend: BackendOf) -> None:
     """Delete an export and its files. A running export stops."""
     service.delete_export(backend, caller, model, format)
 
 
-@router.get("/{format}/files", responses=refusals(404))
+@exports.get("/{format}/files", responses=refusals(404))
 def list_export_files(
     model: str, format: ExportFormat, caller: MayRead, backend: BackendOf
 ) -> Listed[FileAnswer]:
@@ -67,7 +97,7 @@ def list_export_files(
     return Listed(data=[FileAnswer(**each.model_dump()) for each in found])
 
 
-@router.get("/{format}/archive", response_class=Response, responses=ARCHIVE)
+@exports.get("/{format}/archive", response_class=Response, responses=ARCHIVE)
 def download_export(
     model: str, format: ExportFormat, caller: MayDownload, backend: BackendOf
 ) -> Response:
@@ -80,7 +110,7 @@ def download_export(
     return archive.response(backend.artifacts)
 
 
-@router.get("/{format}/files/{path:path}", response_class=Response, responses=file_answers(OCTETS))
+@exports.get("/{format}/files/{path:path}", response_class=Response, responses=file_answers(OCTETS))
 def download_export_file(
     model: str,
     format: ExportFormat,
@@ -106,3 +136,7 @@ def _file(
     if found is None:
         raise NotFound(f"The export has no file {path!r}. Request the list of files again.")
     return download(backend.artifacts, f"{ref}/{path}", found.sha256, wanted, name=path)
+
+
+for each in (exports, pushes):
+    router.include_router(each)

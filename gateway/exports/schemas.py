@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 from domain.exports.export import ExportFormat, ExportStatus
+from domain.exports.hub_push import PushStatus
 from gateway.schemas import Answer, JobId
 
 MODEL = "ft:smollm2-135m-instruct:0b0f8f5c3a4e"
@@ -54,3 +55,48 @@ class ExportAnswer(Answer):
         examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
     )
     failure: ExportFailure | None = Field(examples=[None])
+
+
+class PushRequest(BaseModel, extra="forbid"):
+    """A repository of a Hugging Face hub, and a token that may write to it."""
+
+    repository: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$",
+        description="Repository. EcoLink creates it unless it exists.",
+        examples=["acme/support-bot"],
+    )
+    token: SecretStr = Field(
+        min_length=1,
+        max_length=300,
+        description="Token of the hub. EcoLink stores it encrypted until the push ends.",
+        examples=["hf_..."],
+    )
+    private: bool = Field(default=True, description="Create a private repository.")
+
+
+class PushFailure(Answer):
+    """The reason for a failed push."""
+
+    code: str = Field(examples=["unauthorized"])
+    message: str
+    advice: str = Field(description="What to do about the failure.")
+
+
+class PushAnswer(Answer):
+    """A push of an export to a repository of a hub."""
+
+    id: UUID
+    model: str = Field(examples=[MODEL])
+    format: ExportFormat
+    repository: str = Field(examples=["acme/support-bot"])
+    private: bool
+    status: PushStatus
+    progress: float | None = Field(
+        description="Share that is uploaded, from 0 to 1, while the push runs.", examples=[0.42]
+    )
+    manifest_sha256: str = Field(description="SHA-256 of the manifest of the pushed export.")
+    commit: str | None = Field(description="Hash of the hub's commit.")
+    url: str | None = Field(description="Address of the hub's commit.")
+    requested_at: datetime
+    ended_at: datetime | None
+    failure: PushFailure | None = Field(examples=[None])

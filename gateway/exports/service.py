@@ -8,7 +8,7 @@ from uuid import UUID
 
 from domain.core.aggregate import because
 from domain.core.errors import Invalid, NotFound, WrongState
-from domain.exports.export import ExportFormat, ExportStatus
+from domain.exports.export import Export, ExportFormat, ExportStatus
 from domain.exports.failures import advice_on
 from domain.jobs.job import Job
 from gateway.backend import Backend
@@ -83,6 +83,16 @@ def export_ref(backend: Backend, caller: Caller, model: str, format: ExportForma
 
     Raise NotFound if there is no export, and WrongState if it is not ready.
     """
+    files = ready_export(backend, caller, model, format).files
+    assert files is not None
+    return files.ref
+
+
+def ready_export(backend: Backend, caller: Caller, model: str, format: ExportFormat) -> Export:
+    """Return a ready export.
+
+    Raise NotFound if there is no export, and WrongState if it is not ready.
+    """
     export = show_export(backend, caller, model, format)
     if export.status is not ExportStatus.READY:
         raise WrongState(
@@ -92,7 +102,7 @@ def export_ref(backend: Backend, caller: Caller, model: str, format: ExportForma
     export_files = backend.exporting.existing(export.job_id, format)
     if export_files is None or export_files.files is None:
         raise NotFound("EcoLink deleted the files. Export the model again.")
-    return export_files.files.ref
+    return export_files
 
 
 def exports_by_job(

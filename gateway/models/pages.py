@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
+from uuid import uuid4
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from domain.core.errors import DomainError
+from domain.core.identity import created_id
 from domain.exports.export import ExportFormat
 from gateway.backend import Backend, BackendOf
 from gateway.chat.schemas import ChatRequest
 from gateway.chat.service import events_while_valid, start_chat
 from gateway.chat.serving import ServingOf
+from gateway.exports import pushes
 from gateway.exports import service as exports
+from gateway.exports.schemas import PushRequest
 from gateway.http.access import Caller
 from gateway.http.errors import retry_after
 from gateway.http.permissions import MayDeploy, MayRead, MayTrain, OperatorDeploys
@@ -146,6 +151,20 @@ def delete_export(
 ) -> Response:
     """Delete an export of a model, or stop it."""
     exports.delete_export(backend, caller, model, format)
+    return _lists(backend, caller)
+
+
+@router.post("/{model}/exports/{format}/push")
+def push_export(
+    model: str,
+    format: ExportFormat,
+    form: Annotated[PushRequest, Form()],
+    caller: MayDeploy,
+    backend: BackendOf,
+) -> Response:
+    """Push an export of a model to a hub."""
+    push_id = created_id(caller.account_id, "hub-push", str(uuid4()))
+    pushes.request_push(backend, caller, model, format, form, push_id)
     return _lists(backend, caller)
 
 

@@ -11,8 +11,10 @@ from domain.access.role import Role
 from domain.core.durations import spoken
 from domain.deployments.deployment import DeploymentStatus
 from domain.exports.export import ExportFormat, ExportStatus
+from domain.exports.hub_push import PushStatus
 from gateway.backend import Backend
-from gateway.exports.schemas import ExportAnswer
+from gateway.exports.pushes import pushes_by_job
+from gateway.exports.schemas import ExportAnswer, PushAnswer
 from gateway.exports.service import exports_by_job
 from gateway.http.access import Caller
 from gateway.jobs.names import JobNames, names_by_id
@@ -20,6 +22,9 @@ from gateway.models.deployments import list_deployments
 from gateway.models.schemas import BaseModelAnswer, DeploymentAnswer, KeptAdapter, ModelAnswer
 from gateway.models.service import list_models
 from gateway.schemas import job_name
+
+SHOWN_PUSHES = 3
+"""Number of pushes of an export that the page shows."""
 
 LATE = timedelta(seconds=20)
 """Time after which a deployment counts as unusually slow."""
@@ -50,6 +55,8 @@ class ModelsView:
     deployments: dict[str, DeploymentAnswer]
     jobs: dict[UUID, JobNames]
     exports: dict[UUID, list[ExportAnswer]]
+    pushes: dict[UUID, list[PushAnswer]]
+    hub: bool
     operator: bool
     now: datetime
 
@@ -67,10 +74,10 @@ class ModelsView:
 
     @property
     def moving(self) -> bool:
-        """True if a deployment or an export is in progress."""
-        return self.deploying or any(
-            each.status is ExportStatus.PENDING for some in self.exports.values() for each in some
-        )
+        """True if a deployment, an export or a push is in progress."""
+        exports = (each.status for some in self.exports.values() for each in some)
+        pushes = (each.status for some in self.pushes.values() for each in some)
+        return self.deploying or ExportStatus.PENDING in exports or PushStatus.PENDING in pushes
 
     @property
     def deploying(self) -> bool:
@@ -80,6 +87,11 @@ class ModelsView:
     def exports_of(self, model: ModelAnswer) -> list[ExportAnswer]:
         """Return the exports of a model, newest first."""
         return self.exports.get(model.job_id, [])
+
+    def pushes_of(self, model: ModelAnswer, export: ExportAnswer) -> list[PushAnswer]:
+        """Return the last pushes of an export, newest first."""
+        found = self.pushes.get(model.job_id, [])
+        return [each for each in found if each.format is export.format][:SHOWN_PUSHES]
 
     def formats_left(self, model: ModelAnswer) -> list[ExportFormat]:
         """Return the formats in which a model has no export that is pending or ready."""
@@ -147,6 +159,8 @@ def models_view(backend: Backend, caller: Caller) -> ModelsView:
         bases=models.base_models,
         deployments={each.model: each for each in deployments},
         exports=exports_by_job(backend, caller),
+        pushes=pushes_by_job(backend, caller),
+        hub=backend.settings.hub_endpoint is not None,
         jobs=names_by_id(backend, [each for each in made if each is not None]),
         operator=caller.role is Role.OPERATOR,
         now=backend.clock.now(),

@@ -9,6 +9,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
+from infrastructure.hub_targets import TokenKey
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import broker_of, every, serve
@@ -16,6 +17,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
 from services.exporter.exporting import Exports, Options
 from services.exporter.handlers import Cleaning
+from services.exporter.pushing import Pushes
 
 POLL_SECONDS = 1.0
 """Maximum seconds between two queries for new work."""
@@ -51,12 +53,27 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         ),
     )
 
+    pushes = Pushes(
+        log,
+        clock,
+        artifacts,
+        pool,
+        TokenKey(settings.home / "exporter-key.pem"),
+        settings.hub_endpoint,
+        settings.home / "exporter-pushes",
+    )
+
+    def push() -> None:
+        pushes.start_pending()
+        pushes.work.wait_for_any(POLL_SECONDS)
+
     def poll() -> None:
         exports.start_pending()
         exports.work.wait_for_any(POLL_SECONDS)
 
     work = [
         every(0, poll, "exports"),
+        every(0, push, "pushes"),
         every(EXPIRY_SECONDS, exports.expire, "expiry"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]

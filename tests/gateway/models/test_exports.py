@@ -12,6 +12,7 @@ from domain.core.aggregate import because
 from domain.core.identity import export_id
 from domain.exports.export import Export, ExportedFiles, ExportFormat
 from domain.jobs.job import Job
+from infrastructure.hub_targets import TokenKey
 from infrastructure.measurements import set_export_progress
 from infrastructure.store import connect
 from tests.builders.platform import Platform
@@ -162,3 +163,81 @@ def test_the_page_shows_progress_failures_and_downloads(owner: Exporter, tmp_pat
     shown = text(browser.client.get("/models/list").text)
     assert f"/api/models/{owner.model.replace(':', '%3A')}/exports/safetensors/archive" in shown
     assert "data-export" not in give(f"{page}/delete")
+
+
+PUSH = {"repository": "acme/support-bot", "token": "hf_secret"}
+
+
+@pytest.fixture
+def pusher(owner: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exporter:
+    """A person with a ready export, on a platform with a hub."""
+    settings = owner.client.app.state.backend.settings  # type: ignore[attr-defined]
+    monkeypatch.setattr(settings, "hub_endpoint", "https://hub.example.com")
+    with connect(owner.platform.settings) as connection:
+        TokenKey(tmp_path / "key.pem").publish(connection)
+    owner.request()
+    (tmp_path / "files").mkdir()
+    owner.complete(tmp_path / "files")
+    return owner
+
+
+def push(pusher: Exporter, **changes: object):
+    path = f"{pusher.exports}/safetensors/pushes"
+    headers = pusher.person.headers | {"idempotency-key": "once"}
+    return pusher.client.post(path, json=PUSH | changes, headers=headers)
+
+
+def test_an_export_is_pushed_once_and_the_token_is_in_no_response(pusher: Exporter) -> None:
+    first = push(pusher)
+    assert first.status_code == 202
+    answer = first.json()
+    assert (answer["repository"], answer["private"]) == ("acme/support-bot", True)
+    assert (answer["status"], answer["progress"]) == ("pending", 0)
+    assert push(pusher).json() == answer
+    listed = pusher.get(f"/models/{pusher.model}/pushes")
+    assert listed.json()["data"] == [answer]
+    assert "hf_secret" not in first.text + listed.text
+    assert pusher.get(f"/models/{pusher.model}/pushes", pusher.platform.person()).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"repository": "no-owner"}, 422),
+        ({"repository": "../../etc"}, 422),
+        ({"token": ""}, 422),
+        ({"token": "x" * 301}, 422),
+    ],
+)
+def test_a_malformed_push_stores_nothing(
+    pusher: Exporter, change: dict[str, object], status: int
+) -> None:
+    assert push(pusher, **change).status_code == status
+    with connect(pusher.platform.settings) as connection:
+        assert connection.execute("SELECT FROM hub_targets").fetchall() == []
+
+
+def test_pushes_need_a_hub_and_a_ready_export(
+    pusher: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{pusher.exports}/gguf-f16/pushes"
+    assert pusher.client.post(path, json=PUSH, headers=pusher.person.headers).status_code == 404
+    settings = pusher.client.app.state.backend.settings  # type: ignore[attr-defined]
+    monkeypatch.setattr(settings, "hub_endpoint", None)
+    refused = push(pusher)
+    assert refused.status_code == 409
+    assert "ECOLINK_HUB_ENDPOINT" in refused.json()["error"]["message"]
+
+
+def test_the_page_pushes_an_export(pusher: Exporter) -> None:
+    browser = signed_in(pusher.client, pusher.person)
+    shown = browser.client.get("/models/list").text
+    assert f"/models/{pusher.model.replace(':', '%3A')}/exports/safetensors/push" in shown
+    path = f"/models/{pusher.model}/exports/safetensors/push"
+    form = PUSH | {"private": ["false", "true"]}
+    given = browser.client.post(path, data=form, headers=browser.htmx)
+    assert given.status_code == 200
+    assert 'data-push="pending"' in text(given.text)
+    assert "hf_secret" not in given.text
+    (answer,) = pusher.get(f"/models/{pusher.model}/pushes").json()["data"]
+    assert answer["private"] is True

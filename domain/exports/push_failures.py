@@ -1,0 +1,21 @@
+"""Advice on failed pushes."""
+
+from __future__ import annotations
+
+AGAIN = "Push the export again. If this fails again, ask your operator."
+
+ADVICE = {
+    "unauthorized": "Check the token, and push again.",
+    "forbidden": "Use a token that may write to the repository.",
+    "no_repository": "Check the name of the repository and its owner.",
+    "invalid_name": "Use a name such as owner/model.",
+    "export_deleted": "Export the model again.",
+    "disabled": "Ask your operator.",
+    "token_lost": "Push the export again.",
+}
+"""Advice by failure code."""
+
+
+def push_advice(code: str) -> str:
+    """Return advice on a failure, in full sentences."""
+    return ADVICE.get(code, AGAIN)

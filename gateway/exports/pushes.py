@@ -1,0 +1,111 @@
+"""Pushes of exports to a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from domain.core.aggregate import because
+from domain.core.errors import Invalid, WrongState
+from domain.exports.export import ExportFormat
+from domain.exports.hub_push import PushStatus
+from domain.exports.push_failures import push_advice
+from gateway.backend import Backend
+from gateway.exports.schemas import PushAnswer, PushFailure, PushRequest
+from gateway.exports.service import ready_export
+from gateway.http.access import Caller
+from gateway.http.read_your_writes import caught_up
+from gateway.models.service import own_model
+from infrastructure.hub_targets import (
+    MOST_TOKEN_BYTES,
+    NoKey,
+    add_target,
+    delete_target,
+    shown_targets,
+)
+from projections import HUB_PUSHES
+from projections.hub_pushes import pushes_of
+from projections.projection import Row
+
+
+def request_push(
+    backend: Backend,
+    caller: Caller,
+    model: str,
+    format: ExportFormat,
+    wanted: PushRequest,
+    push_id: UUID,
+) -> PushAnswer:
+    """Push a ready export to a repository. The same `push_id` returns the same push.
+
+    Raise NotFound if there is no export, WrongState if it is not ready or pushes are disabled, and
+    Invalid for a token that is too long.
+    """
+    if backend.settings.hub_endpoint is None:
+        raise WrongState(
+            "Pushes to a hub are disabled. Ask your operator to set ECOLINK_HUB_ENDPOINT, or "
+            "download the export."
+        )
+    token = wanted.token.get_secret_value()
+    if len(token.encode()) > MOST_TOKEN_BYTES:
+        raise Invalid(f"The token has more than {MOST_TOKEN_BYTES} bytes.", field="token")
+    export = ready_export(backend, caller, model, format)
+    with backend.pool.connection() as connection:
+        try:
+            add_target(
+                connection,
+                push_id,
+                caller.account_id,
+                wanted.repository,
+                wanted.private,
+                token,
+                backend.clock.now(),
+            )
+        except NoKey:
+            raise WrongState("The exporter has not started yet. Try again in a moment.") from None
+    try:
+        with because(caller.cause(backend)):
+            backend.exporting.push(push_id, export)
+    except Exception:
+        with backend.pool.connection() as connection:
+            delete_target(connection, push_id)
+        raise
+    caught_up(backend, HUB_PUSHES)
+    pushes = list_pushes(backend, caller, model)
+    return next(each for each in pushes if each.id == push_id)
+
+
+def list_pushes(backend: Backend, caller: Caller, model: str) -> list[PushAnswer]:
+    """Return the pushes of a model, newest first. Raise NotFound for an unknown model."""
+    job_id = own_model(backend, caller, model)["job_id"]
+    return pushes_by_job(backend, caller, [job_id]).get(job_id, [])
+
+
+def pushes_by_job(
+    backend: Backend, caller: Caller, job_ids: Sequence[UUID] | None = None
+) -> dict[UUID, list[PushAnswer]]:
+    """Return the pushes of an account by the job of their models, newest first."""
+    with backend.pool.connection() as connection:
+        rows = pushes_of(connection, caller.account_id, job_ids)
+        targets = shown_targets(connection, [row["push_id"] for row in rows])
+    found: dict[UUID, list[PushAnswer]] = {}
+    for row in rows:
+        if (target := targets.get(row["push_id"])) is not None:
+            found.setdefault(row["job_id"], []).append(_answer(row, target))
+    return found
+
+
+def _answer(row: Row, target: Row) -> PushAnswer:
+    code, running = row["failure_code"], row["status"] == PushStatus.PENDING
+    return PushAnswer(
+        **{name: row[name] for name in PushAnswer.model_fields if name in row},
+        id=row["push_id"],
+        repository=target["repository"],
+        private=target["private"],
+        progress=target["done_bytes"] / max(1, row["total_bytes"]) if running else None,
+        commit=row["commit_id"],
+        url=target["url"],
+        failure=None
+        if code is None
+        else PushFailure(code=code, message=target["message"] or code, advice=push_advice(code)),
+    )

@@ -1,0 +1,93 @@
+"""Uploads to a repository of a Hugging Face hub, with the hub's own client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_XET": "1",  # uploads need neither its cache nor its extra servers
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # never the token of the operator
+}
+
+CODES = {
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.NOT_FOUND: "no_repository",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+}
+"""Codes of final refusals, by the status of the hub's response."""
+
+
+class HubRefused(Exception):
+    """The hub refuses the push. Another attempt would fail, too."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit of a hub's repository."""
+
+    oid: str
+    url: str
+
+
+def push_files(  # noqa: PLR0913
+    endpoint: str,
+    token: str,
+    repository: str,
+    private: bool,
+    directory: Path,
+    paths: list[str],
+    on_bytes: Callable[[int], object],
+) -> Commit:
+    """Create the repository unless it exists, and commit files of a directory to it.
+
+    Large files are uploaded first, one by one, so a repeated push skips those that the hub has.
+    Raise HubRefused if the hub refuses, and other errors if it cannot be reached.
+    """
+    os.environ.update(ENVIRONMENT)  # the client reads them when it is imported
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi(endpoint=endpoint, token=token, library_name="ecolink")
+    try:
+        api.create_repo(repository, private=private, repo_type="model", exist_ok=True)
+        operations = []
+        for path in paths:
+            file = directory / path
+            operation = CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file))
+            api.preupload_lfs_files(repository, additions=[operation], free_memory=False)
+            operations.append(operation)
+            on_bytes(file.stat().st_size)
+        done = api.create_commit(
+            repository, operations=operations, commit_message="Upload a model from EcoLink"
+        )
+    except HFValidationError as error:
+        raise HubRefused("invalid_name", str(error)) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in CODES:
+            raise HubRefused(CODES[HTTPStatus(status)], _sentence(error)) from error
+        if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in (
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.TOO_MANY_REQUESTS,
+        ):
+            raise HubRefused("refused", _sentence(error)) from error
+        raise
+    return Commit(done.oid, done.commit_url)
+
+
+def _sentence(error: Exception) -> str:
+    """Return the last line of an error of the client, which is that of the server."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__

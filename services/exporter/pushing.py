@@ -1,0 +1,153 @@
+"""Pushes of exports to a hub, which the read model lists as pending."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+from psycopg_pool import ConnectionPool
+
+from domain.core.aggregate import Cause, because
+from domain.core.event_log import EventLog
+from domain.exports.hub_push import HubPush, PushStatus
+from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.clock import Clock
+from infrastructure.fair_work import FairWork
+from infrastructure.hub_targets import TokenKey, end_push, set_pushed_bytes, target_of
+from infrastructure.store import Connection
+from projections.hub_pushes import pending_pushes
+from services.exporter.hub import Commit, HubRefused, push_files
+
+MOST_FAILURES = 5
+"""Number of attempts without a response of the hub, after which a push fails."""
+
+
+class Pushes:
+    """Runs the pending pushes. A repeated attempt skips the files that the hub has.
+
+    After a crash, the next process starts again. If it has another key, because it runs on another
+    machine, the push fails, and its owner repeats it.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        log: EventLog,
+        clock: Clock,
+        artifacts: Artifacts,
+        pool: ConnectionPool[Connection],
+        key: TokenKey,
+        endpoint: str | None,
+        scratch: Path,
+    ) -> None:
+        """Create the service, and publish its key."""
+        self._log = log
+        self._clock = clock
+        self._artifacts = artifacts
+        self._pool = pool
+        self._key = key
+        self._endpoint = endpoint
+        self._scratch = scratch
+        self._logger = logging.getLogger("pushes")
+        self.work = FairWork[UUID]("pushes", clock, 1)
+        shutil.rmtree(scratch, ignore_errors=True)
+        with pool.connection() as connection:
+            key.publish(connection)
+
+    def start_pending(self) -> None:
+        """Start the oldest push of each account while the thread is free."""
+        with self._pool.connection() as connection:
+            rows = pending_pushes(connection, self.work.excluded)
+        self.work.start_in_turn(
+            {
+                row["account_id"]: (row["push_id"], partial(self.push, row["push_id"]))
+                for row in rows
+            }
+        )
+
+    def push(self, id: UUID) -> None:
+        """Run a push. Record the commit, or why there is none."""
+        push = self._log.load(HubPush, id)
+        if push.status is not PushStatus.PENDING:
+            return
+        scratch = self._scratch / str(id)
+        try:
+            commit = self._commit(push, scratch)
+        except HubRefused as error:
+            self._fail(id, error.code, str(error))
+            return
+        except Exception:
+            if self.work.failures(id) + 1 < MOST_FAILURES:
+                raise
+            self._logger.exception("push %s fails after several attempts", id)
+            self._fail(id, "unreachable", "The hub did not respond.")
+            return
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self._end(id, lambda found: found.complete(commit.oid), url=commit.url)
+
+    def _commit(self, push: HubPush, scratch: Path) -> Commit:
+        with self._pool.connection() as connection:
+            target = target_of(connection, push.id)
+        if target is None or (token := self._key.decrypt(target)) is None:
+            raise HubRefused("token_lost", "The exporter no longer has the token.")
+        if self._endpoint is None:
+            raise HubRefused("disabled", "Your operator disabled pushes to a hub.")
+        directory = self._files(push, scratch)
+        manifest = self._artifacts.manifest(push.files.ref)
+        done = 0
+
+        def on_bytes(count: int) -> None:
+            nonlocal done
+            done += count
+            with self._pool.connection() as connection:
+                set_pushed_bytes(connection, push.id, done)
+
+        paths = [each.path for each in manifest.files]
+        return push_files(
+            self._endpoint,
+            token,
+            target.repository,
+            target.private,
+            directory,
+            paths,
+            on_bytes,
+        )
+
+    def _files(self, push: HubPush, scratch: Path) -> Path:
+        """Return a directory with the files of the export. Raise HubRefused if they are gone."""
+        ref = push.files.ref
+        try:
+            if self._artifacts.manifest(ref).sha256 != push.files.manifest_sha256:
+                raise ArtifactCorrupt(ref)
+            if self._artifacts.root is not None:
+                return self._artifacts.root / ref
+            scratch.mkdir(parents=True)
+            self._artifacts.get_directory(ref, scratch)
+        except (FileNotFoundError, ArtifactCorrupt) as error:
+            raise HubRefused("export_deleted", "The export was deleted meanwhile.") from error
+        return scratch
+
+    def _fail(self, id: UUID, code: str, message: str) -> None:
+        self._logger.warning("push %s fails: %s", id, code)  # the message may name the repository
+        self._end(id, lambda found: found.fail(code), message=message)
+
+    def _end(
+        self,
+        id: UUID,
+        change: Callable[[HubPush], None],
+        url: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        def attempt() -> None:
+            with because(Cause("service:exporter", f"push:{id}", self._clock.now())):
+                push = self._log.load(HubPush, id)
+                change(push)
+                self._log.commit(push)
+
+        self._log.retrying(attempt)
+        with self._pool.connection() as connection:
+            end_push(connection, id, url, message)
