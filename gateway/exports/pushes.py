@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.core.aggregate import because
 from domain.core.errors import Invalid, WrongState
 from domain.exports.export import ExportFormat
-from domain.exports.hub_push import PushStatus
+from domain.exports.hub_push import HubPush, PushStatus
 from domain.exports.push_failures import push_advice
 from gateway.backend import Backend
 from gateway.exports.schemas import PushAnswer, PushFailure, PushRequest
@@ -67,8 +67,9 @@ def request_push(
         with because(caller.cause(backend)):
             backend.exporting.push(push_id, export)
     except Exception:
-        with backend.pool.connection() as connection:
-            delete_target(connection, push_id)
+        if backend.log.find(HubPush, push_id) is None:
+            with backend.pool.connection() as connection:
+                delete_target(connection, push_id)
         raise
     caught_up(backend, HUB_PUSHES)
     pushes = list_pushes(backend, caller, model)

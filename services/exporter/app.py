@@ -47,6 +47,7 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         Options(
             scratch=settings.home / "exporter",
             cache=settings.cache,
+            cache_gib=settings.cache_gib,
             kept_free_gib=settings.disk_critical_gib,
             kept_for=timedelta(days=settings.export_days),
             at_once=settings.exports_at_once,

@@ -20,7 +20,7 @@ from domain.exports.export import Export, ExportedFiles, ExportSource, ExportSta
 from domain.jobs.documents import CARD, PROVENANCE
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.clock import Clock
-from infrastructure.disk_cache import GIB, MODELS
+from infrastructure.disk_cache import GIB, MODELS, trim_copies
 from infrastructure.fair_work import FairWork
 from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
 from infrastructure.measurements import delete_export_progress, set_export_progress
@@ -55,6 +55,8 @@ class Options:
     """Folder of running exports."""
     cache: Path
     """Cache of this machine, with copies of base models."""
+    cache_gib: float
+    """Largest size of the copies of base models in the cache."""
     kept_free_gib: float
     """Disk space to leave free."""
     kept_for: timedelta
@@ -144,6 +146,7 @@ class Exports:
             answer = self._written(export, base_manifest, base, adapter, out)
         finally:
             self._artifacts.release_directory(base)
+            trim_copies(self._options.cache / MODELS, round(self._options.cache_gib * GIB))
         if "code" in answer:
             raise CannotExport(answer["code"], answer["message"])
         stored = self._artifacts.take_directory(export.ref, out, answer["hashes"])

@@ -105,6 +105,7 @@ class Service:
         options = Options(
             scratch=self.folder / "scratch",
             cache=self.folder / "cache",
+            cache_gib=1.0,
             kept_free_gib=kept_free_gib,
             kept_for=KEPT,
             limits=limits,
