@@ -27,6 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: HERE in item.path.parents)
 
 
+HUB = "https://hub.example.com"
+"""Hub of the sample platform. Nothing connects to it."""
+
+
 # Not for the whole session: while Playwright runs its event loop in this thread, async tests fail.
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
@@ -65,7 +69,7 @@ def tabs(chromium: Browser, ecolink: EcoLinkUnderTest) -> Iterator[Tabs]:
 def sample(servers: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SamplePlatform]:
     """Serve a platform with every state of every page. No process changes it."""
     with own_database(servers, tmp_path_factory.mktemp("sample")) as settings:
-        with serve_samples(settings) as served:
+        with serve_samples(settings.model_copy(update={"hub_endpoint": HUB})) as served:
             yield served
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -25,7 +27,7 @@ from domain.core.aggregate import Cause, because
 from domain.core.identity import CATALOG_ID
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
-from domain.exports.export import ExportedFiles, ExportFormat
+from domain.exports.export import Export, ExportedFiles, ExportFormat
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job
 from domain.training.token_lengths import TokenLengths
@@ -34,6 +36,7 @@ from gateway.launch.job_form import JobRequest
 from gateway.schemas import parsed_job_id
 from infrastructure import verifications
 from infrastructure.artifacts import Artifacts
+from infrastructure.hub_targets import TokenKey, add_target, end_push, set_pushed_bytes
 from infrastructure.invoice_requests import RequestedInvoice, request_invoice
 from infrastructure.invoices import Issuer
 from infrastructure.log_identity import log_identity
@@ -476,6 +479,23 @@ class Samples:
             self.backend.log.commit(ready, failed)
         with self.backend.pool.connection() as connection:
             set_export_progress(connection, running.id, 42, 100)
+        self._pushes(ready, now)
+
+    def _pushes(self, export: Export, now: datetime) -> None:
+        """Add pushes that are running, completed and failed."""
+        with TemporaryDirectory() as folder, self.backend.pool.connection() as connection:
+            TokenKey(Path(folder) / "key.pem").publish(connection)
+            for number in range(3):
+                id, name = UUID(int=number), f"acme/support-bot-{number}"
+                add_target(connection, id, export.account_id, name, True, "hf_secret", now)
+            set_pushed_bytes(connection, UUID(int=0), 120_000_000)
+            end_push(connection, UUID(int=1), f"https://hub.example.com/acme/commit/{'4f' * 20}")
+            end_push(connection, UUID(int=2), message="The token may not write")
+        with because(Cause("service:exporter", "push", now)):
+            pushes = [self.backend.exporting.push(UUID(int=n), export) for n in range(3)]
+            pushes[1].complete("4f" * 20)
+            pushes[2].fail("forbidden")
+            self.backend.log.commit(*pushes[1:])
 
     def _deploy_checkpoint(self, job: PastJob, fails: tuple[str, str] | None = None) -> None:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):

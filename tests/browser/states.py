@@ -234,6 +234,7 @@ STATES = (
     State("models-none", "/models", person="newcomer"),
     State("models-deploying", "/models", person="vera", dark=True, phone=True),
     State("models-export", "/models", "vera", press("Export…"), dark=True, phone=True),
+    State("models-push", "/models", "vera", press("Push to hub…"), dark=True, phone=True),
     State("models-operator", "/models", person="olga", dark=True, phone=True),
     State("models-operator-undeploy", "/models", "olga", press_undeploy_base),
     State("models-promote", "/models", prepare=press("Promote")),

@@ -90,6 +90,11 @@ document.addEventListener("click", (event) => {
     if (!menu.contains(target)) menu.open = false;
 });
 
+// A browser sends this event only for a form whose fields are valid.
+document.addEventListener("submit", (event) => {
+  if (event.target.matches("[data-closes-dialog]")) event.target.closest("dialog")?.close();
+});
+
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   for (const menu of document.querySelectorAll("details.menu[open]")) {
