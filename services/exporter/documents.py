@@ -31,8 +31,6 @@ TOKENIZER = (
     "merges.txt",
     CHAT_TEMPLATE,
 )
-LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-
 LIBRARIES = ("ecolink", "torch", "transformers", "peft", "safetensors", "gguf", "numpy")
 
 
@@ -82,12 +80,10 @@ def copy_tokenizer(base: Path, adapter: Path, target: Path) -> None:
         copyfile(adapter / CHAT_TEMPLATE, target / CHAT_TEMPLATE)
 
 
-def copy_documents(base: Path, adapter: Path, target: Path) -> None:
+def copy_documents(licenses: Path, adapter: Path, target: Path) -> None:
     """Copy the licence of the base model, and the provenance of the adapter."""
-    for pattern in LICENSES:
-        for path in base.glob(pattern):
-            if path.is_file():
-                copyfile(path, target / path.name)
+    for path in licenses.iterdir():
+        copyfile(path, target / path.name)
     if (adapter / PROVENANCE).exists():
         copyfile(adapter / PROVENANCE, target / PROVENANCE)
 

@@ -19,6 +19,7 @@ from domain.core.event_log import EventLog
 from domain.exports.export import Export, ExportedFiles, ExportSource, ExportStatus
 from domain.jobs.documents import CARD, PROVENANCE
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.base_licenses import fetch_licenses
 from infrastructure.clock import Clock
 from infrastructure.disk_cache import GIB, MODELS, trim_copies
 from infrastructure.fair_work import FairWork
@@ -138,8 +139,10 @@ class Exports:
         base_manifest = self._require(source.base_ref, source.base_manifest_sha256, "base")
         manifest = self._require(source.adapter_ref, source.adapter_manifest_sha256, "adapter")
         self._require_space(base_manifest.total_bytes + manifest.total_bytes)
-        adapter, out = scratch / "adapter", scratch / "out"
+        adapter, out, licenses = (scratch / each for each in ("adapter", "out", "licenses"))
         out.mkdir()
+        licenses.mkdir()
+        fetch_licenses(self._artifacts, source.base_ref, licenses)
         self._fetch_adapter(source, manifest, adapter)
         base = self._artifacts.local_directory(source.base_ref, self._options.cache / MODELS)
         try:
@@ -170,6 +173,7 @@ class Exports:
             "base": str(base),
             "base_files": [each.model_dump() for each in manifest.files],
             "adapter": str(adapter),
+            "licenses": str(adapter.with_name("licenses")),
             "out": str(out),
             "format": export.format,
             "model": export.model,

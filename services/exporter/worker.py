@@ -82,7 +82,7 @@ def _write(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     else:
         documents.copy_tokenizer(base, adapter, out)
         write_safetensors(weights, out, progress.add)
-    documents.copy_documents(base, adapter, out)
+    documents.copy_documents(Path(request["licenses"]), adapter, out)
     repository, trained = documents.repository_of(adapter), documents.card_of(adapter)
     (out / CARD).write_text(documents.card(origin, file, repository, trained))
     paths = sorted(path for path in out.iterdir() if path.is_file())

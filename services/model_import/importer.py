@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from domain.catalog.model_shape import ModelShape
 from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.base_licenses import license_files, store_licenses
 from infrastructure.imported_model import ImportedModel
 from infrastructure.limited_rendering import LimitedTemplate, RenderingLimitExceeded
 from infrastructure.template_rendering import TEMPLATE_FILES, ChatRefused
 from services.model_import.source import (
     FILES,
+    LICENSES,
     ImportRefused,
     Source,
     require_layers,
@@ -65,7 +67,8 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
             "underscores, starting with a letter or digit."
         )
     report(f"reading {source}")
-    tokenizer, model = _load(locate(source))
+    located = locate(source)
+    tokenizer, model = _load(located)
     shape = shape_of(model)
     with tempfile.TemporaryDirectory(prefix="model-import-") as folder:
         directory = Path(folder)
@@ -80,6 +83,7 @@ def import_model(source: str, name: str, artifacts: Artifacts) -> ImportedModel:
         else:
             report(f"storing {ref}")
             manifest = artifacts.put_directory(ref, directory)
+        store_licenses(artifacts, ref, _licenses(located))
     return ImportedModel(
         name=name,
         ref=ref,
@@ -189,13 +193,22 @@ def _download(repository: str) -> Source:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        snapshot = Path(snapshot_download(repository, allow_patterns=list(FILES)))
+        snapshot = Path(snapshot_download(repository, allow_patterns=[*FILES, *LICENSES]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ImportRefused(
             f"Cannot download {repository}. Check its name and the connection to the Hugging Face "
             f"hub. {error}"
         ) from error
     return Source(snapshot, root=snapshot.parents[1])  # the files are links into the download cache
+
+
+def _licenses(source: Source) -> list[Path]:
+    """Return the licence files of a source. Other files may be beside a GGUF file."""
+    if source.gguf_file is not None:
+        return []
+    root = (source.root or source.directory).resolve()
+    found = license_files(source.directory)
+    return [path for path in found if path.resolve().is_relative_to(root)]
 
 
 def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -16,6 +16,10 @@ INDEX = "model.safetensors.index.json"
 TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")
 FILES = (*TEXTS, WEIGHTS)
 
+LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+"""Files of a repository that an import keeps beside the base model."""
+
+
 CONFIGS = frozenset({"config.json", "generation_config.json", "tokenizer_config.json"})
 """Configuration files. The view has copies without the fields that name code or other files."""
 

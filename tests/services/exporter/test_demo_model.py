@@ -49,6 +49,8 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(base: Path, adapter: Path, out: Path, format: ExportFormat) -> None:
     """Write an export in a process of its own, and print its peak memory."""
     out.mkdir(parents=True)
+    licenses = out.with_name("licenses")
+    licenses.mkdir()
     manifest = Artifacts(base.parents[2].as_uri()).manifest(
         base.relative_to(base.parents[2]).as_posix()
     )
@@ -63,6 +65,7 @@ def export(base: Path, adapter: Path, out: Path, format: ExportFormat) -> None:
         "base": str(base),
         "base_files": [each.model_dump() for each in manifest.files],
         "adapter": str(adapter),
+        "licenses": str(licenses),
         "out": str(out),
         "format": format,
         "model": "ft:smollm2:1",

@@ -70,6 +70,14 @@ def test_merged_weights_answer_as_the_model_and_name_their_origin(
     assert "## Result\n\nGood." in card
 
 
+def test_the_licence_of_the_base_model_is_passed_on(service: Service, tmp_path: Path) -> None:
+    service.artifacts.put(f"{service.base_ref}/LICENSE.txt", b"Apache 2.0")
+    export = service.request()
+    service.run()
+    folder = service.download(export, tmp_path / "out")
+    assert (folder / "LICENSE.txt").read_text() == "Apache 2.0"
+
+
 def test_the_same_request_gives_the_same_export_and_the_same_bytes(service: Service) -> None:
     export = service.request()
     service.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -70,6 +71,19 @@ def test_the_same_import_changes_nothing_and_completes_an_interrupted_one(
         store.local_directory(first.ref, Path())
     assert import_model(str(tiny_model), "tiny", store) == first
     assert json.loads(store.get(f"{first.ref}/config.json"))["hidden_size"] == 32
+
+
+def test_a_licence_is_kept_beside_the_base_model(
+    store: Artifacts, tiny_model: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_model, tmp_path / "source")
+    before = import_model(str(source), "tiny", store)
+    (source / "LICENSE.md").write_text("Apache 2.0")
+    (source / "NOTICE").symlink_to("/etc/hostname")
+    after = import_model(str(source), "tiny", store)
+    assert (after.ref, after.manifest_sha256) == (before.ref, before.manifest_sha256)
+    assert store.get(f"{after.ref}/LICENSE.md") == b"Apache 2.0"
+    assert not store.exists(f"{after.ref}/NOTICE")
 
 
 def test_a_gguf_file_keeps_its_weights_template_and_special_tokens(
