@@ -27,6 +27,12 @@ LOADING_SECONDS, STEP_SECONDS, EVALUATION_SECONDS, STEP_TOKENS = 48.0, 1.6, 6.0,
 SAVED_BYTES, ADAPTER_SHA256 = 26_300_000, "a" * 64
 
 
+STEP_COLUMNS = (
+    "job_id, step, segment, train_loss, smoothed_loss, learning_rate, tokens, tokens_per_second, "
+    "elapsed_seconds, measured_at, peak_memory_bytes, gpu_utilization, gpu_memory_bytes"
+)
+
+
 class PastJob:
     """A job whose events happen one after another, from its approval on.
 
@@ -200,7 +206,7 @@ class PastJob:
         segment, first, began = self.job.segment, self.step + 1, self.now
         with (
             self.backend.pool.connection() as connection,
-            connection.cursor().copy("COPY step_measurements FROM STDIN") as copy,
+            connection.cursor().copy(f"COPY step_measurements ({STEP_COLUMNS}) FROM STDIN") as copy,
         ):
             for step in range(first, last + 1):
                 at = began + timedelta(seconds=(step - first + 1) * STEP_SECONDS)
