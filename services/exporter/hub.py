@@ -1,12 +1,17 @@
-"""Uploads to a repository of a Hugging Face hub, with the hub's own client."""
+"""The process that uploads files to a repository of a Hugging Face hub, with the hub's own client.
+
+`infrastructure.limited_process` starts it. It reads the token from its standard input.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
+
+from infrastructure.limited_process import serve
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_XET": "1",  # uploads need neither its cache nor its extra servers
@@ -32,37 +37,30 @@ class HubRefused(Exception):
         self.code = code
 
 
-@dataclass(frozen=True)
-class Commit:
-    """A commit of a hub's repository."""
+def handle(request: dict[str, Any], report: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+    """Push files. Return the commit, or the code and the message of a refusal."""
+    os.environ.update(ENVIRONMENT)  # the client reads them when it is imported
+    try:
+        return _push(request, lambda count: report({"bytes": count}))
+    except HubRefused as refusal:
+        return {"code": refusal.code, "message": str(refusal)}
 
-    oid: str
-    url: str
 
-
-def push_files(  # noqa: PLR0913
-    endpoint: str,
-    token: str,
-    repository: str,
-    private: bool,
-    directory: Path,
-    paths: list[str],
-    on_bytes: Callable[[int], object],
-) -> Commit:
+def _push(request: dict[str, Any], on_bytes: Callable[[int], object]) -> dict[str, Any]:
     """Create the repository unless it exists, and commit files of a directory to it.
 
     Large files are uploaded first, one by one, so a repeated push skips those that the hub has.
     Raise HubRefused if the hub refuses, and other errors if it cannot be reached.
     """
-    os.environ.update(ENVIRONMENT)  # the client reads them when it is imported
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    api = HfApi(endpoint=endpoint, token=token, library_name="ecolink")
+    repository, directory = request["repository"], Path(request["directory"])
+    api = HfApi(endpoint=request["endpoint"], token=request["token"], library_name="ecolink")
     try:
-        api.create_repo(repository, private=private, repo_type="model", exist_ok=True)
+        api.create_repo(repository, private=request["private"], repo_type="model", exist_ok=True)
         operations = []
-        for path in paths:
+        for path in request["paths"]:
             file = directory / path
             operation = CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file))
             api.preupload_lfs_files(repository, additions=[operation], free_memory=False)
@@ -84,10 +82,14 @@ def push_files(  # noqa: PLR0913
         ):
             raise HubRefused("refused", _sentence(error)) from error
         raise
-    return Commit(done.oid, done.commit_url)
+    return {"commit": done.oid, "url": done.commit_url}
 
 
 def _sentence(error: Exception) -> str:
     """Return the last line of an error of the client, which is that of the server."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1][:500] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    serve(handle)

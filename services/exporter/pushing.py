@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from psycopg_pool import ConnectionPool
@@ -18,9 +19,14 @@ from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.fair_work import FairWork
 from infrastructure.hub_targets import TokenKey, end_push, set_pushed_bytes, target_of
+from infrastructure.limited_process import Limits, run
 from infrastructure.store import Connection
 from projections.hub_pushes import pending_pushes
-from services.exporter.hub import Commit, HubRefused, push_files
+from services.exporter.hub import HubRefused
+
+WORKER = "services.exporter.hub"
+LIMITS = Limits(cpu_seconds=3600, wall_seconds=6 * 3600, memory_mib=2048)
+"""Limits of the process that uploads. A large model takes hours over a slow line."""
 
 MOST_FAILURES = 5
 """Number of attempts without a response of the hub, after which a push fails."""
@@ -87,9 +93,9 @@ class Pushes:
             return
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        self._end(id, lambda found: found.complete(commit.oid), url=commit.url)
+        self._end(id, lambda found: found.complete(commit["commit"]), url=commit["url"])
 
-    def _commit(self, push: HubPush, scratch: Path) -> Commit:
+    def _commit(self, push: HubPush, scratch: Path) -> dict[str, Any]:
         with self._pool.connection() as connection:
             target = target_of(connection, push.id)
         if target is None or (token := self._key.decrypt(target)) is None:
@@ -106,16 +112,22 @@ class Pushes:
             with self._pool.connection() as connection:
                 set_pushed_bytes(connection, push.id, done)
 
-        paths = [each.path for each in manifest.files]
-        return push_files(
-            self._endpoint,
-            token,
-            target.repository,
-            target.private,
-            directory,
-            paths,
-            on_bytes,
+        answer = run(
+            WORKER,
+            {
+                "endpoint": self._endpoint,
+                "token": token,
+                "repository": target.repository,
+                "private": target.private,
+                "directory": str(directory),
+                "paths": [each.path for each in manifest.files],
+            },
+            LIMITS,
+            lambda progress: on_bytes(progress["bytes"]),
         )
+        if "code" in answer:
+            raise HubRefused(answer["code"], answer["message"])
+        return answer
 
     def _files(self, push: HubPush, scratch: Path) -> Path:
         """Return a directory with the files of the export. Raise HubRefused if they are gone."""

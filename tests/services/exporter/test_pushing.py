@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.exports.hub_push import HubPush, PushStatus
 from domain.use_cases.exports import Exporting
@@ -48,7 +49,7 @@ class Pusher:
         self.key_file = service.folder / "key.pem"
         shutil.copy(key_file, self.key_file)
         with because(service.platform.cause):
-            service.platform.ecolink.open_account(ACCOUNT_ID)
+            service.platform.ecolink.open_account(ACCOUNT_ID, Role.OWNER)
         export = service.request()
         service.run()
         self.export = service.find(export)
