@@ -480,7 +480,8 @@ class Settings(BaseSettings):
         default=None,
         pattern="^https?://",
         description="URL of a Hugging Face hub, such as `https://huggingface.co`, to which "
-        "accounts may push exports. If unset, pushes are disabled.",
+        "accounts may push exports, and from which they may download datasets. If unset, both are "
+        "disabled.",
     )
     exports_at_once: int = Field(
         default=1, ge=1, description="Number of models that are exported at the same time."

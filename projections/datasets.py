@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS datasets (
     quality_ref text,
     analyzed bigint,
     findings jsonb,
-    synthesis_id uuid
+    synthesis_id uuid,
+    hub_commit text
 );
 CREATE INDEX IF NOT EXISTS datasets_account ON datasets (account_id, uploaded_at);
 CREATE INDEX IF NOT EXISTS datasets_validating ON datasets (account_id, uploaded_at)
@@ -84,6 +85,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 if event.filters is None
                 else Jsonb(event.filters.model_dump(mode="json")),
                 synthesis_id=event.synthesis_id,
+                hub_commit=event.source and event.source.commit,
             )
         case Dataset.DatasetValidated():
             update(

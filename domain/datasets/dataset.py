@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from eventsourcing.domain import event
 
 from domain.core.aggregate import Aggregate, Created
 from domain.core.errors import WrongState
+from domain.core.value import Value
 from domain.datasets.filters import Filters
 from domain.training.token_lengths import TokenLengths
 
@@ -40,6 +43,31 @@ class DatasetKind(StrEnum):
         return 2 if self is DatasetKind.PREFERENCES else 1
 
 
+class HubSource(Value):
+    """The origin of an upload in a dataset repository on a hub.
+
+    Users write the names of repositories, so these are in an artifact, of which this has the hash.
+    """
+
+    commit: str
+    document_sha256: str
+
+    @classmethod
+    def of(cls, commit: str, document: Mapping[str, Any]) -> HubSource:
+        """Return the source with a document that names the repository and its files."""
+        return cls(commit=commit, document_sha256=sha256(source_document(document)).hexdigest())
+
+
+def source_document(document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a document of a source, always the same ones."""
+    return json.dumps(document, sort_keys=True, ensure_ascii=False).encode()
+
+
+def source_ref(account_id: UUID, dataset_id: UUID, document_sha256: str) -> str:
+    """Return the artifact of the document of a dataset's source."""
+    return f"uploads/{account_id}/{dataset_id}.{document_sha256}.source.json"
+
+
 @dataclass(frozen=True)
 class UploadOptions:
     """Options of an upload.
@@ -48,7 +76,8 @@ class UploadOptions:
     guesses the columns. `columns_sha256` is the hash of the columns that the owner chose instead.
     Their names are in an artifact, because users wrote them. `parent` is the dataset of which this
     one is a new version: it reads its upload with other columns, or its examples with `filters`, or
-    has a file of its own. `synthesis_id` is the synthesis that generated the examples.
+    has a file of its own. `synthesis_id` is the synthesis that generated the examples. `source` is
+    the origin of a file from a hub.
     """
 
     keep_duplicates: bool = False
@@ -57,6 +86,7 @@ class UploadOptions:
     parent: UUID | None = None
     filters: Filters | None = None
     synthesis_id: UUID | None = None
+    source: HubSource | None = None
 
     @property
     def is_filtered(self) -> bool:
@@ -202,19 +232,22 @@ class Dataset(Aggregate):
         parent: UUID | None  # dataset of which this one is a new version, if any
         filters: Filters | None  # filters of the parent's examples, which `ref` then names
         synthesis_id: UUID | None  # synthesis that generated the examples, if any
+        source: HubSource | None  # origin in a repository on a hub, if any
 
         @staticmethod
         def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Add no chosen columns, no parent, no filters and no synthesis."""
+            """Add no chosen columns, no parent, no filters, no synthesis and no source."""
             state["columns_sha256"] = None
             state["parent"] = None
             state["filters"] = None
             state["synthesis_id"] = None
+            state["source"] = None
 
         @staticmethod
         def downcast_v1_v2(state: dict[str, Any]) -> None:
-            """Remove the columns, the parent, the filters and the synthesis."""
+            """Remove the columns, the parent, the filters, the synthesis and the source."""
             del state["columns_sha256"], state["parent"], state["filters"], state["synthesis_id"]
+            del state["source"]
 
     class DatasetValidated(Event):
         """The file is valid. Jobs train on its normalized form."""
@@ -317,6 +350,7 @@ class Dataset(Aggregate):
             event.parent,
             event.filters,
             event.synthesis_id,
+            event.source,
         )
         self.trainability = Trainability(0, 0, 0, event.ignore_tools)
         self.kind = DatasetKind.CHATS
@@ -334,6 +368,12 @@ class Dataset(Aggregate):
         """Reference of the columns that the owner chose; None if EcoLink guesses them."""
         sha256 = self.options.columns_sha256
         return None if sha256 is None else columns_ref(self.account_id, self.id, sha256)
+
+    @property
+    def source_ref(self) -> str | None:
+        """Reference of the document of the source; None for a file that a user uploaded."""
+        source = self.options.source
+        return source and source_ref(self.account_id, self.id, source.document_sha256)
 
     @property
     def examples(self) -> int:

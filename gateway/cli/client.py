@@ -21,6 +21,9 @@ M = TypeVar("M", bound=BaseModel)
 
 CHUNK_BYTES = 256 * 1024
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+SLOW_TIMEOUT = httpx.Timeout(1000.0, connect=5.0)
+"""Timeout of requests in which the gateway downloads a file."""
+
 CHAT_PATH, CHAT_TIMEOUT = "/v1/chat/completions", httpx.Timeout(300.0, connect=5.0)
 
 
@@ -116,10 +119,16 @@ class Client:
             params["after"] = data[-1][number]
 
     def send(
-        self, schema: type[M], path: str, body: dict[str, Any], idempotency_key: str | None = None
+        self,
+        schema: type[M],
+        path: str,
+        body: dict[str, Any],
+        idempotency_key: str | None = None,
+        timeout: httpx.Timeout = TIMEOUT,
     ) -> Reply[M]:
         """POST JSON to a path under /api, and parse the response as a schema."""
-        return Reply.of(schema, self.post(path, body, idempotency_key=idempotency_key))
+        answer = self.post(path, body, idempotency_key=idempotency_key, timeout=timeout)
+        return Reply.of(schema, answer)
 
     def change(self, schema: type[M], path: str, body: dict[str, Any]) -> Reply[M]:
         """PATCH a path under /api with JSON, and parse the response as a schema."""
@@ -141,11 +150,17 @@ class Client:
         return response.text
 
     def post(
-        self, path: str, body: dict[str, Any], *, idempotency_key: str | None = None
+        self,
+        path: str,
+        body: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        timeout: httpx.Timeout = TIMEOUT,
     ) -> dict[str, Any]:
         """POST JSON to a path under /api. With an idempotency key, the call is safe to retry."""
         headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
-        return self._answer(self._send("POST", path, json=body, headers=headers))
+        sent: dict[str, Any] = {"json": body, "headers": headers, "timeout": timeout}
+        return self._answer(self._send("POST", path, **sent))
 
     def delete(self, path: str) -> None:
         """DELETE a path under /api."""

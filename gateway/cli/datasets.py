@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import indent
 from typing import Annotated, TypeVar
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import typer
 from rich.console import Group, RenderableType
@@ -19,12 +21,12 @@ from domain.datasets.filters import PersonalData
 from domain.datasets.findings import TITLES
 from domain.datasets.quality_report import QualityReport
 from domain.datasets.validation_report import Excerpt, ValidationReport
-from gateway.cli.client import Client, Reply
+from gateway.cli.client import SLOW_TIMEOUT, Client, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.syntheses import generate
 from gateway.cli.tables import fields, listing_of, pairs
-from gateway.cli.terminal import CommandGroup, bar, interrupted, show
+from gateway.cli.terminal import CommandGroup, bar, interrupted, note, show
 from gateway.datasets.schemas import (
     ColumnsAnswer,
     ContaminationAnswer,
@@ -122,6 +124,37 @@ def upload(
             **({"parent": parent} if parent else {}),
         )
     dataset = Reply.of(DatasetAnswer, document)
+    _finish(client, dataset, follow)
+
+
+@datasets.command("from-hub")
+def from_hub(
+    client: Client,
+    repository: Annotated[
+        str, typer.Argument(help="Repository, such as owner/name or hf:owner/name.")
+    ],
+    config: Annotated[str | None, typer.Option(help="Config of the dataset.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    follow: Follow = True,
+    column: ColumnsOption = None,
+) -> None:
+    """Create a dataset from a repository of a Hugging Face hub.
+
+    For a private repository, set the variable HF_TOKEN.
+    """
+    body = {
+        "repository": repository.removeprefix("hf:"),
+        "config": config,
+        "split": split,
+        "revision": revision,
+        "token": os.environ.get("HF_TOKEN") or None,
+        "name": name,
+        "columns": _chosen(column) or None,
+    }
+    note("Downloading. This may take some minutes.")
+    dataset = client.send(DatasetAnswer, "/datasets/from-hub", body, str(uuid4()), SLOW_TIMEOUT)
     _finish(client, dataset, follow)
 
 

@@ -22,6 +22,7 @@ from gateway.datasets.columns import (
     read_again,
     shown_columns,
 )
+from gateway.datasets.hub_import import import_from_hub, source_of
 from gateway.datasets.schemas import (
     ColumnsAnswer,
     ColumnsRequest,
@@ -29,6 +30,8 @@ from gateway.datasets.schemas import (
     DatasetAnswer,
     DifferenceAnswer,
     FiltersRequest,
+    HubDatasetRequest,
+    HubSourceAnswer,
 )
 from gateway.datasets.uploads import (
     Choices,
@@ -121,6 +124,32 @@ async def upload_dataset(
         return service.dataset_answer(backend, row)
 
     return await run_in_threadpool(record)
+
+
+@router.post("/from-hub", status_code=202, responses=refusals(409, 503))
+async def import_dataset(
+    wanted: HubDatasetRequest,
+    caller: MayTrain,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> DatasetAnswer:
+    """Download a split of a repository on a hub, and start its validation.
+
+    The response comes when the download is complete. Repeating a request with the same
+    `Idempotency-Key` returns the existing dataset.
+    """
+    dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
+    async with upload_slot(backend, caller) as most_bytes:
+        row = await run_in_threadpool(
+            import_from_hub, backend, caller, dataset_id, wanted, most_bytes
+        )
+    return await run_in_threadpool(service.dataset_answer, backend, row)
+
+
+@router.get("/{dataset_id}/source", responses=refusals(404))
+def show_source(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> HubSourceAnswer:
+    """Show the repository, commit and files that a dataset is from."""
+    return source_of(backend, caller, dataset_id)
 
 
 @router.get("", responses=refusals(404))

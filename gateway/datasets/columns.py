@@ -119,7 +119,7 @@ def read_again(
         ) from None
     with backend.pool.connection() as connection:
         name = wanted.name or dataset_names(connection, [dataset_id]).get(dataset_id) or UNNAMED
-    options = replace(dataset.options, parent=dataset_id)
+    options = replace(dataset.options, parent=dataset_id, source=None)
     return record_upload(backend, caller, new_id, name, file, Choices.of(options, columns))
 
 

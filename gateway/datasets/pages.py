@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
@@ -14,15 +14,20 @@ from domain.core.identity import created_id
 from domain.datasets.columns import TITLES, Role, chosen_columns
 from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.backend import Backend, BackendOf
-from gateway.datasets import quality, service
+from gateway.datasets import hub_import, quality, service
 from gateway.datasets.columns import read_again, shown_columns
 from gateway.datasets.histogram import histogram
 from gateway.datasets.preview_worker import Preview, PreviewRequest
 from gateway.datasets.previews import PreviewsOf
 from gateway.datasets.quality_view import filters_of, quality_view
-from gateway.datasets.schemas import ColumnsRequest, DatasetAnswer, FiltersRequest
+from gateway.datasets.schemas import (
+    ColumnsRequest,
+    DatasetAnswer,
+    FiltersRequest,
+    HubDatasetRequest,
+)
 from gateway.datasets.service import BaseView, base_views, show_dataset
-from gateway.datasets.uploads import NATIVE_PATH
+from gateway.datasets.uploads import NATIVE_PATH, upload_slot
 from gateway.http.access import Caller
 from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
@@ -81,8 +86,22 @@ def show_datasets(
         upload_limit=backend.settings.dataset_max_bytes,
         titles=TITLES,
         parent=show_dataset(backend, caller, parent) if parent else None,
+        hub=backend.settings.hub_endpoint is not None,
         **shown,
     )
+
+
+@router.post("/from-hub")
+async def import_from_hub(
+    form: Annotated[HubDatasetRequest, Form()], caller: MayTrain, backend: BackendOf
+) -> Response:
+    """Download a split of a repository on a hub, and open the new dataset."""
+    dataset_id = created_id(caller.account_id, "dataset", str(uuid4()))
+    async with upload_slot(backend, caller) as most_bytes:
+        await run_in_threadpool(
+            hub_import.import_from_hub, backend, caller, dataset_id, form, most_bytes
+        )
+    return Response(headers={"hx-redirect": f"/datasets/{dataset_id}"})
 
 
 @router.get("/{dataset_id}")
@@ -98,7 +117,10 @@ def show_one(dataset_id: UUID, request: Request, caller: MayRead, backend: Backe
         "moving": _is_changing(dataset),
         "quality": None,
         "key": str(uuid4()),
+        "source": None,
     }
+    if dataset.hub_commit is not None:
+        shown["source"] = hub_import.source_of(backend, caller, dataset_id)
     if dataset.status is not DatasetStatus.VALIDATING:
         shown["report"] = service.report_of(backend, caller, dataset_id)
     if dataset.status is DatasetStatus.READY_FOR_TRAINING:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, StringConstraints
 
 from domain.datasets.dataset import DatasetKind, DatasetStatus
 from domain.datasets.filters import Filters
@@ -75,6 +76,10 @@ class DatasetAnswer(Answer):
     synthesis_id: UUID | None = Field(
         default=None, description="Synthesis that generated the examples, or null."
     )
+    hub_commit: str | None = Field(
+        default=None,
+        description="Commit of the hub repository that the file is from, or null for an upload.",
+    )
     uploaded_at: datetime
     validated_at: datetime | None = None
     progress: Progress | None = Field(
@@ -85,6 +90,69 @@ class DatasetAnswer(Answer):
         examples=[["smollm2-135m-instruct"]],
         description="Base models whose token count is not known yet.",
     )
+
+
+def _none_if_blank(value: object) -> object:
+    """Return None for the empty fields that a form sends."""
+    return None if value == "" else value
+
+
+OptionalText = Annotated[
+    Annotated[str, StringConstraints(max_length=200)] | None, BeforeValidator(_none_if_blank)
+]
+
+
+class HubDatasetRequest(BaseModel, extra="forbid"):
+    """A split of a dataset repository on a Hugging Face hub."""
+
+    repository: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$",
+        description="Repository, such as `acme/support-chats`.",
+        examples=["acme/support-chats"],
+    )
+    config: OptionalText = Field(
+        default=None,
+        description="Config. By default, the default one.",
+    )
+    split: str = Field(default="train", min_length=1, max_length=200, description="Split.")
+    revision: OptionalText = Field(
+        default=None,
+        description="Branch, tag or commit. EcoLink records the commit. By default, `main`.",
+    )
+    token: Annotated[SecretStr | None, BeforeValidator(_none_if_blank)] = Field(
+        default=None,
+        max_length=300,
+        description="Token of the hub for a private repository. EcoLink does not store it.",
+    )
+    name: OptionalText = Field(default=None, description="Display name of the dataset.")
+    keep_duplicates: bool = Field(default=False, description="Keep repeated lines.")
+    ignore_tools: bool = Field(
+        default=False, description="Remove tool definitions from the examples."
+    )
+    columns: dict[str, str] | None = Field(
+        default=None,
+        max_length=20,
+        description="Column or key of each role. By default, EcoLink guesses the columns.",
+    )
+
+
+class HubFile(Answer):
+    """A file of a repository."""
+
+    path: str = Field(examples=["data/train-00000-of-00001.parquet"])
+    bytes: int
+    sha256: str
+
+
+class HubSourceAnswer(Answer):
+    """The origin of a dataset in a repository on a hub."""
+
+    repository: str = Field(examples=["acme/support-chats"])
+    commit: str
+    config: str | None
+    split: str
+    files: list[HubFile]
+    url: str | None = Field(description="Address of the commit, or null if no hub is configured.")
 
 
 class ColumnsRequest(BaseModel, extra="forbid"):

@@ -116,6 +116,12 @@ class NoDiskSpace(DomainError):
     code = "no_disk_space"
 
 
+class HubUnavailable(DomainError):
+    """The hub does not respond. Try again later."""
+
+    code = "hub_unavailable"
+
+
 class TookTooLong(DomainError):
     """The request needs more time than one request may take."""
 
@@ -144,6 +150,7 @@ STATUSES: dict[type[DomainError], HTTPStatus] = {
     NotYetVisible: HTTPStatus.SERVICE_UNAVAILABLE,
     NotServing: HTTPStatus.SERVICE_UNAVAILABLE,
     NoDiskSpace: HTTPStatus.SERVICE_UNAVAILABLE,
+    HubUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     TookTooLong: HTTPStatus.SERVICE_UNAVAILABLE,
     ProviderUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     UpgradeUnfinished: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -39,6 +39,8 @@ class Cleaning:
             self._artifacts.delete(dataset.upload_ref)
         if dataset.columns_ref is not None:
             self._artifacts.delete(dataset.columns_ref)
+        if dataset.source_ref is not None:
+            self._artifacts.delete(dataset.source_ref)
         self._artifacts.delete_directory(home(dataset))
         with self._pool.connection() as connection:
             delete_dataset_name(connection, dataset.id)

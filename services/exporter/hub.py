@@ -11,14 +11,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from infrastructure.hub_client import ENVIRONMENT
 from infrastructure.limited_process import serve
-
-ENVIRONMENT = {
-    "HF_HUB_DISABLE_XET": "1",  # uploads need neither its cache nor its extra servers
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",  # never the token of the operator
-}
 
 CODES = {
     HTTPStatus.UNAUTHORIZED: "unauthorized",

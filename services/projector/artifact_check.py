@@ -127,6 +127,8 @@ def _uploaded(dataset: Dataset) -> list[Kept]:
         kept.append(Kept(dataset.upload_ref, dataset.upload_sha256, False))
     if dataset.columns_ref is not None and dataset.options.columns_sha256 is not None:
         kept.append(Kept(dataset.columns_ref, dataset.options.columns_sha256, False))
+    if dataset.source_ref is not None and dataset.options.source is not None:
+        kept.append(Kept(dataset.source_ref, dataset.options.source.document_sha256, False))
     return kept
 
 

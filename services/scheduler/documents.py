@@ -116,7 +116,7 @@ def dataset_origins(log: EventLog, job: Job) -> dict[UUID, DatasetOrigin]:
 
 
 def origin_of(log: EventLog, dataset: Dataset) -> DatasetOrigin:
-    """Return the upload, filters and earlier versions of a dataset, also deleted ones."""
+    """Return the upload, filters, source and earlier versions of a dataset, also deleted ones."""
     versions: list[VersionFacts] = []
     parent_id = dataset.options.parent
     while parent_id is not None and len(versions) < MOST_VERSIONS:
@@ -128,7 +128,11 @@ def origin_of(log: EventLog, dataset: Dataset) -> DatasetOrigin:
         parent_id = parent.options.parent
     options = dataset.options
     return DatasetOrigin(
-        _upload_of(dataset), options.filters, tuple(versions), options.synthesis_id
+        _upload_of(dataset),
+        options.filters,
+        tuple(versions),
+        options.synthesis_id,
+        options.source and options.source.commit,
     )
 
 

@@ -36,12 +36,14 @@ class DatasetOrigin(NamedTuple):
     """The hash of a dataset's upload, its filters, and its earlier versions, newest first.
 
     `synthesis_id` is the synthesis that generated the upload, if any.
+    `hub_commit` is the commit of the hub repository that the upload is from, if any.
     """
 
     uploaded_sha256: str | None = None
     filters: Filters | None = None
     versions: tuple[VersionFacts, ...] = ()
     synthesis_id: UUID | None = None
+    hub_commit: str | None = None
 
 
 class JobHistory:
@@ -191,6 +193,7 @@ def _planned(
             filters=origin.filters,
             versions=origin.versions,
             synthesis_id=origin.synthesis_id,
+            hub_commit=origin.hub_commit,
         )
 
     own = plan.validation

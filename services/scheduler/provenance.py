@@ -37,6 +37,7 @@ class DatasetFacts(Facts):
     filters: Filters | None = None  # filters of the examples of the first of `versions`
     versions: tuple[VersionFacts, ...] = ()  # from the parent to the first version
     synthesis_id: UUID | None = None  # synthesis that generated the examples; None: uploaded
+    hub_commit: str | None = None  # commit of the hub repository that the file is from
 
 
 class BaseFacts(Facts):

@@ -73,6 +73,8 @@ def test_the_provenance_describes_the_job(
         "uploaded_sha256": "a" * 64,
         "filters": None,
         "versions": (),
+        "synthesis_id": None,
+        "hub_commit": None,
     }
     assert (found.base.name, found.base.manifest_sha256) == ("tiny", PLAN.base_manifest_sha256)
     assert (found.hyperparameters, found.seed) == (PLAN.hyperparameters, PLAN.lora.seed)

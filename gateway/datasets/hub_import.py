@@ -1,0 +1,114 @@
+"""Datasets from a repository of a Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from domain.core.errors import Invalid, NotFound, WrongState
+from domain.datasets.columns import chosen_columns
+from domain.datasets.dataset import (
+    Dataset,
+    HubSource,
+    UploadOptions,
+    source_document,
+    source_ref,
+)
+from gateway.backend import Backend
+from gateway.datasets.schemas import HubDatasetRequest, HubSourceAnswer
+from gateway.datasets.service import own_dataset
+from gateway.datasets.uploads import Choices, StoredFile, record_upload, upload_ref
+from gateway.http.access import Caller
+from gateway.http.errors import HubUnavailable
+from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
+from projections.projection import Row
+
+WORKER = "gateway.datasets.hub_worker"
+LIMITS = Limits(cpu_seconds=300, wall_seconds=900, memory_mib=2048)
+
+
+def import_from_hub(
+    backend: Backend,
+    caller: Caller,
+    dataset_id: UUID,
+    wanted: HubDatasetRequest,
+    max_bytes: int,
+) -> Row:
+    """Download a split, and create a dataset from it like from an upload. Return its row.
+
+    Raise WrongState if no hub is configured, Invalid if the hub has no such files or they are too
+    large, and HubUnavailable if it does not respond.
+    """
+    endpoint = backend.settings.hub_endpoint
+    if endpoint is None:
+        raise WrongState(
+            "Datasets from a hub are disabled. Ask your operator to set ECOLINK_HUB_ENDPOINT, or "
+            "upload a file."
+        )
+    columns = None if wanted.columns is None else chosen_columns(wanted.columns)
+    with tempfile.TemporaryDirectory() as folder:
+        answer = _downloaded(endpoint, wanted, max_bytes, folder)
+        ref = upload_ref(caller)
+        backend.artifacts.put_file(ref, Path(folder) / "dataset")
+    document = {
+        "repository": wanted.repository,
+        "commit": answer["commit"],
+        "config": wanted.config,
+        "split": wanted.split,
+        "files": answer["files"],
+    }
+    source = HubSource.of(answer["commit"], document)
+    backend.artifacts.put(
+        source_ref(caller.account_id, dataset_id, source.document_sha256),
+        source_document(document),
+    )
+    options = UploadOptions(wanted.keep_duplicates, wanted.ignore_tools, source=source)
+    name = wanted.name or f"{wanted.repository} {wanted.split}"
+    file = StoredFile(ref, answer["sha256"], answer["bytes"])
+    choices = Choices.of(options, columns)
+    return dict(record_upload(backend, caller, dataset_id, name, file, choices))
+
+
+def _downloaded(
+    endpoint: str, wanted: HubDatasetRequest, max_bytes: int, folder: str
+) -> dict[str, Any]:
+    request = {
+        "endpoint": endpoint,
+        "token": None if wanted.token is None else wanted.token.get_secret_value(),
+        "repository": wanted.repository,
+        "config": wanted.config,
+        "split": wanted.split,
+        "revision": wanted.revision,
+        "max_bytes": max_bytes,
+        "directory": folder,
+    }
+    try:
+        answer = run(WORKER, request, LIMITS)
+    except LimitExceeded as error:
+        raise Invalid(
+            f"The files of the split need too much {error.exceeded}. Download and upload them.",
+            field="split",
+        ) from error
+    except ProcessFailed as error:
+        raise HubUnavailable("The hub does not respond. Try again later.") from error
+    if "refused" in answer:
+        raise Invalid(answer["refused"], field=answer["field"])
+    return answer
+
+
+def source_of(backend: Backend, caller: Caller, dataset_id: UUID) -> HubSourceAnswer:
+    """Return the origin of a dataset on a hub.
+
+    Raise NotFound if the account has no such dataset, or a user uploaded it.
+    """
+    own_dataset(backend, caller, dataset_id)
+    ref = backend.log.load(Dataset, dataset_id).source_ref
+    if ref is None:
+        raise NotFound("The dataset is an upload, so it has no source on a hub.")
+    document = json.loads(backend.artifacts.get(ref))
+    endpoint = backend.settings.hub_endpoint
+    path = f"datasets/{document['repository']}/tree/{document['commit']}"
+    return HubSourceAnswer(**document, url=endpoint and f"{endpoint.rstrip('/')}/{path}")

@@ -1,0 +1,226 @@
+"""Datasets from a hub, with the hub's own client and a local hub."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fastapi.testclient import TestClient
+from pyarrow import parquet
+
+from domain.datasets.dataset import Dataset
+from gateway.datasets.hub_files import NoFiles, files_of_split
+from tests.builders.platform import Person, Platform
+from tests.gateway.datasets.dataset_hub import COMMIT, TOKEN, DatasetHub, dataset_hub
+from tests.gateway.web.signed_in import signed_in
+
+ROWS = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(6)]
+
+
+@pytest.fixture
+def hub(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]:
+    with dataset_hub() as running:
+        settings = client.app.state.backend.settings  # type: ignore[attr-defined]
+        monkeypatch.setattr(settings, "hub_endpoint", running.url)
+        yield running
+
+
+@pytest.fixture
+def person(platform: Platform) -> Person:
+    return platform.person()
+
+
+def table(rows: list[dict[str, str]]) -> bytes:
+    out = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def lines(rows: list[dict[str, str]]) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def ask(client: TestClient, person: Person, **changes: Any) -> Any:
+    body = {"repository": "acme/chats"} | changes
+    headers = person.headers | {"idempotency-key": "once"}
+    return client.post("/api/datasets/from-hub", json=body, headers=headers)
+
+
+def validated(platform: Platform, answer: Any) -> Dataset:
+    assert answer.status_code == 202, answer.text
+    platform.validate_upload(answer.json()["id"])
+    return platform.log.load(Dataset, answer.json()["id"])
+
+
+def test_parquet_files_become_one_dataset_with_its_commit(
+    client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+) -> None:
+    for part in range(2):
+        name = f"data/train-0000{part}-of-00002.parquet"
+        hub.files[name] = table(ROWS[3 * part : 3 * part + 3])
+    hub.files["data/test-00000-of-00001.parquet"] = table(ROWS[:1])
+    answer = ask(client, person)
+    assert validated(platform, answer).examples == 6
+    shown = answer.json()
+    assert (shown["name"], shown["hub_commit"]) == ("acme/chats train", COMMIT)
+    source = client.get(f"/api/datasets/{shown['id']}/source", headers=person.headers).json()
+    assert (source["repository"], source["commit"]) == ("acme/chats", COMMIT)
+    assert [each["path"] for each in source["files"]] == sorted(
+        path for path in hub.files if "train" in path
+    )
+    assert source["url"] == f"{hub.url}/datasets/acme/chats/tree/{COMMIT}"
+    assert not any("test" in path for path in hub.requested)
+    other = platform.person()
+    path = f"/api/datasets/{shown['id']}/source"
+    assert client.get(path, headers=other.headers).status_code == 404
+    states = b"".join(
+        each.state for each in platform.log.recorder.select_notifications(start=1, limit=1000)
+    )
+    assert b"acme/chats" not in states
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["jsonl", "gzip"])
+def test_jsonl_files_are_joined(
+    packed: bool, client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+) -> None:
+    for part in range(2):
+        content = lines(ROWS[3 * part : 3 * part + 3])
+        ending = ".gz" if packed else ""
+        hub.files[f"train/{part}.jsonl{ending}"] = (
+            gzip.compress(content + b"\n", mtime=0) if packed else content
+        )
+    assert validated(platform, ask(client, person)).examples == 6
+
+
+def test_a_repeated_request_returns_the_same_dataset(
+    client: TestClient, person: Person, hub: DatasetHub
+) -> None:
+    hub.files["train.jsonl"] = lines(ROWS)
+    assert ask(client, person).json()["id"] == ask(client, person).json()["id"]
+
+
+def test_a_private_repository_needs_a_token_which_is_not_stored(
+    client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+) -> None:
+    hub.files["train.jsonl"], hub.private = lines(ROWS), True
+    refused = ask(client, person)
+    assert (refused.status_code, refused.json()["error"]["field"]) == (
+        422,
+        "repository",
+    )
+    given = ask(client, person, token=TOKEN)
+    assert given.status_code == 202
+    assert TOKEN not in given.text
+    source = client.get(f"/api/datasets/{given.json()['id']}/source", headers=person.headers)
+    assert TOKEN not in source.text
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"repository": "acme/none"}, "repository"),
+        ({"repository": "https://evil.example"}, "repository"),
+        ({"split": "validation"}, "split"),
+        ({"config": "german"}, "config"),
+    ],
+)
+def test_what_the_hub_lacks_is_named(
+    change: dict[str, str], field: str, client: TestClient, person: Person, hub: DatasetHub
+) -> None:
+    hub.files["train.jsonl"] = lines(ROWS)
+    refused = ask(client, person, **change)
+    assert refused.status_code == 422
+    assert field in refused.text
+    assert client.get("/api/datasets", headers=person.headers).json()["data"] == []
+
+
+def test_a_split_beyond_the_limit_is_not_downloaded(
+    client: TestClient, person: Person, hub: DatasetHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = client.app.state.backend.settings  # type: ignore[attr-defined]
+    monkeypatch.setattr(settings, "dataset_max_bytes", 10)
+    hub.files["train.jsonl"] = lines(ROWS)
+    refused = ask(client, person)
+    assert refused.status_code == 422
+    assert not any("resolve" in path for path in hub.requested)
+
+
+def test_a_hub_that_fails_stores_nothing(
+    client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+) -> None:
+    hub.down = True
+    assert ask(client, person).status_code == 503
+    assert platform.artifacts.list(f"uploads/{person.account_id}") == []
+
+
+def test_the_page_downloads_a_split_and_shows_its_source(
+    client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+) -> None:
+    hub.files["train.jsonl"] = lines(ROWS)
+    browser = signed_in(client, person)
+    assert 'hx-post="/datasets/from-hub"' in browser.client.get("/datasets").text
+    form = {"repository": "acme/chats", "split": "train", "config": "", "revision": "", "token": ""}
+    given = browser.client.post("/datasets/from-hub", data=form, headers=browser.htmx)
+    shown = browser.client.get(given.headers["hx-redirect"]).text
+    assert "data-source" in shown
+    assert "acme/chats" in shown
+    assert COMMIT[:12] in shown
+
+
+def test_without_a_hub_the_request_is_refused(client: TestClient, person: Person) -> None:
+    refused = ask(client, person)
+    assert refused.status_code == 409
+    assert "ECOLINK_HUB_ENDPOINT" in refused.json()["error"]["message"]
+
+
+CONFIGS = [
+    {
+        "config_name": "english",
+        "data_files": [
+            {"split": "train", "path": "en/train-*.parquet"},
+            {"split": "test", "path": ["en/test.parquet"]},
+        ],
+    },
+    {"config_name": "german", "data_files": "de/**"},
+]
+PATHS = ["README.md", "en/train-0.parquet", "en/train-1.parquet", "en/test.parquet", "de/a/b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("configs", "config", "split", "expected"),
+    [
+        (CONFIGS, "english", "train", ["en/train-0.parquet", "en/train-1.parquet"]),
+        (CONFIGS, "english", "test", ["en/test.parquet"]),
+        (CONFIGS, "german", "train", ["de/a/b.jsonl"]),
+        ([CONFIGS[1]], None, "train", ["de/a/b.jsonl"]),
+        ([CONFIGS[0], CONFIGS[1] | {"default": True}], None, "train", ["de/a/b.jsonl"]),
+        (None, "en", "train", ["en/train-0.parquet", "en/train-1.parquet"]),
+        (None, None, "test", ["en/test.parquet"]),
+    ],
+)
+def test_the_files_of_a_split(
+    configs: Any, config: str | None, split: str, expected: list[str]
+) -> None:
+    assert files_of_split(PATHS, configs, config, split) == expected
+
+
+@pytest.mark.parametrize(
+    ("configs", "config", "split", "field"),
+    [
+        (CONFIGS, None, "train", "config"),
+        (CONFIGS, "french", "train", "config"),
+        (CONFIGS, "english", "validation", "split"),
+        (None, None, "validation", "split"),
+    ],
+)
+def test_missing_files_name_the_field(
+    configs: Any, config: str | None, split: str, field: str
+) -> None:
+    with pytest.raises(NoFiles) as refused:
+        files_of_split(PATHS, configs, config, split)
+    assert refused.value.field == field
