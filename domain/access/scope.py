@@ -15,5 +15,5 @@ class Scope(StrEnum):
     BILLING = "billing"
     """Top up the balance, and set budgets. For operators, also credit and top up other accounts."""
     KEYS = "keys"
-    """Create and revoke API keys, and manage webhooks and notices. For operators, also create and
-    suspend other accounts, and create and revoke their keys."""
+    """Create and revoke API keys, and manage webhooks, trackers and notices. For operators, also
+    create and suspend other accounts, and create and revoke their keys."""

@@ -18,7 +18,7 @@ MEANINGS = {
     Scope.TRAIN: "upload datasets, and start and control jobs",
     Scope.DEPLOY: "deploy models and chat with them",
     Scope.BILLING: "top up the balance, and set budgets",
-    Scope.KEYS: "create and revoke keys, and manage webhooks and notices",
+    Scope.KEYS: "create and revoke keys, and manage webhooks, trackers and notices",
 }
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.trackers.integrations import MlflowRun
+from infrastructure.metric_names import EVALUATION_METRICS, STEP_METRICS
 from services.trackers.server_client import ServerClient
 from services.trackers.tracker import Ending, Point, RunSummary, Started, TrackerFailure
 
@@ -20,7 +21,7 @@ JOB_TAG = "ecolink.job"
 MOST_METRICS = 1_000
 MOST_PARAMETERS = 100
 MOST_VALUE_CHARACTERS = 6_000
-METRICS_OF_POINT = 10
+METRICS_OF_POINT = max(len(STEP_METRICS), len(EVALUATION_METRICS))
 """Metrics that a point has at most."""
 
 STATUSES = {

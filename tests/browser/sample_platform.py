@@ -56,6 +56,7 @@ from services.serving.deployed import REASONS
 from tests.browser.sample_notices import add_notices
 from tests.browser.sample_operations import add_operations, add_trainer_output
 from tests.browser.sample_syntheses import SampleSyntheses
+from tests.browser.sample_trackers import add_trackers
 from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
@@ -136,6 +137,14 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 _add_invoices(backend, connection, key, sample.people["ada"].account_id)
                 add_verifications(settings, connection, sample)
                 sample.paths |= add_webhooks(connection, sample.people["ada"].account_id)
+                add_trackers(
+                    connection,
+                    sample.people["ada"].account_id,
+                    *(
+                        parsed_job_id(sample.paths[name].rpartition("/")[2])
+                        for name in ("training", "registered")
+                    ),
+                )
                 sample.paths |= add_notices(
                     connection, sample.people["ada"].account_id, sample.people["vera"].account_id
                 )
