@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,11 +11,13 @@ from psycopg_pool import ConnectionPool
 
 from domain.trackers.integrations import Tracker
 from infrastructure.clock import Clock
-from infrastructure.dispatcher import Busy
+from infrastructure.dispatcher import UNAVAILABLE, Busy
 from infrastructure.store import Connection
 from infrastructure.tracker_connections import TrackerConnection, end_test, requested_tests
 from services.trackers.servers import Servers
-from services.trackers.tracker import TrackerFailure
+from services.trackers.tracker import TrackerClient, TrackerFailure
+
+log = logging.getLogger("trackers")
 
 LISTED = 64
 
@@ -53,15 +57,23 @@ class CheckQueue:
 
     async def send(self, due: DueCheck) -> str | None:
         """Test a connection. Return its error, or None."""
-        with self._pool.connection() as connection:
-            client = self._servers.client_for_test(connection, due.tested)
-        if client is None:
-            return None
         try:
-            await client.check()
+            client = await asyncio.to_thread(self._client, due.tested)
+            if client is not None:
+                await client.check()
         except TrackerFailure as failure:
             return failure.message
+        except UNAVAILABLE as error:
+            log.warning("cannot read a connection: %s", error)
+            return "EcoLink could not test the connection. Try again."
+        except Exception as error:
+            log.exception("a test of %s failed unexpectedly", due.tested.tracker)
+            return f"EcoLink could not test the connection ({type(error).__name__})."
         return None
+
+    def _client(self, tested: TrackerConnection) -> TrackerClient | None:
+        with self._pool.connection() as connection:
+            return self._servers.client_for_test(connection, tested)
 
     def record(self, due: DueCheck, result: str | None) -> None:
         """Store the result of a test."""

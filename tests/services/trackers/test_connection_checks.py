@@ -1,0 +1,56 @@
+"""Requested tests of connections to trackers."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain.trackers.integrations import Tracker
+from domain.webhooks.target import TargetPolicy
+from infrastructure.dispatcher import Busy
+from infrastructure.guarded_http import GuardedTransport
+from infrastructure.tracker_connections import Server, connections_of, request_test
+from services.trackers.connection_checks import CheckQueue
+from services.trackers.server_client import ServerClient
+from services.trackers.servers import Servers
+from services.trackers.tracker import TrackerFailure
+from tests.builders.examples import ACCOUNT_ID
+from tests.localwandb.server import KEY, running_wandb
+from tests.services.trackers.conftest import TrackedJob
+
+
+async def checked(tracked: TrackedJob, servers: Servers) -> str | None:
+    """Request a test and make it. Return its error."""
+    queue = CheckQueue(tracked.pool, tracked.clock, servers)
+    with tracked.pool.connection() as connection:
+        request_test(connection, ACCOUNT_ID, Tracker.WANDB, tracked.clock.now())
+    (due,) = queue.due(Busy())
+    assert queue.due(Busy(messages=[due.id])) == []
+    queue.record(due, await queue.send(due))
+    assert queue.due(Busy()) == []
+    with tracked.pool.connection() as connection:
+        found = connections_of(connection, ACCOUNT_ID)[Tracker.WANDB]
+    assert found.tested_at == tracked.clock.now()
+    return found.test_error
+
+
+async def test_a_test_tells_why_a_connection_fails(
+    tracked: TrackedJob, local_servers: Servers
+) -> None:
+    with running_wandb() as wandb:
+        tracked.connect(wandb.url, Tracker.WANDB, username="api", secret=KEY)
+        assert await checked(tracked, local_servers) is None
+        tracked.connect(wandb.url, Tracker.WANDB, username="api", secret="wrong")
+        assert "401" in (await checked(tracked, local_servers) or "")
+    assert "not available" in (await checked(tracked, local_servers) or "")
+
+
+async def test_ecolink_connects_only_to_permitted_addresses() -> None:
+    policy = TargetPolicy(http=True)
+    transport = GuardedTransport(policy)
+    client = ServerClient("MLflow", Server("http://localhost:5000"), policy, transport)
+    with pytest.raises(TrackerFailure, match="not public"):
+        await client.request("GET", "/")
+    closed = ServerClient("MLflow", Server("http://10.0.0.1"), policy, transport)
+    with pytest.raises(TrackerFailure, match="does not permit"):
+        await closed.request("GET", "/")
+    await transport.aclose()
