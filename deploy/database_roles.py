@@ -153,9 +153,8 @@ ACCESS: dict[str, Access] = {
         },
     ),
     "trackers": Access(
-        tables=_each(
-            ("job_detail", "profiles", "step_measurements", "evaluation_measurements"), READ
-        )
+        tables=_each(("job_detail", "projection_positions", "profiles"), READ)
+        | _each(("step_measurements", "evaluation_measurements"), READ)
         | {
             "tracker_connections": "SELECT, UPDATE (test_requested_at, tested_at, test_error)",
             "tracker_secrets": READ,
