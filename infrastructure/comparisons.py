@@ -73,6 +73,24 @@ def comparison(connection: Connection, key: Key) -> Mapping[str, Any] | None:
     ).fetchone()
 
 
+def contaminations(
+    connection: Connection, pairs: Sequence[tuple[UUID, UUID]]
+) -> dict[tuple[UUID, UUID], Mapping[str, int]]:
+    """Return the counts of finished comparisons of training and validation datasets, by IDs."""
+    found = connection.execute(
+        "SELECT dataset_id, other_id, counts FROM dataset_comparisons "
+        "JOIN unnest(%s::uuid[], %s::uuid[]) AS wanted (id, other) "
+        "ON dataset_id = id AND other_id = other WHERE kind = %s AND state = %s",
+        [
+            [dataset_id for dataset_id, _ in pairs],
+            [other_id for _, other_id in pairs],
+            ComparisonKind.CONTAMINATION,
+            ComparisonState.DONE,
+        ],
+    ).fetchall()
+    return {(row["dataset_id"], row["other_id"]): row["counts"] for row in found}
+
+
 def waiting_comparisons(
     connection: Connection, without: Sequence[Key] = ()
 ) -> Sequence[Mapping[str, Any]]:
@@ -103,9 +121,10 @@ def finish_comparison(
     )
 
 
-def delete_comparisons(connection: Connection, dataset_id: UUID) -> None:
-    """Delete the comparisons of a dataset, and those with it."""
-    connection.execute(
-        "DELETE FROM dataset_comparisons WHERE dataset_id = %s OR other_id = %s",
+def delete_comparisons(connection: Connection, dataset_id: UUID) -> list[str]:
+    """Delete the comparisons of a dataset, and those with it. Return the refs of their results."""
+    rows = connection.execute(
+        "DELETE FROM dataset_comparisons WHERE dataset_id = %s OR other_id = %s RETURNING ref",
         [dataset_id, dataset_id],
-    )
+    ).fetchall()
+    return [row["ref"] for row in rows if row["ref"] is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -27,10 +27,12 @@ from infrastructure.comparisons import (
     ComparisonKind,
     ComparisonState,
     comparison,
+    contaminations,
     request_comparison,
 )
 from infrastructure.exchange import read
 from infrastructure.profiles import dataset_names
+from infrastructure.store import Connection
 from projections import datasets as rows
 
 UNNAMED = "dataset"
@@ -197,11 +199,37 @@ def quality_warnings(
     They are about near-duplicates, if EcoLink has analyzed the dataset, and about examples of the
     validation dataset, if EcoLink has compared both.
     """
-    dataset = backend.log.load(Dataset, dataset_id)
-    said = duplicate_warnings(dataset, has_validation=validation_id is not None)
+    quality = backend.log.load(Dataset, dataset_id).quality
+    analyzed, findings = (quality.analyzed, quality.findings) if quality else (0, {})
+    said = duplicate_warnings(analyzed, findings, has_validation=validation_id is not None)
     if validation_id is not None:
         counts = contamination_counts(backend, account_id, dataset_id, validation_id)
         said += contamination_warnings(counts)
+    return said
+
+
+def recorded_warnings(
+    connection: Connection, jobs: Sequence[Mapping[str, Any]]
+) -> dict[UUID, list[str]]:
+    """Return the warnings about the datasets of jobs, by job ID. It asks for no comparison.
+
+    The number of queries does not depend on the number of jobs.
+    """
+    found = {
+        row["dataset_id"]: row
+        for row in rows.datasets_among(connection, [job["dataset_id"] for job in jobs])
+    }
+    pairs = [(job["dataset_id"], job["validation_dataset_id"]) for job in jobs]
+    shared = contaminations(connection, [(one, other) for one, other in pairs if other is not None])
+    said: dict[UUID, list[str]] = {}
+    for job, pair in zip(jobs, pairs, strict=True):
+        row = found.get(job["dataset_id"]) or {}
+        own = pair[1] is not None
+        analyzed, findings = row.get("analyzed") or 0, row.get("findings") or {}
+        said[job["job_id"]] = [
+            *duplicate_warnings(analyzed, findings, has_validation=own),
+            *contamination_warnings(shared.get(pair)),
+        ]
     return said
 
 
@@ -209,15 +237,14 @@ DUPLICATE_SHARE = 0.02
 """Share of near-duplicates from which a job is warned about them."""
 
 
-def duplicate_warnings(dataset: Dataset, *, has_validation: bool) -> list[str]:
-    """Return a warning if many examples are nearly equal to an earlier one."""
-    quality = dataset.quality
-    if quality is None or not quality.analyzed:
+def duplicate_warnings(
+    analyzed: int, findings: Mapping[str, int], *, has_validation: bool
+) -> list[str]:
+    """Return a warning if many of the analyzed examples are nearly equal to an earlier one."""
+    count = findings.get("near_duplicate", 0)
+    if not count or count < DUPLICATE_SHARE * analyzed:
         return []
-    count = quality.findings.get("near_duplicate", 0)
-    if count < DUPLICATE_SHARE * quality.analyzed or not count:
-        return []
-    share = count / quality.analyzed
+    share = count / analyzed
     text = (
         f"{_examples(count)} of the dataset ({share:.0%}) {_are(count)} nearly equal to an earlier "
         "one, so training repeats their content."

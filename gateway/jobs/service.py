@@ -22,6 +22,7 @@ from domain.training.checkpoint import checkpoint_model
 from domain.use_cases.spending_limits import CostRange
 from gateway.backend import Backend
 from gateway.catalog.availability import loads_now, remaining_seconds, waits_of
+from gateway.datasets.quality import quality_warnings, recorded_warnings
 from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
@@ -110,7 +111,16 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None)
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:
         row = job_row(connection, caller.account_id, job.id)
-    return Approval(summary(row or _new_row(job)), repeated)
+    approved = summary(row or _new_row(job))
+    plan = job.plan
+    about_datasets = quality_warnings(
+        backend,
+        caller.account_id,
+        plan.dataset_id,
+        plan.validation.dataset_id if plan.validation else None,
+    )
+    warnings = [*about_datasets, *approved.warnings]
+    return Approval(approved.model_copy(update={"warnings": warnings}), repeated)
 
 
 def _new_row(job: Job) -> dict[str, Any]:
@@ -217,6 +227,7 @@ def job_details(
         evaluations = last_evaluations_of(connection, job_ids)
         accounts = accounts_of(connection, {row["account_id"] for row in rows})
         deployed = statuses_of_jobs(connection, job_ids)
+        about_datasets = recorded_warnings(connection, rows)
     waits = waits_of(backend, rows)
     details: list[JobDetail] = []
     for row in rows:
@@ -235,7 +246,9 @@ def job_details(
             overrun=overrun_of(row, step, now),
             deployment=deployed[job_id].get(row["model"]),
         )
-        details.append(detail(row, step, evaluations.get(job_id), computed))
+        shown = detail(row, step, evaluations.get(job_id), computed)
+        warnings = [*about_datasets[job_id], *shown.warnings]
+        details.append(shown.model_copy(update={"warnings": warnings}))
     return details
 
 

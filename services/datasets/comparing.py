@@ -19,6 +19,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import Clock
 from infrastructure.comparisons import (
     Key,
+    delete_comparisons,
     finish_comparison,
     waiting_comparisons,
 )
@@ -80,8 +81,12 @@ class Comparing:
             ref, counts = None, {}
         with self._pool.connection() as connection:
             finish_comparison(connection, key, ref, counts)
-        if self._log.load(Dataset, dataset_id).status is DatasetStatus.DELETED and ref is not None:
-            self._artifacts.delete(ref)
+        for each in (dataset_id, other_id):  # the handler of its deletion may have run before
+            if self._log.load(Dataset, each).status is DatasetStatus.DELETED:
+                with self._pool.connection() as connection:
+                    delete_comparisons(connection, each)
+                if ref is not None:
+                    self._artifacts.delete(ref)
 
     def _result(self, key: Key) -> tuple[str, dict[str, int]]:
         """Compare two datasets. Return the ref of the stored result and its numbers."""

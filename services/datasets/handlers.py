@@ -44,5 +44,7 @@ class Cleaning:
         self._artifacts.delete_directory(home(dataset))
         with self._pool.connection() as connection:
             delete_dataset_name(connection, dataset.id)
-            delete_comparisons(connection, dataset.id)
+            results = delete_comparisons(connection, dataset.id)
+        for ref in results:  # a difference has texts of both datasets
+            self._artifacts.delete(ref)
         return []

@@ -47,7 +47,7 @@ def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
     chosen = request["columns"]
     columns = None if chosen is None else {Role(role): name for role, name in chosen.items()}
     choices = Choices(UploadOptions(**request["options"]), columns)
-    if request["filters"] is not None:
+    if request.get("filters") is not None:
         choices = _filtering(request, choices)
     with Path(request["examples"]).open("wb") as examples:
         report = validate_file(

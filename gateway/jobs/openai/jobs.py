@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,12 +12,14 @@ from fastapi import APIRouter, Body, Request
 from fastapi.concurrency import run_in_threadpool
 
 from domain.core.aggregate import because
+from domain.core.errors import DomainError
 from domain.core.identity import job_request_id
 from domain.jobs.choices import Choices
 from domain.jobs.job_request import JobRequest
 from domain.training.training_plan import Order
 from gateway.backend import Backend, BackendOf
 from gateway.catalog.availability import loads_now
+from gateway.datasets.quality import contamination_of
 from gateway.http.access import Caller
 from gateway.http.errors import refusals
 from gateway.http.openai_idempotency import KeyOf, RetryOf, command_key, fingerprint
@@ -70,6 +73,9 @@ async def create_job(
         key = command_key(backend, caller, idempotency_key, retries, request_sha256)
         order = Order(suffix=wanted.suffix, deploy=True, request_sha256=request_sha256)
         job_id = _ordered(backend, caller, key, choices, order)
+        if (validation_id := choices.validation_dataset_id) is not None:
+            with suppress(DomainError):  # the files may not be validated yet
+                contamination_of(backend, caller, choices.dataset_id, validation_id)
         with backend.pool.connection() as connection:
             set_job_metadata(connection, job_id, wanted.metadata or {})
         track(backend, caller, job_id, integrations)

@@ -16,6 +16,7 @@ from domain.jobs.lifecycle import JobStatus
 from domain.training.hyperparameters import DPO, SUPERVISED, Method
 from gateway.backend import Backend
 from gateway.catalog.availability import remaining_seconds, waits_of
+from gateway.datasets.quality import recorded_warnings
 from gateway.datasets.service import rejection_summary
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.http.access import Caller
@@ -137,6 +138,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
         ends = ended_at(connection, rows)
         unfinished = [row["job_id"] for row in rows if row["job_id"] not in ends]
         steps = last_steps_of(connection, unfinished)
+        about_datasets = recorded_warnings(connection, rows)
     tokens, waits = trained_tokens(backend, rows, ends), waits_of(backend, rows)
     now = backend.clock.now()
     objects: list[JobObject] = []
@@ -164,7 +166,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
                 integrations=_integrations(tracked.get(job_id, [])),
                 metadata=noted.get(job_id, {}),
                 method=MethodObject.of(numbers, row["hyperparameters"]),
-                ecolink=_ours(row),
+                ecolink=_ours(row, about_datasets[job_id]),
             )
         )
     return objects
@@ -203,11 +205,11 @@ def _estimated_finish(
     return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
 
 
-def _ours(row: Row) -> EcoLinkObject:
+def _ours(row: Row, about_datasets: list[str]) -> EcoLinkObject:
     shown = {name: row[name] for name in EcoLinkObject.model_fields if name in row}
     return EcoLinkObject(
         **shown,
-        warnings=warnings_of_job(row),
+        warnings=[*about_datasets, *warnings_of_job(row)],
         cost_micros=row["charged_micros"] - row["credited_micros"],
     )
 

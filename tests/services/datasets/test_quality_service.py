@@ -20,6 +20,7 @@ from domain.datasets.quality_report import Contamination, Difference, QualityRep
 from infrastructure.comparisons import ComparisonKind, comparison, request_comparison
 from infrastructure.limited_process import Limits
 from infrastructure.store import Connection
+from services.datasets import comparing
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.planted import Writer, line_of
 from tests.services.datasets.conftest import Service
@@ -107,8 +108,37 @@ def test_an_analysis_follows_the_validation_and_filters_make_versions(
 
     service.delete(second)
     service.catch_up()
+    assert service.platform.artifacts.exists(row["ref"])
     assert service.platform.artifacts.exists(service.dataset(first).ref)
     assert service.platform.artifacts.exists(service.dataset(third).ref)
+    service.delete(first)
+    service.catch_up()
+    assert not service.platform.artifacts.exists(row["ref"])  # it has texts of the deleted dataset
+    assert service.platform.artifacts.exists(service.dataset(third).ref)
+
+
+def test_a_dataset_deleted_during_its_comparison_leaves_no_result(
+    service: Service, pool: ConnectionPool[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = service.upload(with_findings()), service.upload(content_of(CHATS[:2]))
+    service.catch_up()
+    run = comparing.run
+
+    def delete_meanwhile(*arguments: object) -> object:
+        result = run(*arguments)  # type: ignore[arg-type]
+        service.delete(first)
+        service.consumer.catch_up()
+        return result
+
+    monkeypatch.setattr(comparing, "run", delete_meanwhile)
+    key = (second, first, ComparisonKind.DIFFERENCE)
+    with pool.connection() as connection:
+        request_comparison(connection, ACCOUNT_ID, key)
+    service.comparing.compare(key)
+    with pool.connection() as connection:
+        assert comparison(connection, key) is None
+    home = service.dataset(second).home
+    assert not [each for each in service.platform.artifacts.list(home) if "comparisons" in each]
 
 
 def test_filters_need_their_parent_and_leave_an_example(service: Service) -> None:
