@@ -38,10 +38,11 @@ from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.notices.kind import CHOSEN, NoticeKind
+from domain.trackers.integrations import Tracker, integration_of
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
 from domain.webhooks.message import WebhookType, message_of_test
-from infrastructure import notices
+from infrastructure import notices, tracked_runs, tracker_connections
 from infrastructure.alerts import open_alerts, resolved_alerts, silence, unsilence
 from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
@@ -49,7 +50,7 @@ from infrastructure.card_returns import CardReturns
 from infrastructure.clock import SystemClock
 from infrastructure.dispatcher import Busy
 from infrastructure.leads import leads
-from infrastructure.measurements import add_evidence
+from infrastructure.measurements import add_evidence, measured_rows
 from infrastructure.notices import MailResult, Outcome
 from infrastructure.personal_data import delete_personal_data
 from infrastructure.settings import Settings
@@ -71,11 +72,13 @@ from infrastructure.webhook_endpoints import (
     old_secret_ends,
     rotate_secret,
 )
+from projections.job_detail import rows_of
 from services.auditor.verifying import Request, run
 from services.billing.auto_top_ups import AutoTopUps
 from services.billing.reconciliation import Reconciliation
 from services.billing.ticker import Ticker
 from services.projector.platform_metrics import PlatformMetrics
+from services.trackers.points import next_batch
 from tests.builders.commands import FixedClock
 from tests.builders.examples import POLICY
 from tests.builders.history import History
@@ -296,6 +299,61 @@ def test_the_gateway_stores_secrets_of_webhooks_and_reads_none(settings: Setting
         delete_old(connection, now + timedelta(days=1), now + timedelta(hours=2))
     with connect(settings.model_copy(update={"database_url": url})) as connection:
         delete_endpoint(connection, made.id)
+
+
+def test_the_gateway_connects_trackers_and_only_their_process_reads_the_secrets(
+    settings: Settings,
+) -> None:
+    now, account_id, job_id = datetime.now(UTC), uuid4(), uuid4()
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        for secret in ("first", "second"):
+            server = tracker_connections.Server("https://a.example", None, secret)
+            tracker_connections.set_connection(connection, account_id, Tracker.MLFLOW, server, now)
+        tracked_runs.add_runs(connection, account_id, job_id, [integration_of("mlflow:bot")], now)
+        tracked_runs.restart_runs(connection, account_id, Tracker.MLFLOW, now)
+        tracked_runs.retry_run(connection, job_id, Tracker.MLFLOW, now)
+        tracker_connections.request_test(connection, account_id, Tracker.MLFLOW, now)
+        for column in ("secret", "*"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT {column} FROM tracker_secrets".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("UPDATE tracked_runs SET error = 'x'")
+    own = make_conninfo(settings.owner_database_url, user=role_of("trackers"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": own})) as connection:
+        (tested,) = tracker_connections.requested_tests(connection, 8)
+        tracker_connections.end_test(connection, tested, None, now)
+        found = tracker_connections.server_of(connection, account_id, Tracker.MLFLOW)
+        assert found is not None
+        assert found.secret == "second"
+        (run,) = tracked_runs.due_runs(connection, now, 8, Busy())
+        assert next_batch(connection, job_id, run.sent, 10) is None
+        assert measured_rows(connection, job_id) == 0
+        stored = tracked_runs.store_run(
+            connection,
+            run,
+            status=tracked_runs.RunStatus.SENDING,
+            run_id="1",
+            sent_at=now,
+            failures=1,
+            failing_since=now,
+            error="x",
+            next_attempt_at=now,
+            finished_at=None,
+        )
+        assert stored is not None
+        assert rows_of(connection, [job_id]) == []
+        for change in ("integration = '{}'", "account_id = job_id"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"UPDATE tracked_runs SET {change}".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("UPDATE tracker_connections SET url = 'x'")
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        assert tracker_connections.delete_connection(connection, account_id, Tracker.MLFLOW)
+    with connect(settings) as connection:
+        assert connection.execute("SELECT * FROM tracker_secrets").fetchall() == []
+        connection.execute("DELETE FROM tracked_runs WHERE account_id = %s", [account_id])
 
 
 def test_the_gateway_sets_an_address_and_the_webhooks_process_only_uses_it(
