@@ -45,7 +45,7 @@ from tests.upgrade.releases import Release
 
 T = TypeVar("T")
 
-NEW = frozenset({"exporter", "trackers"})
+NEW = frozenset({"exporter", "trackers", "synthesis"})
 """Processes that the last release does not have. They do not take part."""
 
 SERVICES = tuple(name for name in PROCESSES if name not in NEW)
