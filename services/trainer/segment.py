@@ -139,9 +139,6 @@ def load(context: Context, checkpoints: Checkpoints, warm_base: WarmBase | None)
     # Gives every rank the same adapter. Dropout then differs between ranks.
     torch.manual_seed(hyperparameters.seed)
     model = attach_adapter(base, hyperparameters, spec.base_model)
-    if spec.start_ref is not None and checkpoints.progress.step == 0:
-        load_start(model, context.artifacts, spec, context.scratch / "continued")
-        context.reporter.log("the adapter starts with the weights of an earlier model")
     reset_peak()
     peak_memory = PeakMemory(ranks.device)
     if not ranks.leads:
@@ -218,6 +215,9 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
     mode = _compile_if_long(context, loaded, training, begins=checkpoints.progress.step == 0)
     mode = _make_deterministic(context, training, mode)
     checkpoints.restore(training, mode, len(dataset.held_out))
+    if spec.start_ref is not None and checkpoints.progress.step == 0:
+        load_start(loaded.model, context.artifacts, spec, context.scratch / "continued")
+        reporter.log("the adapter starts with the weights of an earlier model")
     _refer(context, loaded, training, dataset)
     progress = checkpoints.progress
     prepared = Prepared(

@@ -59,3 +59,17 @@ def test_a_changed_or_missing_adapter_fails_the_job(trainer: Trainer) -> None:
     trainer.artifacts.delete_directory(saved.ref)
     with pytest.raises(StartLost, match="deleted or damaged"):
         trainer.run(continuing(trainer, saved))
+
+
+def test_a_job_whose_only_checkpoint_is_damaged_starts_again_from_the_earlier_model(
+    trainer: Trainer,
+) -> None:
+    parent = trainer.run(trainer.spec(ONE_STEP_AN_EPOCH))
+    spec = continuing(trainer, parent.checkpoints[0])
+    whole = trainer.run(spec)
+    state = whole.checkpoints[0].state
+    assert state is not None
+    changed = {"state": state.model_copy(update={"optimizer": "0" * 64})}
+    again = trainer.run(resuming(spec, whole.checkpoints[0].model_copy(update=changed)))
+    assert "resumed" not in again.fields
+    assert again.losses == whole.losses
