@@ -170,8 +170,13 @@ def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:
         hyperparameters=plan.lora,
         suffix=job.order.suffix,
         deploy=job.order.deploy,
-        max_cost=exact_dollars(maximum).removeprefix("$") if isinstance(maximum, int) else maximum,
+        max_cost=_amount(maximum) if isinstance(maximum, int) else maximum,
     )
+
+
+def _amount(micros: int) -> str:
+    """Return an amount in the form that requests have, such as `1234.50`."""
+    return exact_dollars(micros).replace("$", "").replace(",", "")
 
 
 def list_jobs(

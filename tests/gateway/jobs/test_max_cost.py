@@ -79,3 +79,16 @@ def test_the_page_shows_the_maximum_cost_and_changes_it(reader: Reader) -> None:
     assert "is not an amount" in reader.post("max-cost", max_cost="much")
     assert "ready-to-resume" in reader.post("max-cost", max_cost="5.00")
     assert "Set a maximum cost" in reader.post("max-cost/remove")
+
+
+def test_the_request_of_an_expensive_job_starts_the_same_job_again(
+    client: TestClient, platform: Platform
+) -> None:
+    person, form = platform.ready()
+    body = form | {"max_cost": "1234.50"}
+    job = client.post("/api/jobs", json=body, headers=person.headers).json()
+    platform.project()
+    request = client.get(f"/api/jobs/{job['id']}/request", headers=person.headers).json()
+    assert request["max_cost"] == "1234.50"
+    again = client.post("/api/jobs", json=request, headers=person.headers)
+    assert again.status_code == 201
