@@ -67,7 +67,7 @@ def push_export(
     """Push a ready export to a repository of a Hugging Face hub.
 
     Events and logs do not have the token. Later requests with the same `Idempotency-Key` return the
-    same push.
+    same push, and are refused if they are for another repository or export.
     """
     push_id = created_id(caller.account_id, "hub-push", idempotency_key or str(uuid4()))
     return pushing.request_push(backend, caller, model, format, wanted, push_id)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from domain.core.aggregate import because
-from domain.core.errors import Invalid, WrongState
+from domain.core.errors import CommandReused, Invalid, WrongState
+from domain.core.identity import export_id
 from domain.exports.export import ExportFormat
 from domain.exports.hub_push import HubPush, PushStatus
 from domain.exports.push_failures import push_advice
@@ -23,9 +24,12 @@ from infrastructure.hub_targets import (
     delete_target,
     shown_targets,
 )
+from infrastructure.store import Connection
 from projections import HUB_PUSHES
 from projections.hub_pushes import pushes_of
 from projections.projection import Row
+
+REUSED = "You already used this idempotency key for another push. Use a new key."
 
 
 def request_push(
@@ -38,9 +42,30 @@ def request_push(
 ) -> PushAnswer:
     """Push a ready export to a repository. The same `push_id` returns the same push.
 
-    Raise NotFound if there is no export, WrongState if it is not ready or pushes are disabled, and
-    Invalid for a token that is too long.
+    Raise NotFound if there is no export, WrongState if it is not ready or pushes are disabled,
+    Invalid for a token that is too long, and CommandReused if the push has another target.
     """
+    job_id = own_model(backend, caller, model)["job_id"]
+    push = backend.log.find(HubPush, push_id)
+    if push is None:
+        push = _request(backend, caller, model, format, wanted, push_id)
+    with backend.pool.connection() as connection:
+        _require_same(connection, push_id, wanted)
+    if push.export_id != export_id(job_id, format):
+        raise CommandReused(REUSED)
+    caught_up(backend, HUB_PUSHES)
+    return next(each for each in list_pushes(backend, caller, model) if each.id == push_id)
+
+
+def _request(
+    backend: Backend,
+    caller: Caller,
+    model: str,
+    format: ExportFormat,
+    wanted: PushRequest,
+    push_id: UUID,
+) -> HubPush:
+    """Store the target of a push, and request the push."""
     if backend.settings.hub_endpoint is None:
         raise WrongState(
             "Pushes to a hub are disabled. Ask your operator to set ECOLINK_HUB_ENDPOINT, or "
@@ -63,17 +88,25 @@ def request_push(
             )
         except NoKey:
             raise WrongState("The exporter has not started yet. Try again in a moment.") from None
+        _require_same(connection, push_id, wanted)
     try:
         with because(caller.cause(backend)):
-            backend.exporting.push(push_id, export)
+            return backend.exporting.push(push_id, export)
     except Exception:
         if backend.log.find(HubPush, push_id) is None:
             with backend.pool.connection() as connection:
                 delete_target(connection, push_id)
         raise
-    caught_up(backend, HUB_PUSHES)
-    pushes = list_pushes(backend, caller, model)
-    return next(each for each in pushes if each.id == push_id)
+
+
+def _require_same(connection: Connection, push_id: UUID, wanted: PushRequest) -> None:
+    """Raise CommandReused if a push has another repository or visibility."""
+    target = shown_targets(connection, [push_id]).get(push_id)
+    if target is None or (target["repository"], target["private"]) != (
+        wanted.repository,
+        wanted.private,
+    ):
+        raise CommandReused(REUSED)
 
 
 def list_pushes(backend: Backend, caller: Caller, model: str) -> list[PushAnswer]:

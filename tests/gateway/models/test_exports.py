@@ -229,6 +229,28 @@ def test_pushes_need_a_hub_and_a_ready_export(
     assert "ECOLINK_HUB_ENDPOINT" in refused.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("change", [{"repository": "acme/other"}, {"private": False}])
+def test_an_idempotency_key_is_for_one_target(pusher: Exporter, change: dict[str, object]) -> None:
+    answer = push(pusher).json()
+    reused = push(pusher, **change)
+    assert (reused.status_code, reused.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    assert pusher.get(f"/models/{pusher.model}/pushes").json()["data"] == [answer]
+
+
+def test_an_idempotency_key_is_for_one_export(pusher: Exporter) -> None:
+    push(pusher)
+    path = f"{pusher.exports}/gguf-f16/pushes"
+    headers = pusher.person.headers | {"idempotency-key": "once"}
+    reused = pusher.client.post(path, json=PUSH, headers=headers)
+    assert (reused.status_code, reused.json()["error"]["code"]) == (409, "idempotency_key_reused")
+
+
+def test_a_repeated_push_needs_no_export(pusher: Exporter) -> None:
+    answer = push(pusher).json()
+    pusher.client.delete(f"{pusher.exports}/safetensors", headers=pusher.person.headers)
+    assert push(pusher).json() == answer
+
+
 def test_the_page_pushes_an_export(pusher: Exporter) -> None:
     browser = signed_in(pusher.client, pusher.person)
     shown = browser.client.get("/models/list").text
