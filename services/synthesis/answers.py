@@ -19,6 +19,14 @@ class Unusable(Exception):
 def read_chat(text: str, turns: int) -> list[Message]:
     """Return the turns of a chat with at most this many questions. Raise Unusable."""
     document = _document(text)
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+        return _turns(document, turns)
+    except (ValueError, RecursionError) as error:  # half of a surrogate pair, or many levels
+        raise Unusable("The answer has invalid Unicode, or too many levels.") from error
+
+
+def _turns(document: Any, turns: int) -> list[Message]:
     validator = jsonschema_rs.validator_for(chat_schema(turns))
     error = next(validator.iter_errors(document), None)
     if error is not None:

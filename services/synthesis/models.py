@@ -212,19 +212,24 @@ def _completion(content: bytes) -> Reply:
     try:
         document = json.loads(content)
         choice = document["choices"][0]
-        text = choice["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        text, reason = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reply("", None, TokenUsage())
     usage = document.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     return Reply(
-        text if isinstance(text, str) else "",
-        str(reason) if (reason := choice.get("finish_reason")) else None,
+        _storable(text) if isinstance(text, str) else "",
+        _storable(reason) if isinstance(reason, str) else None,
         TokenUsage(
             prompt_tokens=_count(counts.get("prompt_tokens")),
             completion_tokens=_count(counts.get("completion_tokens")),
         ),
     )
+
+
+def _storable(text: str) -> str:
+    """Return a text with `?` for each half of a surrogate pair, which UTF-8 cannot encode."""
+    return text.encode(errors="replace").decode()
 
 
 def _count(value: object) -> int:
@@ -243,8 +248,9 @@ def _strict(schema: Any) -> Any:
 
 
 async def _limited(response: httpx.Response) -> bytes:
+    """Return the body as it was sent: decompressed, a small one could fill the memory."""
     content = b""
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():
         content += chunk
         if len(content) > ANSWER_BYTES:
             return b""
@@ -325,7 +331,10 @@ async def open_connections(
             trust_env=False,
         ) as serving,
         httpx.AsyncClient(
-            headers={"user-agent": f"EcoLink/{package_version()} (synthesis)"},
+            headers={
+                "accept-encoding": "identity",
+                "user-agent": f"EcoLink/{package_version()} (synthesis)",
+            },
             timeout=patient,
             transport=GuardedTransport(policy, resolve),
         ) as external,

@@ -108,7 +108,11 @@ def test_a_stalled_endpoint_pauses_the_run(bench: Bench, model: Scripted) -> Non
     assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ENDPOINT)
 
 
-NONSENSE = ["garbage", "no JSON", '{"turns": []}', '{"turns": [{"user": 1}]}']
+HALF = '{"turns": [{"user": "Is it \\ud800?", "assistant": "It is."}]}'
+NONSENSE = [
+    *("garbage", "no JSON", '{"turns": []}', '{"turns": [{"user": 1}]}'),
+    *("\ud800", HALF, f'{{"turns": {"[" * 400}{"]" * 400}}}'),
+]
 
 
 @pytest.mark.parametrize("text", NONSENSE, ids=range(len(NONSENSE)))
