@@ -68,6 +68,14 @@ class Counts(Value):
         """All attempts that have an outcome."""
         return self.accepted + self.invalid + self.rejected + self.duplicates
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            accepted=self.accepted + other.accepted,
+            invalid=self.invalid + other.invalid,
+            rejected=self.rejected + other.rejected,
+            duplicates=self.duplicates + other.duplicates,
+        )
+
 
 class StoredFile(Value):
     """An artifact with its hash."""

@@ -42,11 +42,15 @@ class Erasing:
 
         Revokes the keys, forgets the saved card, cancels the jobs and syntheses, undeploys the
         models, and deletes the models and datasets. After a crash, a repetition continues. Raise
-        NotFound if the account does not exist, and WrongState if it is not suspended or one of its
-        jobs still has GPUs.
+        NotFound if the account does not exist, and WrongState if it is not suspended, one of its
+        jobs still has GPUs, or one of its syntheses still has a batch. Such a synthesis is
+        cancelled nevertheless, which ends its batch.
         """
         self.log.load(Account, account_id).require_suspended()
         self._require_stopped(holdings.jobs)
+        for synthesis_id in holdings.syntheses:
+            self._cancel_synthesis(synthesis_id)
+        self._require_batches_ended(holdings.syntheses)
         for key_id in holdings.keys:
             self._revoke(key_id)
         AutoToppingUp(self.log).remove_card(account_id)
@@ -54,8 +58,6 @@ class Erasing:
             self._cancel_request(request_id)
         for job_id in holdings.jobs:
             self._end_job(job_id)
-        for synthesis_id in holdings.syntheses:
-            self._cancel_synthesis(synthesis_id)
         for deployment_id in holdings.deployments:
             self._undeploy(deployment_id)
         for dataset_id in holdings.datasets:
@@ -71,6 +73,18 @@ class Erasing:
                 f"{'has' if one else 'have'} GPUs: {', '.join(running)}. Running jobs of a "
                 "suspended account save a checkpoint and pause. Wait a minute and try again.",
                 figures={"jobs": running},
+            )
+
+    def _require_batches_ended(self, synthesis_ids: tuple[UUID, ...]) -> None:
+        """Raise WrongState while a batch may still store examples, and hold a reserve."""
+        busy = [str(id) for id in synthesis_ids if self.log.load(Synthesis, id).open_batch]
+        if busy:
+            one = len(busy) == 1
+            raise WrongState(
+                f"{len(busy):,} {'synthesis' if one else 'syntheses'} of the account still "
+                f"{'writes' if one else 'write'} examples: {', '.join(busy)}. EcoLink has "
+                f"cancelled {'it' if one else 'them'}. Wait some minutes and try again.",
+                figures={"syntheses": busy},
             )
 
     @retrying

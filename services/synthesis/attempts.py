@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 
+from pydantic import ValidationError
+
 from domain.billing.token_rates import TokenUsage
 from domain.core.value import Value
 from domain.synthesis.prompts import Drawn, Message
@@ -138,6 +140,17 @@ class AttemptStore:
             else:
                 attempts[int(number)] = Attempt.model_validate_json(content)
         return answers, attempts
+
+    def of_open_batch(self, files: Sequence[StoredFile]) -> list[Attempt]:
+        """Return the finished attempts of the open batch.
+
+        If a completed batch is lost, there are none, because some may be billed already.
+        """
+        try:
+            known = {each.number for each in self.completed(files)}
+            return list(self.loose(known)[1].values())
+        except (BatchDamaged, ValidationError):
+            return []
 
     def keep_answer(self, answer: Answer) -> Answer:
         """Store an answer. Return the stored one, if there is one already."""

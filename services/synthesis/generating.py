@@ -31,7 +31,15 @@ from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from infrastructure.synthesis_endpoints import access_of
 from services.synthesis.answers import Unusable, messages_of, read_chat, read_score
-from services.synthesis.attempts import Answer, Asked, Attempt, Judgement, Outcome, counted
+from services.synthesis.attempts import (
+    Answer,
+    Asked,
+    Attempt,
+    AttemptStore,
+    Judgement,
+    Outcome,
+    counted,
+)
 from services.synthesis.models import (
     ChatModel,
     Connections,
@@ -113,11 +121,15 @@ class Generating:
         synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
         if not synthesis.needs_work:
             return
+        if synthesis.status.is_final:
+            await self._close(synthesis)
+            return
         try:
             run = await asyncio.to_thread(load_run, self._log, self._artifacts, synthesis)
         except CannotContinue as error:
             reason = error.reason
             log.error("synthesis %s cannot continue: %s", synthesis_id, reason)
+            await self._close(synthesis)
             await self._change(synthesis_id, "fail", lambda each: each.fail(reason))
             return
         while synthesis.needs_work:
@@ -239,6 +251,24 @@ class Generating:
             for _ in range(self._pace.at_once):
                 workers.create_task(worker())
         return found
+
+    async def _close(self, synthesis: Synthesis) -> None:
+        """Complete an open batch with its stored attempts, so that its reserve is released."""
+        if not synthesis.open_batch:
+            return
+        store = AttemptStore(self._artifacts, synthesis)
+        attempts = await asyncio.to_thread(store.of_open_batch, synthesis.files)
+        new_counts, new_usage = counted(attempts)
+        counts, usage = synthesis.counts + new_counts, synthesis.usage + new_usage
+        file = await asyncio.to_thread(store.keep_batch, synthesis.batch, attempts)
+
+        def complete(found: Synthesis) -> None:
+            if found.open_batch and found.batch == synthesis.batch:
+                found.complete_batch(counts, usage, file)
+
+        await self._change(synthesis.id, f"complete:{synthesis.batch}", complete)
+        with suppress(*STORE_ERRORS):
+            await asyncio.to_thread(store.forget, attempts)
 
     async def _complete(
         self, run: Run, synthesis: Synthesis, attempts: list[Attempt], stop: Stop

@@ -211,6 +211,27 @@ def test_a_lost_request_fails_the_run(bench: Bench, model: Scripted) -> None:
     assert list(bench.log.events.get(id))[-1].reason is SynthesisFailure.REQUEST_LOST  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("cancelled", [False, True], ids=["lost", "cancelled"])
+def test_a_run_that_ends_with_an_open_batch_releases_its_reserve(
+    bench: Bench, model: Scripted, cancelled: bool
+) -> None:
+    id = bench.approve(bench.deployed())
+    with bench.commanding(), bench.billing():
+        synthesis = bench.synthesis(id)
+        synthesis.start_batch(4, 1_000)
+        bench.log.commit(synthesis)
+    assert bench.account.reserved_micros == 1_000
+    if cancelled:
+        with bench.commanding() as use_case:
+            use_case.cancel(ACCOUNT_ID, id)
+    bench.artifacts.delete(bench.synthesis(id).plan.request_ref)
+    run = bench.work(id, model.url)
+    assert run.status is (SynthesisStatus.CANCELLED if cancelled else SynthesisStatus.FAILED)
+    assert not run.needs_work
+    assert bench.account.reserved_micros == 0
+    assert model.requests == []
+
+
 def test_a_stopped_run_keeps_its_examples(bench: Bench, model: Scripted) -> None:
     def script(number: int, _: dict[str, Any]) -> Said:
         if number == 40:
