@@ -118,7 +118,7 @@ class Validating:
             if not dataset.options.is_filtered:
                 raise
             return stopped_without_parent()
-        upload = Path(files["upload"])
+        upload, filtered_size = Path(files["upload"]), files.pop("size", None)
         read = Progress(lines=0, bytes=0)
 
         def on_progress(progress: dict[str, int]) -> None:
@@ -142,8 +142,8 @@ class Validating:
         with upload.open("rb") as file:
             times = PACKED_TIMES if file.read(4).startswith(PACKED) else 1
         limits = self._limits or (
-            limits_of(dataset.total_bytes)
-            if dataset.options.is_filtered
+            limits_of(filtered_size)
+            if filtered_size is not None
             else Limits.for_file(
                 times * dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
             )
@@ -179,6 +179,7 @@ class Validating:
             "lines": parent.lines,
             "unit": parent.unit,
             "other_examples": other and other.examples,
+            "size": parent.size + (other.size if other else 0),
         }
 
     def _columns(self, dataset: Dataset) -> dict[str, str] | None:

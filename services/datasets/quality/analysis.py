@@ -131,7 +131,7 @@ class Analysis:
     def report(self, total: int, stopped: str | None = None) -> QualityReport:
         """Return the report of the examples so far, of `total` in the dataset."""
         analyzed = len(self._first)
-        held = self._leaks(analyzed)
+        held = self._leaks(total)
         self._other_languages()
         self._long()
         return QualityReport(
@@ -145,14 +145,16 @@ class Analysis:
             statistics=self._counting.result(),
         )
 
-    def _leaks(self, analyzed: int) -> int:
+    def _leaks(self, total: int) -> int:
         """Add held-out examples whose near-duplicates are trained. Return the number held out.
 
-        A job with the default seed holds them out. With another seed, others are held out.
+        A job with the default seed holds them out, provided that its template renders all `total`
+        examples. With another seed, others are held out.
         """
-        if analyzed < 2:
+        if total < 2:
             return 0
-        chosen = held_out(analyzed, Hyperparameters().seed)
+        analyzed = len(self._first)
+        chosen = {i for i in held_out(total, Hyperparameters().seed) if i < analyzed}
         groups = {self._first[index] for index in chosen}
         trained: dict[int, int] = {}
         for index, first in enumerate(self._first):

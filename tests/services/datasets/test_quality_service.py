@@ -20,7 +20,8 @@ from domain.datasets.quality_report import Contamination, Difference, QualityRep
 from infrastructure.comparisons import ComparisonKind, comparison, request_comparison
 from infrastructure.limited_process import Limits
 from infrastructure.store import Connection
-from services.datasets import comparing
+from services.datasets import comparing, validating
+from services.datasets.process_limits import limits_of
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.planted import Writer, line_of
 from tests.services.datasets.conftest import Service
@@ -51,6 +52,21 @@ def filtered(service: Service, parent_id: UUID, filters: Filters) -> UUID:
         )
     service.catch_up()
     return new_id
+
+
+def test_the_limits_of_filters_grow_with_all_files_that_they_read(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, other = (service.upload(content_of(chats)) for chats in (CHATS[:2], CHATS[2:]))
+    service.catch_up()
+    sizes: list[int] = []
+    monkeypatch.setattr(service.validating, "_limits", None)
+    monkeypatch.setattr(validating, "limits_of", lambda size: sizes.append(size) or limits_of(size))
+    artifacts = service.platform.artifacts
+    own, added = (artifacts.size(service.dataset(each).ref) for each in (training, other))
+    filtered(service, training, Filters(near_duplicates=True))
+    filtered(service, training, Filters(contaminates=other))
+    assert sizes == [own, own + added]
 
 
 def test_an_analysis_follows_the_validation_and_filters_make_versions(

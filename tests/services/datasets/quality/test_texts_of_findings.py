@@ -12,7 +12,10 @@ from pydantic_core import to_json
 
 from domain.datasets.filters import Filters, PersonalData
 from domain.datasets.findings import Finding
+from domain.estimating.held_out import held_out
+from domain.training.hyperparameters import Hyperparameters
 from services.datasets.line_numbers import LineNumbers, LineNumbersWriter
+from services.datasets.quality.analysis import Analysis
 from services.datasets.quality.answers import findings_of
 from services.datasets.quality.difference import Side, difference
 from services.datasets.quality.filtering import Filtering
@@ -206,3 +209,14 @@ def test_a_difference_accounts_for_each_example(old: list[str], new: list[str]) 
     )
     assert found.unchanged + found.removed + found.changed == len(old) == found.old_examples
     assert found.unchanged + found.added + found.changed == len(new) == found.examples
+
+
+def test_a_partial_analysis_reports_examples_that_jobs_hold_out() -> None:
+    line = to_json({"messages": [{"role": "user", "content": LONG}] * 2})
+    report = Analysis(LineNumbers(), "line").run([line] * 60, 100, 60, lambda _: None)
+    assert (report.analyzed, report.examples) == (60, 100)
+    expected = [i + 1 for i in sorted(held_out(100, Hyperparameters().seed)) if i < 60]
+    leaks = report.of_kind(Finding.HELD_OUT_LEAK)
+    assert leaks is not None
+    assert list(leaks.lines) == expected
+    assert report.held_out == len(expected)
