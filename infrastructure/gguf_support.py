@@ -27,6 +27,9 @@ PERMUTED = frozenset({"llama"})
 WINDOWED = frozenset({"gemma2", "phi3"})
 """Architectures whose sliding window GGUF can express."""
 
+GEMMA_27B_LAYERS = 46
+"""Layers by which llama.cpp recognizes Gemma 2 27B, whose attention has another scale."""
+
 ROPE_TYPES = frozenset({"default", "linear", "llama3"})
 """Kinds of rotary embeddings that the export can express."""
 
@@ -61,6 +64,8 @@ def require_gguf(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> Non
         raise NoGguf(f"GGUF has no sliding window for the architecture {architecture}.")
     if config.get("quantization_config") is not None:
         raise NoGguf("Its weights are quantized.")
+    if architecture == "gemma2":
+        _require_attention_scale(config)
     split_of(tokenizer)
 
 
@@ -119,6 +124,22 @@ def _parts(pre_tokenizer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 def _splits(byte_level: Mapping[str, Any]) -> bool:
     """Return True if a ByteLevel step splits with GPT-2's regular expression."""
     return byte_level.get("use_regex", True) and not byte_level.get("add_prefix_space")
+
+
+def _require_attention_scale(config: Mapping[str, Any]) -> None:
+    """Raise NoGguf unless llama.cpp divides the attention of a Gemma 2 model by the same number.
+
+    GGUF does not have the number. Source: `src/models/gemma2.cpp` of llama.cpp.
+    """
+    scalar, head = config.get("query_pre_attn_scalar", 256), config.get("head_dim", 256)
+    expected = head
+    if config.get("num_hidden_layers") == GEMMA_27B_LAYERS:
+        expected = config["hidden_size"] // config["num_attention_heads"]
+    if scalar != expected:
+        raise NoGguf(
+            f"Its query_pre_attn_scalar is {scalar}, but llama.cpp computes with {expected} for a "
+            f"Gemma 2 model of this shape (head size {head}). Export it as safetensors."
+        )
 
 
 def _has_window(config: Mapping[str, Any]) -> bool:

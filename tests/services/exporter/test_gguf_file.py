@@ -24,7 +24,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from infrastructure.gguf_support import NoGguf, require_gguf_of
+from infrastructure.gguf_support import NoGguf, require_gguf, require_gguf_of
 from services.exporter.gguf_file import CannotConvert, write_gguf
 from services.exporter.merged_weights import MergedWeights
 from services.exporter.safetensors_files import write_safetensors
@@ -222,3 +222,29 @@ def make_sentencepiece(directory: Path) -> Any:
     tokenizer.save_pretrained(directory)
     (directory / "chat_template.jinja").unlink(missing_ok=True)
     return tokenizer
+
+
+GEMMA_9B = {"num_hidden_layers": 42, "hidden_size": 3584, "num_attention_heads": 16}
+GEMMA_27B = {"num_hidden_layers": 46, "hidden_size": 4608, "num_attention_heads": 32}
+
+
+@pytest.mark.parametrize(
+    ("shape", "head", "scalar", "expected"),
+    [
+        (GEMMA_9B, 256, 256, None),
+        (GEMMA_9B, 256, 224, 256),
+        (GEMMA_27B, 128, 144, None),
+        (GEMMA_27B, 128, 128, 144),
+    ],
+)
+def test_gemma_needs_the_attention_scale_of_llama_cpp(
+    shape: dict[str, int], head: int, scalar: int, expected: int | None, tiny_base: Path
+) -> None:
+    config = {"architectures": ["Gemma2ForCausalLM"], "head_dim": head, **shape}
+    config |= {"query_pre_attn_scalar": scalar}
+    tokenizer = json.loads((tiny_base / "tokenizer.json").read_text())
+    if expected is None:
+        require_gguf(config, tokenizer)
+        return
+    with pytest.raises(NoGguf, match=f"query_pre_attn_scalar is {scalar}.*with {expected}"):
+        require_gguf(config, tokenizer)
