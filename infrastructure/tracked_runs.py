@@ -68,7 +68,7 @@ OPEN = (RunStatus.WAITING, RunStatus.SENDING)
 
 @dataclass(frozen=True)
 class Sent:
-    """How far the metrics of a run are sent.
+    """The metrics of a run that are sent.
 
     Rows of steps are sent in the order of (segment, step), and evaluations in the order of
     (segment, elapsed seconds, step), because the evaluation of the base model has step 0 but is

@@ -44,7 +44,10 @@ class Exporting:
         """Delete the export of a model, or stop it. Raise NotFound if there is none."""
         export = self.log.find(Export, export_id(job_id, format))
         if export is None or export.account_id != account_id or not export.status.is_wanted:
-            raise NotFound(f"There is no export of this model in the format {format}.")
+            raise NotFound(
+                f"There is no export of this model in the format {format}. "
+                "`ecolink models exports` lists those that exist."
+            )
         export.delete()
         self.log.commit(export)
         return export

@@ -79,7 +79,7 @@ class Version:
 
 @dataclass(frozen=True)
 class QualityView:
-    """What the page of a valid dataset shows about its quality."""
+    """The quality of a valid dataset, as its page shows it."""
 
     report: QualityReport | None
     charts: list[Chart]

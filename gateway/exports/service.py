@@ -95,9 +95,13 @@ def ready_export(backend: Backend, caller: Caller, model: str, format: ExportFor
     """
     export = show_export(backend, caller, model, format)
     if export.status is not ExportStatus.READY:
+        advice = (
+            "Wait until it is ready."
+            if export.status is ExportStatus.PENDING
+            else "Export the model again."
+        )
         raise WrongState(
-            f"The export of {model} as {format} is {export.status}. "
-            + ("Wait until it is ready." if export.status is ExportStatus.PENDING else "Repeat it.")
+            f"The export of {model} as {format} is not ready: {export.status}. {advice}"
         )
     export_files = backend.exporting.existing(export.job_id, format)
     if export_files is None or export_files.files is None:

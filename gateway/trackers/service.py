@@ -121,7 +121,9 @@ def retry(backend: Backend, job_id: UUID, tracker: Tracker) -> RunAnswer:
     with backend.pool.connection() as connection:
         run = tracked_runs.run_of(connection, job_id, tracker)
         if run is None:
-            raise NotFound(f"The job has no run in {tracker.product}.")
+            raise NotFound(
+                f"The job has no run in {tracker.product}. `ecolink jobs trackers` lists its runs."
+            )
         if run.status in (RunStatus.FINISHED, RunStatus.FILES):
             raise WrongState(f"The run in {tracker.product} is {run.status}. It needs no retry.")
         tracked_runs.retry_run(connection, job_id, tracker, backend.clock.now())

@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 
 class Ending(StrEnum):
-    """How the job of a run ended."""
+    """The end of a run's job."""
 
     FINISHED = "finished"
     FAILED = "failed"
@@ -39,7 +39,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a tracker shows of a job besides its metrics. Parameters never change."""
+    """The facts of a job that a tracker shows besides its metrics. Parameters never change."""
 
     job: str
     """The job's ID, such as `ftjob-...`."""

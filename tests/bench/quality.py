@@ -30,7 +30,7 @@ COPIES = (0.0, 0.02, 0.05, 0.1)
 
 
 class Score(NamedTuple):
-    """How many planted lines were found, and how many found lines were planted."""
+    """The numbers of planted lines that were found, and of found lines that were planted."""
 
     name: str
     found: int

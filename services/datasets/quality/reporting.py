@@ -21,7 +21,7 @@ class _Kind:
 
 
 class Found(NamedTuple):
-    """Where a finding is: the number of the example and its line, both from 1."""
+    """The place of a finding: the number of the example and its line, both from 1."""
 
     example: int
     line: int
