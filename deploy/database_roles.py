@@ -58,12 +58,14 @@ PACED = "confirmed_at, requested_at, refusal, failures, next_mail_at, hour_began
 """Columns of the address of an account that the result of a mail changes."""
 
 SENDING = (
-    "status, run_id, url, sent, turns, failures, failing_since, error, sent_at, next_attempt_at, "
-    "finished_at"
+    "status, run_id, url, server, sent, turns, failures, failing_since, error, sent_at, "
+    "next_attempt_at, finished_at"
 )
 """Columns of a run that the trackers process changes."""
 
-RESTARTED = "status, run_id, url, sent, turns, failures, failing_since, next_attempt_at"
+RESTARTED = (
+    "status, run_id, url, server, sent, turns, failures, failing_since, error, next_attempt_at"
+)
 """Columns of a run that its owner changes by a retry, or by another connection."""
 
 HIDDEN_TOKENS = (

@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS tracked_runs (
     status text NOT NULL,
     run_id text,
     url text,
+    server text,
     sent jsonb NOT NULL DEFAULT '{}',
     turns bigint NOT NULL DEFAULT 0,
     failures integer NOT NULL DEFAULT 0,
@@ -93,7 +94,7 @@ class TrackedRun:
     """A job in one tracker.
 
     `error` is that of the last attempt, and None after a success. `run_id` and `url` are those of
-    the tracker.
+    the tracker, and `server` identifies the server that chose them.
     """
 
     job_id: UUID
@@ -103,6 +104,7 @@ class TrackedRun:
     status: RunStatus
     run_id: str | None
     url: str | None
+    server: str | None
     sent: Sent
     turns: int
     failures: int
@@ -207,10 +209,23 @@ RESTARTED = (
 def restart_runs(connection: Connection, account_id: UUID, tracker: Tracker, now: datetime) -> None:
     """Start the unfinished runs of an account's tracker again, at another server."""
     connection.execute(
-        "UPDATE tracked_runs SET status = 'waiting', run_id = NULL, url = NULL, sent = '{}', "
+        "UPDATE tracked_runs SET status = 'waiting', run_id = NULL, url = NULL, server = NULL, "
+        "sent = '{}', error = NULL, "
         "turns = turns + 1, failures = 0, failing_since = NULL, next_attempt_at = %s "
         "WHERE account_id = %s AND tracker = %s AND status IN ('waiting', 'sending', 'stopped')",
         [now, account_id, tracker],
+    )
+
+
+def stop_runs(
+    connection: Connection, account_id: UUID, tracker: Tracker, error: str, now: datetime
+) -> None:
+    """Stop the unfinished runs of an account's tracker."""
+    connection.execute(
+        "UPDATE tracked_runs SET status = 'stopped', error = %s, turns = turns + 1, failures = 0, "
+        "failing_since = NULL, next_attempt_at = %s "
+        "WHERE account_id = %s AND tracker = %s AND status IN ('waiting', 'sending')",
+        [error, now, account_id, tracker],
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from uuid import UUID
 
 from psycopg.rows import class_row
@@ -73,6 +74,12 @@ class Server:
     secret: str | None = None
     of_operator: bool = False
     """True for the server in the settings, which may have any address."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of the URL and its owner. A run's ID is valid only at the server that chose it."""
+        owner = "operator" if self.of_operator else "account"
+        return sha256(f"{owner} {self.url}".encode()).hexdigest()
 
 
 def set_connection(

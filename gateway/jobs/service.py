@@ -91,10 +91,11 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None)
     below the estimate's upper bound and the maximum cost. Raise NoCapacity if too few GPUs are free
     and the form does not set `wait`.
     """
-    require_trackable(backend, caller, form.integrations)
     command_key = key or str(uuid4())
     choices = form.choices
     repeated = backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None
+    if not repeated:
+        require_trackable(backend, caller, form.integrations)
     if form.leaves_gpus_open and not repeated:
         most = form.order.max_cost_micros
         choices = place(backend, caller.account_id, choices, loads_now(backend), most)

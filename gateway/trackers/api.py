@@ -48,7 +48,10 @@ def connect_tracker(
 
 @router.delete("/trackers/{tracker}", status_code=204, responses=refusals(404))
 def disconnect_tracker(tracker: Tracker, caller: MayManageKeys, backend: BackendOf) -> None:
-    """Delete a connection with its credentials. The runs in the tracker stay as they are."""
+    """Delete a connection with its credentials, and stop the runs of unfinished jobs.
+
+    The runs in the tracker stay as they are.
+    """
     service.disconnect(backend, caller, tracker)
 
 
@@ -64,7 +67,7 @@ def test_tracker_connection(
 def list_job_runs(job_id: JobId, caller: MayRead, backend: BackendOf) -> Listed[RunAnswer]:
     """List the trackers of a job, with the last step that each has, and the last error."""
     own_job(backend, caller, job_id)
-    return Listed(data=service.runs_of_job(backend, job_id))
+    return Listed(data=service.runs_of_job(backend, caller, job_id))
 
 
 @router.get(
@@ -93,4 +96,4 @@ def retry_job_run(
 ) -> RunAnswer:
     """Send the metrics of a job to a failing tracker immediately, also if EcoLink has given up."""
     own_job(backend, caller, job_id)
-    return service.retry(backend, job_id, tracker)
+    return service.retry(backend, caller, job_id, tracker)

@@ -92,20 +92,20 @@ def disconnect(tracker: Tracker, caller: MayManageKeys, backend: BackendOf) -> R
 def show_runs(job_id: JobId, caller: MayRead, backend: BackendOf) -> Response:
     """Show the trackers of a job, as a part of its page."""
     own_job(backend, caller, job_id)
-    return fragment("trackers/runs.html", **runs_shown(backend, job_id))
+    return fragment("trackers/runs.html", **runs_shown(backend, caller, job_id))
 
 
 @router.post("/fine-tune/ftjob-{job_id}/trackers/{tracker}/retry")
 def retry_run(job_id: JobId, tracker: Tracker, caller: MayTrain, backend: BackendOf) -> Response:
     """Send the metrics of a job to a failing tracker immediately."""
     own_job(backend, caller, job_id)
-    service.retry(backend, job_id, tracker)
-    return fragment("trackers/runs.html", **runs_shown(backend, job_id))
+    service.retry(backend, caller, job_id, tracker)
+    return fragment("trackers/runs.html", **runs_shown(backend, caller, job_id))
 
 
-def runs_shown(backend: Backend, job_id: JobId) -> dict[str, Any]:
+def runs_shown(backend: Backend, caller: Caller, job_id: JobId) -> dict[str, Any]:
     """Return the variables of the trackers of a job."""
-    return {"runs": service.runs_of_job(backend, job_id), "job_id": job_id}
+    return {"runs": service.runs_of_job(backend, caller, job_id), "job_id": job_id}
 
 
 def _shown(backend: Backend, caller: Caller) -> dict[str, Any]:

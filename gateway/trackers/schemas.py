@@ -86,12 +86,15 @@ class RunAnswer(Answer):
     )
     url: str | None = Field(
         examples=["https://mlflow.example.com/#/experiments/1/runs/0f3c"],
-        description="Page of the run in the tracker, or null before it exists.",
+        description="Page of the run in the tracker, or null before it exists. null without the "
+        "scope `keys`.",
     )
     last_step: int | None = Field(examples=[40], description="Highest step that is sent.")
     sent_at: datetime | None = Field(description="Time of the last success.")
     error: str | None = Field(
-        examples=[None], description="Error of the last attempt, or null after a success."
+        examples=[None],
+        description="Error of the last attempt, or null after a success. "
+        "Without the scope `keys`, it omits the reason.",
     )
     failing_since: datetime | None
     next_attempt_at: datetime | None = Field(

@@ -20,8 +20,10 @@ from gateway.trackers.schemas import (
 )
 from infrastructure import tracked_runs, tracker_connections
 from infrastructure.store import Connection
-from infrastructure.tracked_runs import RunStatus
+from infrastructure.tracked_runs import RunStatus, TrackedRun
 from infrastructure.tracker_connections import Server, TrackerConnection
+
+HIDDEN_ERROR = "The tracker accepts no metrics. The scope `keys` is required to read its error."
 
 CONNECT = "on the page Trackers, with `ecolink trackers connect`, or with PUT /api/trackers"
 
@@ -66,10 +68,13 @@ def connect(
 
 
 def disconnect(backend: Backend, caller: Caller, tracker: Tracker) -> None:
-    """Delete a connection with its credentials. Raise NotFound."""
-    with backend.pool.connection() as connection:
+    """Delete a connection with its credentials, and stop its unfinished runs. Raise NotFound."""
+    now = backend.clock.now()
+    with backend.pool.connection() as connection, connection.transaction():
         if not tracker_connections.delete_connection(connection, caller.account_id, tracker):
             raise _unknown(tracker)
+        error = f"The connection to {tracker.product} was deleted."
+        tracked_runs.stop_runs(connection, caller.account_id, tracker, error, now)
 
 
 def request_test(backend: Backend, caller: Caller, tracker: Tracker) -> ConnectionAnswer:
@@ -109,14 +114,14 @@ def track(
             tracked_runs.add_runs(connection, caller.account_id, job_id, integrations, now)
 
 
-def runs_of_job(backend: Backend, job_id: UUID) -> list[RunAnswer]:
+def runs_of_job(backend: Backend, caller: Caller, job_id: UUID) -> list[RunAnswer]:
     """Return the runs of a job, which must be the caller's."""
     with backend.pool.connection() as connection:
         found = tracked_runs.runs_of(connection, [job_id]).get(job_id, [])
-    return [RunAnswer.of(each) for each in found]
+    return [_shown(caller, each) for each in found]
 
 
-def retry(backend: Backend, job_id: UUID, tracker: Tracker) -> RunAnswer:
+def retry(backend: Backend, caller: Caller, job_id: UUID, tracker: Tracker) -> RunAnswer:
     """Send to a failing or stopped run immediately. Raise NotFound or WrongState."""
     with backend.pool.connection() as connection:
         run = tracked_runs.run_of(connection, job_id, tracker)
@@ -129,7 +134,7 @@ def retry(backend: Backend, job_id: UUID, tracker: Tracker) -> RunAnswer:
         tracked_runs.retry_run(connection, job_id, tracker, backend.clock.now())
         changed = tracked_runs.run_of(connection, job_id, tracker)
     assert changed is not None
-    return RunAnswer.of(changed)
+    return _shown(caller, changed)
 
 
 def _server(tracker: Tracker, form: ConnectionForm) -> Server:
@@ -165,7 +170,7 @@ def _unknown(tracker: Tracker) -> NotFound:
 
 
 def _answer(caller: Caller, found: TrackerConnection) -> ConnectionAnswer:
-    manages = Scope.KEYS in caller.rights.scopes
+    manages = _manages(caller)
     if found.test_requested_at is not None:
         status = ConnectionStatus.TESTING
     elif found.tested_at is None:
@@ -184,6 +189,19 @@ def _answer(caller: Caller, found: TrackerConnection) -> ConnectionAnswer:
         tested_at=found.tested_at,
         created_at=found.created_at,
     )
+
+
+def _manages(caller: Caller) -> bool:
+    """Return True if a caller may see URLs and errors, which may contain a token of the server."""
+    return Scope.KEYS in caller.rights.scopes
+
+
+def _shown(caller: Caller, run: TrackedRun) -> RunAnswer:
+    answer = RunAnswer.of(run)
+    if _manages(caller):
+        return answer
+    error = None if run.error is None else HIDDEN_ERROR
+    return answer.model_copy(update={"url": None, "error": error})
 
 
 def _of_operator() -> ConnectionAnswer:

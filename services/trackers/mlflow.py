@@ -41,6 +41,11 @@ class Mlflow:
     ) -> None:
         self._client, self._run, self._prefix = client, run, prefix
 
+    @property
+    def server(self) -> str:
+        """Identity of the server."""
+        return self._client.identity
+
     async def check(self) -> None:
         """Raise TrackerFailure unless the server lists its experiments."""
         await self._post("/experiments/search", {"max_results": 1})

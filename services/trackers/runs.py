@@ -159,7 +159,7 @@ class _Attempt:
             return self._not_approved()
         client = await asyncio.to_thread(self._client)
         run_id = self.run.run_id
-        if run_id is None:
+        if run_id is None or self.run.server != client.server:
             run_id = await self._start(client, job)
         for _ in range(BATCHES):
             if not await self._send_batch(client, run_id):
@@ -192,6 +192,7 @@ class _Attempt:
         return Outcome(self.run, after=min(LIVE + age / 10, LONGEST_WAIT))
 
     async def _start(self, client: TrackerClient, job: Row) -> str:
+        """Start the run. At another server than before, send all again."""
         summary = await asyncio.to_thread(
             summary_of, self._queue._log, job, self._queue._origin, ended=False
         )
@@ -200,9 +201,10 @@ class _Attempt:
         await self._store(
             run_id=started.run_id,
             url=started.url,
+            server=client.server,
             status=RunStatus.SENDING,
             sent_at=self._queue._clock.now(),
-            sent=replace(self.run.sent, described=job["status"]),
+            sent=Sent(described=job["status"]),
         )
         return started.run_id
 

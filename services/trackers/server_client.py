@@ -36,7 +36,7 @@ class ServerClient:
     def __init__(
         self, title: str, server: Server, policy: TargetPolicy, transport: GuardedTransport
     ) -> None:
-        self.url = server.url.rstrip("/")
+        self.url, self.identity = server.url.rstrip("/"), server.identity
         self._title, self._policy, self._transport = title, policy, transport
         self._auth = _auth(server)
 
@@ -54,16 +54,16 @@ class ServerClient:
             raise TrackerFailure(
                 f"The operator does not permit the URL of {self._title}. Change it."
             ) from None
-        url = httpx.URL(f"{self.url}{path}", params=query) if query else f"{self.url}{path}"
         headers = {
             "accept": "application/json",
             "accept-encoding": "identity",
             "user-agent": f"EcoLink/{package_version()} (trackers)",
         }
-        request = httpx.Request(method, url, headers=headers, json=body)
-        if self._auth is not None:
-            request.headers["authorization"] = self._auth
         try:
+            url = httpx.URL(f"{self.url}{path}", params=query) if query else f"{self.url}{path}"
+            request = httpx.Request(method, url, headers=headers, json=body)
+            if self._auth is not None:
+                request.headers["authorization"] = self._auth
             async with asyncio.timeout(TOTAL_SECONDS):
                 response = await self._transport.handle_async_request(request)
                 try:
@@ -74,7 +74,7 @@ class ServerClient:
             raise TrackerFailure(
                 f"{self._title} did not respond within {TOTAL_SECONDS:.0f} seconds."
             ) from None
-        except (Refused, OSError, httpx.HTTPError) as error:
+        except (Refused, OSError, httpx.HTTPError, httpx.InvalidURL) as error:
             why = printable(str(error) or type(error).__name__, SHOWN_CHARACTERS)
             raise TrackerFailure(f"{self._title} is not available: {why.rstrip('.')}.") from error
         return Reply(self._title, response.status_code, content, _delay(response))
@@ -138,7 +138,7 @@ class Reply:
     def _parsed(self) -> dict[str, Any] | None:
         try:
             found = json.loads(self._content)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second if the JSON is too deep
             return None
         return found if isinstance(found, dict) else None
 

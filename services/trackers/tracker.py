@@ -66,6 +66,11 @@ class TrackerClient(Protocol):
     most_points: int
     """Points that one request may have."""
 
+    @property
+    def server(self) -> str:
+        """Identity of the server."""
+        ...
+
     async def check(self) -> None:
         """Raise TrackerFailure unless the server accepts the credentials."""
         ...

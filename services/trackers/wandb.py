@@ -48,6 +48,11 @@ class Wandb:
     def __init__(self, client: ServerClient, run: WandbRun | None = None) -> None:
         self._client, self._run = client, run
 
+    @property
+    def server(self) -> str:
+        """Identity of the server."""
+        return self._client.identity
+
     async def check(self) -> None:
         """Raise TrackerFailure unless the API key belongs to a user."""
         if (await self._query(VIEWER, {})).get("viewer") is None:

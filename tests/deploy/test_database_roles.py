@@ -312,6 +312,7 @@ def test_the_gateway_connects_trackers_and_only_their_process_reads_the_secrets(
             server = tracker_connections.Server("https://a.example", None, secret)
             tracker_connections.set_connection(connection, account_id, Tracker.MLFLOW, server, now)
         tracked_runs.add_runs(connection, account_id, job_id, [integration_of("mlflow:bot")], now)
+        tracked_runs.stop_runs(connection, account_id, Tracker.MLFLOW, "x", now)
         tracked_runs.restart_runs(connection, account_id, Tracker.MLFLOW, now)
         tracked_runs.retry_run(connection, job_id, Tracker.MLFLOW, now)
         tracker_connections.request_test(connection, account_id, Tracker.MLFLOW, now)
@@ -319,7 +320,7 @@ def test_the_gateway_connects_trackers_and_only_their_process_reads_the_secrets(
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"SELECT {column} FROM tracker_secrets".encode())
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("UPDATE tracked_runs SET error = 'x'")
+            connection.execute("UPDATE tracked_runs SET finished_at = now()")
     own = make_conninfo(settings.owner_database_url, user=role_of("trackers"), password=PASSWORD)
     with connect(settings.model_copy(update={"database_url": own})) as connection:
         (tested,) = tracker_connections.requested_tests(connection, 8)

@@ -69,8 +69,9 @@ async def create_job(
     request_sha256 = fingerprint(JOBS_PATH, await request.json())
 
     def create() -> JobObject:
-        require_trackable(backend, caller, integrations)
         key = command_key(backend, caller, idempotency_key, retries, request_sha256)
+        if backend.launching.made_before(caller.account_id, key, request_sha256) is None:
+            require_trackable(backend, caller, integrations)
         order = Order(suffix=wanted.suffix, deploy=True, request_sha256=request_sha256)
         job_id = _ordered(backend, caller, key, choices, order)
         if (validation_id := choices.validation_dataset_id) is not None:

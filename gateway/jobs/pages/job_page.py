@@ -64,7 +64,7 @@ def show_job_page(job_id: JobId, request: Request, caller: MayRead, backend: Bac
         log_days=log.deleted_after_days,
         line=place_text(max(numbered, default=(0, 0))),
         reconnecting=RECONNECTING,
-        runs=runs_of_job(backend, job_id),
+        runs=runs_of_job(backend, caller, job_id),
         job_id=job_id,
     )
 

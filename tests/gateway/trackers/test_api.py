@@ -133,6 +133,58 @@ def test_a_repeated_approval_keeps_the_run(user: Tracking) -> None:
     assert user.post(f"/api/jobs/{job}/trackers/tensorboard/retry").status_code == 409
 
 
+def test_a_repeated_approval_succeeds_without_the_connection(
+    user: Tracking, client: TestClient
+) -> None:
+    user.connect()
+    form = user.form | {"integrations": [TO_MLFLOW]}
+    body = {
+        "model": BASE_MODEL,
+        "training_file": file_name(UUID(user.form["dataset"])),
+        "integrations": [TO_MLFLOW],
+    }
+    calls = [("/api/jobs", form), ("/v1/fine_tuning/jobs", body)]
+    made = [user.post(path, sent, **{"idempotency-key": path}).json()["id"] for path, sent in calls]
+    assert client.delete("/api/trackers/mlflow", headers=user.person.headers).status_code == 204
+    assert [
+        user.post(path, sent, **{"idempotency-key": path}).json().get("id") for path, sent in calls
+    ] == made
+    for path, sent in calls:
+        assert user.post(path, sent, **{"idempotency-key": "other"}).status_code in (400, 422)
+
+
+def test_a_deleted_connection_stops_its_runs_until_another_is_made(user: Tracking) -> None:
+    user.connect()
+    form = user.form | {"integrations": [TO_MLFLOW]}
+    job = user.post("/api/jobs", form).json()["id"]
+    user.client.delete("/api/trackers/mlflow", headers=user.person.headers)
+    (run,) = user.list(f"/api/jobs/{job}/trackers")
+    assert (run["status"], run["error"]) == ("stopped", "The connection to MLflow was deleted.")
+    user.connect()
+    (run,) = user.list(f"/api/jobs/{job}/trackers")
+    assert (run["status"], run["error"]) == ("waiting", None)
+
+
+def test_only_the_scope_keys_reads_the_url_and_the_error_of_a_run(
+    user: Tracking, client: TestClient, platform: Platform, settings: Settings
+) -> None:
+    user.connect()
+    form = user.form | {"integrations": [TO_MLFLOW]}
+    job = user.post("/api/jobs", form).json()["id"]
+    page, error = "https://mlflow.example.com/token-2/#/runs/1", "MLflow says: token-2"
+    with connect(settings) as connection:
+        connection.execute("UPDATE tracked_runs SET url = %s, error = %s", [page, error])
+    (run,) = user.list(f"/api/jobs/{job}/trackers")
+    assert (run["url"], run["error"]) == (page, error)
+    wanted = KeyRequest(scopes=[Scope.READ, Scope.TRAIN])
+    reader = ApiUser(client, platform.key(user.person.account_id, wanted))
+    (run,) = reader.list(f"/api/jobs/{job}/trackers")
+    assert run["url"] is None
+    assert "keys" in run["error"]
+    retried = reader.post(f"/api/jobs/{job}/trackers/mlflow/retry").text
+    assert "token-2" not in retried
+
+
 def test_the_operators_server_needs_no_connection(
     settings: Settings, platform: Platform, projecting: None
 ) -> None:

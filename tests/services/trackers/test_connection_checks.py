@@ -10,7 +10,7 @@ from infrastructure.dispatcher import Busy
 from infrastructure.guarded_http import GuardedTransport
 from infrastructure.tracker_connections import Server, connections_of, request_test
 from services.trackers.connection_checks import CheckQueue
-from services.trackers.server_client import ServerClient
+from services.trackers.server_client import Reply, ServerClient
 from services.trackers.servers import Servers
 from services.trackers.tracker import TrackerFailure
 from tests.builders.examples import ACCOUNT_ID
@@ -53,4 +53,20 @@ async def test_ecolink_connects_only_to_permitted_addresses() -> None:
     closed = ServerClient("MLflow", Server("http://10.0.0.1"), policy, transport)
     with pytest.raises(TrackerFailure, match="does not permit"):
         await closed.request("GET", "/")
+    await transport.aclose()
+
+
+async def test_an_impossible_answer_is_a_failure() -> None:
+    deep = b"[" * 100_000
+    assert Reply("MLflow", 200, deep, None).error_code is None
+    with pytest.raises(TrackerFailure, match="not a JSON object"):
+        _ = Reply("MLflow", 200, deep, None).document
+
+
+async def test_an_impossible_url_is_a_failure() -> None:
+    policy = TargetPolicy(http=True)
+    transport = GuardedTransport(policy)
+    client = ServerClient("MLflow", Server("https://a.example"), policy, transport)
+    with pytest.raises(TrackerFailure, match="not available"):
+        await client.request("GET", "/" + "a" * 70_000)
     await transport.aclose()
