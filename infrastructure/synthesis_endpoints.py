@@ -45,10 +45,10 @@ class SynthesisEndpoint:
 
 @dataclass(frozen=True)
 class EndpointAccess:
-    """The URL of an endpoint, and its key, which is empty if it needs none."""
+    """The URL of an endpoint, and its key."""
 
     url: str
-    key: str
+    key: str | None  # empty: it needs none; None: lost, as in a backup without secrets
 
 
 def add_endpoint(
@@ -108,7 +108,7 @@ def access_of(connection: Connection, account_id: UUID, endpoint_id: UUID) -> En
     """Return the URL and the key of an endpoint, or None if it was deleted."""
     with connection.cursor(row_factory=class_row(EndpointAccess)) as cursor:
         return cursor.execute(
-            "SELECT url, coalesce(key, '') AS key FROM synthesis_endpoints "
+            "SELECT url, CASE WHEN has_key THEN key ELSE '' END AS key FROM synthesis_endpoints "
             "LEFT JOIN synthesis_endpoint_keys ON endpoint_id = id "
             "WHERE account_id = %s AND id = %s",
             [account_id, endpoint_id],

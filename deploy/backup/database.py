@@ -47,7 +47,7 @@ EPHEMERAL = {
 }
 """Tables that are in no backup: users sign in again, and services make the rest again."""
 
-SECRETS = {"webhook_secrets", "tracker_secrets"}
+SECRETS = {"webhook_secrets", "tracker_secrets", "synthesis_endpoint_keys"}
 """Tables with secrets, which are stored with the keys."""
 
 NEVER = EPHEMERAL | SECRETS | OWN

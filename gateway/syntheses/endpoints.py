@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from domain.core.errors import NotFound
+from domain.access.scope import Scope
+from domain.core.errors import Invalid, NotFound
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.syntheses.schemas import EndpointAnswer, EndpointForm
@@ -14,19 +16,27 @@ from infrastructure import synthesis_endpoints as stored
 def create(backend: Backend, caller: Caller, form: EndpointForm) -> EndpointAnswer:
     """Store an external endpoint. Raise Invalid for a refused URL, and QuotaExceeded."""
     backend.settings.webhook_policy.require_url(form.url)
+    if query := urlsplit(form.url).query:
+        raise Invalid(
+            f"The URL has the query {query!r}, but EcoLink appends `/chat/completions` to it. "
+            "Remove the query.",
+            field="url",
+        )
     with backend.pool.connection() as connection:
         count = stored.endpoint_count(connection, caller.account_id)
         backend.quotas.require_room("synthesis_endpoints", count)
         made = stored.add_endpoint(
             connection, caller.account_id, form.name, form.url, form.key, backend.clock.now()
         )
-    return _answer(made)
+    return _answer(caller, made)
 
 
 def list_endpoints(backend: Backend, caller: Caller) -> list[EndpointAnswer]:
     """Return the external endpoints of the account, oldest first."""
     with backend.pool.connection() as connection:
-        return [_answer(each) for each in stored.endpoints_of(connection, caller.account_id)]
+        return [
+            _answer(caller, each) for each in stored.endpoints_of(connection, caller.account_id)
+        ]
 
 
 def delete(backend: Backend, caller: Caller, endpoint_id: UUID) -> None:
@@ -36,11 +46,16 @@ def delete(backend: Backend, caller: Caller, endpoint_id: UUID) -> None:
             raise NotFound(f"Unknown endpoint {endpoint_id}. See GET /api/synthesis-endpoints.")
 
 
-def _answer(endpoint: stored.SynthesisEndpoint) -> EndpointAnswer:
+def _answer(caller: Caller, endpoint: stored.SynthesisEndpoint) -> EndpointAnswer:
     return EndpointAnswer(
         id=endpoint.id,
         name=endpoint.name,
-        url=endpoint.url,
+        url=endpoint.url if Scope.KEYS in caller.rights.scopes else _origin(endpoint.url),
         has_key=endpoint.has_key,
         created_at=endpoint.created_at,
     )
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/…"

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.permissions import MayRead, MayTrain
+from gateway.http.permissions import MayManageKeys, MayRead
 from gateway.schemas import Listed
 from gateway.syntheses import endpoints
 from gateway.syntheses.schemas import EndpointAnswer, EndpointForm
@@ -18,7 +18,9 @@ router = APIRouter(prefix="/synthesis-endpoints", tags=["syntheses"], route_clas
 
 
 @router.post("", status_code=201)
-def create_endpoint(form: EndpointForm, caller: MayTrain, backend: BackendOf) -> EndpointAnswer:
+def create_endpoint(
+    form: EndpointForm, caller: MayManageKeys, backend: BackendOf
+) -> EndpointAnswer:
     """Store an OpenAI-compatible endpoint of another provider, which charges you directly.
 
     No response shows the key. EcoLink connects only to public addresses, unless the operator allows
@@ -34,6 +36,6 @@ def list_endpoints(caller: MayRead, backend: BackendOf) -> Listed[EndpointAnswer
 
 
 @router.delete("/{endpoint_id}", status_code=204, responses=refusals(404))
-def delete_endpoint(endpoint_id: UUID, caller: MayTrain, backend: BackendOf) -> None:
+def delete_endpoint(endpoint_id: UUID, caller: MayManageKeys, backend: BackendOf) -> None:
     """Delete an external endpoint with its key. A synthesis that uses it pauses."""
     endpoints.delete(backend, caller, endpoint_id)

@@ -17,7 +17,7 @@ from domain.synthesis.request import MOST_DOCUMENT_CHARACTERS, MOST_DOCUMENTS
 from domain.synthesis.synthesis import SynthesisStatus
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
-from gateway.http.permissions import MayDownload, MayRead, MayTrain
+from gateway.http.permissions import MayDownload, MayManageKeys, MayRead, MayTrain
 from gateway.syntheses import endpoints, reviewing, service
 from gateway.syntheses.schemas import EndpointForm, ExampleMessage, SynthesisForm
 from gateway.web.rendering import fragment, is_htmx, page
@@ -88,7 +88,7 @@ async def approve(request: Request, caller: MayTrain, backend: BackendOf) -> Res
 
 @router.post("/datasets/generate/endpoints")
 def add_endpoint(
-    caller: MayTrain,
+    caller: MayManageKeys,
     backend: BackendOf,
     name: Annotated[str, Form(max_length=200)] = "",
     url: Annotated[str, Form(max_length=2000)] = "",

@@ -275,6 +275,8 @@ class EndpointAnswer(Answer):
 
     id: UUID
     name: str
-    url: str
+    url: str = Field(
+        description="Without the scope `keys`, only the origin, because a URL may contain a token."
+    )
     has_key: bool
     created_at: datetime

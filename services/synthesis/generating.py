@@ -322,6 +322,8 @@ class Generating:
                 access = access_of(connection, synthesis.account_id, endpoint_id)
             if access is None:
                 raise RefusedByModel("The endpoint was deleted.")
+            if access.key is None:
+                raise RefusedByModel("The key of the endpoint is lost. Add the endpoint again.")
             return self._connections.endpoint(access, run.prompts.request.external_model or "")
 
         return await asyncio.to_thread(read)

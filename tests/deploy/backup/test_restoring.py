@@ -11,11 +11,12 @@ from uuid import UUID
 import pytest
 
 from deploy.backup import database
-from deploy.backup.database import EPHEMERAL, SECRETS
+from deploy.backup.database import EPHEMERAL, FOLDED, NEVER, SECRETS
 from deploy.backup.keys import read_keys
 from deploy.backup.point_in_time import Moment
 from deploy.backup.restoring import ASIDE
 from deploy.backup.target import BackupError
+from deploy.database_roles import known_tables
 from domain.core.event_format import FORMAT
 from infrastructure import format_in_use
 from infrastructure.artifacts import Artifacts
@@ -189,6 +190,12 @@ def test_keys_are_never_stored_with_the_backup(backups: Backups, tmp_path: Path)
     )
     with pytest.raises(BackupError, match="Store the keys elsewhere"):
         inside.create()
+
+
+def test_no_backup_has_a_table_of_secrets() -> None:
+    secret = {each for each in known_tables() if each.endswith(("_secrets", "_keys"))}
+    assert {"webhook_secrets", "synthesis_endpoint_keys"} <= secret
+    assert secret - FOLDED <= NEVER
 
 
 def test_every_table_is_in_a_backup_unless_it_is_ephemeral_or_secret(backups: Backups) -> None:

@@ -12,6 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from psycopg_pool import ConnectionPool
 
+from domain.access.rights import KeyRequest
+from domain.access.scope import Scope
 from domain.datasets.dataset import Dataset
 from domain.synthesis.synthesis import Synthesis
 from infrastructure.store import Connection
@@ -44,11 +46,15 @@ def client(platform: Platform, projecting: None) -> Iterator[TestClient]:
         yield client
 
 
+QUERY = "https://example.com/v1?key=x"
+
+
 class Holder:
     """An account holder with an external endpoint."""
 
     def __init__(self, client: TestClient, person: Person, model: Scripted) -> None:
         self.client, self.headers = client, person.headers
+        self.account_id = person.account_id
         form = {"name": "provider", "url": f"{model.url}/v1", "key": "sk-secret"}
         self.endpoint = self.post("/synthesis-endpoints", form, 201)
         self.form = FORM | {"endpoint": self.endpoint["id"], "endpoint_model": "gpt-test"}
@@ -189,10 +195,25 @@ def test_endpoints_are_shown_without_their_keys_and_can_be_deleted(holder: Holde
     assert holder.client.delete(path, headers=holder.headers).status_code == 404
 
 
+def test_only_keys_that_manage_keys_change_and_see_endpoints(
+    holder: Holder, platform: Platform
+) -> None:
+    request = KeyRequest(scopes=(Scope.READ, Scope.TRAIN))
+    key = platform.key(holder.account_id, request)
+    (whole,) = holder.get("/synthesis-endpoints")["data"]
+    assert whole["url"].endswith("/v1")
+    holder.headers = key.headers
+    (shown,) = holder.get("/synthesis-endpoints")["data"]
+    assert shown["url"] == whole["url"].removesuffix("v1") + "…"
+    holder.post("/synthesis-endpoints", {"name": "x", "url": "https://example.com/v1"}, 403)
+    path = f"/api/synthesis-endpoints/{shown['id']}"
+    assert holder.client.delete(path, headers=key.headers).status_code == 403
+
+
 def test_an_endpoint_that_is_not_public_is_refused(platform: Platform, projecting: None) -> None:
     headers = platform.person().headers
     with TestClient(application(platform.settings)) as client:
-        for url in ("https://127.0.0.1/v1", "http://example.com/v1", "https://10.0.0.1/v1"):
+        for url in ("https://127.0.0.1/v1", "http://example.com/v1", "https://10.0.0.1/v1", QUERY):
             form = {"name": "x", "url": url}
             answer = client.post("/api/synthesis-endpoints", json=form, headers=headers)
             assert (answer.status_code, answer.json()["error"]["field"]) == (422, "url")

@@ -203,6 +203,17 @@ def test_an_address_that_is_not_public_is_not_reached(bench: Bench, model: Scrip
     assert model.requests == []
 
 
+def test_an_endpoint_without_its_key_after_a_restore_is_not_asked(
+    bench: Bench, model: Scripted
+) -> None:
+    id = bench.approve(bench.external(model.url))
+    with bench.pool.connection() as connection:
+        connection.execute("DELETE FROM synthesis_endpoint_keys")
+    run = bench.work(id)
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ENDPOINT)
+    assert model.requests == []
+
+
 def test_a_lost_request_fails_the_run(bench: Bench, model: Scripted) -> None:
     id = bench.approve(bench.deployed())
     bench.artifacts.put(bench.synthesis(id).plan.request_ref, b"{}")

@@ -32,7 +32,17 @@ def run_until_killed(bench: Bench, point: str, count: int, id: UUID, url: str) -
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("point", POINTS)
+QUICKLY = ("after an answer is stored", "after a batch is stored")
+"""The points that every test run has."""
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(each, id=each, marks=() if each in QUICKLY else pytest.mark.full)
+        for each in POINTS
+    ],
+)
 def test_nothing_is_paid_twice(bench: Bench, model: Scripted, point: str) -> None:
     id = bench.approve(bench.deployed())
     count = 1 if "examples" in point else COUNTS.get(point, 5)
