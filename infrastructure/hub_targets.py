@@ -146,6 +146,19 @@ def set_pushed_bytes(connection: Connection, push_id: UUID, done_bytes: int) -> 
     )
 
 
+def forget_token(connection: Connection, push_id: UUID) -> None:
+    """Forget the token of a push."""
+    connection.execute("UPDATE hub_targets SET token = NULL WHERE push_id = %s", [push_id])
+
+
+def stored_tokens(connection: Connection, before: datetime) -> list[UUID]:
+    """Return the pushes that were requested before a time and whose tokens are stored."""
+    rows = connection.execute(
+        "SELECT push_id FROM hub_targets WHERE token IS NOT NULL AND created_at < %s", [before]
+    ).fetchall()
+    return [row["push_id"] for row in rows]
+
+
 def end_push(
     connection: Connection, push_id: UUID, url: str | None = None, message: str | None = None
 ) -> None:

@@ -76,6 +76,7 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         every(0, poll, "exports"),
         every(0, push, "pushes"),
         every(EXPIRY_SECONDS, exports.expire, "expiry"),
+        every(EXPIRY_SECONDS, pushes.forget_tokens, "tokens"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from domain.exports.hub_push import HubPush, PushStatus
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.fair_work import FairWork
-from infrastructure.hub_targets import TokenKey, end_push, set_pushed_bytes, target_of
+from infrastructure.hub_targets import (
+    TokenKey,
+    end_push,
+    forget_token,
+    set_pushed_bytes,
+    stored_tokens,
+    target_of,
+)
 from infrastructure.limited_process import Limits, run
 from infrastructure.store import Connection
 from projections.hub_pushes import pending_pushes
@@ -30,6 +38,10 @@ LIMITS = Limits(cpu_seconds=3600, wall_seconds=6 * 3600, memory_mib=2048)
 
 MOST_FAILURES = 5
 """Number of attempts without a response of the hub, after which a push fails."""
+
+
+UNRECORDED = timedelta(hours=1)
+"""Age of a token after which its push will not be recorded any more, or has ended long ago."""
 
 
 class Pushes:
@@ -73,6 +85,14 @@ class Pushes:
                 for row in rows
             }
         )
+
+    def forget_tokens(self) -> None:
+        """Forget tokens that a crash left behind: of ended pushes, and of unrecorded ones."""
+        with self._pool.connection() as connection:
+            for id in stored_tokens(connection, self._clock.now() - UNRECORDED):
+                push = self._log.find(HubPush, id)
+                if push is None or push.status is not PushStatus.PENDING:
+                    forget_token(connection, id)
 
     def push(self, id: UUID) -> None:
         """Run a push. Record the commit, or why there is none."""

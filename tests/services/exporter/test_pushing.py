@@ -209,6 +209,28 @@ def test_a_deleted_export_fails_the_push(pusher: Pusher) -> None:
     assert pusher.row(push_id)["failure_code"] == "export_deleted"
 
 
+def test_tokens_that_a_crash_left_are_forgotten(pusher: Pusher) -> None:
+    unrecorded, ended, pending = uuid4(), pusher.request(), pusher.request()
+    with pusher.service.pool.connection() as connection:
+        add_target(connection, unrecorded, ACCOUNT_ID, REPOSITORY, True, TOKEN, NOW)
+    with because(pusher.service.platform.cause):
+        push = pusher.find(ended)
+        push.complete("c0ffee")
+        pusher.service.platform.log.commit(push)
+
+    def stored() -> set[UUID]:
+        pusher.pushes.forget_tokens()
+        found = (unrecorded, ended, pending)
+        with pusher.service.pool.connection() as connection:
+            targets = {each: target_of(connection, each) for each in found}
+        return {each for each, target in targets.items() if target and target.token}
+
+    pusher.service.clock.time = NOW
+    assert stored() == {unrecorded, ended, pending}
+    pusher.service.clock.time = NOW + timedelta(hours=2)
+    assert stored() == {pending}
+
+
 def test_no_token_is_stored_before_an_exporter_ran(service: Service) -> None:
     with service.pool.connection() as connection, pytest.raises(NoKey):
         add_target(connection, uuid4(), ACCOUNT_ID, REPOSITORY, True, TOKEN, NOW)
