@@ -15,6 +15,7 @@ from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.core.topics import topics_of
 from domain.exports.export import Export, ExportFormat
+from domain.exports.hub_push import HubPush
 from domain.jobs.job_request import JobRequest
 from domain.synthesis.price import CostRange
 from domain.synthesis.synthesis import Synthesis
@@ -33,7 +34,7 @@ from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
 from tests.builders.stored_examples import EXAMPLES
-from tests.domain.exports.test_export import SOURCE
+from tests.domain.exports.test_export import SOURCE, files
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.domain.synthesis.test_synthesis import PLAN as SYNTHESIS_PLAN
 from tests.logs import grow, ids, notifications
@@ -67,7 +68,9 @@ def test_repeating_events_changes_nothing(
         log.commit(JobRequest.ordered(uuid4(), ACCOUNT_ID, CHOICES, ORDER))
         cost = CostRange(low_micros=0, high_micros=9)
         log.commit(Synthesis.approve(uuid4(), ACCOUNT_ID, SYNTHESIS_PLAN, cost, 9, None))
-        log.commit(Export.request(ACCOUNT_ID, JOB_ID, "ft:tiny:1", ExportFormat.GGUF_F16, SOURCE))
+        export = Export.request(ACCOUNT_ID, JOB_ID, "ft:tiny:1", ExportFormat.GGUF_F16, SOURCE)
+        export.complete(files(export), {}, None)
+        log.commit(export, HubPush.request(uuid4(), export))
     effect = ProjectionEffect(projection, pool.connection)
     batch = [recorded(log, notification) for notification in notifications(log)]
     effect.apply(batch)

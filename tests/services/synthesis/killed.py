@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -32,15 +33,14 @@ def kill_at(point: str, count: int) -> None:
     """Replace a method, so that its call with this number kills the process."""
     kind, name, after = POINTS[point]
     method: Callable[..., Any] = getattr(kind, name)
-    calls = 0
+    calls = itertools.count(1)  # threads call the method at the same time
 
     def replaced(self: Any, *arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == count and not after:
+        number = next(calls)
+        if number == count and not after:
             os.kill(os.getpid(), signal.SIGKILL)
         result = method(self, *arguments)
-        if calls == count:
+        if number == count:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
