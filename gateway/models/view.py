@@ -81,8 +81,13 @@ class ModelsView:
 
     @property
     def deploying(self) -> bool:
-        """True if a deployment is in progress."""
-        return any(each.status is DeploymentStatus.DEPLOYING for each in self.deployments.values())
+        """True if a deployment is in progress.
+
+        The models and the deployments are read one after the other, so a deployment that ends in
+        between is still in progress in the models.
+        """
+        statuses = [each.status for each in (*self.deployments.values(), *self.named)]
+        return DeploymentStatus.DEPLOYING in statuses
 
     def exports_of(self, model: ModelAnswer) -> list[ExportAnswer]:
         """Return the exports of a model, newest first."""

@@ -71,6 +71,22 @@ def test_the_page_polls_until_a_deployment_is_active(browser: Browser, owner: De
     assert DEPLOYS.format(quoted(owner)) in give(browser, f"/{owner.model}/undeploy")
 
 
+def test_the_page_polls_again_if_a_deployment_ends_while_it_is_read(
+    browser: Browser, owner: Deployer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(browser, f"/{owner.model}/deploy")
+    listed = view.list_deployments
+
+    def list_later(*arguments: Any) -> Any:
+        owner.serve(owner.model)
+        return listed(*arguments)
+
+    monkeypatch.setattr(view, "list_deployments", list_later)
+    page = shown(browser)
+    assert "Deploying…" in page
+    assert "every 1s" in page
+
+
 def test_a_slow_deployment_can_be_undeployed(
     browser: Browser, owner: Deployer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
