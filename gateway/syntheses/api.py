@@ -32,7 +32,7 @@ router = APIRouter(prefix="/syntheses", tags=["syntheses"], route_class=Operatio
 
 
 @router.post("/quote", responses=refusals(404, 409))
-def quote_synthesis(form: SynthesisForm, caller: MayRead, backend: BackendOf) -> QuoteAnswer:
+def quote_synthesis(form: SynthesisForm, caller: MayTrain, backend: BackendOf) -> QuoteAnswer:
     """Show the cost range of a synthesis without starting it."""
     return service.quote(backend, caller, form)
 

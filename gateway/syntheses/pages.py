@@ -71,7 +71,7 @@ def show_form(request: Request, caller: MayRead, backend: BackendOf) -> Response
 
 
 @router.post("/datasets/generate/quote")
-async def show_quote(request: Request, caller: MayRead, backend: BackendOf) -> Response:
+async def show_quote(request: Request, caller: MayTrain, backend: BackendOf) -> Response:
     """Show the price of the form's synthesis."""
     form, _ = await _entered(request)
     quote = await run_in_threadpool(service.quote, backend, caller, form)
