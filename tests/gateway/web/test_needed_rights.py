@@ -125,7 +125,8 @@ def test_each_control_of_datasets_names_its_right(client: TestClient, platform: 
     rejected = platform.dataset(owner, ready=False)
     platform.reject(rejected)
     platform.project()
-    require_marks(client, "/datasets", f"/datasets/{ready}", f"/datasets/{rejected}")
+    paths = "/datasets", "/datasets/generate", f"/datasets/{ready}", f"/datasets/{rejected}"
+    require_marks(client, *paths, "/trackers")
 
 
 def test_each_control_of_models_keys_and_billing_names_its_right(
