@@ -43,13 +43,6 @@ CI = "ECOLINK_CI"
 """Set if a missing program must fail a test instead of skipping it."""
 TEST_PREFIX = "ECOLINK_TEST_"
 """Prefix of the variables that choose the servers and images of tests."""
-SAMPLE_MODULES = {"test_states.py", "test_budget.py", "test_job_page.py", "test_jobs.py"}
-"""Modules that share the sample platform and its browser."""
-
-OWN_STACK = "tests/e2e/test_auto_pause.py"
-LONGEST = ("samples", "tests/e2e", OWN_STACK, "tests/browser")
-"""Modules that start first, because they take longest."""
-
 STACK_SECONDS = 900
 """Timeout of a test that may start a stack or a browser first."""
 
@@ -98,27 +91,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run each module on one worker.
-
-    Modules that share a slow fixture also run on one worker: those with the stack, and those with
-    the sample platform and its browser.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByModule(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            module = nodeid.partition("::")[0]
-            folder, _, name = module.rpartition("/")
-            if folder == "tests/browser" and name in SAMPLE_MODULES:
-                return "samples"
-            shares = folder in ("tests/e2e", "tests/browser") and module != OWN_STACK
-            return folder if shares else module
-
-        def _assign_work_unit(self, node: Any) -> None:
-            for scope in reversed(LONGEST):
-                if scope in self.workqueue:
-                    self.workqueue.move_to_end(scope, last=False)
-            super()._assign_work_unit(node)
+    """Run each module on one worker."""
+    from tests.scheduling import ByModule
 
     return ByModule(config, log)
 
