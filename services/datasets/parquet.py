@@ -69,24 +69,27 @@ class ParquetTable:
 
     def head(self) -> list[dict[str, Any]]:
         """Return the first rows with all their columns."""
-        count = min(MOST_ROWS_OF_HEAD, self._batch_rows(self.names))
-        return list(islice(self._values(self.names, count), count))
+        count = min(MOST_ROWS_OF_HEAD, self._batch_rows())
+        rows = list(islice(self._values(self.names, count), count))
+        if not rows and (declared := self._file.metadata.num_rows):
+            raise _damaged(f"it declares {declared:,} rows and has none")
+        return rows
 
     def rows(self, names: Sequence[str]) -> Iterator[Row]:
         """Yield all rows, with these columns only."""
-        for value in self._values(names, self._batch_rows(names)):
+        for value in self._values(names, self._batch_rows()):
             self._read_rows += 1
             yield Row(value=value)
 
-    def _batch_rows(self, names: Sequence[str]) -> int:
-        """Return the number of rows in a batch, from the sizes that the file declares."""
-        metadata, size = self._file.metadata, 0
-        for group in range(metadata.num_row_groups):
-            columns = metadata.row_group(group)
-            for index in range(columns.num_columns):
-                column = columns.column(index)
-                if column.path_in_schema.split(".", 1)[0] in names:
-                    size += max(0, column.total_uncompressed_size)
+    def _batch_rows(self) -> int:
+        """Return the number of rows in a batch, from the sizes that the file declares.
+
+        They are sizes of all columns: pyarrow 26 ends the process if it is asked for one column
+        whose statistics are damaged.
+        """
+        metadata = self._file.metadata
+        groups = range(metadata.num_row_groups)
+        size = sum(max(0, metadata.row_group(each).total_byte_size) for each in groups)
         row_bytes = max(1, size // max(1, metadata.num_rows))
         return max(1, min(MOST_ROWS_OF_BATCH, BATCH_BYTES // row_bytes))
 
@@ -112,12 +115,15 @@ def _guarded(read: Callable[[], T]) -> T:
     except MemoryError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise Refused(
-            Code.DAMAGED_FILE,
-            f"The Parquet file is damaged or uses an unknown feature: {reason}. Write it again, "
-            "for example with pyarrow.",
-        ) from None
+        raise _damaged(" ".join(str(error).split())[:200]) from None
+
+
+def _damaged(reason: str) -> Refused:
+    return Refused(
+        Code.DAMAGED_FILE,
+        f"The Parquet file is damaged or uses an unknown feature: {reason}. Write it again, "
+        "for example with pyarrow.",
+    )
 
 
 def _plain(value: Any) -> Any:

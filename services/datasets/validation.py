@@ -279,8 +279,6 @@ class _Validation:
                     "the user's text and which has the answer, or which has the preferred and "
                     "which the rejected answer. Choose the columns.",
                 )
-            if is_table:
-                upload.choose({})
             return
         self._shape = shape_of(columns, values)
         self._shown = columns

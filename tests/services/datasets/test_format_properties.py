@@ -102,7 +102,8 @@ def test_any_chats_have_one_hash_in_every_format(pairs: list[tuple[str, str]]) -
         assert (name, report.errors, report.sha256) == (name, (), expected.sha256)
 
 
-FILES = {name: write(CORPUS) for name, write in FORMATS.items()}
+FILES = {name: write(CORPUS) for name, write in FORMATS.items() if "Parquet" not in name}
+"""Files whose readers cannot end the process. test_damaged_parquet.py has the others."""
 
 
 @given(st.sampled_from(sorted(FILES)), st.data())
@@ -124,7 +125,7 @@ def test_a_damaged_file_ends_in_a_report(name: str, data: st.DataObject) -> None
         assert len(examples) == report.examples
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"[", b"PAR1", b"PK\x03\x04", b"User:", b"a,b\n"]))
+@given(st.binary(max_size=200), st.sampled_from([b"[", b"PK\x03\x04", b"User:", b"a,b\n"]))
 @settings(deadline=None)
 def test_any_bytes_after_a_known_start_end_in_a_report(content: bytes, start: bytes) -> None:
     for each in (start + content, gzip.compress(start + content)):
