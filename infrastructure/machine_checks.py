@@ -31,7 +31,7 @@ from infrastructure.object_stores import is_s3
 from infrastructure.s3_bucket import Bucket
 from infrastructure.s3_requests import S3Refused
 from infrastructure.settings import Settings
-from infrastructure.store import connect, database_time, scalar
+from infrastructure.store import LEAST_CONNECTIONS, connect, database_time, scalar
 from infrastructure.store_credentials import StoreAccess, required_store_issuer
 
 OLDEST_PYTHON = (3, 11)
@@ -191,6 +191,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         with connect(settings) as connection:
             number = int(scalar(connection, "SHOW server_version_num"))
             commit = scalar(connection, "SHOW synchronous_commit")
+            accepted = int(scalar(connection, "SHOW max_connections"))
             sent = datetime.now(UTC)
             difference = abs(database_time(connection) - sent)
     except psycopg.Error as error:
@@ -201,6 +202,12 @@ def _database(settings: Settings) -> Iterator[Check]:
     elif commit == "off":
         text = "synchronous_commit is off, so a crash would lose events. Turn it on."
         yield Check("postgresql", Level.FAILED, text)
+    elif accepted < LEAST_CONNECTIONS:
+        text = (
+            f"max_connections is {accepted}, so processes may find no connection under load. "
+            f"Set it to {LEAST_CONNECTIONS} or more, and restart PostgreSQL."
+        )
+        yield Check("postgresql", Level.WARNING, text)
     else:
         yield Check("postgresql", Level.OK, f"Version {number // 10_000}")
     if difference > MAX_CLOCK_DIFFERENCE:

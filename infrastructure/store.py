@@ -40,6 +40,13 @@ UNCHECKED_SECONDS = 1.0
 POOL_SECONDS = 10
 """Maximum wait for a connection of a pool."""
 
+LEAST_CONNECTIONS = 300
+"""Connections that PostgreSQL must accept for one of each process and some standbys.
+
+A process has a pool for events and one for other rows, which grow to about 20 connections under
+load, a session with its lead, and one that hears of new events. A standby has only its session.
+"""
+
 
 class ReplanningCursor(psycopg.Cursor[Any]):
     """A cursor that survives a migration which adds columns to a table.

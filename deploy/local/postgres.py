@@ -22,6 +22,7 @@ from deploy.local.hang_detection import Probe
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.server_user import server_user
 from infrastructure.liveness import wait_ended
+from infrastructure.store import LEAST_CONNECTIONS
 
 DATABASE = "ecolink"
 OWNER = "ecolink"
@@ -32,7 +33,7 @@ CONFIGURATION = {
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
-    "max_connections": "100",
+    "max_connections": str(LEAST_CONNECTIONS),
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u ",

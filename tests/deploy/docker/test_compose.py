@@ -23,6 +23,7 @@ from deploy.docker.secrets import (
 )
 from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
+from infrastructure.store import LEAST_CONNECTIONS
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "docker"
@@ -145,6 +146,10 @@ def test_a_listener_is_asked_at_its_own_port() -> None:
         assert environment[url] == f"http://{name}:{port}"
         assert SERVICES[name]["healthcheck"]["test"][-1] == str(port)
     assert SERVICES["relay"]["environment"]["ECOLINK_NATS_URL"] == f"nats://nats:{NATS_PORT}"
+
+
+def test_the_database_accepts_the_connections_of_all_processes() -> None:
+    assert f"max_connections={LEAST_CONNECTIONS}" in SERVICES["postgres"]["command"]
 
 
 def test_each_secret_exists_and_is_written_by_the_command() -> None:

@@ -53,6 +53,17 @@ def test_servers_that_do_not_answer_fail_with_their_setting(settings: Settings) 
         assert setting in check.text
 
 
+def test_too_few_connections_have_a_warning(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert only(settings, "postgresql").level is Level.OK
+    monkeypatch.setattr(machine_checks, "LEAST_CONNECTIONS", 10**6)
+    check = only(settings, "postgresql")
+    assert check.level is Level.WARNING
+    assert "max_connections" in check.text
+    assert "1000000" in check.text
+
+
 def test_a_used_port_fails_with_its_setting(tmp_path: Path) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
