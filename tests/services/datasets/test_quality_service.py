@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NoReturn
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,7 +19,7 @@ from domain.datasets.filters import Filters, PersonalData
 from domain.datasets.findings import Finding
 from domain.datasets.quality_report import Contamination, Difference, QualityReport
 from infrastructure.comparisons import ComparisonKind, comparison, request_comparison
-from infrastructure.limited_process import Limits
+from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
 from infrastructure.store import Connection
 from services.datasets import comparing, validating
 from services.datasets.process_limits import limits_of
@@ -62,6 +63,11 @@ def test_the_limits_of_filters_grow_with_all_files_that_they_read(
     sizes: list[int] = []
     monkeypatch.setattr(service.validating, "_limits", None)
     monkeypatch.setattr(validating, "limits_of", lambda size: sizes.append(size) or limits_of(size))
+
+    def exceed(*_: object) -> NoReturn:
+        raise LimitExceeded(Exceeded.TIME)
+
+    monkeypatch.setattr(validating, "run", exceed)
     artifacts = service.platform.artifacts
     own, added = (artifacts.size(service.dataset(each).ref) for each in (training, other))
     filtered(service, training, Filters(near_duplicates=True))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +24,10 @@ from infrastructure.event_handlers import EventHandlers, HandlerEffect
 from infrastructure.limited_process import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
+from services.exporter import exporting
 from services.exporter.exporting import Exports, Options
 from services.exporter.handlers import Cleaning
+from services.exporter.worker import handle
 from tests.builders.commands import FixedClock
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.platform import Platform
@@ -54,7 +59,7 @@ def widened(directory: Path, dtype: torch.dtype) -> Path:
         for name, parameter in model.named_parameters():
             if "proj" in name:
                 parameter *= 12
-    model.to(dtype).save_pretrained(directory)
+    model.to(dtype).save_pretrained(directory)  # pyright: ignore[reportArgumentType]
     return directory
 
 
@@ -157,3 +162,16 @@ def service(
     tmp_path: Path,
 ) -> Service:
     return Service(Platform(settings, log), pool, tiny_base, tmp_path)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write the files of exports in the process of the test, which is faster."""
+
+    def run(_module: str, asked: dict[str, Any], _limits: Limits, report: Any) -> dict[str, Any]:
+        return handle(json.loads(json.dumps(asked)), report)
+
+    monkeypatch.setattr(exporting, "run", run)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(1)

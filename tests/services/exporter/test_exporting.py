@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,28 +15,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deploy.operator.exports import completed, verify_export
 from domain.core.aggregate import because
-from domain.exports.export import ExportStatus
-from infrastructure.limited_process import Limits, ProcessFailed
+from domain.exports.export import ExportFormat, ExportStatus
+from domain.jobs.events import ModelDeleted
+from infrastructure.limited_process import ProcessFailed
 from infrastructure.measurements import export_progress
 from services.exporter import exporting
 from services.exporter.documents import Origin
-from services.exporter.worker import handle
 from services.scheduler.verification import DirectoryCopy, StoredCopy
 from tests.services.exporter.conftest import KEPT, MODEL, Service
 
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Write the files in the process of the test, which is faster."""
-
-    def run(_module: str, asked: dict[str, Any], _limits: Limits, report: Any) -> dict[str, Any]:
-        return handle(json.loads(json.dumps(asked)), report)
-
-    monkeypatch.setattr(exporting, "run", run)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(1)
-
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 TEXT = "<|im_start|>user\nWhat is 2 and 3?<|im_end|>\n<|im_start|>assistant\n"
 
@@ -152,7 +139,7 @@ def test_damaged_weights_fail_the_export(service: Service, damage: str, code: st
             artifacts.put(f"{service.adapter_ref}/adapter_model.safetensors", b"other")
         case _:
             source["adapter_ref"] = "jobs/a/b/none"
-    export = service.request(**source)
+    export = service.request(ExportFormat.SAFETENSORS, **source)
     service.run()
     service.platform.project()
     assert service.find(export).status is ExportStatus.FAILED
@@ -223,7 +210,7 @@ def test_the_exports_of_a_deleted_model_are_deleted(service: Service) -> None:
 
     export = service.request()
     service.run()
-    event = next(each.event for each in EXAMPLES if type(each.event).__name__ == "ModelDeleted")
+    event = next(each.event for each in EXAMPLES if isinstance(each.event, ModelDeleted))
     deleted = event.model_copy(update={"originator_id": export.job_id})
     with because(service.platform.cause):
         changed = Cleaning(service.platform.log, service.artifacts).on_model_deleted(deleted)

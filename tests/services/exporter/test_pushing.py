@@ -25,6 +25,8 @@ from tests.polling import TIMEOUT_SECONDS
 from tests.services.exporter.conftest import Service
 from tests.services.exporter.fake_hub import TOKEN, Hub, fake_hub
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 REPOSITORY = "acme/support-bot"
 
 
