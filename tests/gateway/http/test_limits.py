@@ -88,7 +88,7 @@ def test_too_many_requests_are_refused_with_openai_headers(
         refused = client.get(path, headers=person.headers)
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
-        assert refused.headers["retry-after"] == "20"
+        assert 0 < int(refused.headers["retry-after"]) <= 20
         assert refused.headers["x-ratelimit-remaining-requests"] == "0"
         assert client.get(path, headers=platform.person().headers).status_code == 200
 

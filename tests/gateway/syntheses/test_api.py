@@ -16,7 +16,9 @@ from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from domain.datasets.dataset import Dataset
 from domain.synthesis.synthesis import Synthesis
+from gateway.http.read_your_writes import caught_up
 from infrastructure.store import Connection
+from projections import DEPLOYMENTS
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import application
 from tests.services.synthesis.bench import Bench, work
@@ -166,6 +168,8 @@ def test_without_the_money_a_synthesis_is_refused(
     person = platform.person()
     holder = Holder(client, person, model)
     platform.deploy_base()
+    backend = client.app.state.backend  # type: ignore[attr-defined]
+    assert caught_up(backend, DEPLOYMENTS, patience_seconds=60)
     form = FORM | {"model": "tiny"}
     quote = holder.post("/syntheses/quote", form)
     assert not quote["allowed"]

@@ -11,6 +11,7 @@ import pytest
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import Region
 from infrastructure.settings import Settings
+from services.scheduler.launchers.kubernetes import cluster as cluster_module
 from services.scheduler.launchers.kubernetes import launcher as module
 from services.scheduler.launchers.kubernetes.launcher import KubernetesLauncher
 from tests.builders.commands import FixedClock, command
@@ -63,6 +64,7 @@ def open_launcher(
 ) -> OpenLauncher:
     """Opens the launcher, with changed settings."""
     monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(cluster_module, "READ_SECONDS", 120.0)  # the machine may be busy
 
     def open_launcher(**changes: Any) -> KubernetesLauncher:
         return KubernetesLauncher(settings.model_copy(update=changes), clock, lambda: catalog)
