@@ -31,18 +31,24 @@ WITH steps AS (
 ), scored AS (
     SELECT DISTINCT ON (job_id, step) * FROM evaluation_measurements
     WHERE job_id = ANY(%(jobs)s) AND step > 0 ORDER BY job_id, step, segment DESC
-), lines AS (
-    SELECT job_id, step, steps.chosen_reward IS NOT NULL AS dpo,
-        CASE WHEN steps.chosen_reward IS NULL THEN
-            concat(step, ',', train_loss, ',', eval_loss, ',', scored.accuracy, ',',
-            learning_rate, ',', tokens, %(end)s::text)
-        ELSE
-            concat(step, ',', train_loss, ',', steps.accuracy, ',', steps.chosen_reward, ',',
-            steps.rejected_reward, ',', eval_loss, ',', scored.accuracy, ',',
-            scored.chosen_reward, ',', scored.rejected_reward, ',', learning_rate, ',', tokens,
-            %(end)s::text)
-        END AS line
+), measured AS (
+    SELECT job_id, step, train_loss, steps.accuracy, steps.chosen_reward, steps.rejected_reward,
+        eval_loss, scored.accuracy AS valid_accuracy, scored.chosen_reward AS valid_chosen_reward,
+        scored.rejected_reward AS valid_rejected_reward, learning_rate, tokens,
+        bool_or(steps.chosen_reward IS NOT NULL OR scored.chosen_reward IS NOT NULL)
+            OVER (PARTITION BY job_id) AS dpo
     FROM steps FULL JOIN scored USING (job_id, step)
+), lines AS (
+    SELECT job_id, step, dpo,
+        CASE WHEN dpo THEN
+            concat(step, ',', train_loss, ',', accuracy, ',', chosen_reward, ',',
+            rejected_reward, ',', eval_loss, ',', valid_accuracy, ',', valid_chosen_reward, ',',
+            valid_rejected_reward, ',', learning_rate, ',', tokens, %(end)s::text)
+        ELSE
+            concat(step, ',', train_loss, ',', eval_loss, ',', valid_accuracy, ',',
+            learning_rate, ',', tokens, %(end)s::text)
+        END AS line
+    FROM measured
 )
 """
 """Query of the CSV lines. The database formats them, so that it can also sum their lengths."""
@@ -96,5 +102,5 @@ def metrics_csv(backend: Backend, job: Row) -> bytes:
             f"{SQL} SELECT line, dpo FROM lines ORDER BY step",  # type: ignore[arg-type]
             {"jobs": [job["job_id"]], "end": LINE_END},
         ).fetchall()
-    head = _head(any(row["dpo"] for row in rows))
+    head = _head(bool(rows) and rows[0]["dpo"])
     return "".join([head, *(row["line"] for row in rows)]).encode()

@@ -166,6 +166,14 @@ def test_dpo_has_rewards_in_its_events_checkpoints_and_results(trained: Trained)
     assert rows[0]["train_chosen_reward"] == "0.5"
     assert rows[0]["train_rejected_reward"] == "-0.25"
     assert rows[3]["valid_reward_accuracy"] == "1"
+    with psycopg.connect(trained.platform.settings.owner_database_url or "") as owner:
+        owner.execute("DELETE FROM step_measurements WHERE step = 4")
+    content = trained.client.files.content(result).content
+    assert trained.client.files.retrieve(result).bytes == len(content)
+    lines = list(csv.reader(io.StringIO(content.decode())))
+    assert {len(line) for line in lines} == {11}
+    lost = dict(zip(lines[0], lines[4], strict=True))
+    assert (lost["step"], lost["train_loss"], lost["valid_chosen_reward"]) == ("4", "", "1")
 
 
 def test_trained_tokens_appear_with_the_last_step(
