@@ -1,62 +1,37 @@
-"""Analysis of the quality of valid datasets, after their validation, in limited processes."""
+"""Analysis of the quality of valid datasets, after their validation."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import tempfile
 from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from psycopg_pool import ConnectionPool
-
-from domain.core.aggregate import Cause, because
 from domain.core.event_format import format_of
-from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus, Quality
 from domain.datasets.quality_report import QualityReport
-from infrastructure.artifacts import Artifacts
-from infrastructure.clock import Clock
-from infrastructure.fair_work import FairWork
-from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
-from infrastructure.store import Connection
 from projections.datasets import unanalyzed
+from services.datasets.limited_work import LimitedWork, Unfinished
 from services.datasets.process_limits import limits_of, seconds_of
-from services.datasets.stored_examples import StoredExamples, stored_examples
-from services.datasets.validating import MOST_FAILURES, WORKER
+from services.datasets.stored_examples import stored_examples
 
 QUALITY = "quality.json"
 """Name of the report beside the examples."""
-
-AT_ONCE = 1
-"""Number of analyses at the same time, so that validations and token counts are not delayed."""
 
 FORMAT = format_of(Dataset.DatasetAnalyzed, 1)
 """Format of the log in which results can be stored."""
 
 
-class Analyzing:
-    """An analyzer of the valid datasets that the read model lists as not analyzed yet."""
+class Analyzing(LimitedWork[UUID]):
+    """An analyzer of the valid datasets that the read model lists as not analyzed yet.
 
-    def __init__(
-        self,
-        log: EventLog,
-        clock: Clock,
-        artifacts: Artifacts,
-        pool: ConnectionPool[Connection],
-        limits: Limits | None = None,
-    ) -> None:
-        """Create the analyzer. By default, `limits` grow with the size of the file."""
-        self._log = log
-        self._clock = clock
-        self._artifacts = artifacts
-        self._pool = pool
-        self._limits = limits
-        self._logger = logging.getLogger("analyzing")
-        self.work = FairWork[UUID]("analyzing", clock, AT_ONCE)
+    Only one analysis runs at a time, so that validations and token counts are not delayed.
+    """
 
-    def analyze_waiting(self) -> None:
+    NAME, AT_ONCE = "analyzing", 1
+
+    def start_waiting(self) -> None:
         """Start analyzing the oldest dataset of an account while no other analysis runs.
 
         Until an upgrade is finished, the event of the result cannot be stored, so nothing starts.
@@ -90,10 +65,12 @@ class Analyzing:
             analyzed=report.analyzed,
             findings={str(kind): count for kind, count in report.counts.items()},
         )
-        self._record(dataset_id, quality)
+        self._record(
+            dataset_id, f"analyze:{dataset_id}", lambda found: found.record_quality(quality)
+        )
 
     def _report(self, dataset: Dataset) -> QualityReport:
-        """Analyze the examples. If that exceeds a limit, the report has no findings."""
+        """Analyze the examples. If the process has no result, the report has no findings."""
         with tempfile.TemporaryDirectory() as directory:
             files = stored_examples(
                 self._log, self._artifacts, dataset.id, Path(directory) / "examples"
@@ -107,32 +84,12 @@ class Analyzing:
                 "seconds": seconds_of(files.size),
             }
             try:
-                return QualityReport(**run(WORKER, request, self._limits or limits_of(files.size)))
-            except LimitExceeded as error:
-                self._logger.warning("dataset %s: %s", dataset.id, error)
-                return _without_findings(dataset, files, error.exceeded)
-            except ProcessFailed:
-                if self.work.failures(dataset.id) + 1 < MOST_FAILURES:
-                    raise
-                self._logger.exception("no analysis of dataset %s", dataset.id)
-                return _without_findings(dataset, files, "failed")
-
-    def _record(self, dataset_id: UUID, quality: Quality) -> None:
-        """Record the result once. If the dataset was deleted, delete its files."""
-
-        def attempt() -> None:
-            with because(Cause("service:datasets", f"analyze:{dataset_id}", self._clock.now())):
-                dataset = self._log.load(Dataset, dataset_id)
-                if dataset.status is DatasetStatus.DELETED:
-                    self._artifacts.delete_directory(dataset.home)
-                else:
-                    dataset.record_quality(quality)
-                    self._log.commit(dataset)
-
-        self._log.retrying(attempt)
-
-
-def _without_findings(dataset: Dataset, files: StoredExamples, stopped: str) -> QualityReport:
-    return QualityReport(
-        unit=files.unit, examples=dataset.examples, analyzed=0, compared=0, stopped=stopped
-    )
+                return QualityReport(**self._finish(dataset.id, request, limits_of(files.size)))
+            except Unfinished as error:
+                return QualityReport(
+                    unit=files.unit,
+                    examples=dataset.examples,
+                    analyzed=0,
+                    compared=0,
+                    stopped=error.exceeded or "failed",
+                )

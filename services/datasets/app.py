@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
-from infrastructure.fair_work import FairWork
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import Work, broker_of, every, serve
@@ -19,6 +18,7 @@ from services.datasets.analyzing import Analyzing
 from services.datasets.comparing import Comparing
 from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
+from services.datasets.limited_work import LimitedWork, Resources
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating
 
@@ -41,25 +41,25 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     consumer = OrderedConsumer(effect, log)
     consumer.subscribe(broker)
     sizes = Sizes(settings.dataset_max_bytes, settings.dataset_max_unpacked_bytes)
-    validating = Validating(log, clock, artifacts, pool, sizes)
-    counting = Counting(log, clock, artifacts, pool)
-    analyzing = Analyzing(log, clock, artifacts, pool)
-    comparing = Comparing(log, clock, artifacts, pool)
+    resources = Resources(log, clock, artifacts, pool)
+    kinds = (
+        Validating(resources, sizes),
+        Counting(resources),
+        Analyzing(resources),
+        Comparing(resources),
+    )
     work = [
-        _polling(validating.validate_waiting, validating.work, "validating"),
-        _polling(counting.count_missing, counting.work, "counting"),
-        _polling(analyzing.analyze_waiting, analyzing.work, "analyzing"),
-        _polling(comparing.compare_waiting, comparing.work, "comparing"),
+        *map(_polling, kinds),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])
 
 
-def _polling(poll: Callable[[], None], work: FairWork, name: str) -> Work:
+def _polling(kind: LimitedWork[Any]) -> Work:
     """Return work that queries for tasks when a task ends, and at least every POLL_SECONDS."""
 
     def step() -> None:
-        poll()
-        work.wait_for_any(POLL_SECONDS)
+        kind.start_waiting()
+        kind.work.wait_for_any(POLL_SECONDS)
 
-    return every(0, step, name)
+    return every(0, step, kind.NAME)

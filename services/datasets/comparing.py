@@ -1,9 +1,8 @@
-"""Requested comparisons of two valid datasets, in limited processes."""
+"""Requested comparisons of two valid datasets."""
 
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -11,48 +10,24 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from psycopg_pool import ConnectionPool
-
-from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
-from infrastructure.artifacts import Artifacts
-from infrastructure.clock import Clock
 from infrastructure.comparisons import (
     Key,
     delete_comparisons,
     finish_comparison,
     waiting_comparisons,
 )
-from infrastructure.fair_work import FairWork
-from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
-from infrastructure.store import Connection
+from services.datasets.limited_work import LimitedWork, Unfinished
 from services.datasets.process_limits import limits_of, seconds_of
 from services.datasets.stored_examples import stored_examples
-from services.datasets.validating import MOST_FAILURES, WORKER
-
-AT_ONCE = 1
 
 
-class Comparing:
-    """Compares the pairs of datasets that pages and requests ask for."""
+class Comparing(LimitedWork[Key]):
+    """Compares the pairs of datasets that pages and requests ask for, one at a time."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        clock: Clock,
-        artifacts: Artifacts,
-        pool: ConnectionPool[Connection],
-        limits: Limits | None = None,
-    ) -> None:
-        """Create it. By default, `limits` grow with the size of both files."""
-        self._log = log
-        self._artifacts = artifacts
-        self._pool = pool
-        self._limits = limits
-        self._logger = logging.getLogger("comparing")
-        self.work = FairWork[Key]("comparing", clock, AT_ONCE)
+    NAME, AT_ONCE = "comparing", 1
 
-    def compare_waiting(self) -> None:
+    def start_waiting(self) -> None:
         """Start the oldest comparison of an account while no other one runs."""
         with self._pool.connection() as connection:
             rows = waiting_comparisons(connection, self.work.waiting)
@@ -71,13 +46,8 @@ class Comparing:
         dataset_id, other_id, kind = key
         try:
             ref, counts = self._result(key)
-        except (LimitExceeded, FileNotFoundError) as error:
+        except (Unfinished, FileNotFoundError) as error:
             self._logger.warning("%s of %s and %s: %s", kind, dataset_id, other_id, error)
-            ref, counts = None, {}
-        except ProcessFailed:
-            if self.work.failures(key) + 1 < MOST_FAILURES:
-                raise
-            self._logger.exception("no %s of %s and %s", kind, dataset_id, other_id)
             ref, counts = None, {}
         with self._pool.connection() as connection:
             finish_comparison(connection, key, ref, counts)
@@ -102,13 +72,15 @@ class Comparing:
                 "examples": own.examples,
                 "lines": own.lines,
                 "unit": own.unit,
+                "total": own.total,
                 "other_examples": other.examples,
                 "other_lines": other.lines,
                 "other_unit": other.unit,
+                "other_total": other.total,
                 "same_upload": self._filtered_from(dataset, other_id),
                 "seconds": seconds_of(size),
             }
-            result = run(WORKER, request, self._limits or limits_of(size))
+            result = self._finish(key, request, limits_of(size))
         ref = f"{dataset.home}/comparisons/{kind}-{other_id}.json"
         self._artifacts.put(ref, json.dumps(result).encode())
         return ref, _numbers(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections import deque
 from collections.abc import Callable
@@ -10,20 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from psycopg_pool import ConnectionPool
-
-from domain.core.aggregate import Cause, because
-from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable
 from domain.training.token_lengths import TokenLengths
-from infrastructure.artifacts import Artifacts
 from infrastructure.base_tokenizer import stored_files
-from infrastructure.clock import Clock
-from infrastructure.fair_work import REMEMBERED_KEYS, FairWork
-from infrastructure.limited_process import LimitExceeded, Limits, run
-from infrastructure.store import Connection
+from infrastructure.fair_work import REMEMBERED_KEYS
+from infrastructure.limited_process import LimitExceeded, Limits
 from projections.datasets import Pair, uncounted
-from services.datasets.validating import WORKER
+from services.datasets.limited_work import LimitedWork, Resources
 
 MEMORY_MIB = 4096
 """Memory limit. Tokenizers need up to 400 bytes per byte of a line, which has up to 8 MiB."""
@@ -31,29 +23,17 @@ MEMORY_MIB = 4096
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 8
 
 
-class Counting:
+class Counting(LimitedWork[Pair]):
     """A token counter for the pairs of dataset and base model that have no count yet."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        clock: Clock,
-        artifacts: Artifacts,
-        pool: ConnectionPool[Connection],
-        limits: Limits | None = None,
-    ) -> None:
-        """Create the counter. By default, `limits` grow with the size of the file."""
-        self._log = log
-        self._clock = clock
-        self._artifacts = artifacts
-        self._pool = pool
-        self._limits = limits
+    NAME = "counting"
+
+    def __init__(self, resources: Resources, limits: Limits | None = None) -> None:
+        super().__init__(resources, limits)
         # Manifests of base models that exceeded a limit.
         self._costly = deque[str](maxlen=REMEMBERED_KEYS)
-        self._logger = logging.getLogger("counting")
-        self.work = FairWork[Pair]("counting", clock)
 
-    def count_missing(self) -> None:
+    def start_waiting(self) -> None:
         """Start counting one pair per account while threads are free.
 
         If the chat template rejects an example, or counting exceeds a limit, the dataset records
@@ -77,7 +57,8 @@ class Counting:
         dataset = self._log.load(Dataset, dataset_id)
         known = dataset.is_counted(name, sha256) or dataset.why_uncountable(name, sha256)
         if dataset.status is DatasetStatus.READY_FOR_TRAINING and not known:
-            self._record(pair, self._verdict(dataset, pair, base_ref))
+            change = self._verdict(dataset, pair, base_ref)
+            self._record(dataset_id, f"count:{dataset_id}:{sha256}", change)
 
     def _verdict(self, dataset: Dataset, pair: Pair, base_ref: str) -> Callable[[Dataset], None]:
         """Count the tokens. Return a function that records the result in a dataset."""
@@ -104,21 +85,7 @@ class Counting:
                 (base / name).write_bytes(content)
             examples = self._artifacts.local_file(dataset.ref, Path(directory))
             request = {"task": "count", "examples": str(examples), "base": str(base)}
-            limits = self._limits or Limits.for_file(
+            limits = Limits.for_file(
                 examples.stat().st_size, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
             )
-            return run(WORKER, request, limits)
-
-    def _record(self, pair: Pair, change: Callable[[Dataset], None]) -> None:
-        """Record the result for a pair, unless the dataset was deleted."""
-        dataset_id, _, sha256 = pair
-
-        def attempt() -> None:
-            command_id = f"count:{dataset_id}:{sha256}"
-            with because(Cause("service:datasets", command_id, self._clock.now())):
-                dataset = self._log.load(Dataset, dataset_id)
-                if dataset.status is not DatasetStatus.DELETED:
-                    change(dataset)
-                    self._log.commit(dataset)
-
-        self._log.retrying(attempt)
+            return self._run(request, limits)

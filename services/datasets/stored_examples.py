@@ -17,13 +17,15 @@ from services.datasets.line_numbers import LINES
 class StoredExamples(NamedTuple):
     """Paths of the examples and of their line numbers, and what the numbers count.
 
-    `lines` is None for datasets of earlier versions, whose examples are in lines of their own.
+    `lines` is None for datasets of earlier versions, whose examples are in lines of their own. The
+    size is in bytes, and `total` is the number of examples.
     """
 
     examples: str
     lines: str | None
     unit: str
     size: int
+    total: int
 
 
 def stored_examples(
@@ -46,5 +48,9 @@ def stored_examples(
         lines = None
     report = read(ValidationReport, artifacts.get(f"{dataset.home}/report.json"))
     return StoredExamples(
-        str(examples), None if lines is None else str(lines), report.unit, examples.stat().st_size
+        examples=str(examples),
+        lines=None if lines is None else str(lines),
+        unit=report.unit,
+        size=examples.stat().st_size,
+        total=dataset.examples,
     )

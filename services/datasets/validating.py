@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from psycopg_pool import ConnectionPool
-
-from domain.core.aggregate import Cause, because
 from domain.core.event_format import format_of
-from domain.core.event_log import EventLog
 from domain.datasets.dataset import Contents, Dataset, DatasetKind, DatasetStatus
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.clock import Clock
-from infrastructure.fair_work import FairWork
-from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
+from infrastructure.artifacts import ArtifactCorrupt
+from infrastructure.limited_process import Limits
 from infrastructure.measurements import set_progress
-from infrastructure.store import Connection
 from projections.datasets import unvalidated
+from services.datasets.limited_work import LimitedWork, Resources, Unfinished
 from services.datasets.line_numbers import LINES
-from services.datasets.process_limits import limits_of
+from services.datasets.process_limits import FILTER_SECONDS_PER_MIB, limits_of
 from services.datasets.report import Progress, Report, refused, refused_file, stopped
 from services.datasets.stored_examples import stored_examples
 from services.datasets.unpacking import Sizes
 from services.datasets.validation import SAMPLE
-
-WORKER = "services.datasets.worker"
-MOST_FAILURES = 3
-"""Number of failures, other than exceeded limits, after which EcoLink rejects a file."""
 
 PACKED = (b"\x1f\x8b", b"PK", b"PAR1")
 """First bytes of files that are compressed."""
@@ -45,29 +34,16 @@ MEMORY_MIB = 1024
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 2
 
 
-class Validating:
+class Validating(LimitedWork[UUID]):
     """A validator of the uploads that the read model lists as not validated yet."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        clock: Clock,
-        artifacts: Artifacts,
-        pool: ConnectionPool[Connection],
-        sizes: Sizes,
-        limits: Limits | None = None,
-    ) -> None:
-        """Create the validator. By default, `limits` grow with the size of the file."""
-        self._log = log
-        self._clock = clock
-        self._artifacts = artifacts
-        self._pool = pool
-        self._sizes = sizes
-        self._limits = limits
-        self._logger = logging.getLogger("validating")
-        self.work = FairWork[UUID]("validating", clock)
+    NAME = "validating"
 
-    def validate_waiting(self) -> None:
+    def __init__(self, resources: Resources, sizes: Sizes, limits: Limits | None = None) -> None:
+        super().__init__(resources, limits)
+        self._sizes = sizes
+
+    def start_waiting(self) -> None:
         """Start validating the oldest upload of each account while threads are free."""
         with self._pool.connection() as connection:
             rows = unvalidated(connection, self.work.excluded)
@@ -80,7 +56,8 @@ class Validating:
         """Validate an upload. If its process fails MOST_FAILURES times, reject the file."""
         dataset = self._log.load(Dataset, dataset_id)
         if dataset.status is DatasetStatus.VALIDATING:
-            self._record(dataset, self._examine(dataset))
+            report = self._examine(dataset)
+            self._record(dataset_id, f"validate:{dataset_id}", partial(conclude, report=report))
 
     def _examine(self, dataset: Dataset) -> Report:
         """Validate an upload. Store its report and examples."""
@@ -141,23 +118,17 @@ class Validating:
         }
         with upload.open("rb") as file:
             times = PACKED_TIMES if file.read(4).startswith(PACKED) else 1
-        limits = self._limits or (
-            limits_of(filtered_size)
+        limits = (
+            limits_of(filtered_size, FILTER_SECONDS_PER_MIB)
             if filtered_size is not None
             else Limits.for_file(
                 times * dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
             )
         )
         try:
-            return Report(**run(WORKER, request, limits, on_progress))
-        except LimitExceeded as error:
-            self._logger.warning("dataset %s: %s", dataset.id, error)
+            return Report(**self._finish(dataset.id, request, limits, on_progress))
+        except Unfinished as error:
             return stopped(error.exceeded, *read)
-        except ProcessFailed:
-            if self.work.failures(dataset.id) + 1 < MOST_FAILURES:
-                raise
-            self._logger.exception("rejecting dataset %s after several failures", dataset.id)
-            return stopped(None, *read)
 
     def _files(self, dataset: Dataset, directory: Path) -> dict[str, Any]:
         """Return the local files and facts that the validation of a dataset needs.
@@ -191,21 +162,6 @@ class Validating:
             raise ArtifactCorrupt(f"{dataset.columns_ref} differs from its hash.")
         return json.loads(content)
 
-    def _record(self, dataset: Dataset, report: Report) -> None:
-        """Record the result once. If the dataset was deleted, delete its files."""
-
-        def attempt() -> None:
-            with because(Cause("service:datasets", f"validate:{dataset.id}", self._clock.now())):
-                found = self._log.load(Dataset, dataset.id)
-                if found.status is DatasetStatus.DELETED:
-                    self._artifacts.delete_directory(home(dataset))
-                if found.status is not DatasetStatus.VALIDATING:
-                    return
-                conclude(found, report)
-                self._log.commit(found)
-
-        self._log.retrying(attempt)
-
 
 def stopped_without_parent() -> Report:
     """Return the report of filters whose parent or validation dataset was deleted."""
@@ -215,7 +171,9 @@ def stopped_without_parent() -> Report:
 
 
 def conclude(dataset: Dataset, report: Report) -> None:
-    """Accept or reject a dataset according to its report."""
+    """Accept or reject a dataset according to its report, unless this was done."""
+    if dataset.status is not DatasetStatus.VALIDATING:
+        return
     report_ref, examples_ref = refs_of(dataset)
     if report.sha256 is None:
         dataset.reject(report.error_count, report_ref)

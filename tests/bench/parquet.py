@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from domain.datasets.dataset import UploadOptions
 from infrastructure.limited_process import Limits, run
-from services.datasets.validating import MEMORY_MIB, WORKER
+from services.datasets.limited_work import WORKER
+from services.datasets.validating import MEMORY_MIB
 
 MIB = 1024**2
 MOST_MIB = 300

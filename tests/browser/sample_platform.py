@@ -48,6 +48,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 from infrastructure.verifications import Options, Outcome, Stage, Verdict
 from services.auditor.verifying import Request, run
+from services.datasets.limited_work import Resources
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating
 from services.sealer.invoicing import Invoicing
@@ -412,13 +413,9 @@ class Samples:
     def _validate(self, dataset: Dataset, minutes_ago: float) -> None:
         backend = self.backend
         clock = FixedClock(self.now - timedelta(minutes=minutes_ago))
-        Validating(
-            backend.log,
-            clock,
-            backend.artifacts,
-            backend.pool,
-            Sizes(backend.settings.dataset_max_bytes, 10**9),
-        ).validate(dataset.id)
+        resources = Resources(backend.log, clock, backend.artifacts, backend.pool)
+        sizes = Sizes(backend.settings.dataset_max_bytes, 10**9)
+        Validating(resources, sizes).validate(dataset.id)
 
     def _dataset(self, person: UUID, name: str, content: bytes) -> UUID:
         dataset = self._upload(person, name, content, 60 * 49)

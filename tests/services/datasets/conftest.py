@@ -22,6 +22,7 @@ from services.datasets.analyzing import Analyzing
 from services.datasets.comparing import Comparing
 from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
+from services.datasets.limited_work import Resources
 from services.datasets.report import Report
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating, home, refs_of
@@ -44,11 +45,11 @@ class Service:
 
     def limit(self, limits: Limits | None = None, max_bytes: int = 10**9) -> None:
         """Start validation and counting with other limits."""
-        common = self.platform.log, self.clock, self.platform.artifacts, self.pool
-        self.validating = Validating(*common, Sizes(max_bytes, 10**10), limits)
-        self.counting = Counting(*common, limits)
-        self.analyzing = Analyzing(*common, limits)
-        self.comparing = Comparing(*common, limits)
+        resources = Resources(self.platform.log, self.clock, self.platform.artifacts, self.pool)
+        self.validating = Validating(resources, Sizes(max_bytes, 10**10), limits)
+        self.counting = Counting(resources, limits)
+        self.analyzing = Analyzing(resources, limits)
+        self.comparing = Comparing(resources, limits)
 
     def upload(self, content: bytes = VALID, account_id: UUID = ACCOUNT_ID) -> UUID:
         return self.platform.upload(account_id, content)
@@ -76,7 +77,7 @@ class Service:
     def validate(self) -> None:
         """Start the validations that are due, and wait for them."""
         self.platform.project()
-        self.validating.validate_waiting()
+        self.validating.start_waiting()
         assert self.validating.work.finish(TIMEOUT_SECONDS)
 
     def catch_up(self) -> None:
@@ -89,7 +90,7 @@ class Service:
     def count(self) -> None:
         """Count all pairs that are due."""
         for _ in range(10):
-            self.counting.count_missing()
+            self.counting.start_waiting()
             assert self.counting.work.finish(TIMEOUT_SECONDS)
 
     def analyze(self) -> None:
@@ -99,7 +100,7 @@ class Service:
             with self.pool.connection() as connection:
                 if not unanalyzed(connection, self.analyzing.work.excluded):
                     return
-            self.analyzing.analyze_waiting()
+            self.analyzing.start_waiting()
             assert self.analyzing.work.finish(TIMEOUT_SECONDS)
 
     def compare(self) -> None:
@@ -108,7 +109,7 @@ class Service:
             with self.pool.connection() as connection:
                 if not waiting_comparisons(connection, self.comparing.work.waiting):
                     return
-            self.comparing.compare_waiting()
+            self.comparing.start_waiting()
             assert self.comparing.work.finish(TIMEOUT_SECONDS)
 
 

@@ -22,9 +22,9 @@ from infrastructure.limited_process import Limits
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names, set_dataset_name
 from infrastructure.store import Connection
-from services.datasets import counting, validating
+from services.datasets import limited_work
+from services.datasets.limited_work import MOST_FAILURES
 from services.datasets.report import Code
-from services.datasets.validating import MOST_FAILURES
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.platform import Platform
 from tests.builders.tiny_model import preference_pairs
@@ -106,13 +106,13 @@ def test_each_upload_is_validated_once(service: Service, pool: ConnectionPool[Co
 def test_a_small_upload_does_not_wait_for_another_account(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, order = validating.run, list[str]()
+    run, order = limited_work.run, list[str]()
 
     def note(module: str, request: dict[str, str], *others: object) -> object:
         order.append(request["upload"])
         return run(module, request, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(validating, "run", note)
+    monkeypatch.setattr(limited_work, "run", note)
     for _ in range(3):
         service.upload()
     small = service.upload(VALID, uuid4())
@@ -137,7 +137,7 @@ def test_a_failing_validation_is_retried_then_rejected(service: Service) -> None
 def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = validating.run
+    run = limited_work.run
 
     def delete_meanwhile(*arguments: object) -> object:
         result = run(*arguments)  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def test_a_dataset_deleted_while_it_is_validated_leaves_no_file(
         service.consumer.catch_up()
         return result
 
-    monkeypatch.setattr(validating, "run", delete_meanwhile)
+    monkeypatch.setattr(limited_work, "run", delete_meanwhile)
     dataset_id = service.upload()
     service.catch_up()
     assert service.dataset(dataset_id).status is DatasetStatus.DELETED
@@ -208,7 +208,7 @@ def test_new_datasets_and_new_bases_are_counted_once(
     platform.store_base("little")
     assert counted() == [{"tiny", "little"}] * 2
     again: list[object] = []
-    monkeypatch.setattr(counting, "run", lambda *_: again.append(1))
+    monkeypatch.setattr(limited_work, "run", lambda *_: again.append(1))
     service.count()  # the read model still lists the last pairs
     assert again == []
 

@@ -21,7 +21,7 @@ from domain.datasets.quality_report import Contamination, Difference, QualityRep
 from infrastructure.comparisons import ComparisonKind, comparison, request_comparison
 from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
 from infrastructure.store import Connection
-from services.datasets import comparing, validating
+from services.datasets import limited_work, validating
 from services.datasets.process_limits import limits_of
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.planted import Writer, line_of
@@ -62,12 +62,14 @@ def test_the_limits_of_filters_grow_with_all_files_that_they_read(
     service.catch_up()
     sizes: list[int] = []
     monkeypatch.setattr(service.validating, "_limits", None)
-    monkeypatch.setattr(validating, "limits_of", lambda size: sizes.append(size) or limits_of(size))
+    monkeypatch.setattr(
+        validating, "limits_of", lambda size, _: sizes.append(size) or limits_of(size)
+    )
 
     def exceed(*_: object) -> NoReturn:
         raise LimitExceeded(Exceeded.TIME)
 
-    monkeypatch.setattr(validating, "run", exceed)
+    monkeypatch.setattr(limited_work, "run", exceed)
     artifacts = service.platform.artifacts
     own, added = (artifacts.size(service.dataset(each).ref) for each in (training, other))
     filtered(service, training, Filters(near_duplicates=True))
@@ -144,7 +146,7 @@ def test_a_dataset_deleted_during_its_comparison_leaves_no_result(
 ) -> None:
     first, second = service.upload(with_findings()), service.upload(content_of(CHATS[:2]))
     service.catch_up()
-    run = comparing.run
+    run = limited_work.run
 
     def delete_meanwhile(*arguments: object) -> object:
         result = run(*arguments)  # type: ignore[arg-type]
@@ -152,7 +154,7 @@ def test_a_dataset_deleted_during_its_comparison_leaves_no_result(
         service.consumer.catch_up()
         return result
 
-    monkeypatch.setattr(comparing, "run", delete_meanwhile)
+    monkeypatch.setattr(limited_work, "run", delete_meanwhile)
     key = (second, first, ComparisonKind.DIFFERENCE)
     with pool.connection() as connection:
         request_comparison(connection, ACCOUNT_ID, key)
@@ -218,7 +220,7 @@ def test_until_an_upgrade_is_finished_nothing_is_analyzed(
     first = service.upload(with_findings())
     service.catch_up()
     monkeypatch.setattr(service.platform.log, "format_in_use", FORMAT - 1)
-    service.analyzing.analyze_waiting()
+    service.analyzing.start_waiting()
     assert service.analyzing.work.finish(1)
     monkeypatch.undo()
     assert service.dataset(first).quality is None
