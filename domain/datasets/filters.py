@@ -16,6 +16,9 @@ from domain.datasets.findings import ANSWERS, PERSONAL, Finding
 LANGUAGE = re.compile(r"[a-z]{2,3}", re.ASCII)
 """Codes of ISO 639."""
 
+DEFAULT_SIMILARITY, LEAST_SIMILARITY = 0.7, 0.5
+"""Jaccard similarity of the character 5-grams of two texts, from which they are near-duplicates."""
+
 MOST_LANGUAGES = 50
 MOST_CHARACTERS = 2**31
 
@@ -42,6 +45,14 @@ class Filters(Value):
     contaminates: UUID | None = Field(
         default=None,
         description="Validation dataset. Remove examples that equal one of it, or nearly do.",
+    )
+    similarity: float = Field(
+        default=DEFAULT_SIMILARITY,
+        ge=LEAST_SIMILARITY,
+        le=1,
+        description="Least similarity of near-duplicates and of examples of the validation "
+        "dataset. It is the Jaccard similarity of their sequences of five characters. With the "
+        "default, up to about one word in ten differs, and with 0.5, one in four.",
     )
     personal_data: PersonalData = Field(
         default=PersonalData.KEEP,
@@ -92,7 +103,10 @@ class Filters(Value):
             raise ValueError("personal_kinds is empty. Give kinds, or leave it out for all.")
         least, most = self.min_characters, self.max_characters
         if least is not None and most is not None and least > most:
-            raise ValueError(f"min_characters is {least:,}, above max_characters, {most:,}.")
+            raise ValueError(
+                f"min_characters is {least:,}, above max_characters, {most:,}. Exchange them, or "
+                "leave one out."
+            )
         return self
 
     @property
@@ -116,10 +130,12 @@ class Filters(Value):
     def sentences(self) -> list[str]:
         """Return what the filters do, one sentence for each."""
         said: list[str] = []
+        is_default = self.similarity == DEFAULT_SIMILARITY
+        least = "" if is_default else f", from a similarity of {self.similarity:.0%}"
         if self.near_duplicates:
-            said.append("Removes near-duplicates.")
+            said.append(f"Removes near-duplicates{least}.")
         if self.contaminates is not None:
-            said.append("Removes examples that are also in a validation dataset.")
+            said.append(f"Removes examples that are also in a validation dataset{least}.")
         if self.personal_data is not PersonalData.KEEP:
             verb = "Masks" if self.personal_data is PersonalData.MASK else "Removes examples with"
             every = self.personal_kinds == PERSONAL

@@ -86,6 +86,11 @@ class QualityReport(Value):
     examples: int
     analyzed: int
     compared: int
+    crowded: int = Field(
+        default=0,
+        description="Number of examples that share much text with 500 others or more. EcoLink "
+        "compared each with 500 of them.",
+    )
     held_out: int = 0
     stopped: str | None = Field(
         default=None, description="`time` or `memory` if the analysis stopped at this limit."
@@ -125,13 +130,24 @@ class Contamination(Value):
 
     unit: str
     examples: int = Field(description="Number of compared training examples.")
-    validation_examples: int
+    total: int | None = Field(default=None, description="Number of training examples.")
+    validation_examples: int = Field(description="Number of compared validation examples.")
+    validation_total: int | None = Field(default=None, description="Number of validation examples.")
     exact: int = Field(description="Training examples that equal a validation example.")
     near: int = Field(description="Training examples that nearly equal one.")
     affected: int
     lines: tuple[int, ...] = Field(description="Lines of the first such training examples.")
     samples: tuple[Sample, ...]
-    stopped: str | None = None
+    stopped: str | None = Field(
+        default=None, description="`time` if the comparison stopped at this limit."
+    )
+
+    @property
+    def is_partial(self) -> bool:
+        """True if EcoLink did not compare all examples."""
+        return self.examples < (self.total or 0) or self.validation_examples < (
+            self.validation_total or 0
+        )
 
 
 class Change(Value):

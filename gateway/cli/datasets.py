@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.datasets.dataset import DatasetStatus
-from domain.datasets.filters import PersonalData
+from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY, PersonalData
 from domain.datasets.findings import TITLES
 from domain.datasets.quality_report import QualityReport
 from domain.datasets.validation_report import Excerpt, ValidationReport
@@ -312,15 +312,29 @@ def show_quality(
             metavar="DATASET", help="Validation dataset. Show the examples that both have."
         ),
     ] = None,
+    follow: Annotated[bool, typer.Option(help="Wait until the analysis is complete.")] = True,
 ) -> None:
     """Show findings with line numbers, and statistics of the examples."""
     if validation is None:
-        path = f"/datasets/{dataset}/quality"
-        show(client.read(QualityReport, path), _quality)
+        if follow:
+            _wait_until_analyzed(client, dataset)
+        show(client.read(QualityReport, f"/datasets/{dataset}/quality"), _quality)
         return
     query = urlencode({"validation_dataset": validation})
     path = f"/datasets/{dataset}/contamination?{query}"
     show(_compared(lambda: client.read(ContaminationAnswer, path)), _contamination)
+
+
+def _wait_until_analyzed(client: Client, dataset: str) -> None:
+    """Wait until a dataset is validated and, unless it is rejected, analyzed."""
+    path, noted = f"/datasets/{dataset}", False
+    while (now := patiently(lambda: client.read(DatasetAnswer, path)).model).analyzed is None:
+        if now.status not in (DatasetStatus.VALIDATING, DatasetStatus.READY_FOR_TRAINING):
+            return
+        if not noted:
+            note("EcoLink is still analyzing the dataset. Press Ctrl+C to stop waiting.")
+            noted = True
+        time.sleep(POLL_SECONDS)
 
 
 def _quality(found: QualityReport) -> RenderableType:
@@ -328,6 +342,14 @@ def _quality(found: QualityReport) -> RenderableType:
     lines = [Text(f"analyzed {found.analyzed:,} of {found.examples:,} examples")]
     if found.stopped:
         lines.append(Text(f"stopped at the {found.stopped} limit", style="yellow"))
+    if found.crowded:
+        lines.append(
+            Text(
+                f"{found.crowded:,} examples share much text with 500 others or more, so some "
+                "near-duplicates of them may be missing",
+                style="yellow",
+            )
+        )
     for each in found.findings:
         first = ", ".join(f"{line:,}" for line in each.lines[:LINES_SHOWN])
         more = ", …" if each.examples > LINES_SHOWN else ""
@@ -368,6 +390,14 @@ def _contamination(found: ContaminationAnswer) -> RenderableType:
             f"in the dataset: {result.exact:,} examples exactly, {result.near:,} nearly"
         )
     ]
+    if result.is_partial:
+        lines.append(
+            Text(
+                f"compared {result.examples:,} of {result.total or 0:,} examples with "
+                f"{result.validation_examples:,} of {result.validation_total or 0:,}",
+                style="yellow",
+            )
+        )
     if result.lines:
         first = ", ".join(f"{line:,}" for line in result.lines[:LINES_SHOWN])
         lines.append(Text(f"{result.unit}s: {first}{', …' if len(result.lines) > 20 else ''}"))
@@ -393,6 +423,12 @@ def filter_dataset(
         str | None,
         typer.Option(metavar="DATASET", help="Remove examples that are also in this dataset."),
     ] = None,
+    similarity: Annotated[
+        float,
+        typer.Option(
+            min=LEAST_SIMILARITY, max=1, help="Least similarity of near-duplicates, from 0.5 to 1."
+        ),
+    ] = DEFAULT_SIMILARITY,
     personal_data: Annotated[
         PersonalData, typer.Option(help="Mask personal data, or remove examples with some.")
     ] = PersonalData.KEEP,
@@ -436,6 +472,7 @@ def filter_dataset(
     chosen = {
         "near_duplicates": near_duplicates,
         "contaminates": contaminates,
+        "similarity": similarity,
         "personal_data": personal_data,
         "personal_kinds": personal_kind,
         "answers": answer,

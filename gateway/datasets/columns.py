@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from domain.core.errors import Invalid, WrongState
-from domain.datasets.columns import Columns, Role, chosen_columns
-from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.datasets.columns import Columns, Role, chosen_columns, columns_sha256
+from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from gateway.backend import Backend
 from gateway.datasets.schemas import ColumnsAnswer, ColumnsRequest, PreviewMessage, PreviewRow
 from gateway.datasets.service import own_dataset, report_of
@@ -18,11 +18,11 @@ from gateway.datasets.uploads import (
     Choices,
     StoredFile,
     record_upload,
-    room_for_upload,
+    repeated_version,
+    require_room_for,
     upload_ref,
 )
 from gateway.http.access import Caller
-from gateway.http.errors import QuotaExceeded
 from infrastructure.chat_columns import BadColumn, to_example
 from infrastructure.preference_columns import INPUT, PREFERRED, REJECTED, to_pair
 from infrastructure.profiles import dataset_names
@@ -88,6 +88,15 @@ def read_again(
     WrongState until it is validated or if its file was deleted, and QuotaExceeded at a quota.
     """
     columns = chosen_columns(wanted.columns)
+
+    def options(like: Dataset) -> UploadOptions:
+        return replace(
+            like.options, parent=dataset_id, source=None, columns_sha256=columns_sha256(columns)
+        )
+
+    known = repeated_version(backend, caller, new_id, wanted.name, options)
+    if known is not None:
+        return known
     own_dataset(backend, caller, dataset_id)
     dataset = backend.log.load(Dataset, dataset_id)
     if dataset.status is DatasetStatus.VALIDATING:
@@ -105,10 +114,7 @@ def read_again(
             f"The file has no column {missing[0]!r}. It has {', '.join(names[:10])}.",
             field="columns",
         )
-    if dataset.total_bytes > room_for_upload(backend, caller):
-        raise QuotaExceeded(
-            "The copy of the upload does not fit into your quota for datasets. Delete datasets.", {}
-        )
+    require_room_for(backend, caller, dataset.total_bytes, "The copy of the upload")
     file = StoredFile(upload_ref(caller), dataset.upload_sha256, dataset.total_bytes)
     try:
         backend.artifacts.copy(dataset.upload_ref, file.ref)
@@ -119,8 +125,8 @@ def read_again(
         ) from None
     with backend.pool.connection() as connection:
         name = wanted.name or dataset_names(connection, [dataset_id]).get(dataset_id) or UNNAMED
-    options = replace(dataset.options, parent=dataset_id, source=None)
-    return record_upload(backend, caller, new_id, name, file, Choices.of(options, columns))
+    choices = Choices(options(dataset), columns)
+    return record_upload(backend, caller, new_id, name, file, choices)
 
 
 def _sample(backend: Backend, dataset_id: UUID) -> _Sample:

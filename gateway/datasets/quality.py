@@ -19,9 +19,14 @@ from gateway.datasets.schemas import (
     FiltersRequest,
 )
 from gateway.datasets.service import content_of, dataset_answers, own_dataset
-from gateway.datasets.uploads import Choices, StoredFile, record_version, room_for_upload
+from gateway.datasets.uploads import (
+    Choices,
+    StoredFile,
+    record_version,
+    repeated_version,
+    require_room_for,
+)
 from gateway.http.access import Caller
-from gateway.http.errors import QuotaExceeded
 from gateway.http.permissions import DOWNLOAD
 from infrastructure.comparisons import (
     ComparisonKind,
@@ -48,8 +53,13 @@ def quality_of(backend: Backend, caller: Caller, dataset_id: UUID) -> QualityRep
     row = own_dataset(backend, caller, dataset_id)
     if row["status"] != DatasetStatus.READY_FOR_TRAINING:
         raise WrongState(
-            f"The dataset is {row['status']}. EcoLink analyzes only datasets that are "
-            "ready_for_training."
+            f"The dataset is {row['status']}, and EcoLink analyzes only datasets that are "
+            "ready_for_training. "
+            + (
+                "Try again when the validation is complete."
+                if row["status"] == DatasetStatus.VALIDATING
+                else "Upload a corrected file, or choose other columns."
+            )
         )
     report = stored_quality(backend, caller, row)
     if report is None:
@@ -78,31 +88,39 @@ def apply_filters(
 ) -> Mapping[str, Any]:
     """Create a new version of a dataset with its filtered examples. Return its row.
 
-    Raise NotFound if the account has no such dataset or validation dataset, Invalid without a
-    filter, WrongState unless both datasets are valid, and QuotaExceeded at a quota.
+    If the ID exists, return the existing version, also after the deletion of the parent. Raise
+    NotFound if the account has no such dataset or validation dataset, Invalid without a filter,
+    WrongState unless both datasets are valid, and QuotaExceeded at a quota.
     """
     filters = wanted.filters
     filters.require_some()
+
+    def options(like: Dataset) -> UploadOptions:
+        return UploadOptions(
+            keep_duplicates=like.options.keep_duplicates, parent=dataset_id, filters=filters
+        )
+
+    known = repeated_version(backend, caller, new_id, wanted.name, options)
+    if known is not None:
+        return known
     parent = content_of(backend, caller, dataset_id)
     if (other_id := filters.contaminates) is not None:
-        if other_id == dataset_id:
-            raise Invalid(
-                "The validation dataset is the dataset itself. Choose another one.",
-                field="filters.contaminates",
-            )
+        _require_other(dataset_id, other_id, "filters.contaminates")
         content_of(backend, caller, other_id)
     size = backend.artifacts.size(parent.ref)
-    if size > room_for_upload(backend, caller):
-        raise QuotaExceeded(
-            "The new version does not fit into your quota for datasets. Delete datasets.", {}
-        )
+    require_room_for(backend, caller, size, "The new version")
     with backend.pool.connection() as connection:
         name = wanted.name or dataset_names(connection, [dataset_id]).get(dataset_id) or UNNAMED
-    options = UploadOptions(
-        keep_duplicates=parent.options.keep_duplicates, parent=dataset_id, filters=filters
-    )
     file = StoredFile(parent.ref, parent.sha256, size)
-    return record_version(backend, caller, new_id, name, file, Choices(options))
+    return record_version(backend, caller, new_id, name, file, Choices(options(parent)))
+
+
+def _require_other(dataset_id: UUID, validation_id: UUID, field: str) -> None:
+    if validation_id == dataset_id:
+        raise Invalid(
+            f"The validation dataset {validation_id} is the dataset itself. Choose another one.",
+            field=field,
+        )
 
 
 def versions_of(backend: Backend, caller: Caller, dataset_id: UUID) -> list[DatasetAnswer]:
@@ -122,11 +140,7 @@ def contamination_of(
     Raise NotFound if the account lacks one of them, Invalid if they are the same, and WrongState
     unless both are valid.
     """
-    if validation_id == dataset_id:
-        raise Invalid(
-            "The validation dataset is the dataset itself. Choose another one.",
-            field="validation_dataset",
-        )
+    _require_other(dataset_id, validation_id, "validation_dataset")
     for each in (dataset_id, validation_id):
         content_of(backend, caller, each)
     kind = ComparisonKind.CONTAMINATION
@@ -144,9 +158,15 @@ def difference_of(
     """
     dataset = content_of(backend, caller, dataset_id)
     base = base or dataset.options.parent
-    if base is None or base == dataset_id:
+    if base is None:
         raise Invalid(
-            "The dataset has no earlier version. Give the dataset to compare it with.", field="base"
+            f"The dataset {dataset_id} has no earlier version. Give another dataset to compare it "
+            "with.",
+            field="base",
+        )
+    if base == dataset_id:
+        raise Invalid(
+            f"The dataset {base} cannot be compared with itself. Give another one.", field="base"
         )
     content_of(backend, caller, base)
     row = _requested(backend, caller, (dataset_id, base, ComparisonKind.DIFFERENCE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ from starlette.datastructures import FormData
 from domain.core.errors import Invalid
 from domain.core.event_format import format_of
 from domain.datasets.dataset import Dataset
-from domain.datasets.filters import Filters, PersonalData
+from domain.datasets.filters import DEFAULT_SIMILARITY, Filters, PersonalData
 from domain.datasets.findings import ANSWERS, TITLES, Finding
 from domain.datasets.quality_report import Distribution, QualityReport
 from gateway.backend import Backend
@@ -25,6 +25,16 @@ from projections.datasets import ready_datasets
 
 HEIGHT, BAR, GAP, LEAST = 60, 10, 2, 1.5  # in SVG units
 LANGUAGES_SHOWN = 12
+SIMILARITIES = (
+    (0.5, "up to one word in four differs"),
+    (0.6, "up to one word in six differs"),
+    (DEFAULT_SIMILARITY, "up to one word in ten differs"),
+    (0.8, "up to one word in twenty differs"),
+    (0.9, "up to one word in fifty differs"),
+    (1.0, "only equal texts, apart from case and spaces"),
+)
+"""Similarities that the form of filters offers, and their usual meaning."""
+
 DATASETS_LISTED = 200
 
 ANALYSIS_FORMAT = format_of(Dataset.DatasetAnalyzed, 1)
@@ -95,6 +105,16 @@ class QualityView:
         return TITLES
 
     @property
+    def similarities(self) -> Sequence[tuple[float, str]]:
+        """Similarities of near-duplicates to choose from, and their meaning."""
+        return SIMILARITIES
+
+    @property
+    def similarity(self) -> float:
+        """The similarity that counts without a choice, and in the report."""
+        return DEFAULT_SIMILARITY
+
+    @property
     def answers(self) -> tuple[Finding, ...]:
         """Kinds of findings about the last answer."""
         return ANSWERS
@@ -146,7 +166,7 @@ def filters_of(form: FormData) -> Filters:
         "answers": form.getlist("answers"),
         "languages": form.getlist("languages"),
     }
-    for name in ("contaminates", "min_characters", "max_characters"):
+    for name in ("contaminates", "similarity", "min_characters", "max_characters"):
         if value := form.get(name):
             given[name] = value
     try:
@@ -154,6 +174,7 @@ def filters_of(form: FormData) -> Filters:
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else "filters"
-        raise Invalid(
-            f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field
-        ) from None
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] != "value_error":
+            said = f"{first['input']!r} is not possible. {said}."
+        raise Invalid(f"{field}: {said}", field=field) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ from domain.datasets.columns import Columns, columns_document, columns_sha256
 from domain.datasets.dataset import Dataset, UploadOptions, columns_ref
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.http.read_your_writes import caught_up
+from gateway.http.errors import QuotaExceeded
+from gateway.http.read_your_writes import caught_up, found
 from infrastructure.profiles import set_dataset_name
 from projections import DATASETS
 from projections import datasets as rows
@@ -133,6 +134,44 @@ def record_version(
     """
     dataset = _record(backend, caller, dataset_id, file, choices.options)
     return _named_row(backend, caller, dataset, name)
+
+
+def repeated_version(
+    backend: Backend,
+    caller: Caller,
+    dataset_id: UUID,
+    name: str | None,
+    options: Callable[[Dataset], UploadOptions],
+) -> Mapping[str, Any] | None:
+    """Return the row of a version that an earlier request with the same key created, or None.
+
+    The parent may have been deleted since. `options` returns those that the request gives the
+    version. Raise CommandReused if they differ from those of the earlier request.
+    """
+    known = backend.log.find(Dataset, dataset_id)
+    if known is None:
+        return None
+    file = StoredFile(known.upload_ref, known.upload_sha256, known.total_bytes)
+    dataset = _record(backend, caller, dataset_id, file, options(known))
+    if name is not None:
+        return _named_row(backend, caller, dataset, name)
+    return found(
+        backend,
+        DATASETS,
+        lambda connection: rows.dataset(connection, caller.account_id, dataset_id),
+        f"Unknown dataset {dataset_id}. See `ecolink datasets list`.",
+    )
+
+
+def require_room_for(backend: Backend, caller: Caller, size: int, what: str) -> None:
+    """Raise QuotaExceeded if a file of `size` bytes does not fit into the quota for datasets."""
+    room = room_for_upload(backend, caller)
+    if size > room:
+        raise QuotaExceeded(
+            f"{what} needs {size:,} bytes, and your quota for datasets has {room:,} bytes left. "
+            "Delete datasets, or ask the operator for a larger quota (`dataset_gib`).",
+            {},
+        )
 
 
 def _record(

@@ -95,11 +95,11 @@ def _analyze(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
     from services.datasets.line_numbers import LineNumbers
     from services.datasets.quality.analysis import Analysis
 
-    analysis = Analysis(LineNumbers.of(_path(request["lines"])), request["unit"])
+    lines = LineNumbers.of(_path(request["lines"]))
+    analysis = Analysis(lines, request["unit"], request["seconds"])
     report = analysis.run(
         _examples(request["examples"]),
         request["total"],
-        request["seconds"],
         lambda analyzed: on_progress({"analyzed": analyzed}),
     )
     return report.model_dump(mode="json")
@@ -107,15 +107,14 @@ def _analyze(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
 
 def _contamination(request: dict[str, Any], _on_progress: Progress) -> dict[str, Any]:
     from services.datasets.line_numbers import LineNumbers
-    from services.datasets.quality.contamination import contamination
+    from services.datasets.quality.contamination import Compared, contamination
+
+    def compared(prefix: str) -> Compared:
+        lines = LineNumbers.of(_path(request[f"{prefix}lines"]))
+        return Compared(_examples(request[f"{prefix}examples"]), lines, request[f"{prefix}total"])
 
     found = contamination(
-        _examples(request["examples"]),
-        _examples(request["other_examples"]),
-        LineNumbers.of(_path(request["lines"])),
-        LineNumbers.of(_path(request["other_lines"])),
-        unit=request["unit"],
-        seconds=request["seconds"],
+        compared(""), compared("other_"), unit=request["unit"], seconds=request["seconds"]
     )
     return found.model_dump(mode="json")
 

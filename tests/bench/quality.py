@@ -10,7 +10,9 @@ import argparse
 import resource
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +21,10 @@ from rich.console import Console
 from domain.datasets.findings import Finding
 from domain.datasets.quality_report import Contamination, QualityReport
 from infrastructure.limited_process import run
+from services.datasets.limited_work import WORKER
 from services.datasets.process_limits import limits_of, seconds_of
-from services.datasets.validating import WORKER
 from tests.bench.aims import Verdict, conclude
-from tests.builders.planted import EDIT_RATES, Corpus, planted
+from tests.builders.planted import EDIT_RATES, Corpus, Writer, line_of, planted
 
 LEAST_RECALL, LEAST_PRECISION = 0.95, 0.95
 COPIES = (0.0, 0.02, 0.05, 0.1)
@@ -40,11 +42,11 @@ class Score(NamedTuple):
 
     @classmethod
     def of(
-        cls, name: str, reported: Iterable[int], expected: set[int], also: set[int] = frozenset()
+        cls, name: str, reported: Iterable[int], expected: set[int], also: Iterable[int] = ()
     ) -> Score:
         """Compare reported lines with the expected ones. Those in `also` are right, too."""
         lines = set(reported)
-        right = len(lines & (expected | also))
+        right = len(lines & expected.union(also))
         return cls(name, len(lines & expected), len(expected), right, len(lines))
 
     @property
@@ -75,6 +77,7 @@ def request_of(task: str, directory: Path, train: Corpus, validation: Corpus) ->
         "other_lines": None,
         "unit": "line",
         "total": len(train.lines),
+        "other_total": len(validation.lines),
         "seconds": seconds_of(examples.stat().st_size),
     }
 
@@ -122,24 +125,59 @@ def verdicts(found: list[Score]) -> list[Verdict]:
     ]
 
 
-def throughput(examples: int) -> str:
+def templated(examples: int) -> Iterator[bytes]:
+    """Yield lines of chats whose questions all start with the same long instructions."""
+    writer = Writer(3)
+    instructions = writer.text(14)
+    for _ in range(examples):
+        question, answer = writer.chat()
+        yield line_of([f"{instructions}\n{question}", answer])
+
+
+def throughput(examples: int, *, has_template: bool = False) -> str:
     """Analyze a corpus of this many examples. Return the time and the memory as a sentence."""
-    train, validation = planted(examples, max(1, examples // 1000))
-    size = len(train.content())
-    with tempfile.TemporaryDirectory() as directory:
-        request = request_of("analyze", Path(directory), train, validation)
-        started = time.monotonic()
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        report = QualityReport(**run(WORKER, request, limits_of(size)))
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = time.monotonic() - started
-    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "train.jsonl"
+        if has_template:
+            lines = templated(examples)
+        else:
+            lines = iter(planted(examples, max(1, examples // 1000))[0].lines)
+        with path.open("wb") as file:
+            total = sum(1 for line in lines if file.write(line + b"\n"))
+        return analyzed(path, total)
+
+
+def analyzed(path: Path, total: int) -> str:
+    """Analyze a file of `total` normalized examples. Return the time and memory as a sentence."""
+    size = path.stat().st_size
+    request = {
+        "task": "analyze",
+        "examples": str(path),
+        "lines": None,
+        "unit": "line",
+        "total": total,
+        "seconds": seconds_of(size),
+    }
+    # In a process of its own: Linux counts the memory of the parent in the peak of a child.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        report, seconds, cpu, peak = pool.submit(_measured, request, size).result()
+    counts = ", ".join(f"{each.kind} {each.examples:,}" for each in report.findings)
     return (
         f"{report.analyzed:,} of {report.examples:,} examples ({size / 1024**2:.0f} MiB) in "
         f"{seconds:.0f} s, {cpu:.0f} s of computing time, "
         f"{report.analyzed / cpu:,.0f} examples a second of it, "
-        f"at most {used.ru_maxrss // 1024:,} MiB of memory"
+        f"at most {peak:,} MiB of memory; stopped: {report.stopped}, compared "
+        f"{report.compared:,}, crowded {report.crowded:,}; {counts or 'no findings'}"
     )
+
+
+def _measured(request: dict[str, Any], size: int) -> tuple[QualityReport, float, float, int]:
+    """Return the report, the seconds, the computing time in seconds and the memory in MiB."""
+    started = time.monotonic()
+    report = QualityReport(**run(WORKER, request, limits_of(size)))
+    seconds = time.monotonic() - started
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return report, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss // 1024
 
 
 def main() -> None:
@@ -148,10 +186,13 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=4000, help="clean examples")
     parser.add_argument("--each", type=int, default=150, help="planted examples of each kind")
     parser.add_argument("--throughput", type=int, default=0, help="examples to time")
+    parser.add_argument(
+        "--template", action="store_true", help="time examples that share long instructions"
+    )
     given = parser.parse_args()
     console = Console(width=140)
     if given.throughput:
-        console.print(throughput(given.throughput))
+        console.print(throughput(given.throughput, has_template=given.template))
         return
     conclude(console, verdicts(scores(*planted(given.examples, given.each))))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from domain.datasets.findings import Finding
@@ -14,13 +13,14 @@ from domain.estimating.held_out import held_out
 from domain.training.hyperparameters import Hyperparameters
 from services.datasets.line_numbers import LineNumbers
 from services.datasets.quality.answers import findings_of
+from services.datasets.quality.computing_time import ComputingTime, OutOfTime
 from services.datasets.quality.languages import UNKNOWN, Languages
 from services.datasets.quality.masking import excerpt, start_of
 from services.datasets.quality.near_duplicates import Match, TextIndex
 from services.datasets.quality.personal_data import Recognizers, Span
 from services.datasets.quality.reporting import Collected, Found
 from services.datasets.quality.statistics import Counting
-from services.datasets.quality.texts import dialogue_of, last_answer, texts_of
+from services.datasets.quality.texts import dialogue_of, last_answer, said_in, texts_of
 
 LONG_TIMES = 20
 """An example is unusually long if it has more than this multiple of the median characters."""
@@ -30,13 +30,18 @@ LONG_CHARACTERS = 10_000
 
 PROGRESS_EXAMPLES = 1_000
 
+SpansOf = Mapping[str, Sequence[Span]]
+"""The personal data in each text of an example."""
+
 
 class Analysis:
     """The state of an analysis. Examples are numbered from 1."""
 
-    def __init__(self, lines: LineNumbers, unit: str) -> None:
+    def __init__(self, lines: LineNumbers, unit: str, seconds: float) -> None:
+        """Prepare an analysis that stops after `seconds` of computing time."""
         self._lines, self._unit = lines, unit
-        self._languages, self._recognizers = Languages(), Recognizers()
+        self._time = ComputingTime(seconds)
+        self._languages, self._recognizers = Languages(), Recognizers(self._time.check)
         self._index = TextIndex()
         self._counting, self._collected = Counting(), Collected()
         self._codes: dict[str, int] = {}
@@ -49,38 +54,40 @@ class Analysis:
         self,
         examples: Iterable[bytes],
         total: int,
-        seconds: float,
         on_progress: Callable[[int], object] = lambda _: None,
     ) -> QualityReport:
         """Analyze examples, the lines of a normalized file, and return the report.
 
-        `total` is their number. The analysis stops after `seconds` of computing time.
+        `total` is their number. If the time or the memory does not suffice, the report has the
+        examples before.
         """
-        limit = time.process_time() + seconds
         stopped = None
-        for content in examples:
-            if time.process_time() > limit:
-                stopped = "time"
-                break
-            self.add(json.loads(content))
-            if len(self._first) % PROGRESS_EXAMPLES == 0:
-                on_progress(len(self._first))
+        try:
+            for content in examples:
+                self.add(json.loads(content))
+                if len(self._first) % PROGRESS_EXAMPLES == 0:
+                    on_progress(len(self._first))
+        except OutOfTime:
+            stopped = "time"
+        except MemoryError:
+            stopped = "memory"
         return self.report(total, stopped)
 
     def add(self, example: dict[str, Any]) -> None:
-        """Analyze the next example."""
+        """Analyze the next example. If this raises OutOfTime, the example does not count."""
         number = len(self._first) + 1
         where = Found(number, self._lines.line_of(number))
         dialogue = dialogue_of(example)
         language = self._languages.of(dialogue)
+        spans = {text: self._recognizers.spans(text) for text in texts_of(example)}
         self._characters.append(min(self._counting.add(example, language), 2**32 - 1))
         self._language.append(self._codes.setdefault(language, len(self._codes)))
-        found = self._personal_data(example, where)
+        self._personal_data(example, spans, where)
         match = self._compare(number, dialogue)
         if match is not None:
-            self._collect(Finding.NEAR_DUPLICATE, where, dialogue, match=match)
+            self._collect(Finding.NEAR_DUPLICATE, where, said_in(example), spans, match)
         for kind in findings_of(answer := last_answer(example)):
-            self._collect(kind, where, answer or "", has_personal=found)
+            self._collect(kind, where, [answer or ""], spans)
 
     def _compare(self, number: int, dialogue: str) -> Match | None:
         """Compare an example with all earlier ones. Return the one that it resembles."""
@@ -89,44 +96,40 @@ class Analysis:
         self._first.append(number if match is None else self._first[match.key - 1])
         return match
 
-    def _personal_data(self, example: dict[str, Any], where: Found) -> bool:
-        """Add the personal data of an example. Return True if it has some."""
+    def _personal_data(self, example: dict[str, Any], spans: SpansOf, where: Found) -> None:
+        """Add the personal data of an example."""
         counts: dict[Finding, int] = {}
         shown: dict[Finding, Sample] = {}
         for text in texts_of(example):
-            spans = self._recognizers.spans(text)
-            for span in spans:
+            for span in spans[text]:
                 counts[span.kind] = counts.get(span.kind, 0) + 1
                 if span.kind not in shown and self._collected.wants_sample(span.kind):
                     shown[span.kind] = Sample(
-                        line=where.line, example=where.example, excerpt=excerpt(text, span, spans)
+                        line=where.line,
+                        example=where.example,
+                        excerpt=excerpt(text, span, spans[text]),
                     )
         for kind, count in counts.items():
             self._collected.add(kind, where, count, shown.get(kind))
-        return bool(counts)
 
     def _collect(
         self,
         kind: Finding,
         where: Found,
-        text: str,
-        *,
+        texts: Iterable[str],
+        spans: SpansOf,
         match: Match | None = None,
-        has_personal: bool = True,
     ) -> None:
         sample = None
         if self._collected.wants_sample(kind):
             sample = Sample(
                 line=where.line,
                 example=where.example,
-                excerpt=start_of(text, self._spans(text) if has_personal else ()),
+                excerpt=start_of((text, spans[text]) for text in texts),
                 like_line=None if match is None else self._lines.line_of(match.key),
                 similarity=None if match is None else round(match.similarity, 2),
             )
         self._collected.add(kind, where, sample=sample)
-
-    def _spans(self, text: str) -> list[Span]:
-        return self._recognizers.spans(text)
 
     def report(self, total: int, stopped: str | None = None) -> QualityReport:
         """Return the report of the examples so far, of `total` in the dataset."""
@@ -139,6 +142,7 @@ class Analysis:
             examples=total,
             analyzed=analyzed,
             compared=self._compared,
+            crowded=self._index.crowded,
             held_out=held,
             stopped=stopped,
             findings=self._collected.result(),

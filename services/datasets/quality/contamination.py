@@ -3,56 +3,80 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from domain.datasets.filters import DEFAULT_SIMILARITY
 from domain.datasets.quality_report import Contamination, Sample
 from services.datasets.line_numbers import LineNumbers
+from services.datasets.quality.computing_time import ComputingTime, OutOfTime
 from services.datasets.quality.near_duplicates import Match, TextIndex
 from services.datasets.quality.reporting import LINES_KEPT, SAMPLES_KEPT
 from services.datasets.quality.texts import dialogue_of
+
+INDEX_SHARE = 0.5
+"""Share of the computing time in which the validation dataset is indexed."""
 
 
 class ValidationIndex:
     """The examples of a validation dataset, to find training examples that equal one or nearly do.
 
-    A large dataset is compared up to a maximum number of examples.
+    A large dataset is indexed up to a maximum number of examples, and until the time is used up.
     """
 
-    def __init__(self, examples: Iterable[bytes]) -> None:
+    def __init__(
+        self,
+        examples: Iterable[bytes],
+        seconds: float | None = None,
+        similarity: float = DEFAULT_SIMILARITY,
+    ) -> None:
+        """Index examples, the lines of a normalized file, for `seconds` of computing time."""
         self.examples = 0
-        self._index = TextIndex()
-        for content in examples:
-            self.examples += 1
-            self._index.find_or_add(self.examples, dialogue_of(json.loads(content)))
+        self.is_out_of_time = False
+        self._index = TextIndex(similarity)
+        time = None if seconds is None else ComputingTime(seconds)
+        try:
+            for content in examples:
+                if self._index.is_full:
+                    break
+                if time is not None:
+                    time.check()
+                self._index.find_or_add(self.examples + 1, dialogue_of(json.loads(content)))
+                self.examples += 1
+        except OutOfTime:
+            self.is_out_of_time = True
 
     def find(self, dialogue: str) -> Match | None:
         """Return the validation example that a text resembles, by its number from 1."""
         return self._index.find(dialogue)
 
 
-def contamination(
-    training: Iterable[bytes],
-    validation: Iterable[bytes],
-    lines: LineNumbers,
-    validation_lines: LineNumbers,
-    *,
-    unit: str,
-    seconds: float,
-) -> Contamination:
-    """Compare the examples of two normalized files. Stop after `seconds` of computing time.
+class Compared(NamedTuple):
+    """A dataset to compare: the lines of its normalized file, and those of the upload."""
 
-    `lines` are those of both uploads. The samples show no text.
+    examples: Iterable[bytes]
+    lines: LineNumbers
+    total: int
+
+
+def contamination(
+    training: Compared, validation: Compared, *, unit: str, seconds: float
+) -> Contamination:
+    """Compare the examples of two datasets. Stop after `seconds` of computing time.
+
+    The samples show no text.
     """
-    limit = time.process_time() + seconds
-    index = ValidationIndex(validation)
+    time = ComputingTime(seconds)
+    index = ValidationIndex(validation.examples, INDEX_SHARE * seconds)
     compared = exact = near = 0
     affected: set[int] = set()
     found: list[int] = []
     samples: list[Sample] = []
-    stopped = None
-    for content in training:
-        if time.process_time() > limit:
+    stopped = "time" if index.is_out_of_time else None
+    for content in training.examples:
+        try:
+            time.check()
+        except OutOfTime:
             stopped = "time"
             break
         compared += 1
@@ -62,7 +86,7 @@ def contamination(
         exact += match.is_exact
         near += not match.is_exact
         affected.add(match.key)
-        line = lines.line_of(compared)
+        line = training.lines.line_of(compared)
         if len(found) < LINES_KEPT:
             found.append(line)
         if len(samples) < SAMPLES_KEPT:
@@ -71,14 +95,16 @@ def contamination(
                     line=line,
                     example=compared,
                     excerpt="",
-                    like_line=validation_lines.line_of(match.key),
+                    like_line=validation.lines.line_of(match.key),
                     similarity=round(match.similarity, 2),
                 )
             )
     return Contamination(
         unit=unit,
         examples=compared,
+        total=training.total,
         validation_examples=index.examples,
+        validation_total=validation.total,
         exact=exact,
         near=near,
         affected=len(affected),

@@ -36,8 +36,12 @@ class Filtering:
     def __init__(self, filters: Filters, validation: Iterable[bytes] = ()) -> None:
         """Prepare the filters. `validation` has the examples of the dataset `contaminates`."""
         self._filters = filters
-        self._validation = ValidationIndex(validation) if filters.contaminates else None
-        self._index = TextIndex() if filters.near_duplicates else None
+        self._validation = (
+            ValidationIndex(validation, similarity=filters.similarity)
+            if filters.contaminates
+            else None
+        )
+        self._index = TextIndex(filters.similarity) if filters.near_duplicates else None
         self._languages = Languages() if filters.languages else None
         finds_personal = filters.personal_data is not PersonalData.KEEP
         self._recognizers = Recognizers() if finds_personal else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from domain.datasets.findings import Finding
 from services.datasets.quality.personal_data import Span
@@ -41,10 +41,18 @@ def excerpt(text: str, span: Span, spans: Sequence[Span]) -> str:
     return f"{'…' if first else ''}{shown}{'…' if last < len(text) else ''}"
 
 
-def start_of(text: str, spans: Sequence[Span], limit: int = 120) -> str:
-    """Return the start of a text on one line, with all personal data hidden."""
-    shown = " ".join(masked(text[: 4 * limit], _within(spans, 4 * limit), tuple(Finding)).split())
-    return shown if len(shown) <= limit else shown[:limit] + "…"
+def start_of(texts: Iterable[tuple[str, Sequence[Span]]], limit: int = 120) -> str:
+    """Return the start of texts on one line, with all personal data hidden.
+
+    Each text comes with all its spans.
+    """
+    shown = ""
+    for text, spans in texts:
+        hidden = masked(text[: 4 * limit], _within(spans, 4 * limit), tuple(Finding))
+        shown = " ".join(f"{shown} {hidden}".split())
+        if len(shown) > limit:
+            return shown[:limit] + "…"
+    return shown
 
 
 def _within(spans: Sequence[Span], end: int) -> list[Span]:

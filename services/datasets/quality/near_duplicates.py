@@ -8,12 +8,16 @@ from typing import NamedTuple
 
 from rensa import RMinHash, RMinHashLSH  # type: ignore[attr-defined]
 
-THRESHOLD = 0.7
-"""Least estimated Jaccard similarity of the character 5-grams of nearly equal texts."""
+from domain.datasets.filters import DEFAULT_SIMILARITY
 
 GRAM = 5
-PERMUTATIONS, BANDS = 120, 24
-"""With five rows a band, LSH finds 99% of the pairs with a similarity of 0.7, and 100% of 0.8."""
+PERMUTATIONS = 120
+BANDS = {0.5: 40, 0.7: 24}
+"""Number of bands by the least similarity from which it is used.
+
+With 24 bands of five rows, LSH finds 99% of the pairs with a similarity of 0.7. With 40 bands of
+three rows, it finds 99% of those with 0.5, and compares more texts.
+"""
 
 SEED = 42
 MOST_CHARACTERS = 20_000
@@ -22,8 +26,12 @@ MOST_CHARACTERS = 20_000
 MOST_TEXTS = 200_000
 """Maximum number of texts in an index, which needs about 2.7 kB for each."""
 
-MOST_CANDIDATES = 64
-"""Maximum number of candidates that are compared with a text."""
+MOST_CANDIDATES = 500
+"""Maximum number of candidates that are compared with a text.
+
+A text with as many candidates is not added, only its hash. So if many texts share a part, such as
+instructions, the time for each does not grow with their number.
+"""
 
 
 class Match(NamedTuple):
@@ -49,11 +57,20 @@ def normalized(text: str) -> str:
 class TextIndex:
     """Texts by key, to find one that a given text equals or resembles.
 
-    The result depends only on the texts and their order.
+    The result depends only on the texts and their order. `crowded` counts the searches without a
+    result, but with MOST_CANDIDATES candidates or more: they may have missed a text.
     """
 
-    def __init__(self) -> None:
-        self._lsh = RMinHashLSH(threshold=THRESHOLD, num_perm=PERMUTATIONS, num_bands=BANDS)
+    def __init__(self, similarity: float = DEFAULT_SIMILARITY) -> None:
+        """Create an empty index.
+
+        `similarity` is the least Jaccard similarity of the character 5-grams of two texts that
+        resemble each other, from LEAST_SIMILARITY to 1.
+        """
+        bands = BANDS[max(least for least in BANDS if least <= similarity)]
+        self._similarity = similarity
+        self._lsh = RMinHashLSH(threshold=similarity, num_perm=PERMUTATIONS, num_bands=bands)
+        self.crowded = 0
         self._sketches: dict[int, RMinHash] = {}
         self._exact: dict[bytes, int] = {}
 
@@ -65,7 +82,7 @@ class TextIndex:
     def find(self, text: str) -> Match | None:
         """Return the most similar text in the index, the first of several; None if none is near."""
         plain = normalized(text)
-        return self._find(_digest(plain), _sketch(plain))
+        return self._find(_digest(plain), _sketch(plain))[0]
 
     def find_or_add(self, key: int, text: str) -> Match | None:
         """Return the text in the index that a text resembles, or add it and return None.
@@ -74,25 +91,29 @@ class TextIndex:
         """
         plain = normalized(text)
         digest, sketch = _digest(plain), _sketch(plain)
-        found = self._find(digest, sketch)
+        found, is_crowded = self._find(digest, sketch)
         if found is None and not self.is_full:
             self._exact[digest] = key
-            if sketch is not None:
+            if sketch is not None and not is_crowded:
                 self._sketches[key] = sketch
                 self._lsh.insert(key, sketch)
         return found
 
-    def _find(self, digest: bytes, sketch: RMinHash | None) -> Match | None:
+    def _find(self, digest: bytes, sketch: RMinHash | None) -> tuple[Match | None, bool]:
+        """Return the most similar text, and whether there are too many candidates."""
         if (key := self._exact.get(digest)) is not None:
-            return Match(key, 1.0)
+            return Match(key, 1.0), False
         if sketch is None:
-            return None
+            return None, False
+        candidates = sorted(self._lsh.query(sketch))
+        is_crowded = len(candidates) >= MOST_CANDIDATES
         best: Match | None = None
-        for key in sorted(self._lsh.query(sketch))[:MOST_CANDIDATES]:
+        for key in candidates[:MOST_CANDIDATES]:
             similarity = self._sketches[key].jaccard(sketch)
-            if similarity >= THRESHOLD and (best is None or similarity > best.similarity):
+            if similarity >= self._similarity and (best is None or similarity > best.similarity):
                 best = Match(key, min(similarity, 0.999))
-        return best
+        self.crowded += is_crowded and best is None
+        return best, is_crowded
 
 
 def _digest(plain: str) -> bytes:

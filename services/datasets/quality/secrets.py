@@ -21,17 +21,20 @@ FORMATS: dict[str, str] = {
     "npm token": r"\bnpm_[A-Za-z0-9]{36}\b",
     "PyPI token": r"\bpypi-[A-Za-z0-9_-]{50,}",
     "SendGrid key": r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-    "JSON Web Token": r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
-    "private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"
-    r"(?:[A-Za-z0-9+/=\s:,.()-]{0,10000}?-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----)?",
+    "JSON Web Token": r"\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
     "URL with a password": r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,100}:[^\s/:@]{3,100}@[^\s/@]+",
 }
 KNOWN = re.compile("|".join(f"(?:{pattern})" for pattern in FORMATS.values()))
+"""Each pattern needs a time that is proportional to the length of the text."""
+
+PRIVATE_KEY = re.compile(r"-----(BEGIN|END) (?:[A-Z]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+KEY_CHARACTERS = re.compile(r"[A-Za-z0-9+/=\s:,.()-]{0,10000}")
+"""The text of a private key between its first and its last line."""
 
 ASSIGNED = re.compile(
     r"(?i)\b(?:pass(?:word|wd|phrase)|pwd|secret(?:[_ -]?key)?|api[_ -]?(?:key|token|secret)|"
     r"access[_ -]?(?:key|token)|auth[_ -]?token|client[_ -]?secret|bearer)\b"
-    r"[\"']?\s*(?:is|:=|=>|=|:)?\s*[\"'`]?([A-Za-z0-9_+/=.~!@#$%^&*-]{8,200})"
+    r"[\"']?\s{0,20}(?:is|:=|=>|=|:)?\s{0,20}[\"'`]?([A-Za-z0-9_+/=.~!@#$%^&*-]{8,200})"
 )
 """A word for a secret, an optional sign of assignment, and a value, which must look random."""
 
@@ -53,9 +56,29 @@ def secrets_in(text: str) -> Iterator[tuple[int, int]]:
         return
     for match in KNOWN.finditer(text):
         yield match.span()
+    yield from _private_keys(text)
     for match in ASSIGNED.finditer(text):
         if _is_random(match[1]):
             yield match.span(1)
+
+
+def _private_keys(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the start and end of each private key in PEM or PGP format (RFC 7468, RFC 9580).
+
+    A key without its last line ends with its first one.
+    """
+    begin: re.Match[str] | None = None
+    for match in PRIVATE_KEY.finditer(text):
+        if match[1] == "BEGIN":
+            if begin is not None:
+                yield begin.span()
+            begin = match
+        elif begin is not None:
+            whole = KEY_CHARACTERS.fullmatch(text, begin.end(), match.start())
+            yield begin.start(), match.end() if whole else begin.end()
+            begin = None
+    if begin is not None:
+        yield begin.span()
 
 
 def _is_random(value: str) -> bool:

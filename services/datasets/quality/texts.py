@@ -23,16 +23,19 @@ def prompt_of(pair: dict[str, Any]) -> list[dict[str, Any]]:
     return pair[INPUT]["messages"]
 
 
-def dialogue_of(example: dict[str, Any]) -> str:
-    """Return what users, assistants and tools say, without system prompts and tool definitions.
+def said_in(example: dict[str, Any]) -> Iterator[str]:
+    """Yield what users, assistants and tools say, without system prompts and tool definitions.
 
     Examples of one dataset often share these, so they say nothing about duplicates.
     """
-    return "\n".join(
-        message["content"]
-        for message in messages_of(example)
-        if message["role"] != "system" and message["content"]
-    )
+    for message in messages_of(example):
+        if message["role"] != "system" and message["content"]:
+            yield message["content"]
+
+
+def dialogue_of(example: dict[str, Any]) -> str:
+    """Return what users, assistants and tools say, as one text."""
+    return "\n".join(said_in(example))
 
 
 def last_answer(example: dict[str, Any]) -> str | None:

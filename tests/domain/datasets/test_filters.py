@@ -28,6 +28,7 @@ def test_equal_choices_are_equal_filters() -> None:
         ({"personal_kinds": (), "personal_data": "mask"}, "personal_kinds is empty"),
         ({"min_characters": 10, "max_characters": 9}, "min_characters is 10, above"),
         ({"min_characters": -1}, "greater than or equal to 0"),
+        ({"similarity": 0.4}, "greater than or equal to 0.5"),
         ({"near": True}, "Extra inputs"),
     ],
 )
@@ -58,3 +59,5 @@ def test_filters_say_what_they_do_and_need_one_choice() -> None:
         "Removes examples with more than 5,000 characters.",
         "Keeps examples in en.",
     ]
+    lower = Filters(near_duplicates=True, similarity=0.5)
+    assert lower.sentences() == ["Removes near-duplicates, from a similarity of 50%."]

@@ -186,7 +186,7 @@ def test_the_page_changes_columns_after_a_preview(pages: Pages, platform: Platfo
 def test_a_copy_needs_room_in_the_quota(
     call: Call, rejected: UUID, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.datasets.columns.room_for_upload", lambda *_: len(TABLE) - 1)
+    monkeypatch.setattr("gateway.datasets.uploads.room_for_upload", lambda *_: len(TABLE) - 1)
     status, answer = call("POST", f"/{rejected}/columns", json={"columns": CHOSEN})
     assert (status, answer["error"]["code"]) == (429, "quota_exceeded")
     assert len(platform.artifacts.list("uploads")) == 1

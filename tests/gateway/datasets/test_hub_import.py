@@ -18,6 +18,8 @@ from gateway.datasets.hub_files import NoFiles, files_of_split
 from tests.builders.platform import Person, Platform
 from tests.gateway.datasets.dataset_hub import COMMIT, TOKEN, DatasetHub, dataset_hub
 from tests.gateway.web.signed_in import signed_in
+from tests.services.datasets import formats
+from tests.services.datasets.formats import CORPUS, FORMATS
 
 ROWS = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(6)]
 
@@ -95,6 +97,31 @@ def test_jsonl_files_are_joined(
             gzip.compress(content + b"\n", mtime=0) if packed else content
         )
     assert validated(platform, ask(client, person)).examples == 6
+
+
+HUB_FILES = {
+    "Parquet in two files": {
+        "data/train-00000-of-00002.parquet": formats.parquet(CORPUS[:2]),
+        "data/train-00001-of-00002.parquet": formats.parquet(CORPUS[2:]),
+    },
+    "Parquet of ShareGPT": {"train.parquet": FORMATS["Parquet of ShareGPT"](CORPUS)},
+    "JSONL in two gzip files": {
+        f"train/{part}.jsonl.gz": gzip.compress(formats.jsonl(chats), mtime=0)
+        for part, chats in enumerate((CORPUS[:3], CORPUS[3:]))
+    },
+    "JSON array": {"train.json": FORMATS["JSON array"](CORPUS)},
+    "CSV": {"train.csv": FORMATS["CSV"](CORPUS)},
+}
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_the_corpus_of_all_formats_has_the_same_hash_from_a_hub(
+    name: str, client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+) -> None:
+    expected, _, _ = formats.validated_file(formats.jsonl(CORPUS))
+    hub.files |= HUB_FILES[name]
+    dataset = validated(platform, ask(client, person))
+    assert (dataset.sha256, dataset.examples) == (expected.sha256, len(CORPUS))
 
 
 def test_a_repeated_request_returns_the_same_dataset(

@@ -12,6 +12,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.datasets.quality_report import QualityReport
+from gateway.datasets import uploads
 from gateway.datasets.quality import contamination_warnings
 from infrastructure.store import Connection
 from tests.builders.planted import Writer, line_of
@@ -121,6 +122,54 @@ def test_a_report_filters_and_comparisons_through_the_api(
     counts = [found["result"][name] for name in ("unchanged", "added", "removed", "changed")]
     assert counts == [8, 0, 2, 1]
     assert call("GET", f"/{train}/difference")[0] == 422
+
+
+def test_a_repeated_request_returns_the_version_after_the_deletion_of_its_parent(
+    call: Call, person: Person, service: Service
+) -> None:
+    parent = service.upload(TRAIN, person.account_id)
+    service.catch_up()
+    filters = {"filters": {"near_duplicates": True}}
+    columns = {"columns": {"messages": "messages"}, "name": "other columns"}
+    requests = [("filters", filters), ("columns", columns)]
+    made = [call("POST", f"/{parent}/{path}", key=path, json=body) for path, body in requests]
+    assert [status for status, _ in made] == [202, 202]
+    service.catch_up()
+    service.delete(parent)
+    service.catch_up()
+    for (path, body), (_, version) in zip(requests, made, strict=True):
+        status, again = call("POST", f"/{parent}/{path}", key=path, json=body)
+        assert (status, again["id"], again["name"]) == (202, version["id"], version["name"])
+        assert call("POST", f"/{parent}/{path}", json=body)[0] in (404, 409)
+    other = {"filters": {"near_duplicates": True, "similarity": 0.8}}
+    status, problem = call("POST", f"/{parent}/filters", key="filters", json=other)
+    assert (status, problem["error"]["code"]) == (409, "idempotency_key_reused")
+
+
+def test_errors_of_filters_name_the_field_the_value_and_a_fix(
+    call: Call, person: Person, service: Service, pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = service.upload(TRAIN, person.account_id)
+    service.catch_up()
+    itself = {"filters": {"contaminates": str(parent)}}
+    _, problem = call("POST", f"/{parent}/filters", json=itself)
+    assert problem["error"]["field"] == "filters.contaminates"
+    assert str(parent) in problem["error"]["message"]
+    _, problem = call("GET", f"/{parent}/difference?base={parent}")
+    assert (problem["error"]["field"], str(parent) in problem["error"]["message"]) == ("base", True)
+    monkeypatch.setattr(uploads, "room_for_upload", lambda *_: 7)
+    status, problem = call(
+        "POST", f"/{parent}/filters", json={"filters": {"near_duplicates": True}}
+    )
+    assert status == 429
+    assert "7 bytes left. Delete datasets" in problem["error"]["message"]
+    own = service.upload(TRAIN, pages.browser.person.account_id)
+    service.catch_up()
+    answer = pages.browser.client.post(
+        f"/datasets/{own}/filters", data={"similarity": "0.2"}, headers=pages.browser.htmx
+    )
+    assert "Similarity" in answer.text
+    assert "0.2" in answer.text
 
 
 def test_a_file_can_be_a_new_version_of_a_dataset(

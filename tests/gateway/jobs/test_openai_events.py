@@ -148,11 +148,8 @@ def test_dpo_has_rewards_in_its_events_checkpoints_and_results(trained: Trained)
         )
     jobs = trained.client.fine_tuning.jobs
     events = [each for each in jobs.list_events(trained.name) if each.type == "metrics"]
-    assert all(
-        dict(each.data or {})["train_reward_margin"] == 0.75
-        for each in events
-        if "learning_rate" in dict(each.data or {})
-    )
+    shown: list[Any] = [each.data for each in events]
+    assert all(each["train_reward_margin"] == 0.75 for each in shown if "learning_rate" in each)
     assert any("reward margin=0.7500" in each.message for each in events)
     (saved,) = jobs.checkpoints.list(trained.name)
     metrics = saved.metrics.model_dump()

@@ -11,8 +11,8 @@ from domain.datasets.filters import Filters
 from domain.datasets.findings import PERSONAL, Finding
 from domain.datasets.quality_report import QualityReport
 from infrastructure.limited_process import run
+from services.datasets.limited_work import WORKER
 from services.datasets.process_limits import limits_of
-from services.datasets.validating import WORKER
 from tests.bench.quality import COPIES, LEAST_RECALL, request_of, scores, verdicts
 from tests.builders.planted import Corpus, planted
 

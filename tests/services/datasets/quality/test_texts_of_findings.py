@@ -213,7 +213,7 @@ def test_a_difference_accounts_for_each_example(old: list[str], new: list[str]) 
 
 def test_a_partial_analysis_reports_examples_that_jobs_hold_out() -> None:
     line = to_json({"messages": [{"role": "user", "content": LONG}] * 2})
-    report = Analysis(LineNumbers(), "line").run([line] * 60, 100, 60, lambda _: None)
+    report = Analysis(LineNumbers(), "line", 60).run([line] * 60, 100)
     assert (report.analyzed, report.examples) == (60, 100)
     expected = [i + 1 for i in sorted(held_out(100, Hyperparameters().seed)) if i < 60]
     leaks = report.of_kind(Finding.HELD_OUT_LEAK)
