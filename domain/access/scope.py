@@ -4,14 +4,15 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """A permission of an API key. A request needs at most one."""
+    """A permission of an API key."""
 
     READ = "read"
     """See jobs, models, datasets, events and bills, and download them."""
     TRAIN = "train"
     """Upload and delete datasets, get estimates, and start, pause, resume and cancel jobs."""
     DEPLOY = "deploy"
-    """Deploy, undeploy and delete models, and chat with them. For operators, also base models."""
+    """Deploy, undeploy, export and delete models, and chat with them. With the scope read, also
+    push exports to a hub. For operators, also base models."""
     BILLING = "billing"
     """Top up the balance, and set budgets. For operators, also credit and top up other accounts."""
     KEYS = "keys"

@@ -19,7 +19,7 @@ from gateway.http.access import Caller
 from gateway.http.downloads import OCTETS, Archive, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.permissions import MayDeploy, MayDownload, MayRead
+from gateway.http.permissions import MayDeploy, MayDownload, MayPublish, MayRead
 from gateway.models import files
 from gateway.models.api import ARCHIVE
 from gateway.models.schemas import FileAnswer
@@ -60,7 +60,7 @@ def push_export(
     model: str,
     format: ExportFormat,
     wanted: Annotated[PushRequest, Body()],
-    caller: MayDeploy,
+    caller: MayPublish,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> PushAnswer:

@@ -73,11 +73,11 @@ def operations(made: Schema) -> Iterator[tuple[str, str, Schema]]:
 
 
 def add_scopes(made: Schema, app: FastAPI) -> None:
-    """Name the scope that each operation requires, as OpenAPI 3.1 does for roles."""
+    """Name the scopes that each operation requires, as OpenAPI 3.1 does for roles."""
     for path, method, permission in declared_routes(app):
         operation = made["paths"].get(path, {}).get(method.lower())
-        if operation is not None and permission.scope is not None:
-            operation["security"] = [{SCHEME: [permission.scope.value]}]
+        if operation is not None and permission.scopes:
+            operation["security"] = [{SCHEME: [each.value for each in permission.scopes]}]
 
 
 def complete(made: Schema) -> None:

@@ -33,9 +33,9 @@ HOLDERS = EVERY_ROLE - {Role.AUDITOR}
 
 @dataclass(frozen=True)
 class Permission:
-    """The scope and the roles that a route requires. Without a scope, any valid key is enough."""
+    """The scopes and the roles that a route requires. Without scopes, any valid key is enough."""
 
-    scope: Scope | None = None
+    scopes: tuple[Scope, ...] = ()
     roles: frozenset[Role] = EVERY_ROLE
     public: bool = False
     """True if the route needs no key."""
@@ -43,13 +43,11 @@ class Permission:
     @property
     def only_reads(self) -> bool:
         """True if a suspended account may call the route."""
-        return self.scope in (None, Scope.READ)
+        return set(self.scopes) <= {Scope.READ}
 
     def allows(self, rights: Rights) -> bool:
         """Return True if a key with these rights may call the route."""
-        return self.public or (
-            rights.role in self.roles and (self.scope is None or self.scope in rights.scopes)
-        )
+        return self.public or (rights.role in self.roles and set(self.scopes) <= set(rights.scopes))
 
     def require(self, caller: Caller) -> None:
         """Raise Forbidden or MissingScope if the caller may not call the route."""
@@ -62,24 +60,25 @@ class Permission:
             raise Forbidden(
                 f"A key with the role {role} cannot do this. Use a key with the role {wanted}."
             )
-        assert self.scope is not None
         scopes = [str(scope) for scope in caller.rights.scopes]
+        missing = next(each for each in self.scopes if each not in caller.rights.scopes)
+        needed = f"scope{'s' if len(self.scopes) > 1 else ''} {' and '.join(self.scopes)}"
         raise MissingScope(
-            f"This request needs the scope {self.scope}. The API key has {', '.join(scopes)}. "
-            + _remedy(self.scope, role),
-            figures={"needed_scope": str(self.scope), "scopes": scopes},
+            f"This request needs the {needed}. The API key has {', '.join(scopes)}. "
+            + self._remedy(role),
+            figures={"needed_scope": str(missing), "scopes": scopes},
         )
 
-
-def _remedy(scope: Scope, role: Role) -> str:
-    if scope in role.scopes:
-        return (
-            "Use a key that has it. `ecolink keys create --scope "
-            f"{scope}` creates one, with a key that has the scope {Scope.KEYS}."
-        )
-    if role is Role.AUDITOR:
-        return "An auditor can only read."
-    return f"The role {role} cannot have it. Ask the owner of the account."
+    def _remedy(self, role: Role) -> str:
+        if set(self.scopes) <= set(role.scopes):
+            options = " ".join(f"--scope {each}" for each in self.scopes)
+            return (
+                f"Use a key that has {'them' if len(self.scopes) > 1 else 'it'}. `ecolink keys "
+                f"create {options}` creates one, with a key that has the scope {Scope.KEYS}."
+            )
+        if role is Role.AUDITOR:
+            return "An auditor can only read."
+        return f"The role {role} cannot have it. Ask the owner of the account."
 
 
 _PERMISSIONS: dict[Callable[..., Any], Permission] = {}
@@ -118,9 +117,9 @@ def declared(permission: Permission) -> Any:
     return Depends(declaration)
 
 
-READ = Permission(Scope.READ)
-DOWNLOAD = Permission(Scope.READ, HOLDERS)
-OPERATOR_READ = Permission(Scope.READ, OPERATOR)
+READ = Permission((Scope.READ,))
+DOWNLOAD = Permission((Scope.READ,), HOLDERS)
+OPERATOR_READ = Permission((Scope.READ,), OPERATOR)
 
 PUBLIC = declared(Permission(public=True))
 
@@ -128,17 +127,19 @@ AnyCaller = Annotated[Caller, _checks(Permission())]
 MayRead = Annotated[Caller, _checks(READ)]
 MayDownload = Annotated[Caller, _checks(DOWNLOAD)]
 """Reads the content of datasets and models, which auditors may not see."""
-MayTrain = Annotated[Caller, _checks(Permission(Scope.TRAIN))]
-MayDeploy = Annotated[Caller, _checks(Permission(Scope.DEPLOY))]
-MayPay = Annotated[Caller, _checks(Permission(Scope.BILLING))]
-MayManageKeys = Annotated[Caller, _checks(Permission(Scope.KEYS))]
+MayTrain = Annotated[Caller, _checks(Permission((Scope.TRAIN,)))]
+MayDeploy = Annotated[Caller, _checks(Permission((Scope.DEPLOY,)))]
+MayPublish = Annotated[Caller, _checks(Permission((Scope.DEPLOY, Scope.READ), HOLDERS))]
+"""Sends the content of models to another server, so it must be allowed to download them, too."""
+MayPay = Annotated[Caller, _checks(Permission((Scope.BILLING,)))]
+MayManageKeys = Annotated[Caller, _checks(Permission((Scope.KEYS,)))]
 
-AuditorReads = Annotated[Caller, _checks(Permission(Scope.READ, frozenset({Role.AUDITOR})))]
-MayReadAll = Annotated[Caller, _checks(Permission(Scope.READ, OVERSEERS))]
+AuditorReads = Annotated[Caller, _checks(Permission((Scope.READ,), frozenset({Role.AUDITOR})))]
+MayReadAll = Annotated[Caller, _checks(Permission((Scope.READ,), OVERSEERS))]
 OperatorReads = Annotated[Caller, _checks(OPERATOR_READ)]
-OperatorDeploys = Annotated[Caller, _checks(Permission(Scope.DEPLOY, OPERATOR))]
-OperatorCredits = Annotated[Caller, _checks(Permission(Scope.BILLING, OPERATOR))]
-OperatorManages = Annotated[Caller, _checks(Permission(Scope.KEYS, OPERATOR))]
+OperatorDeploys = Annotated[Caller, _checks(Permission((Scope.DEPLOY,), OPERATOR))]
+OperatorCredits = Annotated[Caller, _checks(Permission((Scope.BILLING,), OPERATOR))]
+OperatorManages = Annotated[Caller, _checks(Permission((Scope.KEYS,), OPERATOR))]
 """Creates and suspends accounts, and creates and revokes their keys."""
 
 

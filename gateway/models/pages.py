@@ -21,7 +21,7 @@ from gateway.exports import service as exports
 from gateway.exports.schemas import PushRequest
 from gateway.http.access import Caller
 from gateway.http.errors import retry_after
-from gateway.http.permissions import MayDeploy, MayRead, MayTrain, OperatorDeploys
+from gateway.http.permissions import MayDeploy, MayPublish, MayRead, MayTrain, OperatorDeploys
 from gateway.http.streaming import EventStream
 from gateway.jobs.service import give
 from gateway.keys.view import shown_keys
@@ -159,7 +159,7 @@ def push_export(
     model: str,
     format: ExportFormat,
     form: Annotated[PushRequest, Form()],
-    caller: MayDeploy,
+    caller: MayPublish,
     backend: BackendOf,
 ) -> Response:
     """Push an export of a model to a hub."""

@@ -140,8 +140,8 @@ def _allowed(rights: Rights, account: AccountAnswer) -> list[str]:
 
     A key that may read the pages for operators alone also has `operator`.
     The key of a suspended account can only read and download.
-    Pages hide each control whose `data-needs` is not among them. Parts of a page need no rights, so
-    that all who watch a job share them.
+    Pages hide each control whose `data-needs` names another right. Parts of a page need no rights,
+    so that all who watch a job share them.
     """
     usable = [each for each in rights.scopes if not account.suspension or each is Scope.READ]
     reads = {"download": DOWNLOAD, "operator": OPERATOR_READ}

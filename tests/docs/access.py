@@ -53,7 +53,7 @@ def _row(route: DeclaredRoute) -> tuple[str, ...]:
 def _needed(permission: Permission) -> str:
     if permission.public:
         return "no key"
-    return "any key" if permission.scope is None else permission.scope
+    return ", ".join(permission.scopes) or "any key"
 
 
 def _scopes() -> str:
@@ -70,7 +70,7 @@ def _meanings() -> Iterator[tuple[str, str]]:
             name, value = field.targets[0], text.value
             assert isinstance(name, ast.Name)
             assert isinstance(value, ast.Constant)
-            said = str(value.value).rstrip(".")
+            said = " ".join(str(value.value).split()).rstrip(".")
             yield Scope[name.id], said[0].lower() + said[1:]
 
 

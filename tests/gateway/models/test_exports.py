@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from domain.access.rights import KeyRequest
+from domain.access.scope import Scope
 from domain.core.aggregate import because
 from domain.core.identity import export_id
 from domain.exports.export import Export, ExportedFiles, ExportFormat
@@ -18,6 +20,7 @@ from infrastructure.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.models.conftest import Deployer, text
 from tests.gateway.web.signed_in import signed_in
+from tests.gateway.web.test_needed_rights import require_marks
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "rope_theta": 10_000.0}
 TOKENIZER = {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}}
@@ -201,6 +204,27 @@ def test_an_export_is_pushed_once_and_the_token_is_in_no_response(pusher: Export
 
 
 @pytest.mark.parametrize(
+    ("scopes", "status"),
+    [((Scope.DEPLOY,), 403), ((Scope.READ,), 403), ((Scope.DEPLOY, Scope.READ), 202)],
+    ids=["deploy", "read", "both"],
+)
+def test_a_push_needs_the_scopes_of_a_download_too(
+    pusher: Exporter, scopes: tuple[Scope, ...], status: int
+) -> None:
+    account = pusher.person.account_id
+    pusher.person = pusher.platform.key(account, KeyRequest(scopes=scopes))
+    answer = push(pusher)
+    assert answer.status_code == status
+    if status == 403:
+        error = answer.json()["error"]
+        missing = ({Scope.DEPLOY, Scope.READ} - set(scopes)).pop()
+        assert (error["code"], error["figures"]["needed_scope"]) == ("missing_scope", missing)
+        assert "--scope deploy --scope read" in error["message"]
+        with connect(pusher.platform.settings) as connection:
+            assert connection.execute("SELECT FROM hub_targets").fetchall() == []
+
+
+@pytest.mark.parametrize(
     ("change", "status"),
     [
         ({"repository": "no-owner"}, 422),
@@ -253,7 +277,9 @@ def test_a_repeated_push_needs_no_export(pusher: Exporter) -> None:
 
 def test_the_page_pushes_an_export(pusher: Exporter) -> None:
     browser = signed_in(pusher.client, pusher.person)
+    require_marks(browser.client, "/models")
     shown = browser.client.get("/models/list").text
+    assert 'data-needs="deploy download"' in shown
     assert f"/models/{pusher.model.replace(':', '%3A')}/exports/safetensors/push" in shown
     path = f"/models/{pusher.model}/exports/safetensors/push"
     form = PUSH | {"private": ["false", "true"]}

@@ -41,9 +41,9 @@ class Routes:
             for verb, pattern, permission in self._rights
             if verb == method and pattern.fullmatch(path)
         )
-        if permission == DOWNLOAD:
-            return "download"
-        return "" if permission.scope in (None, Scope.READ) else str(permission.scope)
+        changes = [str(each) for each in permission.scopes if each is not Scope.READ]
+        reads = Scope.READ in permission.scopes and permission.roles == DOWNLOAD.roles
+        return " ".join([*changes, *(["download"] if reads else [])])
 
 
 def with_parents(node: Node, *parents: Node) -> Iterator[tuple[Node, ...]]:
