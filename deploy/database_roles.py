@@ -68,11 +68,6 @@ RESTARTED = (
 )
 """Columns of a run that its owner changes by a retry, or by another connection."""
 
-HIDDEN_TOKENS = (
-    "INSERT, DELETE, SELECT (push_id, account_id, repository, private, done_bytes, url, message)"
-)
-"""Rights to store the encrypted tokens of a hub, without reading any."""
-
 HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expires_at)"
 """Rights to store and replace the secrets of webhooks, without reading any."""
 
@@ -172,8 +167,8 @@ ACCESS: dict[str, Access] = {
         ),
         handles_events=True,
         tables=_each(("exports", "hub_pushes"), READ)
-        | {"export_progress": CHANGE, "hub_keys": KEEP}
-        | {"hub_targets": "SELECT, UPDATE (token, done_bytes, url, message)"},
+        | {"export_progress": CHANGE, "hub_tokens": REMOVE}
+        | {"hub_targets": "SELECT, UPDATE (done_bytes, url, message)"},
     ),
     "alerts": Access(
         handles_events=True,
@@ -233,7 +228,7 @@ ACCESS: dict[str, Access] = {
         | {"tracker_secrets": "INSERT, DELETE, SELECT (account_id, tracker)"}
         | {"synthesis_endpoints": CHANGE, "synthesis_endpoint_keys": "INSERT, DELETE"}
         | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
-        | {"hub_targets": HIDDEN_TOKENS, "hub_keys": READ}
+        | {"hub_targets": f"{ADD}, DELETE", "hub_tokens": "INSERT"}
         | {"parked_events": "SELECT, UPDATE (replay)"}
         | _each(("leaderships", "processes", "alerts", "alert_notices"), READ)
         | {"alert_silences": CHANGE},

@@ -48,7 +48,7 @@ PERSONAL: dict[str, str] = {
 CASCADED = frozenset(
     {
         *("notices", "tracker_secrets", "webhook_secrets", "webhook_deliveries"),
-        *("webhook_attempts", "synthesis_endpoint_keys"),
+        *("webhook_attempts", "synthesis_endpoint_keys", "hub_tokens"),
     }
 )
 """Tables whose rows PostgreSQL deletes with those of a table in PERSONAL."""
@@ -69,7 +69,6 @@ KEPT: dict[str, str] = {
     "evaluation_measurements": "Numbers of a job, which audits compare with its events.",
     "segment_evidence": "Durations that prove the charges.",
     "export_progress": "Bytes of running exports, which are deleted when they end.",
-    "hub_keys": "The public key of the exporter.",
     "invoices": "Requests for invoices, with the account's ID and amounts.",
     "security_events": "Addresses of clients without an account. They are deleted by age.",
     "verifications": "Results of verifications, of which the newest are kept.",

@@ -42,7 +42,7 @@ SCHEMA_ROWS: LiteralString = r"application_name LIKE '\_\_%%'"
 
 EPHEMERAL = {
     *("web_sessions", "sign_in_links", "request_keys", "dataset_progress", "export_progress"),
-    "hub_keys",
+    "hub_tokens",
     *("ecolink_snapshots", "processes", "verifications"),
 }
 """Tables that are in no backup: users sign in again, and services make the rest again."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from domain.core.aggregate import because
-from domain.core.errors import CommandReused, Invalid, WrongState
+from domain.core.errors import CommandReused, WrongState
 from domain.core.identity import export_id
 from domain.exports.export import ExportFormat
 from domain.exports.hub_push import HubPush, PushStatus
@@ -17,13 +17,7 @@ from gateway.exports.service import ready_export
 from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up
 from gateway.models.service import own_model
-from infrastructure.hub_targets import (
-    MOST_TOKEN_BYTES,
-    NoKey,
-    add_target,
-    delete_target,
-    shown_targets,
-)
+from infrastructure.hub_targets import add_target, delete_target, shown_targets
 from infrastructure.store import Connection
 from projections import HUB_PUSHES
 from projections.hub_pushes import pushes_of
@@ -42,8 +36,8 @@ def request_push(
 ) -> PushAnswer:
     """Push a ready export to a repository. The same `push_id` returns the same push.
 
-    Raise NotFound if there is no export, WrongState if it is not ready or pushes are disabled,
-    Invalid for a token that is too long, and CommandReused if the push has another target.
+    Raise NotFound if there is no export, WrongState if it is not ready or pushes are disabled, and
+    CommandReused if the push has another target.
     """
     job_id = own_model(backend, caller, model)["job_id"]
     push = backend.log.find(HubPush, push_id)
@@ -71,23 +65,17 @@ def _request(
             "Pushes to a hub are disabled. Ask your operator to set ECOLINK_HUB_ENDPOINT, or "
             "download the export."
         )
-    token = wanted.token.get_secret_value()
-    if len(token.encode()) > MOST_TOKEN_BYTES:
-        raise Invalid(f"The token has more than {MOST_TOKEN_BYTES} bytes.", field="token")
     export = ready_export(backend, caller, model, format)
     with backend.pool.connection() as connection:
-        try:
-            add_target(
-                connection,
-                push_id,
-                caller.account_id,
-                wanted.repository,
-                wanted.private,
-                token,
-                backend.clock.now(),
-            )
-        except NoKey:
-            raise WrongState("The exporter has not started yet. Try again in a moment.") from None
+        add_target(
+            connection,
+            push_id,
+            caller.account_id,
+            wanted.repository,
+            wanted.private,
+            wanted.token.get_secret_value(),
+            backend.clock.now(),
+        )
         _require_same(connection, push_id, wanted)
     try:
         with because(caller.cause(backend)):
@@ -138,7 +126,7 @@ def _answer(row: Row, target: Row) -> PushAnswer:
         private=target["private"],
         progress=target["done_bytes"] / max(1, row["total_bytes"]) if running else None,
         commit=row["commit_id"],
-        url=target["url"],
+        url=None if running else target["url"],
         failure=None
         if code is None
         else PushFailure(code=code, message=target["message"] or code, advice=push_advice(code)),

@@ -68,7 +68,7 @@ class PushRequest(BaseModel, extra="forbid"):
     token: SecretStr = Field(
         min_length=1,
         max_length=300,
-        description="Token of the hub. EcoLink stores it encrypted until the push ends.",
+        description="Token of the hub. EcoLink stores it until the push ends.",
         examples=["hf_..."],
     )
     private: bool = Field(default=True, description="Create a private repository.")

@@ -9,7 +9,6 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.clock import clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
-from infrastructure.hub_targets import TokenKey
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
 from infrastructure.service import broker_of, every, serve
@@ -59,7 +58,6 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         clock,
         artifacts,
         pool,
-        TokenKey(settings.home / "exporter-key.pem"),
         settings.hub_endpoint,
         settings.home / "exporter-pushes",
     )
@@ -76,7 +74,7 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         every(0, poll, "exports"),
         every(0, push, "pushes"),
         every(EXPIRY_SECONDS, exports.expire, "expiry"),
-        every(EXPIRY_SECONDS, pushes.forget_tokens, "tokens"),
+        every(EXPIRY_SECONDS, pushes.delete_tokens, "tokens"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])

@@ -20,9 +20,8 @@ from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.fair_work import FairWork
 from infrastructure.hub_targets import (
-    TokenKey,
-    end_push,
-    forget_token,
+    delete_token,
+    set_outcome,
     set_pushed_bytes,
     stored_tokens,
     target_of,
@@ -39,41 +38,35 @@ LIMITS = Limits(cpu_seconds=3600, wall_seconds=6 * 3600, memory_mib=2048)
 MOST_FAILURES = 5
 """Number of attempts without a response of the hub, after which a push fails."""
 
-
 UNRECORDED = timedelta(hours=1)
-"""Age of a token after which its push will not be recorded any more, or has ended long ago."""
+"""Age of a token after which its push will not be recorded any more."""
 
 
 class Pushes:
     """Runs the pending pushes. A repeated attempt skips the files that the hub has.
 
-    After a crash, the next process starts again. If it has another key, because it runs on another
-    machine, the push fails, and its owner repeats it.
+    After a crash, the next process starts again.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         log: EventLog,
         clock: Clock,
         artifacts: Artifacts,
         pool: ConnectionPool[Connection],
-        key: TokenKey,
         endpoint: str | None,
         scratch: Path,
     ) -> None:
-        """Create the service, and publish its key."""
+        """Create the service. Without an endpoint, pushes fail."""
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
         self._pool = pool
-        self._key = key
         self._endpoint = endpoint
         self._scratch = scratch
         self._logger = logging.getLogger("pushes")
         self.work = FairWork[UUID]("pushes", clock, 1)
         shutil.rmtree(scratch, ignore_errors=True)
-        with pool.connection() as connection:
-            key.publish(connection)
 
     def start_pending(self) -> None:
         """Start the oldest push of each account while the thread is free."""
@@ -86,13 +79,18 @@ class Pushes:
             }
         )
 
-    def forget_tokens(self) -> None:
-        """Forget tokens that a crash left behind: of ended pushes, and of unrecorded ones."""
+    def delete_tokens(self) -> None:
+        """Delete tokens that a crash left behind: of ended pushes, and of unrecorded ones."""
+        unrecorded = self._clock.now() - UNRECORDED
         with self._pool.connection() as connection:
-            for id in stored_tokens(connection, self._clock.now() - UNRECORDED):
+            for id, requested_at in stored_tokens(connection).items():
                 push = self._log.find(HubPush, id)
-                if push is None or push.status is not PushStatus.PENDING:
-                    forget_token(connection, id)
+                if push is None:
+                    is_left = requested_at < unrecorded
+                else:
+                    is_left = push.status is not PushStatus.PENDING
+                if is_left:
+                    delete_token(connection, id)
 
     def push(self, id: UUID) -> None:
         """Run a push. Record the commit, or why there is none."""
@@ -118,8 +116,8 @@ class Pushes:
     def _commit(self, push: HubPush, scratch: Path) -> dict[str, Any]:
         with self._pool.connection() as connection:
             target = target_of(connection, push.id)
-        if target is None or (token := self._key.decrypt(target)) is None:
-            raise HubRefused("token_lost", "The exporter no longer has the token.")
+        if target is None or target.token is None:
+            raise HubRefused("token_lost", "EcoLink no longer has the token.")
         if self._endpoint is None:
             raise HubRefused("disabled", "Your operator disabled pushes to a hub.")
         directory = self._files(push, scratch)
@@ -136,7 +134,7 @@ class Pushes:
             WORKER,
             {
                 "endpoint": self._endpoint,
-                "token": token,
+                "token": target.token,
                 "repository": target.repository,
                 "private": target.private,
                 "directory": str(directory),
@@ -174,6 +172,14 @@ class Pushes:
         url: str | None = None,
         message: str | None = None,
     ) -> None:
+        """End a push.
+
+        The outcome comes before the event, so an ended push always has it. If a crash follows, the
+        push is repeated, and its outcome replaced. The token comes last: `delete_tokens` finds it.
+        """
+        with self._pool.connection() as connection:
+            set_outcome(connection, id, url, message)
+
         def attempt() -> None:
             with because(Cause("service:exporter", f"push:{id}", self._clock.now())):
                 push = self._log.load(HubPush, id)
@@ -182,4 +188,4 @@ class Pushes:
 
         self._log.retrying(attempt)
         with self._pool.connection() as connection:
-            end_push(connection, id, url, message)
+            delete_token(connection, id)

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -36,7 +34,7 @@ from gateway.launch.job_form import JobRequest
 from gateway.schemas import parsed_job_id
 from infrastructure import verifications
 from infrastructure.artifacts import Artifacts
-from infrastructure.hub_targets import TokenKey, add_target, end_push, set_pushed_bytes
+from infrastructure.hub_targets import add_target, delete_token, set_outcome, set_pushed_bytes
 from infrastructure.invoice_requests import RequestedInvoice, request_invoice
 from infrastructure.invoices import Issuer
 from infrastructure.log_identity import log_identity
@@ -489,14 +487,16 @@ class Samples:
 
     def _pushes(self, export: Export, now: datetime) -> None:
         """Add pushes that are running, completed and failed."""
-        with TemporaryDirectory() as folder, self.backend.pool.connection() as connection:
-            TokenKey(Path(folder) / "key.pem").publish(connection)
+        with self.backend.pool.connection() as connection:
             for number in range(3):
                 id, name = UUID(int=number), f"acme/support-bot-{number}"
                 add_target(connection, id, export.account_id, name, True, "hf_secret", now)
             set_pushed_bytes(connection, UUID(int=0), 120_000_000)
-            end_push(connection, UUID(int=1), f"https://hub.example.com/acme/commit/{'4f' * 20}")
-            end_push(connection, UUID(int=2), message="The token may not write")
+            url = f"https://hub.example.com/acme/commit/{'4f' * 20}"
+            set_outcome(connection, UUID(int=1), url)
+            set_outcome(connection, UUID(int=2), message="The token may not write")
+            for number in (1, 2):
+                delete_token(connection, UUID(int=number))
         with because(Cause("service:exporter", "push", now)):
             pushes = [self.backend.exporting.push(UUID(int=n), export) for n in range(3)]
             pushes[1].complete("4f" * 20)

@@ -42,7 +42,7 @@ from domain.trackers.integrations import Tracker, integration_of
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
 from domain.webhooks.message import WebhookType, message_of_test
-from infrastructure import notices, tracked_runs, tracker_connections
+from infrastructure import hub_targets, notices, tracked_runs, tracker_connections
 from infrastructure.alerts import open_alerts, resolved_alerts, silence, unsilence
 from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
@@ -355,6 +355,33 @@ def test_the_gateway_connects_trackers_and_only_their_process_reads_the_secrets(
     with connect(settings) as connection:
         assert connection.execute("SELECT * FROM tracker_secrets").fetchall() == []
         connection.execute("DELETE FROM tracked_runs WHERE account_id = %s", [account_id])
+
+
+def test_the_gateway_stores_tokens_of_a_hub_and_only_the_exporter_reads_them(
+    settings: Settings,
+) -> None:
+    now, account_id, pushes = datetime.now(UTC), uuid4(), [uuid4(), uuid4()]
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        for push in pushes:
+            hub_targets.add_target(connection, push, account_id, "acme/bot", True, "hf_1", now)
+        assert set(hub_targets.shown_targets(connection, pushes)) == set(pushes)
+        hub_targets.delete_target(connection, pushes[1])
+        for query in ("SELECT * FROM hub_tokens", "DELETE FROM hub_tokens"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(query.encode())
+    own = make_conninfo(settings.owner_database_url, user=role_of("exporter"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": own})) as connection:
+        assert hub_targets.target_of(connection, pushes[0]) == ("acme/bot", True, "hf_1")
+        assert set(hub_targets.stored_tokens(connection)) == {pushes[0]}
+        hub_targets.set_pushed_bytes(connection, pushes[0], 1)
+        hub_targets.set_outcome(connection, pushes[0], "https://hub.example.com/1")
+        hub_targets.delete_token(connection, pushes[0])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("UPDATE hub_targets SET repository = 'acme/other'")
+    with connect(settings) as connection:
+        connection.execute("DELETE FROM hub_targets WHERE account_id = %s", [account_id])
 
 
 def test_the_gateway_sets_an_address_and_the_webhooks_process_only_uses_it(

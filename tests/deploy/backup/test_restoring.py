@@ -193,8 +193,8 @@ def test_keys_are_never_stored_with_the_backup(backups: Backups, tmp_path: Path)
 
 
 def test_no_backup_has_a_table_of_secrets() -> None:
-    secret = {each for each in known_tables() if each.endswith(("_secrets", "_keys"))}
-    assert {"webhook_secrets", "synthesis_endpoint_keys"} <= secret
+    secret = {each for each in known_tables() if each.endswith(("_secrets", "_keys", "_tokens"))}
+    assert {"webhook_secrets", "synthesis_endpoint_keys", "hub_tokens"} <= secret
     assert secret - FOLDED <= NEVER
 
 

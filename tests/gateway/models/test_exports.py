@@ -14,7 +14,6 @@ from domain.core.aggregate import because
 from domain.core.identity import export_id
 from domain.exports.export import Export, ExportedFiles, ExportFormat
 from domain.jobs.job import Job
-from infrastructure.hub_targets import TokenKey
 from infrastructure.measurements import set_export_progress
 from infrastructure.store import connect
 from tests.builders.platform import Platform
@@ -176,8 +175,6 @@ def pusher(owner: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A person with a ready export, on a platform with a hub."""
     settings = owner.client.app.state.backend.settings  # type: ignore[attr-defined]
     monkeypatch.setattr(settings, "hub_endpoint", "https://hub.example.com")
-    with connect(owner.platform.settings) as connection:
-        TokenKey(tmp_path / "key.pem").publish(connection)
     owner.request()
     (tmp_path / "files").mkdir()
     owner.complete(tmp_path / "files")

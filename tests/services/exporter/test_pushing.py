@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,7 +15,7 @@ from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.exports.hub_push import HubPush, PushStatus
 from domain.use_cases.exports import Exporting
-from infrastructure.hub_targets import NoKey, TokenKey, add_target, shown_targets, target_of
+from infrastructure.hub_targets import add_target, shown_targets, stored_tokens, target_of
 from infrastructure.store import connect
 from services.exporter import pushing
 from services.exporter.pushing import Pushes
@@ -36,20 +36,11 @@ def hub() -> Iterator[Hub]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("keys") / "exporter-key.pem"
-    TokenKey(file)
-    return file
-
-
 class Pusher:
     """An account with a ready export, and the exporter's pushes."""
 
-    def __init__(self, service: Service, hub: Hub, key_file: Path) -> None:
+    def __init__(self, service: Service, hub: Hub) -> None:
         self.service, self.hub = service, hub
-        self.key_file = service.folder / "key.pem"
-        shutil.copy(key_file, self.key_file)
         with because(service.platform.cause):
             service.platform.ecolink.open_account(ACCOUNT_ID, Role.OWNER)
         export = service.request()
@@ -64,7 +55,6 @@ class Pusher:
             self.service.clock,
             self.service.artifacts,
             self.service.pool,
-            TokenKey(self.key_file),
             self.hub.url if endpoint == "" else endpoint,
             self.service.folder / "pushes",
         )
@@ -83,6 +73,11 @@ class Pusher:
         assert self.pushes.work.finish(TIMEOUT_SECONDS)
         self.service.platform.project()
 
+    def tokens(self) -> set[UUID]:
+        """Return the pushes whose tokens are stored."""
+        with self.service.pool.connection() as connection:
+            return set(stored_tokens(connection))
+
     def find(self, push_id: UUID) -> HubPush:
         return self.service.platform.log.load(HubPush, push_id)
 
@@ -95,8 +90,8 @@ class Pusher:
 
 
 @pytest.fixture
-def pusher(service: Service, hub: Hub, key_file: Path) -> Pusher:
-    return Pusher(service, hub, key_file)
+def pusher(service: Service, hub: Hub) -> Pusher:
+    return Pusher(service, hub)
 
 
 def test_all_files_are_committed_to_a_private_repository(pusher: Pusher, tmp_path: Path) -> None:
@@ -121,26 +116,18 @@ def test_a_repeated_push_uploads_no_large_file_again(pusher: Pusher) -> None:
     assert len(pusher.hub.uploads) == 1
 
 
-def test_the_token_is_nowhere_in_plain_text(
+def test_the_token_is_in_one_table_until_the_push_ends(
     pusher: Pusher, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    push_id = pusher.request()
-    dump = everything(pusher)
+    pusher.request()
+    dump = everything(pusher, "hub_tokens")
     assert TOKEN.encode() not in dump
     assert REPOSITORY.encode() in dump
-    with pusher.service.pool.connection() as connection:
-        target = target_of(connection, push_id)
-    assert target is not None
-    assert target.token is not None
+    assert len(pusher.tokens()) == 1
     pusher.run()
-    with pusher.service.pool.connection() as connection:
-        target = target_of(connection, push_id)
-    assert target is not None
-    assert target.token is None
     assert TOKEN.encode() not in everything(pusher)
     assert TOKEN not in caplog.text
-    assert pusher.key_file.stat().st_mode & 0o077 == 0
     states = b"".join(
         each.state
         for each in pusher.service.platform.log.recorder.select_notifications(start=1, limit=1000)
@@ -148,11 +135,13 @@ def test_the_token_is_nowhere_in_plain_text(
     assert REPOSITORY.encode() not in states
 
 
-def everything(pusher: Pusher) -> bytes:
-    """Return the contents of all tables."""
+def everything(pusher: Pusher, *without: str) -> bytes:
+    """Return the contents of all tables except some."""
     with connect(pusher.service.platform.settings) as connection:
         tables = connection.execute(
-            "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' "
+            "AND NOT tablename = ANY(%s)",
+            [list(without)],
         ).fetchall()
         found = bytearray()
         for table in tables:
@@ -195,10 +184,10 @@ def test_a_wrong_token_fails_the_push(pusher: Pusher) -> None:
     assert pusher.hub.repositories == {}
 
 
-def test_another_exporter_cannot_read_the_token(pusher: Pusher) -> None:
+def test_a_push_whose_token_a_restore_lost_fails(pusher: Pusher) -> None:
     push_id = pusher.request()
-    pusher.key_file = pusher.service.folder / "other.pem"
-    pusher.start()
+    with pusher.service.pool.connection() as connection:
+        connection.execute("DELETE FROM hub_tokens")
     pusher.run()
     assert pusher.row(push_id)["failure_code"] == "token_lost"
 
@@ -211,28 +200,73 @@ def test_a_deleted_export_fails_the_push(pusher: Pusher) -> None:
     assert pusher.row(push_id)["failure_code"] == "export_deleted"
 
 
-def test_tokens_that_a_crash_left_are_forgotten(pusher: Pusher) -> None:
-    unrecorded, ended, pending = uuid4(), pusher.request(), pusher.request()
+class Killed(BaseException):
+    """The end of the exporter, after which none of its code runs."""
+
+
+def killed(call: Callable[..., object], *, after: bool) -> Callable[..., None]:
+    """Return a call that ends the exporter, before it or after it."""
+
+    def instead(*args: Any, **kwargs: Any) -> None:
+        if after:
+            call(*args, **kwargs)
+        raise Killed
+
+    return instead
+
+
+@pytest.mark.parametrize("token", [TOKEN, "hf_wrong"], ids=["completed", "failed"])
+@pytest.mark.parametrize("point", ["uploaded", "outcome", "event", "token"])
+def test_a_push_is_exact_after_a_kill_at_its_end(
+    point: str, token: str, pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill is after the upload, the outcome, the event, or the deletion of the token."""
+    push_id = pusher.request(token)
+    log = pusher.service.platform.log
+    with monkeypatch.context() as patch:
+        match point:
+            case "uploaded":
+                patch.setattr(pushing, "set_outcome", killed(pushing.set_outcome, after=False))
+            case "outcome":
+                patch.setattr(pushing, "set_outcome", killed(pushing.set_outcome, after=True))
+            case "event":
+                patch.setattr(log, "commit", killed(log.commit, after=True))
+            case _:
+                patch.setattr(pushing, "delete_token", killed(pushing.delete_token, after=True))
+        with pytest.raises(Killed):
+            pusher.pushes.push(push_id)
+    assert pusher.tokens() == (set() if point == "token" else {push_id})
+    pusher.start()
+    pusher.pushes.delete_tokens()
+    pusher.run()
+    assert pusher.tokens() == set()
+    row = pusher.row(push_id)
+    if token == TOKEN:
+        assert row["commit_id"] is not None
+        assert row["url"] == f"{pusher.hub.url}/{REPOSITORY}/commit/{row['commit_id']}"
+        assert row["message"] is None
+    else:
+        assert (row["failure_code"], row["message"]) == (
+            "unauthorized",
+            "Invalid username or password.",
+        )
+
+
+def test_tokens_that_a_crash_left_are_deleted(pusher: Pusher) -> None:
+    unrecorded, pending = uuid4(), pusher.request()
     with pusher.service.pool.connection() as connection:
         add_target(connection, unrecorded, ACCOUNT_ID, REPOSITORY, True, TOKEN, NOW)
-    with because(pusher.service.platform.cause):
-        push = pusher.find(ended)
-        push.complete("c0ffee")
-        pusher.service.platform.log.commit(push)
-
-    def stored() -> set[UUID]:
-        pusher.pushes.forget_tokens()
-        found = (unrecorded, ended, pending)
-        with pusher.service.pool.connection() as connection:
-            targets = {each: target_of(connection, each) for each in found}
-        return {each for each, target in targets.items() if target and target.token}
-
     pusher.service.clock.time = NOW
-    assert stored() == {unrecorded, ended, pending}
+    pusher.pushes.delete_tokens()
+    assert pusher.tokens() == {unrecorded, pending}
     pusher.service.clock.time = NOW + timedelta(hours=2)
-    assert stored() == {pending}
+    pusher.pushes.delete_tokens()
+    assert pusher.tokens() == {pending}
 
 
-def test_no_token_is_stored_before_an_exporter_ran(service: Service) -> None:
-    with service.pool.connection() as connection, pytest.raises(NoKey):
-        add_target(connection, uuid4(), ACCOUNT_ID, REPOSITORY, True, TOKEN, NOW)
+def test_a_repeated_target_keeps_the_first_token(pusher: Pusher) -> None:
+    push_id = pusher.request()
+    with pusher.service.pool.connection() as connection:
+        add_target(connection, push_id, ACCOUNT_ID, "acme/other", True, "hf_other", NOW)
+        target = target_of(connection, push_id)
+    assert target == (REPOSITORY, True, TOKEN)
