@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS hub_targets (
     account_id uuid NOT NULL,
     repository text NOT NULL,
     private boolean NOT NULL,
+    provenance boolean NOT NULL,
     created_at timestamptz NOT NULL,
     done_bytes bigint NOT NULL DEFAULT 0,
     url text,
@@ -33,31 +34,30 @@ CREATE TABLE IF NOT EXISTS hub_tokens (
 
 
 class Target(NamedTuple):
-    """A repository, and the token that may write to it. The token is None if it was deleted."""
+    """A repository, what it gets, and a token that may write to it.
+
+    `private` is for a new repository. `provenance` is False to leave out provenance.json. `token`
+    is None if it was deleted.
+    """
 
     repository: str
     private: bool
+    provenance: bool
     token: str | None
 
 
-def add_target(  # noqa: PLR0913
-    connection: Connection,
-    push_id: UUID,
-    account_id: UUID,
-    repository: str,
-    private: bool,
-    token: str,
-    now: datetime,
+def add_target(
+    connection: Connection, push_id: UUID, account_id: UUID, target: Target, now: datetime
 ) -> None:
     """Store the target of a push, with its token. Idempotent."""
     with connection.transaction():
         added = connection.execute(
-            "INSERT INTO hub_targets (push_id, account_id, repository, private, created_at) "
-            "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (push_id) DO NOTHING",
-            [push_id, account_id, repository, private, now],
+            "INSERT INTO hub_targets (push_id, account_id, repository, private, provenance, "
+            "created_at) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (push_id) DO NOTHING",
+            [push_id, account_id, target.repository, target.private, target.provenance, now],
         )
         if added.rowcount:
-            connection.execute("INSERT INTO hub_tokens VALUES (%s, %s)", [push_id, token])
+            connection.execute("INSERT INTO hub_tokens VALUES (%s, %s)", [push_id, target.token])
 
 
 def delete_target(connection: Connection, push_id: UUID) -> None:
@@ -68,8 +68,8 @@ def delete_target(connection: Connection, push_id: UUID) -> None:
 def target_of(connection: Connection, push_id: UUID) -> Target | None:
     """Return the target of a push, or None."""
     row = connection.execute(
-        "SELECT repository, private, token FROM hub_targets LEFT JOIN hub_tokens USING (push_id) "
-        "WHERE push_id = %s",
+        "SELECT repository, private, provenance, token FROM hub_targets "
+        "LEFT JOIN hub_tokens USING (push_id) WHERE push_id = %s",
         [push_id],
     ).fetchone()
     return None if row is None else Target(**row)
@@ -109,8 +109,8 @@ def shown_targets(
 ) -> dict[UUID, dict[str, object]]:
     """Return the targets of pushes, without their tokens, by ID."""
     rows = connection.execute(
-        "SELECT push_id, repository, private, done_bytes, url, message FROM hub_targets "
-        "WHERE push_id = ANY(%s)",
+        "SELECT push_id, repository, private, provenance, done_bytes, url, message "
+        "FROM hub_targets WHERE push_id = ANY(%s)",
         [list(push_ids)],
     ).fetchall()
     return {row["push_id"]: row for row in rows}

@@ -283,15 +283,25 @@ def push(
     private: Annotated[
         bool, typer.Option("--private/--public", help="Visibility of a new repository.")
     ] = True,
+    provenance: Annotated[
+        bool,
+        typer.Option(
+            help="Also push provenance.json, with the hashes of the dataset, the hyperparameters, "
+            "the hardware and the cost of the job."
+        ),
+    ] = True,
     follow: Annotated[bool, typer.Option(help="Wait until the push ends.")] = True,
 ) -> None:
     """Push a ready export to a repository of a Hugging Face hub.
 
-    The token is in the variable HF_TOKEN. Without it, the command asks for the token.
+    The token is in the variable HF_TOKEN. Without it, the command asks for the token. The
+    repository gets all files of the export, also the model card and export.json, which have the
+    IDs of the account and the job.
     """
     token = os.environ.get("HF_TOKEN") or typer.prompt("Token of the hub", hide_input=True)
     path = f"/models/{quote(model)}"
-    body = {"repository": repository, "token": token, "private": private}
+    target = {"repository": repository, "private": private, "provenance": provenance}
+    body = {**target, "token": token}
     answer = client.send(PushAnswer, f"{path}/exports/{format}/pushes", body, str(uuid4()))
     try:
         while follow and answer.model.status is PushStatus.PENDING:
@@ -320,7 +330,7 @@ def _pushes(answer: Listed[PushAnswer]) -> RenderableType:
 
 def _push(answer: PushAnswer) -> RenderableType:
     """Render a push with one field per line."""
-    names = ("model", "format", "repository", "private", "status", "commit", "url")
+    names = ("model", "format", "repository", "private", "provenance", "status", "commit", "url")
     failure = answer.failure
     return pairs(
         selected(answer, *names)

@@ -17,11 +17,14 @@ from gateway.exports.service import ready_export
 from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up
 from gateway.models.service import own_model
-from infrastructure.hub_targets import add_target, delete_target, shown_targets
+from infrastructure.hub_targets import Target, add_target, delete_target, shown_targets
 from infrastructure.store import Connection
 from projections import HUB_PUSHES
 from projections.hub_pushes import pushes_of
 from projections.projection import Row
+
+SAME = ("repository", "private", "provenance")
+"""Fields of the target that a repeated request must have again."""
 
 REUSED = "You already used this idempotency key for another push. Use a new key."
 
@@ -66,16 +69,11 @@ def _request(
             "download the export."
         )
     export = ready_export(backend, caller, model, format)
+    target = Target(
+        wanted.repository, wanted.private, wanted.provenance, wanted.token.get_secret_value()
+    )
     with backend.pool.connection() as connection:
-        add_target(
-            connection,
-            push_id,
-            caller.account_id,
-            wanted.repository,
-            wanted.private,
-            wanted.token.get_secret_value(),
-            backend.clock.now(),
-        )
+        add_target(connection, push_id, caller.account_id, target, backend.clock.now())
         _require_same(connection, push_id, wanted)
     try:
         with because(caller.cause(backend)):
@@ -88,12 +86,9 @@ def _request(
 
 
 def _require_same(connection: Connection, push_id: UUID, wanted: PushRequest) -> None:
-    """Raise CommandReused if a push has another repository or visibility."""
+    """Raise CommandReused if a push has another target, regardless of the token."""
     target = shown_targets(connection, [push_id]).get(push_id)
-    if target is None or (target["repository"], target["private"]) != (
-        wanted.repository,
-        wanted.private,
-    ):
+    if target is None or any(target[name] != getattr(wanted, name) for name in SAME):
         raise CommandReused(REUSED)
 
 
@@ -122,8 +117,7 @@ def _answer(row: Row, target: Row) -> PushAnswer:
     return PushAnswer(
         **{name: row[name] for name in PushAnswer.model_fields if name in row},
         id=row["push_id"],
-        repository=target["repository"],
-        private=target["private"],
+        **{name: target[name] for name in SAME},
         progress=target["done_bytes"] / max(1, row["total_bytes"]) if running else None,
         commit=row["commit_id"],
         url=None if running else target["url"],

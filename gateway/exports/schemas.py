@@ -72,6 +72,12 @@ class PushRequest(BaseModel, extra="forbid"):
         examples=["hf_..."],
     )
     private: bool = Field(default=True, description="Create a private repository.")
+    provenance: bool = Field(
+        default=True,
+        description="Also push `provenance.json`, which has the hashes of the dataset, the "
+        "hyperparameters, the hardware and the cost of the job. The model card and `export.json` "
+        "are always pushed. They have the IDs of the account and the job, and hashes.",
+    )
 
 
 class PushFailure(Answer):
@@ -90,6 +96,7 @@ class PushAnswer(Answer):
     format: ExportFormat
     repository: str = Field(examples=["acme/support-bot"])
     private: bool
+    provenance: bool = Field(description="True if the push includes `provenance.json`.")
     status: PushStatus
     progress: float | None = Field(
         description="Share that is uploaded, from 0 to 1, while the push runs.", examples=[0.42]

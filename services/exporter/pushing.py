@@ -16,6 +16,7 @@ from psycopg_pool import ConnectionPool
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.exports.hub_push import HubPush, PushStatus
+from domain.jobs.documents import PROVENANCE
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.fair_work import FairWork
@@ -138,7 +139,11 @@ class Pushes:
                 "repository": target.repository,
                 "private": target.private,
                 "directory": str(directory),
-                "paths": [each.path for each in manifest.files],
+                "paths": [
+                    each.path
+                    for each in manifest.files
+                    if target.provenance or each.path != PROVENANCE
+                ],
             },
             LIMITS,
             lambda progress: on_bytes(progress["bytes"]),

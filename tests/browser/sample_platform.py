@@ -34,7 +34,13 @@ from gateway.launch.job_form import JobRequest
 from gateway.schemas import parsed_job_id
 from infrastructure import verifications
 from infrastructure.artifacts import Artifacts
-from infrastructure.hub_targets import add_target, delete_token, set_outcome, set_pushed_bytes
+from infrastructure.hub_targets import (
+    Target,
+    add_target,
+    delete_token,
+    set_outcome,
+    set_pushed_bytes,
+)
 from infrastructure.invoice_requests import RequestedInvoice, request_invoice
 from infrastructure.invoices import Issuer
 from infrastructure.log_identity import log_identity
@@ -490,7 +496,8 @@ class Samples:
         with self.backend.pool.connection() as connection:
             for number in range(3):
                 id, name = UUID(int=number), f"acme/support-bot-{number}"
-                add_target(connection, id, export.account_id, name, True, "hf_secret", now)
+                target = Target(name, private=True, provenance=True, token="hf_secret")
+                add_target(connection, id, export.account_id, target, now)
             set_pushed_bytes(connection, UUID(int=0), 120_000_000)
             url = f"https://hub.example.com/acme/commit/{'4f' * 20}"
             set_outcome(connection, UUID(int=1), url)

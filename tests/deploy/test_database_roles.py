@@ -361,11 +361,12 @@ def test_the_gateway_stores_tokens_of_a_hub_and_only_the_exporter_reads_them(
     settings: Settings,
 ) -> None:
     now, account_id, pushes = datetime.now(UTC), uuid4(), [uuid4(), uuid4()]
+    target = hub_targets.Target("acme/bot", private=True, provenance=True, token="hf_1")
     assert settings.owner_database_url is not None
     url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
     with connect(settings.model_copy(update={"database_url": url})) as connection:
         for push in pushes:
-            hub_targets.add_target(connection, push, account_id, "acme/bot", True, "hf_1", now)
+            hub_targets.add_target(connection, push, account_id, target, now)
         assert set(hub_targets.shown_targets(connection, pushes)) == set(pushes)
         hub_targets.delete_target(connection, pushes[1])
         for query in ("SELECT * FROM hub_tokens", "DELETE FROM hub_tokens"):
@@ -373,7 +374,7 @@ def test_the_gateway_stores_tokens_of_a_hub_and_only_the_exporter_reads_them(
                 connection.execute(query.encode())
     own = make_conninfo(settings.owner_database_url, user=role_of("exporter"), password=PASSWORD)
     with connect(settings.model_copy(update={"database_url": own})) as connection:
-        assert hub_targets.target_of(connection, pushes[0]) == ("acme/bot", True, "hf_1")
+        assert hub_targets.target_of(connection, pushes[0]) == target
         assert set(hub_targets.stored_tokens(connection)) == {pushes[0]}
         hub_targets.set_pushed_bytes(connection, pushes[0], 1)
         hub_targets.set_outcome(connection, pushes[0], "https://hub.example.com/1")

@@ -192,6 +192,7 @@ def test_an_export_is_pushed_once_and_the_token_is_in_no_response(pusher: Export
     assert first.status_code == 202
     answer = first.json()
     assert (answer["repository"], answer["private"]) == ("acme/support-bot", True)
+    assert answer["provenance"] is True
     assert (answer["status"], answer["progress"]) == ("pending", 0)
     assert push(pusher).json() == answer
     listed = pusher.get(f"/models/{pusher.model}/pushes")
@@ -250,7 +251,9 @@ def test_pushes_need_a_hub_and_a_ready_export(
     assert "ECOLINK_HUB_ENDPOINT" in refused.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("change", [{"repository": "acme/other"}, {"private": False}])
+@pytest.mark.parametrize(
+    "change", [{"repository": "acme/other"}, {"private": False}, {"provenance": False}]
+)
 def test_an_idempotency_key_is_for_one_target(pusher: Exporter, change: dict[str, object]) -> None:
     answer = push(pusher).json()
     reused = push(pusher, **change)
@@ -279,10 +282,10 @@ def test_the_page_pushes_an_export(pusher: Exporter) -> None:
     assert 'data-needs="deploy download"' in shown
     assert f"/models/{pusher.model.replace(':', '%3A')}/exports/safetensors/push" in shown
     path = f"/models/{pusher.model}/exports/safetensors/push"
-    form = PUSH | {"private": ["false", "true"]}
+    form = PUSH | {"private": ["false", "true"], "provenance": "false"}
     given = browser.client.post(path, data=form, headers=browser.htmx)
     assert given.status_code == 200
     assert 'data-push="pending"' in text(given.text)
     assert "hf_secret" not in given.text
     (answer,) = pusher.get(f"/models/{pusher.model}/pushes").json()["data"]
-    assert answer["private"] is True
+    assert (answer["private"], answer["provenance"]) == (True, False)

@@ -18,6 +18,7 @@ from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.core.identity import export_id
 from domain.exports.export import Export, ExportFormat, ExportSource
+from domain.jobs.documents import PROVENANCE
 from infrastructure.artifacts import Artifacts
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import EventHandlers, HandlerEffect
@@ -88,6 +89,7 @@ class Service:
         base_manifest = platform.artifacts.put_directory(self.base_ref, base)
         adapter = make_adapter(base, folder / "trained")
         (adapter / "README.md").write_text("# A\n\n## Result\n\nGood.\n\n## Provenance\n\nx\n")
+        (adapter / PROVENANCE).write_text('{"base": {"repository": null}}')
         adapter_manifest = platform.artifacts.put_directory(self.adapter_ref, adapter)
         self.source = ExportSource(
             base_model="tiny",

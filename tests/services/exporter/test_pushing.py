@@ -14,8 +14,9 @@ import pytest
 from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.exports.hub_push import HubPush, PushStatus
+from domain.jobs.documents import PROVENANCE
 from domain.use_cases.exports import Exporting
-from infrastructure.hub_targets import add_target, shown_targets, stored_tokens, target_of
+from infrastructure.hub_targets import Target, add_target, shown_targets, stored_tokens, target_of
 from infrastructure.store import connect
 from services.exporter import pushing
 from services.exporter.pushing import Pushes
@@ -59,10 +60,11 @@ class Pusher:
             self.service.folder / "pushes",
         )
 
-    def request(self, token: str = TOKEN) -> UUID:
+    def request(self, token: str = TOKEN, *, provenance: bool = True) -> UUID:
         push_id = uuid4()
         with self.service.pool.connection() as connection:
-            add_target(connection, push_id, ACCOUNT_ID, REPOSITORY, True, token, NOW)
+            target = Target(REPOSITORY, True, provenance, token)
+            add_target(connection, push_id, ACCOUNT_ID, target, NOW)
         with because(self.service.platform.cause):
             Exporting(self.service.platform.log).push(push_id, self.export)
         return push_id
@@ -107,6 +109,15 @@ def test_all_files_are_committed_to_a_private_repository(pusher: Pusher, tmp_pat
     assert pusher.export.files is not None
     assert row["done_bytes"] == pusher.export.files.total_bytes
     assert pusher.find(push_id).status is PushStatus.COMPLETED
+
+
+def test_a_push_without_provenance_leaves_out_one_file(pusher: Pusher) -> None:
+    manifest = pusher.service.artifacts.manifest(pusher.export.ref)
+    stored = {each.path for each in manifest.files}
+    assert PROVENANCE in stored
+    pusher.request(provenance=False)
+    pusher.run()
+    assert set(pusher.hub.repositories[REPOSITORY]) == stored - {PROVENANCE}
 
 
 def test_a_repeated_push_uploads_no_large_file_again(pusher: Pusher) -> None:
@@ -255,7 +266,7 @@ def test_a_push_is_exact_after_a_kill_at_its_end(
 def test_tokens_that_a_crash_left_are_deleted(pusher: Pusher) -> None:
     unrecorded, pending = uuid4(), pusher.request()
     with pusher.service.pool.connection() as connection:
-        add_target(connection, unrecorded, ACCOUNT_ID, REPOSITORY, True, TOKEN, NOW)
+        add_target(connection, unrecorded, ACCOUNT_ID, Target(REPOSITORY, True, True, TOKEN), NOW)
     pusher.service.clock.time = NOW
     pusher.pushes.delete_tokens()
     assert pusher.tokens() == {unrecorded, pending}
@@ -267,6 +278,6 @@ def test_tokens_that_a_crash_left_are_deleted(pusher: Pusher) -> None:
 def test_a_repeated_target_keeps_the_first_token(pusher: Pusher) -> None:
     push_id = pusher.request()
     with pusher.service.pool.connection() as connection:
-        add_target(connection, push_id, ACCOUNT_ID, "acme/other", True, "hf_other", NOW)
+        add_target(connection, push_id, ACCOUNT_ID, Target("a/b", True, True, "hf_other"), NOW)
         target = target_of(connection, push_id)
-    assert target == (REPOSITORY, True, TOKEN)
+    assert target == (REPOSITORY, True, True, TOKEN)
