@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -111,7 +112,7 @@ def known_passwords(servers: Settings) -> None:
 
 
 @contextmanager
-def logged_in(settings: Settings, service: str) -> Iterator[psycopg.Connection]:
+def logged_in(settings: Settings, service: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection with a service's role."""
     assert settings.owner_database_url is not None
     url = make_conninfo(settings.owner_database_url, user=role_of(service), password=PASSWORD)
@@ -119,7 +120,7 @@ def logged_in(settings: Settings, service: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def refused(connection: psycopg.Connection, statement: str, *values: object) -> None:
+def refused(connection: psycopg.Connection[Any], statement: str, *values: object) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute(statement.encode(), values)
 

@@ -55,7 +55,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def widened(directory: Path, dtype: torch.dtype) -> Path:
     """Scale the projections of a saved model, and save it in another type."""
-    model = AutoModelForCausalLM.from_pretrained(directory)
+    model: Any = AutoModelForCausalLM.from_pretrained(directory)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "proj" in name:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -30,6 +31,7 @@ from services.exporter.merged_weights import MergedWeights
 from services.exporter.safetensors_files import write_safetensors
 from tests.builders.tiny_model import CORPUS, make_tiny_tokenizer
 from tests.services.exporter.conftest import make_adapter, widened
+from tests.services.exporter.rounding import rounded
 
 F16, Q8_0 = GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0
 FACTS = {"general.name": "ft:tiny:0b0f8f5c3a4e", "ecolink.job_id": "0b0f8f5c"}
@@ -54,9 +56,14 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+SHORTER = {"rope_type": "default", "rope_theta": 20_000.0}
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
-    "llama-untied": LlamaConfig(**SIZES, tie_word_embeddings=False, rope_theta=20_000.0),
+    "llama-untied": LlamaConfig(
+        **SIZES,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_theta": 20_000.0, "rope_type": "default"},
+    ),
     "mistral": MistralConfig(**SIZES, head_dim=16, sliding_window=None),
     "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES, head_dim=128),
@@ -65,8 +72,11 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }
 TARGETS = {"phi3": ["qkv_proj", "down_proj"]}
 
-ATOL = {F16: 1e-2, Q8_0: 0.2}
-"""Largest difference of logits, which have a range of about 5."""
+ROUNDING = {F16: 1e-2, Q8_0: 0.2}
+"""Largest difference of logits because of rounded weights. Logits have a range of about 5."""
+
+ATOL = 1e-4
+"""Largest difference of logits that have the same weights, in another order of computation."""
 
 
 def make_base(directory: Path, config: PretrainedConfig) -> Path:
@@ -82,7 +92,7 @@ def test_answers_as_the_merged_model(
     name: str, kind: GGMLQuantizationType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = make_base(tmp_path / "base", CONFIGS[name])
-    options = {"target_modules": TARGETS[name]} if name in TARGETS else {}
+    options: dict[str, Any] = {"target_modules": TARGETS[name]} if name in TARGETS else {}
     weights = MergedWeights(base, make_adapter(base, tmp_path / "adapter", **options))
     merged = load_merged(weights, base, tmp_path / "merged")
     file = written(weights, base, tmp_path, kind)
@@ -96,14 +106,32 @@ def test_answers_as_the_merged_model(
     chosen = merged.generate(tokens, max_new_tokens=24, do_sample=False, eos_token_id=None)
     with torch.no_grad():
         expected, found = merged(chosen).logits, model(chosen).logits
-    difference = float((found - expected).abs().max())
+        exact = rounded(merged, kind)(chosen).logits
+    difference, error = (float((found - each).abs().max()) for each in (expected, exact))
     with capsys.disabled():
-        print(f"\n{name} {kind.name}: logits differ by at most {difference:.2g}", end="")
-    assert difference < ATOL[kind]
+        print(f"\n{name} {kind.name}: logits differ by {difference:.2g}, or {error:.2g} from ")
+        print("the model with rounded weights", end="")
+    assert error < ATOL
+    assert difference < ROUNDING[kind]
     best, second = expected.topk(2).values.unbind(-1)
     clear = best - second > 2 * difference  # otherwise, rounding may choose the other one
     assert clear.float().mean() > (0.6 if kind is F16 else 0.1)
     assert torch.equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
+
+
+def test_vectors_stay_in_float32_and_matrices_are_quantized_in_blocks(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """As llama.cpp's converter does for Q8_0, also for the embeddings."""
+    weights = MergedWeights(tiny_base, make_adapter(tiny_base, tmp_path / "adapter"))
+    reader = GGUFReader(written(weights, tiny_base, tmp_path, Q8_0))
+    for each in reader.tensors:
+        assert each.tensor_type.name == ("F32" if len(each.shape) == 1 else "Q8_0"), each.name
+    (embeddings,) = (each for each in reader.tensors if each.name == "token_embd.weight")
+    blocks = weights.tensor("model.embed_tokens.weight").float().unflatten(-1, (-1, 32))
+    found = torch.from_numpy(dequantize(embeddings.data, Q8_0)).unflatten(-1, (-1, 32))
+    step = blocks.abs().amax(-1, keepdim=True) / 127
+    assert ((found - blocks).abs() <= step * (0.5 + 127 * 2**-11)).all()  # the step is a float16
 
 
 def test_keeps_the_tokens_of_sentencepiece(tmp_path: Path) -> None:
