@@ -16,8 +16,8 @@ from pyarrow import parquet
 from domain.datasets.dataset import Dataset
 from gateway.datasets.hub_files import NoFiles, files_of_split
 from tests.builders.platform import Person, Platform
-from tests.gateway.datasets.dataset_hub import COMMIT, TOKEN, DatasetHub, dataset_hub
 from tests.gateway.web.signed_in import signed_in
+from tests.localhub.server import COMMIT, READ_TOKEN, Hub, Repository, local_hub
 from tests.services.datasets import formats
 from tests.services.datasets.formats import CORPUS, FORMATS
 
@@ -25,11 +25,18 @@ ROWS = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(6)
 
 
 @pytest.fixture
-def hub(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetHub]:
-    with dataset_hub() as running:
+def hub(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with local_hub() as running:
         settings = client.app.state.backend.settings  # type: ignore[attr-defined]
         monkeypatch.setattr(settings, "hub_endpoint", running.url)
         yield running
+
+
+@pytest.fixture
+def chats(hub: Hub) -> Repository:
+    """The only dataset of the hub."""
+    hub.datasets["acme/chats"] = Repository()
+    return hub.datasets["acme/chats"]
 
 
 @pytest.fixture
@@ -60,12 +67,12 @@ def validated(platform: Platform, answer: Any) -> Dataset:
 
 
 def test_parquet_files_become_one_dataset_with_its_commit(
-    client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+    client: TestClient, platform: Platform, person: Person, hub: Hub, chats: Repository
 ) -> None:
     for part in range(2):
         name = f"data/train-0000{part}-of-00002.parquet"
-        hub.files[name] = table(ROWS[3 * part : 3 * part + 3])
-    hub.files["data/test-00000-of-00001.parquet"] = table(ROWS[:1])
+        chats.files[name] = table(ROWS[3 * part : 3 * part + 3])
+    chats.files["data/test-00000-of-00001.parquet"] = table(ROWS[:1])
     answer = ask(client, person)
     assert validated(platform, answer).examples == 6
     shown = answer.json()
@@ -73,7 +80,7 @@ def test_parquet_files_become_one_dataset_with_its_commit(
     source = client.get(f"/api/datasets/{shown['id']}/source", headers=person.headers).json()
     assert (source["repository"], source["commit"]) == ("acme/chats", COMMIT)
     assert [each["path"] for each in source["files"]] == sorted(
-        path for path in hub.files if "train" in path
+        path for path in chats.files if "train" in path
     )
     assert source["url"] == f"{hub.url}/datasets/acme/chats/tree/{COMMIT}"
     assert not any("test" in path for path in hub.requested)
@@ -88,12 +95,12 @@ def test_parquet_files_become_one_dataset_with_its_commit(
 
 @pytest.mark.parametrize("packed", [False, True], ids=["jsonl", "gzip"])
 def test_jsonl_files_are_joined(
-    packed: bool, client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+    packed: bool, client: TestClient, platform: Platform, person: Person, chats: Repository
 ) -> None:
     for part in range(2):
         content = lines(ROWS[3 * part : 3 * part + 3])
         ending = ".gz" if packed else ""
-        hub.files[f"train/{part}.jsonl{ending}"] = (
+        chats.files[f"train/{part}.jsonl{ending}"] = (
             gzip.compress(content + b"\n", mtime=0) if packed else content
         )
     assert validated(platform, ask(client, person)).examples == 6
@@ -116,35 +123,35 @@ HUB_FILES = {
 
 @pytest.mark.parametrize("name", HUB_FILES)
 def test_the_corpus_of_all_formats_has_the_same_hash_from_a_hub(
-    name: str, client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+    name: str, client: TestClient, platform: Platform, person: Person, chats: Repository
 ) -> None:
     expected, _, _ = formats.validated_file(formats.jsonl(CORPUS))
-    hub.files |= HUB_FILES[name]
+    chats.files |= HUB_FILES[name]
     dataset = validated(platform, ask(client, person))
     assert (dataset.sha256, dataset.examples) == (expected.sha256, len(CORPUS))
 
 
 def test_a_repeated_request_returns_the_same_dataset(
-    client: TestClient, person: Person, hub: DatasetHub
+    client: TestClient, person: Person, chats: Repository
 ) -> None:
-    hub.files["train.jsonl"] = lines(ROWS)
+    chats.files["train.jsonl"] = lines(ROWS)
     assert ask(client, person).json()["id"] == ask(client, person).json()["id"]
 
 
 def test_a_private_repository_needs_a_token_which_is_not_stored(
-    client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+    client: TestClient, platform: Platform, person: Person, chats: Repository
 ) -> None:
-    hub.files["train.jsonl"], hub.private = lines(ROWS), True
+    chats.files["train.jsonl"], chats.private = lines(ROWS), True
     refused = ask(client, person)
     assert (refused.status_code, refused.json()["error"]["field"]) == (
         422,
         "repository",
     )
-    given = ask(client, person, token=TOKEN)
+    given = ask(client, person, token=READ_TOKEN)
     assert given.status_code == 202
-    assert TOKEN not in given.text
+    assert READ_TOKEN not in given.text
     source = client.get(f"/api/datasets/{given.json()['id']}/source", headers=person.headers)
-    assert TOKEN not in source.text
+    assert READ_TOKEN not in source.text
 
 
 @pytest.mark.parametrize(
@@ -157,9 +164,9 @@ def test_a_private_repository_needs_a_token_which_is_not_stored(
     ],
 )
 def test_what_the_hub_lacks_is_named(
-    change: dict[str, str], field: str, client: TestClient, person: Person, hub: DatasetHub
+    change: dict[str, str], field: str, client: TestClient, person: Person, chats: Repository
 ) -> None:
-    hub.files["train.jsonl"] = lines(ROWS)
+    chats.files["train.jsonl"] = lines(ROWS)
     refused = ask(client, person, **change)
     assert refused.status_code == 422
     assert field in refused.text
@@ -167,28 +174,28 @@ def test_what_the_hub_lacks_is_named(
 
 
 def test_a_split_beyond_the_limit_is_not_downloaded(
-    client: TestClient, person: Person, hub: DatasetHub, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, person: Person, hub: Hub, chats: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = client.app.state.backend.settings  # type: ignore[attr-defined]
     monkeypatch.setattr(settings, "dataset_max_bytes", 10)
-    hub.files["train.jsonl"] = lines(ROWS)
+    chats.files["train.jsonl"] = lines(ROWS)
     refused = ask(client, person)
     assert refused.status_code == 422
     assert not any("resolve" in path for path in hub.requested)
 
 
 def test_a_hub_that_fails_stores_nothing(
-    client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+    client: TestClient, platform: Platform, person: Person, hub: Hub
 ) -> None:
-    hub.down = True
+    hub.failures = [500] * 10
     assert ask(client, person).status_code == 503
     assert platform.artifacts.list(f"uploads/{person.account_id}") == []
 
 
 def test_the_page_downloads_a_split_and_shows_its_source(
-    client: TestClient, platform: Platform, person: Person, hub: DatasetHub
+    client: TestClient, platform: Platform, person: Person, chats: Repository
 ) -> None:
-    hub.files["train.jsonl"] = lines(ROWS)
+    chats.files["train.jsonl"] = lines(ROWS)
     browser = signed_in(client, person)
     assert 'hx-post="/datasets/from-hub"' in browser.client.get("/datasets").text
     form = {"repository": "acme/chats", "split": "train", "config": "", "revision": "", "token": ""}

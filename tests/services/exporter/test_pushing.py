@@ -22,9 +22,10 @@ from services.exporter import pushing
 from services.exporter.pushing import Pushes
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID
+from tests.localhub.server import WRITE_TOKEN as TOKEN
+from tests.localhub.server import Hub, local_hub
 from tests.polling import TIMEOUT_SECONDS
 from tests.services.exporter.conftest import Service
-from tests.services.exporter.fake_hub import TOKEN, Hub, fake_hub
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -33,7 +34,7 @@ REPOSITORY = "acme/support-bot"
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with fake_hub() as running:
+    with local_hub() as running:
         yield running
 
 
@@ -99,11 +100,11 @@ def pusher(service: Service, hub: Hub) -> Pusher:
 def test_all_files_are_committed_to_a_private_repository(pusher: Pusher, tmp_path: Path) -> None:
     push_id = pusher.request()
     pusher.run()
-    files = pusher.hub.repositories[REPOSITORY]
+    files = pusher.hub.models[REPOSITORY].files
     folder = pusher.service.download(pusher.export, tmp_path / "out")
     expected = {each.name: each.read_bytes() for each in folder.iterdir()}
     assert files == expected
-    assert pusher.hub.private == {REPOSITORY: True}
+    assert pusher.hub.models[REPOSITORY].private
     row = pusher.row(push_id)
     assert row["url"] == f"{pusher.hub.url}/{REPOSITORY}/commit/{row['commit_id']}"
     assert pusher.export.files is not None
@@ -117,7 +118,7 @@ def test_a_push_without_provenance_leaves_out_one_file(pusher: Pusher) -> None:
     assert PROVENANCE in stored
     pusher.request(provenance=False)
     pusher.run()
-    assert set(pusher.hub.repositories[REPOSITORY]) == stored - {PROVENANCE}
+    assert set(pusher.hub.models[REPOSITORY].files) == stored - {PROVENANCE}
 
 
 def test_a_repeated_push_uploads_no_large_file_again(pusher: Pusher) -> None:
@@ -192,7 +193,7 @@ def test_a_wrong_token_fails_the_push(pusher: Pusher) -> None:
         "unauthorized",
         "Invalid username or password.",
     )
-    assert pusher.hub.repositories == {}
+    assert pusher.hub.models == {}
 
 
 def test_a_push_whose_token_a_restore_lost_fails(pusher: Pusher) -> None:
