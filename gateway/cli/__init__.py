@@ -1,5 +1,6 @@
 """Commands of account holders, by group. All of them call the API."""
 
+from gateway.cli import exports as exports  # adds its commands to those of models
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
 from gateway.cli.exits import epilog

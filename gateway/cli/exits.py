@@ -26,7 +26,8 @@ class ExitCode(IntEnum):
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.DONE: "done",
-    ExitCode.FAILED: "job failed or cancelled, dataset rejected, or download or deployment failed",
+    ExitCode.FAILED: "job failed or cancelled, dataset rejected, or download, deployment, "
+    "export or push failed",
     ExitCode.USAGE: "invalid option or value",
     ExitCode.NOT_ALLOWED: "not signed in, or not allowed",
     ExitCode.NOT_FOUND: "not found in your account",

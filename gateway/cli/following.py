@@ -67,6 +67,28 @@ def breathe() -> None:
     time.sleep(POLL_SECONDS)
 
 
+def followed(
+    answer: Reply[T],
+    runs: Callable[[T], bool],
+    read: Callable[[], Reply[T]],
+    continues: str,
+    progress: Callable[[T], object] = id,
+) -> Reply[T]:
+    """Poll until an answer no longer runs, and return the last one.
+
+    `progress` gets each answer. On Ctrl-C, print `continues`, and exit.
+    """
+    try:
+        progress(answer.model)
+        while runs(answer.model):
+            breathe()
+            answer = patiently(read)
+            progress(answer.model)
+    except KeyboardInterrupt:
+        interrupted(continues)
+    return answer
+
+
 def job_states(client: Client, job_id: str) -> Generator[Job]:
     """Poll a job until it ends or pauses. Raise ClientError on failure."""
     while True:

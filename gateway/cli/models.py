@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
-from uuid import uuid4
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.deployments.deployment import DeploymentStatus
-from domain.exports.export import ExportFormat, ExportStatus
-from domain.exports.hub_push import PushStatus
-from gateway.cli.client import Client, Reply
+from gateway.cli.client import Client
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
-from gateway.cli.following import breathe, patiently
-from gateway.cli.tables import listing, listing_of, pairs, selected, tame
-from gateway.cli.terminal import CommandGroup, bar, client_of, for_programs, interrupted, note, show
-from gateway.exports.schemas import ExportAnswer, PushAnswer
+from gateway.cli.following import followed
+from gateway.cli.tables import failure_of, listing, listing_of, pairs, selected, tame
+from gateway.cli.terminal import CommandGroup, client_of, for_programs, note, show
 from gateway.models.schemas import DeploymentAnswer, Models
 from gateway.schemas import Listed
 
@@ -171,16 +166,17 @@ def deploy(
 def give_deployment(client: Client, path: str, follow: bool) -> None:
     """Request a deployment, and wait until it is active or failed. Raise ClientError on failure."""
     answer = client.send(DeploymentAnswer, path, {})
-    model = quote(answer.model.model)
-    try:
-        while follow and answer.model.status not in DEPLOYED:
-            breathe()
-            answer = patiently(lambda: client.read(DeploymentAnswer, f"/models/{model}/deployment"))
-    except KeyboardInterrupt:
-        interrupted("\nThe deployment continues. `ecolink models deployments` shows it.")
+    if not follow:
+        show(answer, _deployment)
+        return
+    answer = followed(
+        answer,
+        lambda deployment: deployment.status not in DEPLOYED,
+        partial(client.read, DeploymentAnswer, f"/models/{quote(answer.model.model)}/deployment"),
+        "\nThe deployment continues. `ecolink models deployments` shows it.",
+    )
     show(answer, _deployment)
-    if follow:
-        raise typer.Exit(DEPLOYED[answer.model.status])
+    raise typer.Exit(DEPLOYED[answer.model.status])
 
 
 @models.command()
@@ -197,11 +193,7 @@ def undeploy(client: Client, model: ModelName) -> None:
 def _deployment(answer: DeploymentAnswer) -> RenderableType:
     """Render a deployment with one field per line."""
     names = ("model", "status", "base_model", "job_id", "step", "requested_at", "changed_at")
-    failure = answer.failure
-    return pairs(
-        selected(answer, *names)
-        | {"failure": failure and failure.message, "advice": failure and failure.advice}
-    )
+    return pairs(selected(answer, *names) | failure_of(answer))
 
 
 @models.command("deployments")
@@ -214,157 +206,3 @@ def _deployments(answer: Listed[DeploymentAnswer]) -> RenderableType:
     names = ("model", "status", "base_model", "changed_at", "job_id")
     empty = "Nothing is deployed. `ecolink models deploy MODEL` deploys a model."
     return listing_of(answer.data, *names, empty=empty)
-
-
-@models.command()
-def export(
-    client: Client,
-    model: ModelName,
-    format: Annotated[
-        ExportFormat,
-        typer.Option(
-            help="safetensors for transformers and vLLM, a GGUF file for llama.cpp and Ollama."
-        ),
-    ] = ExportFormat.SAFETENSORS,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "--to",
-            file_okay=False,
-            help="Target directory.  \\[default: the name of the model and the format]",
-            show_default=False,
-        ),
-    ] = None,
-    download: Annotated[
-        bool, typer.Option(help="Wait until the export is ready, and download it.")
-    ] = True,
-) -> None:
-    """Merge a model into its base model, write it in a format, and download it.
-
-    Repeat the command to resume an interrupted download.
-    """
-    path = f"/models/{quote(model)}/exports"
-    answer = client.send(ExportAnswer, path, {"format": format})
-    if not download:
-        show(answer, _export)
-        return
-    answer = _exported(client, f"{path}/{format}", answer)
-    if answer.model.status is not ExportStatus.READY:
-        show(answer, _export)
-        raise typer.Exit(ExitCode.FAILED)
-    fetch(client, f"{path}/{format}", f"{model}-{format}", to)
-
-
-def _exported(client: Client, path: str, answer: Reply[ExportAnswer]) -> Reply[ExportAnswer]:
-    """Wait until an export ends. Show its progress."""
-    try:
-        with bar("exporting", 100) as advance:
-            shown = 0
-            while answer.model.status is ExportStatus.PENDING:
-                done = round(100 * (answer.model.progress or 0))
-                advance(done - shown)
-                shown = done
-                breathe()
-                answer = patiently(lambda: client.read(ExportAnswer, path))
-    except KeyboardInterrupt:
-        interrupted("\nThe export continues. `ecolink models exports` shows it.")
-    return answer
-
-
-@models.command()
-def push(
-    client: Client,
-    model: ModelName,
-    repository: Annotated[str, typer.Argument(help="Repository, such as owner/name.")],
-    format: Annotated[
-        ExportFormat, typer.Option(help="Format of the export.")
-    ] = ExportFormat.SAFETENSORS,
-    private: Annotated[
-        bool, typer.Option("--private/--public", help="Visibility of a new repository.")
-    ] = True,
-    provenance: Annotated[
-        bool,
-        typer.Option(
-            help="Also push provenance.json, with the hashes of the dataset, the hyperparameters, "
-            "the hardware and the cost of the job."
-        ),
-    ] = True,
-    follow: Annotated[bool, typer.Option(help="Wait until the push ends.")] = True,
-) -> None:
-    """Push a ready export to a repository of a Hugging Face hub.
-
-    The token is in the variable HF_TOKEN. Without it, the command asks for the token. The
-    repository gets all files of the export, also the model card and export.json, which have the
-    IDs of the account and the job.
-    """
-    token = os.environ.get("HF_TOKEN") or typer.prompt("Token of the hub", hide_input=True)
-    path = f"/models/{quote(model)}"
-    target = {"repository": repository, "private": private, "provenance": provenance}
-    body = {**target, "token": token}
-    answer = client.send(PushAnswer, f"{path}/exports/{format}/pushes", body, str(uuid4()))
-    try:
-        while follow and answer.model.status is PushStatus.PENDING:
-            breathe()
-            listed = patiently(lambda: client.read(Listed[PushAnswer], f"{path}/pushes"))
-            found = next(each for each in listed.model.data if each.id == answer.model.id)
-            answer = Reply(found.model_dump(mode="json"), found)
-    except KeyboardInterrupt:
-        interrupted("\nThe push continues. `ecolink models pushes` shows it.")
-    show(answer, _push)
-    if follow and answer.model.status is not PushStatus.COMPLETED:
-        raise typer.Exit(ExitCode.FAILED)
-
-
-@models.command("pushes")
-def list_pushes(client: Client, model: ModelName) -> None:
-    """List the pushes of a model to a hub."""
-    show(client.read(Listed[PushAnswer], f"/models/{quote(model)}/pushes"), _pushes)
-
-
-def _pushes(answer: Listed[PushAnswer]) -> RenderableType:
-    names = ("repository", "format", "status", "requested_at", "commit")
-    empty = "There are no pushes. `ecolink models push MODEL REPOSITORY` requests one."
-    return listing_of(answer.data, *names, empty=empty)
-
-
-def _push(answer: PushAnswer) -> RenderableType:
-    """Render a push with one field per line."""
-    names = ("model", "format", "repository", "private", "provenance", "status", "commit", "url")
-    failure = answer.failure
-    return pairs(
-        selected(answer, *names)
-        | {"failure": failure and failure.message, "advice": failure and failure.advice}
-    )
-
-
-@models.command("exports")
-def list_exports(client: Client, model: ModelName) -> None:
-    """List the exports of a model."""
-    path = f"/models/{quote(model)}/exports"
-    show(client.read(Listed[ExportAnswer], path), _exports)
-
-
-@models.command("delete-export")
-def delete_export(client: Client, model: ModelName, format: ExportFormat) -> None:
-    """Delete an export and its files, or stop it."""
-    path = f"/models/{quote(model)}/exports/{format}"
-    client.delete(path)
-    deleted = {"model": model, "format": format.value, "deleted": True}
-    show(Reply(deleted, deleted), pairs)
-
-
-def _exports(answer: Listed[ExportAnswer]) -> RenderableType:
-    names = ("format", "status", "total_bytes", "ended_at", "expires_at")
-    empty = "There are no exports. `ecolink models export MODEL` requests one."
-    return listing_of(answer.data, *names, empty=empty)
-
-
-def _export(answer: ExportAnswer) -> RenderableType:
-    """Render an export with one field per line."""
-    names = ("model", "format", "status", "requested_at", "ended_at", "expires_at", "total_bytes")
-    failure = answer.failure
-    return pairs(
-        selected(answer, *names)
-        | {"failure": failure and failure.message, "advice": failure and failure.advice}
-    )

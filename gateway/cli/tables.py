@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from typing import Protocol
 
 from pydantic import BaseModel
 from rich.cells import cell_len
@@ -14,7 +15,7 @@ from rich.text import Text
 from gateway.schemas import Money, job_name
 
 GAP = 2
-PROSE = frozenset({"name", "reason", "answer", "title"})
+PROSE = frozenset({"name", "reason", "answer", "title", "failure"})
 """Columns whose text may wrap."""
 LEAST_PROSE_CELLS = 14
 """Minimum width of a column of prose."""
@@ -32,6 +33,22 @@ STYLES = {
 """Colors of states."""
 
 Row = Mapping[str, object]
+
+
+class Failure(Protocol):
+    """The reason of a failure, and what to do about it."""
+
+    message: str
+    advice: str
+
+
+class MayFail(Protocol):
+    """A schema with a failure."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """The failure, or None."""
+        ...
 
 
 def fields(shown: BaseModel) -> RenderableType:
@@ -72,6 +89,12 @@ def selected(model: BaseModel, *names: str) -> dict[str, object]:
         else:
             shown[_title(name)] = value
     return shown
+
+
+def failure_of(answer: MayFail) -> dict[str, object]:
+    """Return the reason of a failure and the advice by title, which are empty without a failure."""
+    failure = answer.failure
+    return {"failure": failure and failure.message, "advice": failure and failure.advice}
 
 
 def cell(value: object) -> Text:

@@ -86,6 +86,12 @@ def await_examples(page: Page) -> None:
     expect(page.locator("article mark").first).to_be_visible()
 
 
+def open_hub(page: Page) -> None:
+    """Open the form for a dataset from a hub."""
+    page.locator("#hub summary").click()
+    page.get_by_label("Repository").fill("acme/chats")
+
+
 def open_budgets(page: Page) -> None:
     """Open the form of the budgets of API keys, and enter a wrong amount for one."""
     form = page.locator("details.budget").first

@@ -31,6 +31,7 @@ from tests.browser.actions import (
     lose_connection,
     move_slider,
     open_budgets,
+    open_hub,
     open_menu,
     press,
     press_undeploy_base,
@@ -115,6 +116,7 @@ STATES = (
     State("synthesis-generating", "synthesis generating", "mary", dark=True, phone=True),
     State("synthesis-paused", "synthesis paused", "mary", phone=True),
     State("synthesis-reviewing", "synthesis reviewing", "mary", dark=True, phone=True),
+    State("datasets-from-hub", "/datasets", prepare=open_hub, dark=True, phone=True),
     State("datasets-chosen", "/datasets", prepare=choose_two_files, phone=True),
     State(
         "datasets-upload-failed",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,11 @@ import pytest
 from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from domain.core.aggregate import because
-from domain.core.identity import export_id
-from domain.exports.export import Export, ExportedFiles, ExportFormat
+from domain.exports.export import Export, ExportFormat
 from domain.jobs.job import Job
 from infrastructure.measurements import set_export_progress
 from infrastructure.store import connect
+from tests.builders.exporting import complete_export, find_export
 from tests.builders.platform import Platform
 from tests.gateway.models.conftest import Deployer, text
 from tests.gateway.web.signed_in import signed_in
@@ -23,9 +22,6 @@ from tests.gateway.web.test_needed_rights import require_marks
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "rope_theta": 10_000.0}
 TOKENIZER = {"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}}
-
-
-EXPIRY = datetime(2030, 1, 2, tzinfo=UTC)
 
 
 class Exporter(Deployer):
@@ -44,19 +40,11 @@ class Exporter(Deployer):
         return self.client.post(self.exports, json={"format": format}, headers=self.person.headers)
 
     def complete(self, folder: Path, format: ExportFormat = ExportFormat.SAFETENSORS) -> None:
-        (folder / "model.safetensors").write_bytes(b"weights")
-        with because(self.platform.cause):
-            export = self.find(format)
-            stored = self.platform.artifacts.put_directory(export.ref, folder)
-            files = ExportedFiles(
-                ref=export.ref, manifest_sha256=stored.sha256, total_bytes=stored.total_bytes
-            )
-            export.complete(files, {"torch": "2"}, EXPIRY)
-            self.platform.log.commit(export)
+        complete_export(self.platform, self.job_id, format, folder)
         self.platform.project()
 
     def find(self, format: ExportFormat = ExportFormat.SAFETENSORS) -> Export:
-        return self.platform.log.load(Export, export_id(self.job_id, format))
+        return find_export(self.platform, self.job_id, format)
 
 
 @pytest.fixture
