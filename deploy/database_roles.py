@@ -68,6 +68,9 @@ RESTARTED = (
 )
 """Columns of a run that its owner changes by a retry, or by another connection."""
 
+HIDDEN_KEYS = "INSERT, DELETE, SELECT (endpoint_id)"
+"""Rights to store and replace the keys of endpoints, without reading any."""
+
 HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expires_at)"
 """Rights to store and replace the secrets of webhooks, without reading any."""
 
@@ -226,7 +229,7 @@ ACCESS: dict[str, Access] = {
         | {"webhook_secrets": HIDDEN_SECRETS}
         | {"tracker_connections": CHANGE, "tracked_runs": f"{ADD}, UPDATE ({RESTARTED})"}
         | {"tracker_secrets": "INSERT, DELETE, SELECT (account_id, tracker)"}
-        | {"synthesis_endpoints": CHANGE, "synthesis_endpoint_keys": "INSERT, DELETE"}
+        | {"synthesis_endpoints": CHANGE, "synthesis_endpoint_keys": HIDDEN_KEYS}
         | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
         | {"hub_targets": f"{ADD}, DELETE", "hub_tokens": "INSERT"}
         | {"parked_events": "SELECT, UPDATE (replay)"}

@@ -31,6 +31,12 @@ CREATE TABLE IF NOT EXISTS synthesis_endpoint_keys (
 """
 
 
+ENDPOINTS = (
+    "SELECT *, has_key AND NOT EXISTS (SELECT FROM synthesis_endpoint_keys "
+    "WHERE endpoint_id = id) AS key_lost FROM synthesis_endpoints WHERE account_id = %s "
+)
+
+
 @dataclass(frozen=True)
 class SynthesisEndpoint:
     """An OpenAI-compatible endpoint of another provider. `url` is its base, such as `.../v1`."""
@@ -41,6 +47,8 @@ class SynthesisEndpoint:
     url: str
     has_key: bool
     created_at: datetime
+    key_lost: bool = False
+    """True if the key is missing, as after a restore of a backup without secrets."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +67,38 @@ def add_endpoint(
     with connection.transaction():
         connection.execute(
             "INSERT INTO synthesis_endpoints VALUES (%s, %s, %s, %s, %s, %s)",
-            list(vars(endpoint).values()),
+            [endpoint.id, account_id, name, url, endpoint.has_key, now],
         )
-        if key:
-            connection.execute(
-                "INSERT INTO synthesis_endpoint_keys VALUES (%s, %s)", [endpoint.id, key]
-            )
+        _add_key(connection, endpoint.id, key)
     return endpoint
+
+
+def replace_key(connection: Connection, account_id: UUID, endpoint_id: UUID, key: str) -> bool:
+    """Replace the key of an endpoint. Return False if the account has no such endpoint."""
+    with connection.transaction():
+        changed = connection.execute(
+            "UPDATE synthesis_endpoints SET has_key = %s WHERE account_id = %s AND id = %s",
+            [bool(key), account_id, endpoint_id],
+        )
+        if changed.rowcount:
+            connection.execute(
+                "DELETE FROM synthesis_endpoint_keys WHERE endpoint_id = %s", [endpoint_id]
+            )
+            _add_key(connection, endpoint_id, key)
+    return changed.rowcount > 0
+
+
+def _add_key(connection: Connection, endpoint_id: UUID, key: str) -> None:
+    if key:
+        connection.execute(
+            "INSERT INTO synthesis_endpoint_keys VALUES (%s, %s)", [endpoint_id, key]
+        )
 
 
 def endpoints_of(connection: Connection, account_id: UUID) -> list[SynthesisEndpoint]:
     """Return the endpoints of an account, oldest first."""
     with connection.cursor(row_factory=class_row(SynthesisEndpoint)) as cursor:
-        return cursor.execute(
-            "SELECT * FROM synthesis_endpoints WHERE account_id = %s ORDER BY created_at, id",
-            [account_id],
-        ).fetchall()
+        return cursor.execute(f"{ENDPOINTS} ORDER BY created_at, id", [account_id]).fetchall()
 
 
 def endpoint_of(
@@ -82,10 +106,7 @@ def endpoint_of(
 ) -> SynthesisEndpoint | None:
     """Return an endpoint of an account, or None."""
     with connection.cursor(row_factory=class_row(SynthesisEndpoint)) as cursor:
-        return cursor.execute(
-            "SELECT * FROM synthesis_endpoints WHERE account_id = %s AND id = %s",
-            [account_id, endpoint_id],
-        ).fetchone()
+        return cursor.execute(f"{ENDPOINTS} AND id = %s", [account_id, endpoint_id]).fetchone()
 
 
 def endpoint_count(connection: Connection, account_id: UUID) -> int:

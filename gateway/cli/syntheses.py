@@ -301,7 +301,7 @@ def endpoints(client: Client) -> None:
 
 def _endpoints(answer: Listed[EndpointAnswer]) -> RenderableType:
     empty = "You have no external endpoints. `ecolink syntheses add-endpoint` adds one."
-    return listing_of(answer.data, "id", "name", "url", "has_key", empty=empty)
+    return listing_of(answer.data, "id", "name", "url", "has_key", "key_lost", empty=empty)
 
 
 @syntheses.command("add-endpoint")
@@ -320,6 +320,20 @@ def add_endpoint(
     key = "" if key_file is None else key_file.read_text().strip()
     body = {"name": name, "url": url, "key": key}
     show(client.send(EndpointAnswer, "/synthesis-endpoints", body), fields)
+
+
+@syntheses.command("replace-endpoint-key")
+def replace_endpoint_key(
+    client: Client,
+    endpoint: Annotated[str, typer.Argument(help="ID of the endpoint.", show_default=False)],
+    key_file: Annotated[
+        Path,
+        typer.Option(exists=True, dir_okay=False, help="File with the key of the provider."),
+    ],
+) -> None:
+    """Replace the key of an external endpoint."""
+    body = {"key": key_file.read_text().strip()}
+    show(client.replace(EndpointAnswer, f"/synthesis-endpoints/{endpoint}/key", body), fields)
 
 
 @syntheses.command("delete-endpoint")

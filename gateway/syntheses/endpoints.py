@@ -9,7 +9,7 @@ from domain.access.scope import Scope
 from domain.core.errors import Invalid, NotFound
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.syntheses.schemas import EndpointAnswer, EndpointForm
+from gateway.syntheses.schemas import EndpointAnswer, EndpointForm, KeyForm
 from infrastructure import synthesis_endpoints as stored
 
 
@@ -39,11 +39,27 @@ def list_endpoints(backend: Backend, caller: Caller) -> list[EndpointAnswer]:
         ]
 
 
+def replace_key(
+    backend: Backend, caller: Caller, endpoint_id: UUID, form: KeyForm
+) -> EndpointAnswer:
+    """Replace the key of an external endpoint. Raise NotFound."""
+    with backend.pool.connection() as connection:
+        stored.replace_key(connection, caller.account_id, endpoint_id, form.key)
+        changed = stored.endpoint_of(connection, caller.account_id, endpoint_id)
+    if changed is None:
+        raise _unknown(endpoint_id)
+    return _answer(caller, changed)
+
+
 def delete(backend: Backend, caller: Caller, endpoint_id: UUID) -> None:
     """Delete an external endpoint with its key. Raise NotFound."""
     with backend.pool.connection() as connection:
         if not stored.delete_endpoint(connection, caller.account_id, endpoint_id):
-            raise NotFound(f"Unknown endpoint {endpoint_id}. See GET /api/synthesis-endpoints.")
+            raise _unknown(endpoint_id)
+
+
+def _unknown(endpoint_id: UUID) -> NotFound:
+    return NotFound(f"Unknown endpoint {endpoint_id}. See GET /api/synthesis-endpoints.")
 
 
 def _answer(caller: Caller, endpoint: stored.SynthesisEndpoint) -> EndpointAnswer:
@@ -52,6 +68,7 @@ def _answer(caller: Caller, endpoint: stored.SynthesisEndpoint) -> EndpointAnswe
         name=endpoint.name,
         url=endpoint.url if Scope.KEYS in caller.rights.scopes else _origin(endpoint.url),
         has_key=endpoint.has_key,
+        key_lost=endpoint.key_lost,
         created_at=endpoint.created_at,
     )
 

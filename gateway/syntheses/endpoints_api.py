@@ -12,7 +12,7 @@ from gateway.http.operations import Operation
 from gateway.http.permissions import MayManageKeys, MayRead
 from gateway.schemas import Listed
 from gateway.syntheses import endpoints
-from gateway.syntheses.schemas import EndpointAnswer, EndpointForm
+from gateway.syntheses.schemas import EndpointAnswer, EndpointForm, KeyForm
 
 router = APIRouter(prefix="/synthesis-endpoints", tags=["syntheses"], route_class=Operation)
 
@@ -33,6 +33,14 @@ def create_endpoint(
 def list_endpoints(caller: MayRead, backend: BackendOf) -> Listed[EndpointAnswer]:
     """List your external endpoints, oldest first."""
     return Listed(data=endpoints.list_endpoints(backend, caller))
+
+
+@router.put("/{endpoint_id}/key", responses=refusals(404))
+def replace_key(
+    endpoint_id: UUID, form: KeyForm, caller: MayManageKeys, backend: BackendOf
+) -> EndpointAnswer:
+    """Replace the key of an external endpoint. Syntheses that run use the new key."""
+    return endpoints.replace_key(backend, caller, endpoint_id, form)
 
 
 @router.delete("/{endpoint_id}", status_code=204, responses=refusals(404))

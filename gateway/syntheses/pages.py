@@ -19,7 +19,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.permissions import MayDownload, MayManageKeys, MayRead, MayTrain
 from gateway.syntheses import endpoints, reviewing, service
-from gateway.syntheses.schemas import EndpointForm, ExampleMessage, SynthesisForm
+from gateway.syntheses.schemas import EndpointForm, ExampleMessage, KeyForm, SynthesisForm
 from gateway.web.rendering import fragment, is_htmx, page
 from infrastructure.profiles import dataset_names
 from projections.datasets import ready_datasets
@@ -101,6 +101,23 @@ def add_endpoint(
         raise Invalid("Enter a URL that begins with https://.", field="url")
     endpoints.create(backend, caller, EndpointForm(name=name, url=url, key=key))
     return Response(headers={"hx-redirect": "/datasets/generate"})
+
+
+@router.post("/syntheses/{synthesis_id}/endpoint-key")
+def replace_endpoint_key(
+    synthesis_id: UUID,
+    caller: MayManageKeys,
+    backend: BackendOf,
+    key: Annotated[str, Form(max_length=1000)] = "",
+) -> Response:
+    """Replace the key of the endpoint of a synthesis, and show the synthesis again."""
+    if not key.strip():
+        raise Invalid("Enter the key of the endpoint.", field="key")
+    endpoint_id = service.show(backend, caller, synthesis_id).endpoint_id
+    if endpoint_id is None:
+        raise Invalid("The synthesis uses a deployed model, which has no key.", field="key")
+    endpoints.replace_key(backend, caller, endpoint_id, KeyForm(key=key))
+    return Response(headers={"hx-redirect": f"/syntheses/{synthesis_id}"})
 
 
 @router.get("/syntheses/{synthesis_id}")
@@ -206,8 +223,10 @@ def _reload(synthesis_id: UUID) -> Response:
 
 def _shown(backend: Backend, caller: Caller, synthesis_id: UUID) -> dict[str, Any]:
     synthesis = service.show(backend, caller, synthesis_id)
+    lost = {each.id for each in endpoints.list_endpoints(backend, caller) if each.key_lost}
     return {
         "synthesis": synthesis,
+        "key_lost": synthesis.endpoint_id in lost,
         "statuses": STATUSES,
         "moving": synthesis.status is SynthesisStatus.GENERATING,
         "has_examples": synthesis.status in (SynthesisStatus.REVIEWING, SynthesisStatus.READY),

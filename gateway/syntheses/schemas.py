@@ -251,6 +251,9 @@ class FinishForm(BaseModel):
     )
 
 
+Key = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)]
+
+
 class EndpointForm(BaseModel):
     """An external endpoint."""
 
@@ -265,8 +268,16 @@ class EndpointForm(BaseModel):
     url: Annotated[
         str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_URL)
     ] = Field(description="Base URL, to which EcoLink appends `/chat/completions`.")
-    key: Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)] = Field(
-        default="", description="API key of the provider. No response shows it."
+    key: Key = Field(default="", description="API key of the provider. No response shows it.")
+
+
+class KeyForm(BaseModel):
+    """Another key of an external endpoint."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"key": "sk-..."}]})
+
+    key: Key = Field(
+        description="API key of the provider. No response shows it. An empty text removes the key."
     )
 
 
@@ -279,4 +290,8 @@ class EndpointAnswer(Answer):
         description="Without the scope `keys`, only the origin, because a URL may contain a token."
     )
     has_key: bool
+    key_lost: bool = Field(
+        description="True if a restore of a backup lost the key. Replace it, then resume the "
+        "syntheses that paused."
+    )
     created_at: datetime

@@ -38,6 +38,7 @@ from gateway.syntheses.schemas import (
     SynthesisForm,
 )
 from infrastructure.exchange import read
+from infrastructure.synthesis_endpoints import endpoint_of
 from projections import SYNTHESES
 from projections import syntheses as rows
 from projections.projection import Row
@@ -213,7 +214,7 @@ def _answer(backend: Backend, row: Row) -> SynthesisAnswer:
         id=row["synthesis_id"],
         name=_name_of(backend, row["synthesis_id"]),
         examples=row["wanted"],
-        explanation=_explanation(row),
+        explanation=_explanation(backend, row),
         counts=SynthesisCounts(attempts=sum(counts.values()), **counts),
         cost=Money.of(rates.charge_micros(usage)),
         low=Money.of(min(row["low_micros"], most)),
@@ -223,12 +224,23 @@ def _answer(backend: Backend, row: Row) -> SynthesisAnswer:
     )
 
 
-def _explanation(row: Row) -> str | None:
+def _explanation(backend: Backend, row: Row) -> str | None:
     if row["status"] == SynthesisStatus.FAILED:
         return FAILURES[SynthesisFailure(row["failure"])]
     if row["status"] != SynthesisStatus.PAUSED:
         return None
-    sentence = EXPLANATIONS[StopReason(row["pause_reason"])]
+    reason, endpoint_id = StopReason(row["pause_reason"]), row["endpoint_id"]
+    if reason is StopReason.ENDPOINT and endpoint_id is not None:
+        with backend.pool.connection() as connection:
+            endpoint = endpoint_of(connection, row["account_id"], endpoint_id)
+        if endpoint is None:
+            return "The endpoint was deleted. Review what is accepted, or start another synthesis."
+        if endpoint.key_lost:
+            return (
+                f"A restore of a backup lost the key of the endpoint {endpoint.name}. Replace the "
+                f"key of endpoint {endpoint.name}, then resume."
+            )
+    sentence = EXPLANATIONS[reason]
     status = row["pause_status"]
     return sentence if status is None else f"{sentence} Its last status was {status}."
 

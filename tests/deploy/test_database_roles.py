@@ -43,7 +43,13 @@ from domain.trackers.integrations import Tracker, integration_of
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
 from domain.webhooks.message import WebhookType, message_of_test
-from infrastructure import hub_targets, notices, tracked_runs, tracker_connections
+from infrastructure import (
+    hub_targets,
+    notices,
+    synthesis_endpoints,
+    tracked_runs,
+    tracker_connections,
+)
 from infrastructure.alerts import open_alerts, resolved_alerts, silence, unsilence
 from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
@@ -384,6 +390,29 @@ def test_the_gateway_stores_tokens_of_a_hub_and_only_the_exporter_reads_them(
             connection.execute("UPDATE hub_targets SET repository = 'acme/other'")
     with connect(settings) as connection:
         connection.execute("DELETE FROM hub_targets WHERE account_id = %s", [account_id])
+
+
+def test_the_gateway_replaces_keys_of_endpoints_and_only_the_synthesis_process_reads_them(
+    settings: Settings,
+) -> None:
+    now, account_id = datetime.now(UTC), uuid4()
+    assert settings.owner_database_url is not None
+    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        made = synthesis_endpoints.add_endpoint(
+            connection, account_id, "provider", "https://a.example/v1", "sk-1", now
+        )
+        assert synthesis_endpoints.replace_key(connection, account_id, made.id, "sk-2")
+        assert synthesis_endpoints.endpoints_of(connection, account_id) == [made]
+        for column in ("key", "*"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT {column} FROM synthesis_endpoint_keys".encode())
+    own = make_conninfo(settings.owner_database_url, user=role_of("synthesis"), password=PASSWORD)
+    with connect(settings.model_copy(update={"database_url": own})) as connection:
+        access = synthesis_endpoints.access_of(connection, account_id, made.id)
+        assert access == synthesis_endpoints.EndpointAccess("https://a.example/v1", "sk-2")
+    with connect(settings.model_copy(update={"database_url": url})) as connection:
+        assert synthesis_endpoints.delete_endpoint(connection, account_id, made.id)
 
 
 def test_the_gateway_sets_an_address_and_the_webhooks_process_only_uses_it(

@@ -14,13 +14,16 @@ from psycopg_pool import ConnectionPool
 
 from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
+from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset
-from domain.synthesis.synthesis import Synthesis
+from domain.synthesis.synthesis import StopReason, Synthesis
 from gateway.http.read_your_writes import caught_up
-from infrastructure.store import Connection
+from infrastructure.store import Connection, connect
+from infrastructure.synthesis_endpoints import access_of
 from projections import DEPLOYMENTS
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import application
+from tests.gateway.web.signed_in import signed_in
 from tests.services.synthesis.bench import Bench, work
 from tests.services.synthesis.scripted import Scripted, scripted
 
@@ -55,7 +58,7 @@ class Holder:
     """An account holder with an external endpoint."""
 
     def __init__(self, client: TestClient, person: Person, model: Scripted) -> None:
-        self.client, self.headers = client, person.headers
+        self.client, self.person, self.headers = client, person, person.headers
         self.account_id = person.account_id
         form = {"name": "provider", "url": f"{model.url}/v1", "key": "sk-secret"}
         self.endpoint = self.post("/synthesis-endpoints", form, 201)
@@ -199,6 +202,43 @@ def test_endpoints_are_shown_without_their_keys_and_can_be_deleted(holder: Holde
     assert holder.client.delete(path, headers=holder.headers).status_code == 404
 
 
+def test_a_key_that_a_restore_lost_is_named_and_replaced(
+    holder: Holder, platform: Platform
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    with because(platform.cause):
+        synthesis = platform.log.load(Synthesis, UUID(made["id"]))
+        synthesis.pause(StopReason.ENDPOINT)
+        platform.log.commit(synthesis)
+    platform.project()
+    path = f"/syntheses/{made['id']}"
+    assert "did not answer" in holder.get(path)["explanation"]
+    with connect(platform.settings) as connection:
+        connection.execute("DELETE FROM synthesis_endpoint_keys")
+    (shown,) = holder.get("/synthesis-endpoints")["data"]
+    assert (shown["has_key"], shown["key_lost"]) == (True, True)
+    assert "Replace the key of endpoint provider" in holder.get(path)["explanation"]
+
+    browser = signed_in(holder.client, holder.person)
+    assert f'hx-post="{path}/endpoint-key"' in browser.client.get(path).text
+    replaced = browser.client.post(
+        f"{path}/endpoint-key", data={"key": "sk-page"}, headers=browser.htmx
+    )
+    assert replaced.headers["hx-redirect"] == path
+    assert "endpoint-key" not in browser.client.get(path).text
+    key = f"/api/synthesis-endpoints/{shown['id']}/key"
+    answer = holder.client.put(key, json={"key": "sk-api"}, headers=holder.headers).json()
+    assert answer == shown | {"key_lost": False}
+    with connect(platform.settings) as connection:
+        access = access_of(connection, holder.account_id, UUID(shown["id"]))
+    assert access is not None
+    assert access.key == "sk-api"
+    other = platform.person().headers
+    assert holder.client.put(key, json={"key": "x"}, headers=other).status_code == 404
+    assert holder.client.delete(key.removesuffix("/key"), headers=holder.headers).status_code == 204
+    assert "The endpoint was deleted." in holder.get(path)["explanation"]
+
+
 def test_only_keys_that_manage_keys_change_and_see_endpoints(
     holder: Holder, platform: Platform
 ) -> None:
@@ -212,6 +252,8 @@ def test_only_keys_that_manage_keys_change_and_see_endpoints(
     holder.post("/synthesis-endpoints", {"name": "x", "url": "https://example.com/v1"}, 403)
     path = f"/api/synthesis-endpoints/{shown['id']}"
     assert holder.client.delete(path, headers=key.headers).status_code == 403
+    replaced = holder.client.put(f"{path}/key", json={"key": "x"}, headers=key.headers)
+    assert replaced.status_code == 403
 
 
 def test_an_endpoint_that_is_not_public_is_refused(platform: Platform, projecting: None) -> None:
