@@ -210,8 +210,11 @@ def test_gguf_answers_as_the_merged_model(
     _, validation = answers
     before, after = perplexity(merged, validation), perplexity(model, validation)
     with capsys.disabled():
-        print(f"\n{format}: {same} of {total} greedy tokens equal, logits within {worst:.3g}, or")
-        print(f"{error:.3g} of those with rounded weights; perplexity {before:.4f} -> {after:.4f}")
+        print(
+            f"\n{format}: {same} of {total} greedy tokens equal; logits within {worst:.3g} of the "
+            f"merged model, and {error:.3g} of the one with rounded weights; perplexity of "
+            f"{sum(each.length for each in validation)} tokens {before:.4f} -> {after:.4f}"
+        )
     assert error < ATOL
     assert after < before * PERPLEXITY[format]
     if format is ExportFormat.GGUF_F16:

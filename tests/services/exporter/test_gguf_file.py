@@ -109,8 +109,11 @@ def test_answers_as_the_merged_model(
         exact = rounded(merged, kind)(chosen).logits
     difference, error = (float((found - each).abs().max()) for each in (expected, exact))
     with capsys.disabled():
-        print(f"\n{name} {kind.name}: logits differ by {difference:.2g}, or {error:.2g} from ")
-        print("the model with rounded weights", end="")
+        print(
+            f"\n{name} {kind.name}: logits differ by {difference:.2g} from the merged model, and "
+            f"by {error:.2g} from the one with rounded weights",
+            end="",
+        )
     assert error < ATOL
     assert difference < ROUNDING[kind]
     best, second = expected.topk(2).values.unbind(-1)
