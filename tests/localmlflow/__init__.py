@@ -1,1 +1,1 @@
-"""A real MLflow tracking server for tests, in an environment of its own."""
+"""MLflow tracking servers for tests: a real one in an environment of its own, and one in memory."""

@@ -31,7 +31,9 @@ from tests.builders.commands import NOW, FixedClock
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
 from tests.gate import Gate, gate_to
-from tests.localmlflow.process import LocalMlflow, running_mlflow
+from tests.localmlflow.memory import mlflow_in_memory
+from tests.localmlflow.process import running_mlflow
+from tests.localmlflow.reading import MlflowServer
 
 TO_MLFLOW: dict[str, Any] = {
     "type": "mlflow",
@@ -189,14 +191,27 @@ def tracked(log: EventLog, pool: ConnectionPool[Connection], local_servers: Serv
 
 
 @pytest.fixture
-def gate(shared_mlflow: LocalMlflow) -> Iterator[Gate]:
+def gate(mlflow: MlflowServer) -> Iterator[Gate]:
     """A gate in front of the tracking server."""
-    with gate_to(shared_mlflow.port) as opened:
+    with gate_to(mlflow.port) as opened:
         yield opened
 
 
+@pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.full)])
+def mlflow(request: pytest.FixtureRequest) -> MlflowServer:
+    """A tracking server. The real one is installed at its first use, which takes a minute."""
+    return request.getfixturevalue(f"{request.param}_mlflow")
+
+
 @pytest.fixture(scope="session")
-def shared_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMlflow]:
-    """A tracking server for all tests of the session. It starts in about 10 s."""
+def memory_mlflow() -> Iterator[MlflowServer]:
+    """A tracking server in memory, for all tests of the session."""
+    with mlflow_in_memory() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def real_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real tracking server for all tests of the session. It starts in about 10 s."""
     with running_mlflow(tmp_path_factory.mktemp("mlflow")) as running:
         yield running

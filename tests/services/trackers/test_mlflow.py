@@ -1,4 +1,4 @@
-"""Metrics in a real tracking server of MLflow equal the stored measurements of the job."""
+"""Metrics in a tracking server of MLflow equal the stored measurements of the job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from domain.trackers.retry_schedule import LONGEST
 from infrastructure.tracked_runs import RunStatus
 from tests.builders.examples import JOB_ID, PLAN
 from tests.gate import Gate
-from tests.localmlflow.process import LocalMlflow
+from tests.localmlflow.reading import MlflowServer
 from tests.services.trackers.conftest import TO_MLFLOW, TrackedJob
 
 ENDED = timedelta(minutes=2)
@@ -22,7 +22,7 @@ def mlflow_run(experiment: str) -> dict:
 
 
 async def test_every_step_is_equal_after_five_minutes_without_the_server(
-    tracked: TrackedJob, shared_mlflow: LocalMlflow, gate: Gate
+    tracked: TrackedJob, mlflow: MlflowServer, gate: Gate
 ) -> None:
     experiment = f"outage {uuid4().hex}"
     tracked.approve()
@@ -33,7 +33,7 @@ async def test_every_step_is_equal_after_five_minutes_without_the_server(
     tracked.evaluate(1, 5, 2.4)
     run = await tracked.catch_up()
     assert run.run_id is not None
-    assert shared_mlflow.values(run.run_id, *tracked.values()) == tracked.values()
+    assert mlflow.values(run.run_id, *tracked.values()) == tracked.values()
 
     gate.close()
     began = tracked.clock.now()
@@ -53,15 +53,15 @@ async def test_every_step_is_equal_after_five_minutes_without_the_server(
     caught_up = await tracked.catch_up()
     assert caught_up.sent.last_step == 24
     assert (caught_up.failures, caught_up.error) == (0, None)
-    assert shared_mlflow.values(run.run_id, *tracked.values()) == tracked.values()
+    assert mlflow.values(run.run_id, *tracked.values()) == tracked.values()
 
 
 async def test_a_finished_job_has_its_parameters_result_and_status(
-    tracked: TrackedJob, shared_mlflow: LocalMlflow
+    tracked: TrackedJob, mlflow: MlflowServer
 ) -> None:
     experiment = f"finished {uuid4().hex}"
     tracked.approve()
-    tracked.connect(shared_mlflow.url)
+    tracked.connect(mlflow.url)
     tracked.track(
         {"type": "mlflow", "mlflow": {**TO_MLFLOW["mlflow"], "experiment_name": experiment}}
     )
@@ -74,7 +74,7 @@ async def test_a_finished_job_has_its_parameters_result_and_status(
     tracked.clock.time += ENDED
     run = await tracked.catch_up(RunStatus.FINISHED)
 
-    (shown,) = shared_mlflow.runs(experiment)
+    (shown,) = mlflow.runs(experiment)
     info = shown["info"]
     parameters = {each["key"]: each["value"] for each in shown["data"]["params"]}
     tags = {each["key"]: each["value"] for each in shown["data"]["tags"]}
@@ -87,17 +87,15 @@ async def test_a_finished_job_has_its_parameters_result_and_status(
     assert (tags["team"], tags["ecolink.status"]) == ("a", "registered")
     assert tags["ecolink.model"] == f"ft:tiny:{JOB_ID.hex[:12]}"
     assert f"/fine-tune/{job_name(JOB_ID)}" in tags["mlflow.note.content"]
-    assert run.url == (
-        f"{shared_mlflow.url}/#/experiments/{info['experiment_id']}/runs/{info['run_id']}"
-    )
-    assert shared_mlflow.values(info["run_id"], *tracked.values()) == tracked.values()
+    assert run.url == (f"{mlflow.url}/#/experiments/{info['experiment_id']}/runs/{info['run_id']}")
+    assert mlflow.values(info["run_id"], *tracked.values()) == tracked.values()
 
 
 async def test_steps_that_a_resumed_job_repeats_end_with_the_last_values(
-    tracked: TrackedJob, shared_mlflow: LocalMlflow
+    tracked: TrackedJob, mlflow: MlflowServer
 ) -> None:
     tracked.approve()
-    tracked.connect(shared_mlflow.url)
+    tracked.connect(mlflow.url)
     tracked.track(mlflow_run(f"repeated {uuid4().hex}"))
     tracked.launch(1)
     tracked.measure(1, 1, 14)
@@ -109,16 +107,14 @@ async def test_steps_that_a_resumed_job_repeats_end_with_the_last_values(
     tracked.measure(2, 13, 18, shift=0.25)
     await tracked.catch_up()
     assert run.run_id is not None
-    assert shared_mlflow.values(run.run_id, *tracked.values()) == tracked.values()
-    assert shared_mlflow.points(run.run_id, "train/loss") == 14 + 2 + 4
+    assert mlflow.values(run.run_id, *tracked.values()) == tracked.values()
+    assert mlflow.points(run.run_id, "train/loss") == 14 + 2 + 4
 
 
-async def test_a_repeated_request_adds_nothing(
-    tracked: TrackedJob, shared_mlflow: LocalMlflow
-) -> None:
+async def test_a_repeated_request_adds_nothing(tracked: TrackedJob, mlflow: MlflowServer) -> None:
     """The process was killed after MLflow accepted a request, before that was stored."""
     tracked.approve()
-    tracked.connect(shared_mlflow.url)
+    tracked.connect(mlflow.url)
     experiment = f"twice {uuid4().hex}"
     tracked.track(mlflow_run(experiment))
     tracked.launch(1)
@@ -128,22 +124,22 @@ async def test_a_repeated_request_adds_nothing(
         connection.execute("UPDATE tracked_runs SET sent = '{}', run_id = NULL, status = 'waiting'")
     again = await tracked.catch_up()
     assert again.run_id == run.run_id
-    assert len(shared_mlflow.runs(experiment)) == 1
+    assert len(mlflow.runs(experiment)) == 1
     assert run.run_id is not None
-    assert shared_mlflow.points(run.run_id, "train/loss") == 9
+    assert mlflow.points(run.run_id, "train/loss") == 9
 
 
 async def test_a_deleted_run_is_an_error_that_the_owner_sees(
-    tracked: TrackedJob, shared_mlflow: LocalMlflow
+    tracked: TrackedJob, mlflow: MlflowServer
 ) -> None:
     tracked.approve()
-    tracked.connect(shared_mlflow.url)
+    tracked.connect(mlflow.url)
     tracked.track(mlflow_run(f"deleted {uuid4().hex}"))
     tracked.launch(1)
     tracked.measure(1, 1, 3)
     run = await tracked.catch_up()
     assert run.run_id is not None
-    shared_mlflow.delete_run(run.run_id)
+    mlflow.delete_run(run.run_id)
     tracked.measure(1, 4, 4)
     tracked.clock.time = tracked.run().next_attempt_at
     await tracked.attempt()

@@ -19,7 +19,8 @@ from domain.jobs.public_id import job_name
 from infrastructure.settings import Settings
 from infrastructure.tracked_runs import RunStatus
 from tests.builders.examples import JOB_ID
-from tests.localmlflow.process import LocalMlflow, running_mlflow
+from tests.localmlflow.process import running_mlflow
+from tests.localmlflow.reading import MlflowServer
 from tests.polling import eventually
 from tests.services.trackers.conftest import TrackedJob
 
@@ -53,16 +54,16 @@ def started(tracked: TrackedJob, url: str) -> TrackedJob:
 
 
 def test_the_process_sends_metrics_and_ends_at_sigterm(
-    tracked: TrackedJob, settings: Settings, shared_mlflow: LocalMlflow
+    tracked: TrackedJob, settings: Settings, mlflow: MlflowServer
 ) -> None:
-    job = started(tracked, shared_mlflow.url)
+    job = started(tracked, mlflow.url)
     with running_process(settings):
         job.measure(1, 1, 20)
         eventually(lambda: job.run().sent.last_step == 20, 240)
     run = job.run()
     assert run.run_id is not None
-    assert shared_mlflow.values(run.run_id, *job.values()) == job.values()
-    assert job_name(JOB_ID) in str(shared_mlflow.runs(run.integration.mlflow.experiment_name))  # type: ignore[union-attr]
+    assert mlflow.values(run.run_id, *job.values()) == job.values()
+    assert job_name(JOB_ID) in str(mlflow.runs(run.integration.mlflow.experiment_name))  # type: ignore[union-attr]
 
 
 @pytest.mark.full
