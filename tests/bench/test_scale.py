@@ -46,6 +46,7 @@ def run(settings: Settings, log: EventLog) -> Iterator[Run]:
         yield Run(Console(quiet=True), settings, log, owner, Jobs.of(20, accounts=4, minutes=2))
 
 
+@pytest.mark.full
 def test_the_store_and_the_ticker_are_measured_with_a_few_jobs(run: Run) -> None:
     verdicts = [*run.store(), *run.audit(), *run.tick(workflows=20)]
 

@@ -23,6 +23,7 @@ def test_this_migration_removes_nothing_that_the_last_release_uses(
     assert breaks(before, schema_of(migrated.url)) == []
 
 
+@pytest.mark.full
 def test_the_next_release_migrates_and_the_way_back_leaves_its_table(
     migrated: Migrated, this: Release, next_: Release
 ) -> None:

@@ -50,6 +50,7 @@ def filtered(corpora: tuple[Corpus, Corpus], directory: Path, filters: Filters) 
     return examples.read_bytes()
 
 
+@pytest.mark.full
 def test_filters_remove_what_was_planted_and_are_deterministic(
     corpora: tuple[Corpus, Corpus], tmp_path: Path
 ) -> None:
