@@ -19,7 +19,11 @@ from tests.builders.planted import Writer, line_of
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import ClientOf
 from tests.gateway.datasets.conftest import Pages
-from tests.services.datasets.conftest import Service
+from tests.services.datasets.conftest import Service, analyses_in_this_process
+
+__all__ = ["analyses_in_this_process"]  # pytest finds the fixture here
+
+pytestmark = pytest.mark.usefixtures("analyses_in_this_process")
 
 CHATS = [Writer(seed).chat() for seed in range(20, 32)]
 MAIL = "jane.doe@example.com"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -18,6 +20,7 @@ from infrastructure.limited_process import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.datasets import unanalyzed
+from services.datasets import analyzing, comparing, worker
 from services.datasets.analyzing import Analyzing
 from services.datasets.comparing import Comparing
 from services.datasets.counting import Counting
@@ -26,6 +29,7 @@ from services.datasets.limited_work import Resources
 from services.datasets.report import Report
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating, home, refs_of
+from services.datasets.worker import handle
 from tests.builders.commands import FixedClock
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.platform import Platform
@@ -126,3 +130,15 @@ def artifacts(platform: Platform) -> Artifacts:
 @pytest.fixture
 def service(platform: Platform, pool: ConnectionPool[Connection]) -> Service:
     return Service(platform, pool)
+
+
+@pytest.fixture
+def analyses_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Analyze and compare in the process of the test, which does not import presidio each time."""
+
+    def run(_module: str, asked: dict[str, Any], _limits: Limits) -> dict[str, Any]:
+        return json.loads(json.dumps(handle(json.loads(json.dumps(asked)), lambda _: None)))
+
+    monkeypatch.setattr(worker, "without_unused_libraries", lambda: None)
+    for module in (analyzing, comparing):
+        monkeypatch.setattr(module, "run", run)

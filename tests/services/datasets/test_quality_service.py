@@ -141,6 +141,7 @@ def test_an_analysis_follows_the_validation_and_filters_make_versions(
     assert service.platform.artifacts.exists(service.dataset(third).ref)
 
 
+@pytest.mark.usefixtures("analyses_in_this_process")
 def test_a_dataset_deleted_during_its_comparison_leaves_no_result(
     service: Service, pool: ConnectionPool[Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +178,7 @@ def test_filters_need_their_parent_and_leave_an_example(service: Service) -> Non
     assert "was deleted" in service.report(orphan).errors[0].message
 
 
+@pytest.mark.usefixtures("analyses_in_this_process")
 def test_training_and_validation_datasets_are_compared_once_requested(
     service: Service, pool: ConnectionPool[Connection]
 ) -> None:
