@@ -39,7 +39,7 @@ def smollm2() -> Any:
     )
 
 
-@pytest.fixture(params=["tiny", "smollm2"])
+@pytest.fixture(params=["tiny", pytest.param("smollm2", marks=pytest.mark.full)])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     return make_tiny_tokenizer() if request.param == "tiny" else request.getfixturevalue("smollm2")
 
@@ -164,6 +164,7 @@ def test_no_model_finds_a_special_token_in_its_vocabulary(make: Any) -> None:
     assert plain == expected
 
 
+@pytest.mark.full  # it loads smollm2
 def test_an_unmarked_text_reads_the_same_through_the_renamed_tokenizer(smollm2: Any) -> None:
     encoder = TextEncoder(core_of(smollm2))
     text = smollm2.apply_chat_template(chat("Hi.", *ORDINARY[1:3]), tokenize=False)
