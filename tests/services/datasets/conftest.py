@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from infrastructure.limited_process import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.datasets import unanalyzed
-from services.datasets import analyzing, comparing, worker
+from services.datasets import limited_work, worker
 from services.datasets.analyzing import Analyzing
 from services.datasets.comparing import Comparing
 from services.datasets.counting import Counting
@@ -135,10 +136,18 @@ def service(platform: Platform, pool: ConnectionPool[Connection]) -> Service:
 @pytest.fixture
 def analyses_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Analyze and compare in the process of the test, which does not import presidio each time."""
+    in_a_process = limited_work.run
 
-    def run(_module: str, asked: dict[str, Any], _limits: Limits) -> dict[str, Any]:
-        return json.loads(json.dumps(handle(json.loads(json.dumps(asked)), lambda _: None)))
+    def run(
+        module: str,
+        asked: dict[str, Any],
+        limits: Limits,
+        on_progress: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any]:
+        if asked["task"] in ("validate", "count"):
+            return in_a_process(module, asked, limits, on_progress)
+        result = handle(json.loads(json.dumps(asked)), lambda made: on_progress(dict(made)))
+        return json.loads(json.dumps(result))
 
     monkeypatch.setattr(worker, "without_unused_libraries", lambda: None)
-    for module in (analyzing, comparing):
-        monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(limited_work, "run", run)
