@@ -22,6 +22,8 @@ from tests.localmlflow.reading import API, MlflowServer
 MOST = {"metrics": 1_000, "params": 100, "tags": 100}
 """Most entries of one request to log."""
 
+MOST_KEY_CHARACTERS, MOST_PARAMETER_CHARACTERS = 250, 6_000
+
 BY_TAG = re.compile(r"tags\.`([^`]+)` = '([^']*)'")
 
 
@@ -47,6 +49,12 @@ class Run:
         """Return the run as a response has it."""
         data = {"tags": _pairs(self.tags), "params": _pairs(self.params)}
         return {"info": self.info, "data": data}
+
+
+def _require_short(what: str, text: str, most: int) -> None:
+    if len(text) > most:
+        message = f"The {what} {text[:20]!r} exceeded the maximum length of {most} characters."
+        raise Refused(400, "INVALID_PARAMETER_VALUE", message)
 
 
 def _pairs(values: dict[str, str]) -> list[dict[str, str]]:
@@ -136,11 +144,14 @@ class MemoryMlflow(MlflowServer):
                 message = f"A batch logging request can contain at most {most} {kind}."
                 raise Refused(400, "INVALID_PARAMETER_VALUE", message)
         for each in given.get("params", []):
+            _require_short("key", each["key"], MOST_KEY_CHARACTERS)
+            _require_short("value", each["value"], MOST_PARAMETER_CHARACTERS)
             if run.params.setdefault(each["key"], each["value"]) != each["value"]:
                 message = f"Changing param values is not allowed: {each['key']}"
                 raise Refused(400, "INVALID_PARAMETER_VALUE", message)
         run.tags |= {each["key"]: each["value"] for each in given.get("tags", [])}
         for each in given.get("metrics", []):
+            _require_short("key", each["key"], MOST_KEY_CHARACTERS)
             run.metrics[each["key"], each["timestamp"], each["step"], each["value"]] = None
         return {}
 

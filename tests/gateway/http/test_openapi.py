@@ -27,6 +27,8 @@ def document() -> dict[str, Any]:
     return create_app(Settings()).openapi()
 
 
+SCHEMAS = "#/components/schemas/"
+
 Validator = Callable[[dict[str, Any]], Draft202012Validator]
 
 
@@ -39,7 +41,9 @@ def validator(document: dict[str, Any]) -> Validator:
     components = document["components"]["schemas"]
 
     def used(schema: object, found: dict[str, Any]) -> dict[str, Any]:
-        for name in re.findall(r'"#/components/schemas/([^"/]+)', json.dumps(schema)):
+        for ref in re.findall(r'"\$ref": "([^"]+)"', json.dumps(schema)):
+            assert ref.startswith(SCHEMAS), ref
+            name = ref.removeprefix(SCHEMAS).partition("/")[0]
             if name not in found:
                 found[name] = components[name]
                 used(components[name], found)

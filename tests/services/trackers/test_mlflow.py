@@ -9,6 +9,9 @@ from domain.jobs.job import SegmentEnd
 from domain.jobs.public_id import job_name
 from domain.trackers.retry_schedule import LONGEST
 from infrastructure.tracked_runs import RunStatus
+from services.trackers.mlflow import MOST_VALUE_CHARACTERS
+from services.trackers.servers import Servers
+from services.trackers.tracker import RunSummary
 from tests.builders.examples import JOB_ID, PLAN
 from tests.gate import Gate
 from tests.localmlflow.reading import MlflowServer
@@ -147,3 +150,21 @@ async def test_a_deleted_run_is_an_error_that_the_owner_sees(
     assert failing.failures == 1
     assert failing.error is not None
     assert "deleted" in failing.error
+
+
+async def test_long_parameters_are_cut_and_many_are_sent_in_parts(
+    tracked: TrackedJob, mlflow: MlflowServer, local_servers: Servers
+) -> None:
+    experiment = f"parameters {uuid4().hex}"
+    tracked.connect(mlflow.url)
+    tracked.track(mlflow_run(experiment))
+    with tracked.pool.connection() as connection:
+        client = local_servers.client_of(connection, tracked.run())
+    parameters = {"long": "x" * 10_000} | {f"parameter_{n}": n for n in range(150)}
+    summary = RunSummary(job_name(JOB_ID), tracked.clock.now(), parameters)
+    for _ in range(2):  # a repeated attempt changes nothing
+        await client.start(summary)
+    (shown,) = mlflow.runs(experiment)
+    stored = {each["key"]: each["value"] for each in shown["data"]["params"]}
+    assert stored.keys() == parameters.keys()
+    assert stored["long"] == "x" * MOST_VALUE_CHARACTERS
