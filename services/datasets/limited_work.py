@@ -30,7 +30,8 @@ class Unfinished(Exception):
     """A process exceeded a limit, or failed MOST_FAILURES times, which `exceeded` None means."""
 
     def __init__(self, exceeded: Exceeded | None) -> None:
-        super().__init__(f"exceeded: {exceeded}")
+        failed = f"It failed {MOST_FAILURES} times."
+        super().__init__(f"It exceeded its {exceeded} limit." if exceeded else failed)
         self.exceeded = exceeded
 
 

@@ -74,27 +74,28 @@ class Analysis:
         return self.report(total, stopped)
 
     def add(self, example: dict[str, Any]) -> None:
-        """Analyze the next example. If this raises OutOfTime, the example does not count."""
+        """Analyze the next example.
+
+        If this raises OutOfTime, or a MemoryError because of its text, it does not count.
+        """
         number = len(self._first) + 1
         where = Found(number, self._lines.line_of(number))
         dialogue = dialogue_of(example)
         language = self._languages.of(dialogue)
         spans = {text: self._recognizers.spans(text) for text in texts_of(example)}
-        self._characters.append(min(self._counting.add(example, language), 2**32 - 1))
+        is_full = self._index.is_full
+        match = self._index.find_or_add(number, dialogue)
+        characters = self._counting.add(example, language)
+        # What follows needs little memory, so the example counts in all of these or in none.
+        self._first.append(number if match is None else self._first[match.key - 1])
+        self._characters.append(min(characters, 2**32 - 1))
         self._language.append(self._codes.setdefault(language, len(self._codes)))
+        self._compared += not is_full
         self._personal_data(example, spans, where)
-        match = self._compare(number, dialogue)
         if match is not None:
             self._collect(Finding.NEAR_DUPLICATE, where, said_in(example), spans, match)
         for kind in findings_of(answer := last_answer(example)):
             self._collect(kind, where, [answer or ""], spans)
-
-    def _compare(self, number: int, dialogue: str) -> Match | None:
-        """Compare an example with all earlier ones. Return the one that it resembles."""
-        self._compared += not self._index.is_full
-        match = self._index.find_or_add(number, dialogue)
-        self._first.append(number if match is None else self._first[match.key - 1])
-        return match
 
     def _personal_data(self, example: dict[str, Any], spans: SpansOf, where: Found) -> None:
         """Add the personal data of an example."""

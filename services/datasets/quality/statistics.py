@@ -73,6 +73,8 @@ class Counting:
     def add(self, example: dict[str, Any], language: str) -> int:
         """Add an example in a language. Return its number of characters."""
         messages = messages_of(example)
+        prompt = next((each["content"] for each in messages if each["role"] == "system"), None)
+        digest = None if prompt is None else _digest(prompt)  # first, because it needs memory
         lengths = [len(message["content"]) for message in messages]
         characters = sum(lengths)
         roles = [message["role"] for message in messages]
@@ -85,16 +87,12 @@ class Counting:
         )
         self._multi_turn += roles.count("user") > 1
         self._with_calls += any("tool_calls" in message for message in messages)
-        if "system" in roles:
+        if digest is not None:
             self._with_system += 1
-            self._add_prompt(messages[roles.index("system")]["content"])
+            if self._prompts < MOST_PROMPTS:
+                self._prompts += self._prompt_digests.add(digest)
         self._languages[language] += 1
         return characters
-
-    def _add_prompt(self, prompt: str) -> None:
-        if self._prompts < MOST_PROMPTS:
-            digest = hashlib.blake2b(prompt.encode(), digest_size=DIGEST_BYTES).digest()
-            self._prompts += self._prompt_digests.add(digest)
 
     @property
     def median_characters(self) -> int:
@@ -124,3 +122,7 @@ class Counting:
                 for code, count in sorted(self._languages.items(), key=lambda i: (-i[1], i[0]))
             ),
         )
+
+
+def _digest(prompt: str) -> bytes:
+    return hashlib.blake2b(prompt.encode(), digest_size=DIGEST_BYTES).digest()

@@ -153,14 +153,29 @@ def test_a_long_text_is_left_out_if_the_time_ends_within_it(ticks: Iterator[int]
     assert {each.kind: each.lines for each in report.findings} == {Finding.EMAIL_ADDRESS: (1,)}
 
 
-def test_an_analysis_without_memory_reports_the_examples_before() -> None:
-    def examples() -> Iterator[bytes]:
-        yield line_of([addresses(1), Writer(1).chat()[1]])
-        raise MemoryError
+@pytest.mark.parametrize(
+    "method", ["_recognizers.spans", "_index.find_or_add", "_languages.of", "_counting.add"]
+)
+def test_an_analysis_without_memory_reports_the_examples_before(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "Tell me more. " * 1_000
 
-    report = Analysis(LineNumbers(), "line", 60).run(examples(), 5)
-    assert (report.stopped, report.analyzed) == ("memory", 1)
-    assert report.of_kind(Finding.EMAIL_ADDRESS) is not None
+    def without_memory(*given: object) -> object:
+        if long in repr(given):
+            raise MemoryError
+        return real(*given)
+
+    analysis = Analysis(LineNumbers(), "line", 60)
+    owner, _, name = method.partition(".")
+    real = getattr(getattr(analysis, owner), name)
+    monkeypatch.setattr(getattr(analysis, owner), name, without_memory)
+    mail = line_of([addresses(1), Writer(1).chat()[1]])
+    report = analysis.run([mail, line_of([long, long]), mail], 3)
+    assert (report.stopped, report.analyzed, report.compared) == ("memory", 1, 1)
+    assert report.statistics.with_system_prompt == 1
+    assert report.statistics.characters.most < 1_000
+    assert {each.kind: each.examples for each in report.findings} == {Finding.EMAIL_ADDRESS: 1}
 
 
 def test_a_comparison_without_time_reports_the_compared_examples(ticks: Iterator[int]) -> None:
