@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, cast
 from uuid import UUID
 
 from pydantic import Field, field_validator, model_validator
@@ -80,14 +81,14 @@ class Filters(Value):
         max_length=MOST_LANGUAGES,
     )
 
-    @field_validator("personal_kinds")
+    @field_validator("personal_kinds", mode="before")
     @classmethod
-    def _order_personal(cls, kinds: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    def _order_personal(cls, kinds: object) -> object:
         return _in_order(kinds, PERSONAL)
 
-    @field_validator("answers")
+    @field_validator("answers", mode="before")
     @classmethod
-    def _order_answers(cls, kinds: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    def _order_answers(cls, kinds: object) -> object:
         return _in_order(kinds, ANSWERS)
 
     @field_validator("languages")
@@ -152,11 +153,14 @@ class Filters(Value):
         return said
 
 
-def _in_order(kinds: tuple[Finding, ...], allowed: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Return kinds in one order, so that equal choices are equal."""
-    if unknown := [kind for kind in kinds if kind not in allowed]:
-        raise ValueError(f"{unknown[0]} is not allowed here. Use {', '.join(allowed)}.")
-    return tuple(kind for kind in allowed if kind in kinds)
+def _in_order(kinds: object, allowed: tuple[Finding, ...]) -> object:
+    """Return kinds in one order, so that equal choices are equal. Other types stay invalid."""
+    if not isinstance(kinds, list | tuple):
+        return kinds
+    given = cast("Sequence[object]", kinds)
+    if unknown := [kind for kind in given if kind not in allowed]:
+        raise ValueError(f"{unknown[0]!s} is not allowed here. Use {', '.join(allowed)}.")
+    return tuple(kind for kind in allowed if kind in given)
 
 
 def _plain(kind: Finding) -> str:

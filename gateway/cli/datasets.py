@@ -9,23 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from textwrap import indent
 from typing import Annotated, TypeVar
-from urllib.parse import urlencode
 from uuid import uuid4
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from domain.core.errors import WrongState
 from domain.datasets.dataset import DatasetStatus
 from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY, PersonalData
 from domain.datasets.findings import TITLES
-from domain.datasets.quality_report import QualityReport
+from domain.datasets.quality_report import QualityReport, Sample
 from domain.datasets.validation_report import Excerpt, ValidationReport
-from gateway.cli.client import SLOW_TIMEOUT, Client, Reply
+from gateway.cli.client import SLOW_TIMEOUT, Client, Refused, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.syntheses import generate
-from gateway.cli.tables import fields, listing_of, pairs
+from gateway.cli.tables import listing_of, pairs
 from gateway.cli.terminal import CommandGroup, bar, interrupted, note, show
 from gateway.datasets.schemas import (
     ColumnsAnswer,
@@ -38,6 +38,7 @@ from infrastructure.comparisons import ComparisonState
 
 POLL_SECONDS = 0.5
 LINES_SHOWN, CHANGES_SHOWN = 20, 20
+PACKED_ENDINGS = (".gz", ".zip")
 
 Compared = TypeVar("Compared", ContaminationAnswer, DifferenceAnswer)
 COUNTING_SECONDS = 60.0  # maximum wait for the token counts
@@ -78,6 +79,12 @@ def _chosen(given: list[str] | None) -> dict[str, str]:
     return columns
 
 
+def name_of(file: Path) -> str:
+    """Return the name of a file without its endings, such as `.jsonl.gz`."""
+    inner = Path(file.stem) if file.suffix in PACKED_ENDINGS else file
+    return inner.stem
+
+
 @datasets.command()
 def upload(
     client: Client,
@@ -116,7 +123,9 @@ def upload(
     with bar(f"uploading {file.name}", file.stat().st_size) as sent:
         document = client.upload(
             file,
-            name or file.stem,
+            name
+            or file.name.removesuffix(".gz").removesuffix(".zip").rpartition(".")[0]
+            or file.stem,
             sent,
             keep_duplicates=keep_duplicates,
             ignore_tools=ignore_tools,
@@ -161,7 +170,7 @@ def from_hub(
 def _finish(client: Client, dataset: Reply[DatasetAnswer], follow: bool) -> None:
     """Wait for the validation of a new dataset, and print it. Exit with 1 if it is rejected."""
     if not follow:
-        show(dataset, fields)
+        show(dataset, _fields)
         return
     try:
         dataset = _validated(client, dataset)
@@ -171,12 +180,23 @@ def _finish(client: Client, dataset: Reply[DatasetAnswer], follow: bool) -> None
             "progress."
         )
     if dataset.model.status is not DatasetStatus.REJECTED:
-        show(dataset, fields)
+        show(dataset, _fields)
         return
     report = client.read(ValidationReport, f"/datasets/{dataset.model.id}/report")
     whole = dataset.document | {"report": report.document}
     show(Reply(whole, report.model), _report)
     raise typer.Exit(ExitCode.FAILED)
+
+
+def _fields(dataset: DatasetAnswer) -> RenderableType:
+    """Render one line per field of a dataset."""
+    values = dict(dataset)
+    if dataset.filters is not None:
+        values["filters"] = dataset.origin
+    if dataset.findings is not None:
+        counts = (f"{kind.replace('_', ' ')} {n:,}" for kind, n in dataset.findings.items())
+        values["findings"] = ", ".join(counts) or "none"
+    return pairs({name.replace("_", " "): value for name, value in values.items()})
 
 
 def _validated(client: Client, dataset: Reply[DatasetAnswer]) -> Reply[DatasetAnswer]:
@@ -217,7 +237,7 @@ def _datasets(answer: Listed[DatasetAnswer]) -> RenderableType:
 @datasets.command("show")
 def show_dataset(client: Client, dataset: DatasetId) -> None:
     """Show a dataset, and the progress of its validation."""
-    show(client.read(DatasetAnswer, f"/datasets/{dataset}"), fields)
+    show(client.read(DatasetAnswer, f"/datasets/{dataset}"), _fields)
 
 
 @datasets.command()
@@ -316,20 +336,34 @@ def show_quality(
 ) -> None:
     """Show findings with line numbers, and statistics of the examples."""
     if validation is None:
-        if follow:
-            _wait_until_analyzed(client, dataset)
-        show(client.read(QualityReport, f"/datasets/{dataset}/quality"), _quality)
+        path = f"/datasets/{dataset}/quality"
+        try:
+            if follow:
+                _wait_until_analyzed(client, dataset)
+            show(client.read(QualityReport, path), _quality)
+        except KeyboardInterrupt:
+            interrupted(
+                f"\nThe analysis continues. `ecolink datasets quality {dataset}` shows its result."
+            )
         return
-    query = urlencode({"validation_dataset": validation})
-    path = f"/datasets/{dataset}/contamination?{query}"
-    show(_compared(lambda: client.read(ContaminationAnswer, path)), _contamination)
+    path = f"/datasets/{dataset}/contamination"
+    show(
+        _compared(lambda: client.read(ContaminationAnswer, path, validation_dataset=validation)),
+        _contamination,
+    )
 
 
 def _wait_until_analyzed(client: Client, dataset: str) -> None:
-    """Wait until a dataset is validated and, unless it is rejected, analyzed."""
+    """Wait until a dataset is validated and analyzed, or the gateway says that it will not be."""
     path, noted = f"/datasets/{dataset}", False
     while (now := patiently(lambda: client.read(DatasetAnswer, path)).model).analyzed is None:
-        if now.status not in (DatasetStatus.VALIDATING, DatasetStatus.READY_FOR_TRAINING):
+        if now.status is DatasetStatus.READY_FOR_TRAINING:
+            try:
+                client.read(QualityReport, f"{path}/quality")
+            except Refused as refusal:
+                if refusal.problem.get("code") != WrongState.code:
+                    raise
+        elif now.status is not DatasetStatus.VALIDATING:
             return
         if not noted:
             note("EcoLink is still analyzing the dataset. Press Ctrl+C to stop waiting.")
@@ -357,7 +391,7 @@ def _quality(found: QualityReport) -> RenderableType:
         lines.append(
             Text(f"{title}: {each.examples:,} ({found.unit}s {first}{more})", style="yellow")
         )
-        lines += [Text(f"  {found.unit} {one.line:,}: {one.excerpt}") for one in each.samples[:2]]
+        lines += [Text(f"  {_sample(found.unit, one)}") for one in each.samples[:2]]
     if not found.findings and found.analyzed:
         lines.append(Text("no findings"))
     characters, messages = statistics.characters, statistics.messages
@@ -378,6 +412,16 @@ def _quality(found: QualityReport) -> RenderableType:
         ),
     ]
     return Group(*lines)
+
+
+def _sample(unit: str, sample: Sample) -> str:
+    """Return the place of a finding, the similar line, the language and the excerpt."""
+    said = f"{unit} {sample.line:,}"
+    if sample.like_line is not None:
+        said += f", like {unit} {sample.like_line:,}"
+    if sample.similarity is not None:
+        said += f" ({sample.similarity:.0%} similar)"
+    return ": ".join(filter(None, (said, sample.language, sample.excerpt)))
 
 
 def _contamination(found: ContaminationAnswer) -> RenderableType:
@@ -492,7 +536,7 @@ def versions(client: Client, dataset: DatasetId) -> None:
 
 
 def _versions(answer: Listed[DatasetAnswer]) -> RenderableType:
-    return listing_of(answer.data, "id", "name", "status", "examples", "parent", empty="")
+    return listing_of(answer.data, "id", "name", "status", "examples", "origin", "parent", empty="")
 
 
 @datasets.command("diff")
@@ -505,8 +549,8 @@ def show_difference(
     ] = None,
 ) -> None:
     """Show the examples that a version adds, removes or changes."""
-    path = f"/datasets/{dataset}/difference" + (f"?{urlencode({'base': base})}" if base else "")
-    show(_compared(lambda: client.read(DifferenceAnswer, path)), _difference)
+    path = f"/datasets/{dataset}/difference"
+    show(_compared(lambda: client.read(DifferenceAnswer, path, base=base)), _difference)
 
 
 def _difference(found: DifferenceAnswer) -> RenderableType:
@@ -532,16 +576,16 @@ def _difference(found: DifferenceAnswer) -> RenderableType:
             )
             lines.append(Text(f"{sign} {' → '.join(filter(None, places))}", style=style))
             if each.old_text:
-                lines.append(Text(indent(each.old_text, "  - ")))
+                lines.append(Text(indent(each.old_text, "  - "), style="red"))
             if each.text:
-                lines.append(Text(indent(each.text, "  + ")))
+                lines.append(Text(indent(each.text, "  + "), style="green"))
     return Group(*lines)
 
 
 @datasets.command("ignore-tools")
 def ignore_tools(client: Client, dataset: DatasetId) -> None:
     """Confirm that jobs ignore the tool definitions of a dataset."""
-    show(client.send(DatasetAnswer, f"/datasets/{dataset}/ignore-tools", {}), fields)
+    show(client.send(DatasetAnswer, f"/datasets/{dataset}/ignore-tools", {}), _fields)
 
 
 @datasets.command()

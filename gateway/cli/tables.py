@@ -15,7 +15,7 @@ from rich.text import Text
 from gateway.schemas import Money, job_name
 
 GAP = 2
-PROSE = frozenset({"name", "reason", "answer", "title", "failure"})
+PROSE = frozenset({"name", "reason", "answer", "title", "failure", "origin"})
 """Columns whose text may wrap."""
 LEAST_PROSE_CELLS = 14
 """Minimum width of a column of prose."""

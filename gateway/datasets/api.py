@@ -204,7 +204,7 @@ def change_columns(
     return service.dataset_answer(backend, row)
 
 
-@router.get("/{dataset_id}/quality", responses=refusals(404, 409))
+@router.get("/{dataset_id}/quality", responses=refusals(404, 409, 503))
 def show_quality(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> QualityReport:
     """Show the quality report of a dataset: findings with line numbers, and statistics.
 

@@ -19,7 +19,7 @@ from gateway.datasets.columns import read_again, shown_columns
 from gateway.datasets.histogram import histogram
 from gateway.datasets.preview_worker import Preview, PreviewRequest
 from gateway.datasets.previews import PreviewsOf
-from gateway.datasets.quality_view import filters_of, quality_view
+from gateway.datasets.quality_view import filters_of, marked, quality_view
 from gateway.datasets.schemas import (
     ColumnsRequest,
     DatasetAnswer,
@@ -241,6 +241,7 @@ def show_difference(
         "dataset": dataset,
         "found": found,
         "older": show_dataset(backend, caller, found.base),
+        "marked": marked,
     }
     if is_htmx(request):
         return fragment("datasets/changes.html", **shown)

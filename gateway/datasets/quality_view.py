@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +13,6 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData
 
 from domain.core.errors import Invalid
-from domain.core.event_format import format_of
-from domain.datasets.dataset import Dataset
 from domain.datasets.filters import DEFAULT_SIMILARITY, Filters, PersonalData
 from domain.datasets.findings import ANSWERS, TITLES, Finding
 from domain.datasets.quality_report import Distribution, QualityReport
@@ -36,9 +36,6 @@ SIMILARITIES = (
 """Similarities that the form of filters offers, and their usual meaning."""
 
 DATASETS_LISTED = 200
-
-ANALYSIS_FORMAT = format_of(Dataset.DatasetAnalyzed, 1)
-"""Format of the log in which datasets are analyzed."""
 
 
 @dataclass(frozen=True)
@@ -142,20 +139,41 @@ def quality_view(backend: Backend, caller: Caller, dataset: DatasetAnswer) -> Qu
         report=report,
         charts=[each for each in charts if each is not None],
         versions=[
-            Version(each, origin_of(each), each.id == dataset.id)
+            Version(each, each.origin, each.id == dataset.id)
             for each in quality.versions_of(backend, caller, dataset.id)
         ],
         others=[(each, names.get(each) or str(each)) for each in others],
         languages=languages[:LANGUAGES_SHOWN],
-        is_analyzing=report is None and backend.log.format_in_use >= ANALYSIS_FORMAT,
+        is_analyzing=report is None and backend.log.format_in_use >= quality.ANALYSIS_FORMAT,
     )
 
 
-def origin_of(dataset: DatasetAnswer) -> str:
-    """Return what made a version, as a sentence."""
-    if dataset.filters is not None:
-        return " ".join(dataset.filters.sentences())
-    return "A new file, or other columns." if dataset.parent else "The first file."
+WORDS = re.compile(r"\s+|\S+")
+ELIDED = "…"
+
+Parts = list[tuple[str, bool]]
+"""Consecutive parts of a text, and True for those that differ from another text."""
+
+
+def marked(old: str | None, new: str | None) -> tuple[Parts, Parts]:
+    """Return the parts of an older and a newer text with their different words.
+
+    Without one of the texts, the other has no marks. Of texts that are cut off, the different ends
+    are not marked.
+    """
+    if not old or not new:
+        return [(text, False)] if (text := old) else [], [(text, False)] if (text := new) else []
+    olds, news = WORDS.findall(old), WORDS.findall(new)
+    parts: tuple[Parts, Parts] = [], []
+    for tag, start, end, new_start, new_end in SequenceMatcher(
+        None, olds, news, autojunk=False
+    ).get_opcodes():
+        is_end = end == len(olds) and new_end == len(news)
+        is_cut = is_end and (old.endswith(ELIDED) or new.endswith(ELIDED))
+        differs = tag != "equal" and not is_cut
+        parts[0].append(("".join(olds[start:end]), differs))
+        parts[1].append(("".join(news[new_start:new_end]), differs))
+    return tuple([each for each in side if each[0]] for side in parts)  # type: ignore[return-value]
 
 
 def filters_of(form: FormData) -> Filters:

@@ -91,6 +91,13 @@ class DatasetAnswer(Answer):
         description="Base models whose token count is not known yet.",
     )
 
+    @property
+    def origin(self) -> str:
+        """What made this version, as sentences."""
+        if self.filters is not None:
+            return " ".join(self.filters.sentences())
+        return "A new file, or other columns." if self.parent else "The first file."
+
 
 def _none_if_blank(value: object) -> object:
     """Return None for the empty fields that a form sends."""

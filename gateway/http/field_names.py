@@ -27,7 +27,7 @@ def refused_fields(error: RequestValidationError) -> dict[str, str]:
 def _message(problem: Mapping[str, Any]) -> str:
     if problem.get("type") == "uuid_parsing" and isinstance(problem["input"], str):
         return f"{problem['input'][:SHOWN_CHARACTERS]!r} is not an ID, such as {EXAMPLE_ID}"
-    return problem["msg"]
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def field_name(location: Location) -> str:

@@ -16,6 +16,12 @@ CHANGES_KEPT = 200
 """Number of changes of each kind that are listed."""
 
 TEXT_KEPT = 400
+BEFORE_CHANGE = 80
+"""Characters shown before the first difference of a changed example."""
+
+TEXT_COMPARED = 64 * 1024
+"""Characters of a changed example in which the first difference is looked for."""
+
 DIGEST_BYTES = 12
 
 
@@ -58,11 +64,14 @@ def difference(old: Side, new: Side, *, same_upload: bool = False) -> Difference
     texts = _texts(new.open(), {*added[:CHANGES_KEPT], *(pair[1] for pair in shown)})
 
     def change(old_number: int | None, number: int | None) -> Change:
+        old_text = None if old_number is None else old_texts[old_number]
+        text = None if number is None else texts[number]
+        start = 0 if text is None or old_text is None else _start(old_text, text)
         return Change(
             line=None if number is None else new.lines.line_of(number),
             old_line=None if old_number is None else old.lines.line_of(old_number),
-            text=None if number is None else texts[number],
-            old_text=None if old_number is None else old_texts[old_number],
+            text=None if text is None else _shortened(text, start),
+            old_text=None if old_text is None else _shortened(old_text, start),
         )
 
     return Difference(
@@ -141,24 +150,37 @@ def _pairs(
 
 
 def _texts(examples: Iterable[bytes], numbers: set[int]) -> dict[int, str]:
-    """Return the shortened texts of the examples with the given numbers."""
+    """Return the texts of the examples with the given numbers, up to TEXT_COMPARED characters."""
     last = max(numbers, default=0)
     texts: dict[int, str] = {}
     for number, content in enumerate(examples, 1):
         if number > last:
             break
         if number in numbers:
-            texts[number] = _shortened(json.loads(content))
+            texts[number] = _written(json.loads(content))[:TEXT_COMPARED]
     return texts
 
 
-def _shortened(example: dict[str, Any]) -> str:
-    lines = (
+def _written(example: dict[str, Any]) -> str:
+    return "\n".join(
         f"{message['role']}: {message['content'] or 'calls tools'}"
         for message in messages_of(example)
     )
-    text = "\n".join(lines)
-    return text if len(text) <= TEXT_KEPT else text[:TEXT_KEPT] + "…"
+
+
+def _start(old: str, new: str) -> int:
+    """Return the position from which two texts are shown, so that their difference is visible."""
+    equal = (one == other for one, other in zip(old, new, strict=False))
+    first = next((at for at, is_equal in enumerate(equal) if not is_equal), min(len(old), len(new)))
+    if first < TEXT_KEPT - BEFORE_CHANGE:
+        return 0
+    return first - BEFORE_CHANGE
+
+
+def _shortened(text: str, start: int = 0) -> str:
+    """Return a part of a text from a position on, with marks where text is left out."""
+    part = text[start : start + TEXT_KEPT]
+    return f"{'…' if start else ''}{part}{'…' if start + TEXT_KEPT < len(text) else ''}"
 
 
 def _parts(content: bytes) -> tuple[bytes, bytes]:

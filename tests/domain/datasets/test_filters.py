@@ -28,6 +28,8 @@ def test_equal_choices_are_equal_filters() -> None:
         ({"personal_kinds": (), "personal_data": "mask"}, "personal_kinds is empty"),
         ({"min_characters": 10, "max_characters": 9}, "min_characters is 10, above"),
         ({"min_characters": -1}, "greater than or equal to 0"),
+        ({"answers": [["refusal"]]}, r"\['refusal'\] is not allowed here"),
+        ({"answers": "refusal"}, "valid tuple"),
         ({"similarity": 0.4}, "greater than or equal to 0.5"),
         ({"near": True}, "Extra inputs"),
     ],

@@ -10,10 +10,12 @@ import pytest
 from fastapi.testclient import TestClient
 from psycopg_pool import ConnectionPool
 
+from domain.core.event_format import FORMAT
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.datasets.quality_report import QualityReport
 from gateway.datasets import uploads
 from gateway.datasets.quality import contamination_warnings
+from gateway.datasets.quality_view import marked
 from infrastructure.store import Connection
 from tests.builders.planted import Writer, line_of
 from tests.builders.platform import Person, Platform
@@ -150,6 +152,21 @@ def test_a_repeated_request_returns_the_version_after_the_deletion_of_its_parent
     assert (status, problem["error"]["code"]) == (409, "idempotency_key_reused")
 
 
+def test_until_an_upgrade_is_finished_a_report_is_refused_with_the_reason(
+    call: Call,
+    client: TestClient,
+    person: Person,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = service.upload(TRAIN, person.account_id)
+    service.catch_up()
+    monkeypatch.setattr(client.app.state.backend.log, "format_in_use", FORMAT - 1)  # type: ignore[attr-defined]
+    status, problem = call("GET", f"/{dataset}/quality")
+    assert (status, problem["error"]["code"]) == (503, "upgrade_unfinished")
+    assert "finished the upgrade" in problem["error"]["message"]
+
+
 def test_errors_of_filters_name_the_field_the_value_and_a_fix(
     call: Call, person: Person, service: Service, pages: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,3 +295,21 @@ def test_a_quote_warns_about_near_duplicates_and_shared_examples(
 def test_datasets_without_shared_examples_cause_no_warning() -> None:
     assert contamination_warnings(None) == []
     assert contamination_warnings({"affected": 0, "exact": 0, "near": 0}) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("call 1 2 now", "call [P] now", (["1 2"], ["[P]"])),
+        ("a b", "a b c", ([], [" c"])),
+        ("a b c…", "a x c d…", (["b"], ["x"])),
+        (None, "a", ([], [])),
+        ("a", None, ([], [])),
+    ],
+)
+def test_the_different_words_of_two_texts_are_marked(
+    old: str | None, new: str | None, parts: tuple[list[str], list[str]]
+) -> None:
+    found = marked(old, new)
+    assert tuple([text for text, differs in side if differs] for side in found) == parts
+    assert ["".join(text for text, _ in side) for side in found] == [old or "", new or ""]

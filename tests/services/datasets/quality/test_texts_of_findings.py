@@ -202,6 +202,18 @@ def test_a_filtered_version_changes_examples_in_the_lines_of_its_upload() -> Non
     assert [(each.old_line, each.line) for each in found.changed_examples] == [(1, 1), (3, 3)]
 
 
+def test_a_difference_shows_the_text_around_a_late_change() -> None:
+    same = "The parcel arrives tomorrow. " * 60
+    old, new = chat("Where?", f"{same}Call 1."), chat("Where?", f"{same}Call [PHONE_NUMBER].")
+    (changed,) = difference(side([old]), side([new])).changed_examples
+    assert changed.old_text is not None
+    assert changed.text is not None
+    assert changed.old_text.startswith("…")
+    assert changed.old_text.endswith("Call 1.")
+    assert changed.text.endswith("Call [PHONE_NUMBER].")
+    assert len(changed.text) < 200
+
+
 @given(st.lists(st.sampled_from("abcd")), st.lists(st.sampled_from("abcd")))
 def test_a_difference_accounts_for_each_example(old: list[str], new: list[str]) -> None:
     found = difference(
