@@ -152,6 +152,22 @@ def test_the_database_accepts_the_connections_of_all_processes() -> None:
     assert f"max_connections={LEAST_CONNECTIONS}" in SERVICES["postgres"]["command"]
 
 
+BY_HTTPS = {"gateway", "sealer", "billing"}
+"""Processes that reach other hosts only at the port of HTTPS, which every process may."""
+
+
+def test_the_same_processes_reach_other_hosts_in_kubernetes() -> None:
+    content = (ROOT / "deploy/kubernetes/base/network.yaml").read_text()
+    policies = {each["metadata"]["name"]: each["spec"] for each in yaml.safe_load_all(content)}
+    (component,) = policies["receivers"]["podSelector"]["matchExpressions"]
+    outside = {name for name in PROCESSES if "outside" in SERVICES[name]["networks"]}
+    assert set(component["values"]) == outside - BY_HTTPS
+    assert {"webhooks", "trackers", "exporter", "synthesis"} <= outside
+    ((source,),) = [each["from"] for each in policies["serving"]["ingress"]]
+    (client,) = source["podSelector"]["matchExpressions"]
+    assert set(client["values"]) == (holders("serving-secret") & {*PROCESSES}) - {"serving"}
+
+
 def test_each_secret_exists_and_is_written_by_the_command() -> None:
     written = set(dict(secret_files(Keys())))
     assert set(COMPOSE["secrets"]) == written - {f"{SUBSCRIBER}.creds"}  # not for a container

@@ -21,7 +21,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from deploy.artifact_access import ARTIFACT_ACCESS
+from deploy.artifact_access import ARTIFACT_ACCESS, STORED
 from deploy.local.ports import free_port
 from deploy.processes import PROCESSES
 from domain.core.money import SECONDS_PER_HOUR
@@ -149,7 +149,7 @@ for folder in json.loads(sys.argv[1]):
         assert "403" in str(error) or "denied" in str(error).lower(), error
 print(json.dumps(found))
 """
-    folders = ["uploads", "datasets", "models", "jobs", "seals", "invoices", "elsewhere"]
+    folders = [*STORED, "elsewhere"]
     written = running.compose("exec", "-T", service, "python", "-c", program, json.dumps(folders))
     assert sorted(json.loads(written.splitlines()[-1])) == sorted(access.writes)
 
