@@ -38,6 +38,10 @@ from infrastructure.comparisons import ComparisonState
 
 POLL_SECONDS = 0.5
 LINES_SHOWN, CHANGES_SHOWN = 20, 20
+EXCEEDED = (
+    "The comparison exceeded its limits, and is not repeated. Split the datasets to compare their "
+    "parts."
+)
 PACKED_ENDINGS = (".gz", ".zip")
 
 Compared = TypeVar("Compared", ContaminationAnswer, DifferenceAnswer)
@@ -427,7 +431,7 @@ def _sample(unit: str, sample: Sample) -> str:
 def _contamination(found: ContaminationAnswer) -> RenderableType:
     result = found.result
     if result is None:
-        return Text("The comparison exceeded its limits.", style="red")
+        return Text(EXCEEDED, style="red")
     lines = [
         Text(
             f"{result.affected:,} of {result.validation_examples:,} validation examples are also "
@@ -556,7 +560,7 @@ def show_difference(
 def _difference(found: DifferenceAnswer) -> RenderableType:
     result = found.result
     if result is None:
-        return Text("The comparison exceeded its limits.", style="red")
+        return Text(EXCEEDED, style="red")
     lines = [
         Text(
             f"{result.unchanged:,} unchanged, {result.added:,} added, {result.removed:,} removed, "

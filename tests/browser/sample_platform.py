@@ -60,6 +60,7 @@ from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
 from tests.browser.sample_notices import add_notices
 from tests.browser.sample_operations import add_operations, add_trainer_output
+from tests.browser.sample_quality import SampleQuality
 from tests.browser.sample_syntheses import SampleSyntheses
 from tests.browser.sample_trackers import add_trackers
 from tests.browser.sample_webhooks import add_webhooks
@@ -272,6 +273,7 @@ class Samples:
         self._dataset(mary, "tickets", lines(self.random, 1_500))
         self._dataset(mary, "agent-calls", with_tools(lines(self.random, 1_100)))
         self.sample.paths |= SampleSyntheses(self.backend, mary).add()
+        self.sample.paths |= SampleQuality(self.backend, self._person("nora", 40)).add()
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
         self.sample.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).exhaust_balance())

@@ -38,6 +38,7 @@ QUICK = {
     *("sign-in", "datasets", "dataset-ready", "wizard", "jobs", "job-training", "job-failed"),
     *("billing", "invoices", "webhooks", "notices", "models", "playground", "suspended"),
     *("ops", "ops-account", "ops-catalog", "audit", "audit-job", "audit-verification"),
+    *("quality-many", "difference"),
 }
 """States that `make test` checks. `make test-full` checks all."""
 
@@ -65,6 +66,7 @@ PHONE_TABLES = (
     "ops-parked",
     "ops-security",
     "ops-what-if",
+    "quality-many",
     "webhook",
     "webhooks",
     "wizard",
@@ -91,6 +93,7 @@ READ_BY_AUDITOR = (
     "ops-seals",
     "ops-what-if",
     "playground",
+    "quality-many",
     "webhooks",
     "wizard",
 )
@@ -162,8 +165,9 @@ def test_an_auditor_sees_no_control_that_needs_another_right(
 def _width(page: Page) -> int:
     """Return the width of the page in pixels, after it has adapted to the window."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    width = PHONE_WIDTH + 1
     for _ in range(20):
-        width: int = page.evaluate("document.documentElement.scrollWidth")
+        width = page.evaluate("document.documentElement.scrollWidth")
         if width <= PHONE_WIDTH:
             break
         page.wait_for_timeout(100)
