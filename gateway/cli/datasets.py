@@ -57,6 +57,13 @@ Follow = Annotated[
         help="Wait for the validation. The exit code is 1 if EcoLink rejects the dataset."
     ),
 ]
+KeepDuplicates = Annotated[
+    bool,
+    typer.Option("--keep-duplicates", help="Keep repeated lines, so that jobs also train on them."),
+]
+IgnoreTools = Annotated[
+    bool, typer.Option("--ignore-tools", help="Remove tool definitions from the examples.")
+]
 ColumnsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -106,16 +113,8 @@ def upload(
         str | None, typer.Option(help="Name of the dataset.  \\[default: the name of the file]")
     ] = None,
     follow: Follow = True,
-    keep_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--keep-duplicates", help="Keep repeated lines, so that jobs also train on them."
-        ),
-    ] = False,
-    ignore_tools: Annotated[
-        bool,
-        typer.Option("--ignore-tools", help="Remove tool definitions from the examples."),
-    ] = False,
+    keep_duplicates: KeepDuplicates = False,
+    ignore_tools: IgnoreTools = False,
     column: ColumnsOption = None,
     parent: Annotated[
         str | None,
@@ -151,6 +150,8 @@ def from_hub(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
     follow: Follow = True,
+    keep_duplicates: KeepDuplicates = False,
+    ignore_tools: IgnoreTools = False,
     column: ColumnsOption = None,
 ) -> None:
     """Create a dataset from a repository of a Hugging Face hub.
@@ -164,6 +165,8 @@ def from_hub(
         "revision": revision,
         "token": os.environ.get("HF_TOKEN") or None,
         "name": name,
+        "keep_duplicates": keep_duplicates,
+        "ignore_tools": ignore_tools,
         "columns": _chosen(column) or None,
     }
     note("Downloading. This may take some minutes.")

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 
 from domain.exports.export import ExportFormat, ExportStatus
 from domain.exports.hub_push import PushStatus
-from gateway.cli.client import Client, Reply
+from gateway.cli.client import Client, ClientError, Reply
 from gateway.cli.downloads import fetch
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import followed
@@ -134,8 +134,8 @@ def push(
     provenance: Annotated[
         bool,
         typer.Option(
-            help="Also push provenance.json, with the hashes of the dataset, the hyperparameters, "
-            "the hardware and the cost of the job."
+            help="Also push provenance.json, with the hashes of the dataset, and the hardware, "
+            "region and cost of the job."
         ),
     ] = True,
     follow: Annotated[bool, typer.Option(help="Wait until the push ends.")] = True,
@@ -143,8 +143,8 @@ def push(
     """Push a ready export to a repository of a Hugging Face hub.
 
     The token is in the variable HF_TOKEN. Without it, the command asks for the token. The
-    repository gets all files of the export, also the model card and export.json, which have the
-    IDs of the account and the job.
+    repository gets all files of the export, also the model card and export.json, which contain the
+    IDs of the account and the job, the results and the hyperparameters.
     """
     token = os.environ.get("HF_TOKEN") or typer.prompt("Token of the hub", hide_input=True)
     path = f"/models/{quote(model)}"
@@ -164,9 +164,11 @@ def push(
 
 
 def _pushed(client: Client, path: str, push_id: UUID) -> Reply[PushAnswer]:
-    """Return the current state of a push."""
+    """Return the current state of a push. Raise ClientError if it is no longer listed."""
     listed = client.read(Listed[PushAnswer], f"{path}/pushes")
-    found = next(each for each in listed.model.data if each.id == push_id)
+    found = next((each for each in listed.model.data if each.id == push_id), None)
+    if found is None:
+        raise ClientError(f"The push {push_id} was deleted. See `ecolink models pushes`.")
     return Reply(found.model_dump(mode="json"), found)
 
 

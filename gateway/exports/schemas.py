@@ -74,9 +74,10 @@ class PushRequest(BaseModel, extra="forbid"):
     private: bool = Field(default=True, description="Create a private repository.")
     provenance: bool = Field(
         default=True,
-        description="Also push `provenance.json`, which has the hashes of the dataset, the "
-        "hyperparameters, the hardware and the cost of the job. The model card and `export.json` "
-        "are always pushed. They have the IDs of the account and the job, and hashes.",
+        description="Also push `provenance.json`, which contains the hashes of the dataset, and "
+        "the hardware, region and cost of the job. The model card and `export.json` are always "
+        "pushed. They contain the IDs of the account and the job, the results, the "
+        "hyperparameters, and hashes of the files.",
     )
 
 

@@ -31,6 +31,9 @@ TOKENIZER = (
     "merges.txt",
     CHAT_TEMPLATE,
 )
+SECTIONS = ("Result", "Hyperparameters")
+"""Sections of the adapter's card that the card of an export repeats."""
+
 LIBRARIES = ("ecolink", "torch", "transformers", "peft", "safetensors", "gguf", "numpy")
 
 
@@ -92,7 +95,7 @@ def card(origin: Origin, file: str | None, repository: str | None, trained: str 
     """Return the model card as Markdown with YAML metadata.
 
     `file` is the GGUF file, `repository` the base model's name on a hub, and `trained` the card of
-    the adapter, whose results the card repeats.
+    the adapter, whose results and hyperparameters the card repeats.
     """
     base = repository or origin.source.base_model
     relation = "finetune" if file is None else "quantized"
@@ -114,7 +117,7 @@ def card(origin: Origin, file: str | None, repository: str | None, trained: str 
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {origin.model}\n\n"
         f"{base}, fine-tuned with EcoLink. The adapter is merged into the weights.\n\n{use}\n"
-        f"{_results(trained)}## Export\n\n{table}\n\n`{ORIGIN}` has the same facts as JSON, with "
+        f"{_sections(trained)}## Export\n\n{table}\n\n`{ORIGIN}` has the same facts as JSON, with "
         "the hash of every file.\n"
     )
 
@@ -134,12 +137,15 @@ def _gguf(file: str) -> str:
     )
 
 
-def _results(trained: str | None) -> str:
-    """Return the sections of the adapter's card on its results and training."""
-    if trained is None or "## Result" not in trained:
-        return ""
-    kept = trained[trained.index("## Result") :]
-    return f"\n{kept.partition('## Provenance')[0].rstrip()}\n\n"
+def _sections(trained: str | None) -> str:
+    """Return the sections of the adapter's card that a public card may have.
+
+    The others contain the cost and the region of the job. They are also in provenance.json, which
+    a push can leave out.
+    """
+    sections = f"\n{trained or ''}".split("\n## ")[1:]
+    kept = [each for each in sections if each.partition("\n")[0] in SECTIONS]
+    return "".join(f"## {each.rstrip()}\n\n" for each in kept)
 
 
 def card_of(adapter: Path) -> str | None:

@@ -323,7 +323,7 @@ class Generating:
             if access is None:
                 raise RefusedByModel("The endpoint was deleted.")
             if access.key is None:
-                raise RefusedByModel("The key of the endpoint is lost. Add the endpoint again.")
+                raise RefusedByModel("The key of the endpoint is lost. Replace the key.")
             return self._connections.endpoint(access, run.prompts.request.external_model or "")
 
         return await asyncio.to_thread(read)

@@ -178,14 +178,15 @@ def test_a_push_without_an_export_is_refused(
 def test_a_dataset_comes_from_a_private_repository(
     me: Owner, platform: Platform, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = [json.dumps({"prompt": str(n), "completion": "b"}) for n in range(3)]
+    lines = [json.dumps({"prompt": str(n), "completion": "b"}) for n in (1, 2, 2)]
     files = {"train.jsonl": "\n".join(lines).encode()}
     hub.datasets["acme/chats"] = Repository(files, private=True)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     refused = me.refused("datasets", "from-hub", "acme/chats", code=2)
     assert "repository" in refused
     monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
-    made = me.read("datasets", "from-hub", "hf:acme/chats", "--name", "chats", "--no-follow")
+    options = ("--keep-duplicates", "--no-follow")
+    made = me.read("datasets", "from-hub", "hf:acme/chats", "--name", "chats", *options)
     assert (made["name"], made["hub_commit"]) == ("chats", COMMIT)
     platform.validate_upload(UUID(made["id"]))
     platform.project()

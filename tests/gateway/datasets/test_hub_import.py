@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pytest
@@ -198,9 +199,19 @@ def test_the_page_downloads_a_split_and_shows_its_source(
     chats.files["train.jsonl"] = lines(ROWS)
     browser = signed_in(client, person)
     assert 'hx-post="/datasets/from-hub"' in browser.client.get("/datasets").text
-    form = {"repository": "acme/chats", "split": "train", "config": "", "revision": "", "token": ""}
+    form = {
+        "repository": "acme/chats",
+        "split": "train",
+        "name": "chats",
+        "keep_duplicates": "true",
+    }
+    form |= dict.fromkeys(("config", "revision", "token"), "")
     given = browser.client.post("/datasets/from-hub", data=form, headers=browser.htmx)
-    shown = browser.client.get(given.headers["hx-redirect"]).text
+    path = given.headers["hx-redirect"]
+    shown = browser.client.get(path).text
+    answer = client.get(f"/api{path}", headers=person.headers).json()
+    assert answer["name"] == "chats"
+    assert platform.log.load(Dataset, UUID(answer["id"])).options.keep_duplicates
     assert "data-source" in shown
     assert "acme/chats" in shown
     assert COMMIT[:12] in shown

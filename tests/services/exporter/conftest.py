@@ -37,6 +37,28 @@ from tests.polling import TIMEOUT_SECONDS
 
 MODEL = "ft:tiny:0b0f8f5c3a4e"
 KEPT = timedelta(days=7)
+CARD = """\
+# A
+
+## Result
+
+Good.
+
+## Training
+
+| Cost | $1,234.50 |
+
+## Hyperparameters
+
+| epochs | 3 |
+
+## Provenance
+
+x
+"""
+PRIVATE = "$1,234.50"
+"""Text in the adapter's card and its provenance that a public repository must not have."""
+
 MODULES = ["q_proj", "k_proj", "v_proj", "down_proj"]
 
 
@@ -88,8 +110,10 @@ class Service:
         self.base_ref, self.adapter_ref = "models/tiny/1", "jobs/a/b/adapter"
         base_manifest = platform.artifacts.put_directory(self.base_ref, base)
         adapter = make_adapter(base, folder / "trained")
-        (adapter / "README.md").write_text("# A\n\n## Result\n\nGood.\n\n## Provenance\n\nx\n")
-        (adapter / PROVENANCE).write_text('{"base": {"repository": null}}')
+        (adapter / "README.md").write_text(CARD)
+        (adapter / PROVENANCE).write_text(
+            f'{{"base": {{"repository": null}}, "cost": "{PRIVATE}"}}'
+        )
         adapter_manifest = platform.artifacts.put_directory(self.adapter_ref, adapter)
         self.source = ExportSource(
             base_model="tiny",

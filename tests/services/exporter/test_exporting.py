@@ -22,7 +22,7 @@ from infrastructure.measurements import export_progress
 from services.exporter import exporting
 from services.exporter.documents import Origin
 from services.scheduler.verification import DirectoryCopy, StoredCopy
-from tests.services.exporter.conftest import KEPT, MODEL, Service
+from tests.services.exporter.conftest import KEPT, MODEL, PRIVATE, Service
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -54,7 +54,8 @@ def test_merged_weights_answer_as_the_model_and_name_their_origin(
         assert hashlib.sha256((folder / file.path).read_bytes()).hexdigest() == file.sha256
     card = (folder / "README.md").read_text()
     assert "library_name: transformers" in card
-    assert "## Result\n\nGood." in card
+    assert "## Result\n\nGood.\n\n## Hyperparameters\n\n| epochs | 3 |\n\n## Export\n" in card
+    assert PRIVATE not in card
 
 
 def test_the_licence_of_the_base_model_is_passed_on(service: Service, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from tests.builders.examples import ACCOUNT_ID
 from tests.localhub.server import WRITE_TOKEN as TOKEN
 from tests.localhub.server import Hub, local_hub
 from tests.polling import TIMEOUT_SECONDS
-from tests.services.exporter.conftest import Service
+from tests.services.exporter.conftest import PRIVATE, Service
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -118,7 +118,9 @@ def test_a_push_without_provenance_leaves_out_one_file(pusher: Pusher) -> None:
     assert PROVENANCE in stored
     pusher.request(provenance=False)
     pusher.run()
-    assert set(pusher.hub.models[REPOSITORY].files) == stored - {PROVENANCE}
+    pushed = pusher.hub.models[REPOSITORY].files
+    assert set(pushed) == stored - {PROVENANCE}
+    assert all(PRIVATE.encode() not in content for content in pushed.values())
 
 
 def test_a_repeated_push_uploads_no_large_file_again(pusher: Pusher) -> None:
@@ -202,6 +204,15 @@ def test_a_push_whose_token_a_restore_lost_fails(pusher: Pusher) -> None:
         connection.execute("DELETE FROM hub_tokens")
     pusher.run()
     assert pusher.row(push_id)["failure_code"] == "token_lost"
+
+
+def test_a_push_of_an_erased_account_ends(pusher: Pusher) -> None:
+    push_id = pusher.request()
+    with pusher.service.pool.connection() as connection:
+        connection.execute("DELETE FROM hub_targets")
+    pusher.run()
+    assert pusher.find(push_id).status is PushStatus.FAILED
+    assert pusher.hub.models == {}
 
 
 def test_a_deleted_export_fails_the_push(pusher: Pusher) -> None:
