@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Protocol
 from uuid import UUID
@@ -31,6 +30,7 @@ from infrastructure.generation import (
 )
 from infrastructure.guarded_http import GuardedTransport, Refused, Resolve
 from infrastructure.ndjson import lines_as_they_come
+from infrastructure.retry_after import requested_delay
 from infrastructure.settings import Settings
 from infrastructure.synthesis_endpoints import EndpointAccess
 
@@ -265,21 +265,9 @@ def _problem(response: httpx.Response, body: bytes) -> Unavailable | RefusedByMo
         with suppress(ValueError, LookupError, TypeError):
             message = str(json.loads(body)["message"])
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
-        return Unavailable(message, status, _retry_seconds(response))
+        delay = requested_delay(response, datetime.now(UTC))
+        return Unavailable(message, status, None if delay is None else delay.total_seconds())
     return RefusedByModel(message, status)
-
-
-def _retry_seconds(response: httpx.Response) -> float | None:
-    """Return the pause of a `Retry-After` header: seconds, or a time (RFC 9110, 10.2.3)."""
-    value = response.headers.get("retry-after", "").strip()
-    try:
-        if value.isascii() and value.isdigit():
-            return float(value[:9])
-        at = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    now = datetime.now(UTC)
-    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
 
 
 @dataclass(frozen=True)

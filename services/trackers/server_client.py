@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +15,7 @@ from domain.core.errors import Invalid
 from domain.webhooks.target import TargetPolicy
 from infrastructure.code_version import package_version
 from infrastructure.guarded_http import GuardedTransport, Refused, printable
+from infrastructure.retry_after import requested_delay
 from infrastructure.tracker_connections import Server
 from services.trackers.tracker import TrackerFailure
 
@@ -155,14 +155,6 @@ def _auth(server: Server) -> str | None:
 
 
 def _delay(response: httpx.Response) -> timedelta | None:
-    """Return the delay that a server requests with `Retry-After` (RFC 9110, 10.2.3), or None."""
-    value = response.headers.get("retry-after", "").strip()
-    try:
-        if value.isascii() and value.isdigit():
-            delay = timedelta(seconds=int(value[:9]))
-        else:
-            at = parsedate_to_datetime(value)
-            delay = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
-    except (ValueError, OverflowError):
-        return None
-    return min(max(delay, timedelta()), LONGEST_DELAY)
+    """Return the delay that a server requests, at most the longest one."""
+    delay = requested_delay(response, datetime.now(UTC))
+    return None if delay is None else min(delay, LONGEST_DELAY)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpx
@@ -16,6 +15,7 @@ from domain.webhooks.signature import signed_headers
 from domain.webhooks.target import TargetPolicy
 from infrastructure.code_version import package_version
 from infrastructure.guarded_http import GuardedTransport, Refused, Resolve, printable
+from infrastructure.retry_after import requested_delay
 from infrastructure.webhook_deliveries import Attempt, Due
 
 log = logging.getLogger("webhooks")
@@ -28,9 +28,6 @@ EXCERPT_BYTES = 500
 
 DELAYING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """Statuses with which a receiver can request a delay."""
-
-SECOND_DIGITS = 9
-"""Digits of a requested delay that EcoLink reads. They are enough for 30 years."""
 
 
 class Sender:
@@ -51,7 +48,8 @@ class Sender:
             async with asyncio.timeout(TOTAL_SECONDS):
                 response, excerpt = await self._post(due, started)
             status, error = response.status_code, problem_of(response.status_code)
-            retry_after = requested_delay(response, started)
+            if response.status_code in DELAYING:
+                retry_after = requested_delay(response, started)
         except TimeoutError:
             error = f"No response within {TOTAL_SECONDS:.0f} seconds."
         except (Refused, OSError, httpx.HTTPError) as failure:
@@ -103,25 +101,6 @@ def problem_of(status: int) -> str | None:
     if status == HTTPStatus.GONE:
         return "Status 410: the endpoint wants no more webhooks."
     return f"Status {status}."
-
-
-def requested_delay(response: httpx.Response, now: datetime) -> timedelta | None:
-    """Return the delay that a receiver requests with `Retry-After` and the status 429 or 503.
-
-    Return None without one. The header contains seconds or a time (RFC 9110, 10.2.3).
-    """
-    if response.status_code not in DELAYING:
-        return None
-    value = response.headers.get("retry-after", "").strip()
-    try:
-        if value.isascii() and value.isdigit():
-            delay = timedelta(seconds=int(value[:SECOND_DIGITS]))
-        else:
-            at = parsedate_to_datetime(value)
-            delay = (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
-    except (ValueError, OverflowError):
-        return None
-    return max(delay, timedelta())
 
 
 async def _excerpt(response: httpx.Response) -> str:
