@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import FiniteFloat
 
-from domain.billing.token_rates import TokenRates
+from domain.billing.token_rates import FREE, TokenRates
 from domain.core.value import Value
 
 MOST_EXAMPLES = 10_000
@@ -58,6 +58,7 @@ class SynthesisPlan(Value):
     seed_dataset_sha256: str | None  # of its normalized form
     examples: int
     turns: int  # most questions of one chat
+    personas: bool  # each attempt draws a persona and a style of the user
     generator: Generator
     judged: bool
     least_score: int  # 0: the judge rejects nothing
@@ -68,6 +69,17 @@ class SynthesisPlan(Value):
     seed: int
     similarity: FiniteFloat  # of near-duplicates
     rates: TokenRates
+
+    @property
+    def choices(self) -> SynthesisPlan:
+        """The plan without what its approval found: the rates, the deployment, and the seeds' hash.
+
+        Two approvals with equal choices are of the same form.
+        """
+        generator = self.generator.model_copy(update={"deployment_id": None})
+        return self.model_copy(
+            update={"generator": generator, "seed_dataset_sha256": None, "rates": FREE}
+        )
 
     @property
     def most_attempts(self) -> int:

@@ -24,7 +24,7 @@ SHORTEST_ANSWER = 12
 JUDGE_BYTES = 8_000
 """Most bytes of a judge's prompt. Longer chats are shortened."""
 
-JUDGE_TOKENS = 16
+JUDGE_TOKENS = 24
 """Most tokens of a judgement."""
 
 

@@ -1,7 +1,8 @@
 """The prompts of a synthesis: functions of the plan, its material and the number of the attempt.
 
 The material rotates: attempt n uses topic n, document part n and two seed examples. A persona and a
-style, drawn from the plan's seed, vary the rest.
+style, drawn from the plan's seed, can vary the rest. Earlier turns show finished chats: seed
+examples, or demonstrations.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from domain.core.value import Value
+from domain.synthesis.demonstrations import DEMONSTRATIONS, JUDGED, Demonstration, Message
 from domain.synthesis.plan import BEST_SCORE, SynthesisPlan
 from domain.synthesis.price import JUDGE_BYTES, PromptBytes
 from domain.synthesis.request import SynthesisRequest
@@ -21,8 +23,14 @@ from domain.synthesis.request import SynthesisRequest
 PART_CHARACTERS = 2_400
 """Most characters of a part of a document in one prompt."""
 
-SEEDS_SHOWN, SEED_CHARACTERS = 2, 1_200
-"""Seed examples in one prompt, and the most characters of each."""
+SHOWN = 2
+"""Seed examples, or demonstrations, in one prompt."""
+
+SEED_CHARACTERS = 1_200
+"""Characters of a seed example from which its later turns are left out."""
+
+SEED_TEXT = 500
+"""Most characters of one text of a seed example."""
 
 PERSONAS = (
     *("a beginner who has never done this", "an expert who wants precise details"),
@@ -39,17 +47,17 @@ STYLES = (
 
 WRITER = (
     "You write training examples for a chat assistant. Write one realistic chat between a user and "
-    "an assistant. The assistant answers correctly, completely and politely. Answer only with JSON "
-    'of the form {"turns": [{"user": "...", "assistant": "..."}]}.'
+    "an assistant, in the language of the task. The assistant answers correctly, completely and "
+    "politely. Answer only with JSON of the form "
+    '{"turns": [{"user": "...", "assistant": "..."}]}.'
 )
 JUDGE = (
-    "You judge training examples for a chat assistant. Give a score from 1 (useless) to 10 "
-    "(excellent) for how correct, helpful and natural the assistant's answers are, and how well "
-    'they fit the task. Answer only with JSON of the form {"score": 7}.'
+    "You judge training examples for a chat assistant. Is the assistant's answer a correct and "
+    "helpful answer to the user's question, and does the chat fit the task? Scores are from 1 "
+    "(useless) to 10 (excellent). Answer only with JSON."
 )
+FOLLOWS = "The chat must follow from this text:\n"
 CUT = "…"
-
-Message = dict[str, str]
 
 
 class Drawn(Value):
@@ -59,8 +67,9 @@ class Drawn(Value):
     document: int | None
     offset: int | None  # of the document's part, in characters
     seeds: tuple[int, ...]
-    persona: int
-    style: int
+    demonstrations: tuple[int, ...]  # without seeds
+    persona: int | None
+    style: int | None
     turns: int
     seed: int  # of the sampler
 
@@ -75,25 +84,55 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Seed:
+    """A seed example as JSON, already shortened, and the number of its questions."""
+
+    text: str
+    questions: int
+
+    @classmethod
+    def of(cls, example: dict[str, Any]) -> Seed:
+        """Return an example of a dataset without its system message, and shortened."""
+        turns: list[Message] = []
+        user = ""
+        for message in example["messages"]:
+            content = message.get("content")
+            text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+            if message.get("role") == "user":
+                user = text
+            elif message.get("role") == "assistant" and user:
+                turns.append({"user": _cut(user, SEED_TEXT), "assistant": _cut(text, SEED_TEXT)})
+                user = ""
+        while len(turns) > 1 and len(_chat(turns)) > SEED_CHARACTERS:
+            turns.pop()
+        return cls(_chat(turns), len(turns))
+
+    @property
+    def messages(self) -> list[Message]:
+        """The request for the example, and the example as its answer."""
+        return _exchange(f"Write a chat. {_asks(self.questions)}", self.text)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the messages."""
+        return sum(len(each["content"].encode()) for each in self.messages)
+
+
+@dataclass(frozen=True)
 class Prompts:
-    """The prompts of a plan. `seeds` are the seed examples as JSON, already shortened."""
+    """The prompts of a plan."""
 
     plan: SynthesisPlan
     request: SynthesisRequest
     parts: Sequence[Part]
-    seeds: Sequence[str]
+    seeds: Sequence[Seed]
 
     @classmethod
     def of(
         cls, plan: SynthesisPlan, request: SynthesisRequest, seeds: Sequence[dict[str, Any]] = ()
     ) -> Prompts:
         """Return the prompts with the parts of all documents, and the seed examples."""
-        parts = [
-            Part(number, offset, text)
-            for number, document in enumerate(request.documents)
-            for offset, text in _parts_of(document.text)
-        ]
-        return cls(plan, request, parts, [_shown(each) for each in seeds])
+        return cls(plan, request, _parts(request), [Seed.of(each) for each in seeds])
 
     def drawn(self, attempt: int) -> Drawn:
         """Return the material of an attempt, counted from 0."""
@@ -104,11 +143,14 @@ class Prompts:
             topic=attempt % len(self.request.topics) if self.request.topics else None,
             document=None if part is None else part.document,
             offset=None if part is None else part.offset,
-            seeds=tuple(chance.sample(range(count), min(SEEDS_SHOWN, count))),
-            persona=chance.randrange(len(PERSONAS)),
-            style=chance.randrange(len(STYLES)),
+            seeds=tuple(chance.sample(range(count), min(SHOWN, count))),
+            persona=chance.randrange(len(PERSONAS)) if self.plan.personas else None,
+            style=chance.randrange(len(STYLES)) if self.plan.personas else None,
             turns=chance.randint(1, self.plan.turns),
             seed=chance.randrange(2**31),
+            demonstrations=()
+            if self.seeds
+            else tuple(chance.sample(range(len(DEMONSTRATIONS)), SHOWN)),
         )
 
     def write(self, drawn: Drawn) -> list[Message]:
@@ -123,19 +165,21 @@ class Prompts:
                 for each in self.parts
                 if (each.document, each.offset) == (drawn.document, drawn.offset)
             ]
-            lines.append(f"The chat must follow from this text:\n{part.text}")
-        if drawn.seeds:
-            lines.append("Examples of the wanted form and tone. Do not copy them:")
-            lines += [self.seeds[number] for number in drawn.seeds]
-        questions = "1 question" if drawn.turns == 1 else f"{drawn.turns} questions in turn"
-        lines.append(
-            f"The user is {PERSONAS[drawn.persona]} and begins with {STYLES[drawn.style]}. "
-            f"The user asks {questions}."
-        )
-        return [
-            {"role": "system", "content": WRITER},
-            {"role": "user", "content": "\n\n".join(lines)},
-        ]
+            lines.append(f"{FOLLOWS}{part.text}")
+        lines.append(_wanted(*self._user(drawn), drawn.turns))
+        messages = [{"role": "system", "content": WRITER}]
+        for number in drawn.seeds:
+            messages += self.seeds[number].messages
+        for number in drawn.demonstrations:
+            messages += _demonstrated(
+                DEMONSTRATIONS[number], drawn.turns, personas=self.plan.personas
+            )
+        return [*messages, {"role": "user", "content": "\n\n".join(lines)}]
+
+    def _user(self, drawn: Drawn) -> tuple[str, str] | tuple[None, None]:
+        if drawn.persona is None or drawn.style is None:
+            return None, None
+        return PERSONAS[drawn.persona], STYLES[drawn.style]
 
     def judge(self, drawn: Drawn, turns: Sequence[Message]) -> list[Message]:
         """Return the prompt that asks for a score of a chat."""
@@ -143,27 +187,52 @@ class Prompts:
         lines = [f"Task: {_cut(request.instructions, 1_000)}"] if request.instructions else []
         if drawn.topic is not None:
             lines.append(f"Topic: {request.topics[drawn.topic]}")
-        lines.append("Chat:")
         for turn in turns:
             lines += [f"User: {turn['user']}", f"Assistant: {turn['assistant']}"]
-        room = JUDGE_BYTES - len(JUDGE.encode())
-        return [
-            {"role": "system", "content": JUDGE},
-            {"role": "user", "content": _cut_bytes("\n\n".join(lines), room)},
-        ]
+        room = JUDGE_BYTES - sum(len(each["content"].encode()) for each in JUDGE_MESSAGES)
+        text = _cut_bytes("\n\n".join(lines), room)
+        return [*JUDGE_MESSAGES, {"role": "user", "content": text}]
 
     def sizes(self) -> PromptBytes:
         """Return the sizes of the shortest and the longest prompt."""
-        request = self.request
-        fixed = len(WRITER.encode()) + len(request.instructions.encode()) + 300
-        topics = [len(each.encode()) for each in request.topics] or [0]
-        parts = [len(each.text.encode()) for each in self.parts] or [0]
-        seeds = sorted(len(each.encode()) for each in self.seeds)
-        shown = min(SEEDS_SHOWN, len(seeds))
-        return PromptBytes(
-            shortest=fixed - 200 + min(topics) + min(parts) + sum(seeds[:shown]),
-            longest=fixed + 300 + max(topics) + max(parts) + sum(seeds[len(seeds) - shown :]),
+        return prompt_sizes(self.plan, self.request, [each.size for each in self.seeds])
+
+
+def prompt_sizes(
+    plan: SynthesisPlan, request: SynthesisRequest, seed_sizes: Sequence[int]
+) -> PromptBytes:
+    """Return the sizes of the shortest and the longest prompt, from those of the seed examples."""
+    fixed = len(WRITER.encode())
+    if request.instructions:
+        fixed += _line_size(f"Task: {request.instructions}")
+    topics = [_line_size(f"Topic: {each}") for each in request.topics] or [0]
+    parts = [_line_size(f"{FOLLOWS}{each.text}") for each in _parts(request)] or [0]
+    wanted = [
+        len(_wanted(persona, style, turns).encode())
+        for persona, style in _users(personas=plan.personas)
+        for turns in range(1, plan.turns + 1)
+    ]
+    least = most = sorted(seed_sizes)
+    if not seed_sizes:
+        least, most = (
+            sorted(_size(each, turns, personas=plan.personas) for each in DEMONSTRATIONS)
+            for turns in (1, plan.turns)
         )
+    return PromptBytes(
+        shortest=fixed + min(topics) + min(parts) + min(wanted) + sum(least[:SHOWN]),
+        longest=fixed + max(topics) + max(parts) + max(wanted) + sum(most[-SHOWN:]),
+    )
+
+
+def _line_size(text: str) -> int:
+    return len(f"{text}\n\n".encode())
+
+
+def _users(*, personas: bool) -> list[tuple[str, str] | tuple[None, None]]:
+    """Return all users that an attempt can draw."""
+    if not personas:
+        return [(None, None)]
+    return [(persona, style) for persona in PERSONAS for style in STYLES]
 
 
 def prompt_sha256(messages: Sequence[Message]) -> str:
@@ -176,6 +245,12 @@ CHARACTERS_PER_TOKEN = 3
 """Characters of a token that the longest texts assume. On average, a token has about four."""
 
 
+def longest_texts(turns: int, answer_tokens: int) -> dict[str, int]:
+    """Return the most characters of a question and of an answer, by role."""
+    characters = max(16, CHARACTERS_PER_TOKEN * answer_tokens // (4 * turns))
+    return {"user": characters, "assistant": 3 * characters}
+
+
 def chat_schema(turns: int, answer_tokens: int | None = None) -> dict[str, Any]:
     """Return the JSON schema of a chat with at most this many questions.
 
@@ -185,8 +260,8 @@ def chat_schema(turns: int, answer_tokens: int | None = None) -> dict[str, Any]:
     user: dict[str, Any] = {"type": "string", "minLength": 2}
     assistant: dict[str, Any] = {"type": "string", "minLength": 2}
     if answer_tokens is not None:
-        characters = max(16, CHARACTERS_PER_TOKEN * answer_tokens // (4 * turns))
-        user["maxLength"], assistant["maxLength"] = characters, 3 * characters
+        longest = longest_texts(turns, answer_tokens)
+        user["maxLength"], assistant["maxLength"] = longest["user"], longest["assistant"]
     turn = {
         "type": "object",
         "properties": {"user": user, "assistant": assistant},
@@ -206,10 +281,63 @@ def chat_schema(turns: int, answer_tokens: int | None = None) -> dict[str, Any]:
 
 SCORE_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {"score": {"type": "integer", "enum": list(range(1, BEST_SCORE + 1))}},
-    "required": ["score"],
+    "properties": {
+        "helpful": {"type": "string", "enum": ["yes", "no"]},
+        "score": {"type": "integer", "enum": list(range(1, BEST_SCORE + 1))},
+    },
+    "required": ["helpful", "score"],
     "additionalProperties": False,
 }
+"""The schema of a judgement. Small models judge better if they first answer yes or no."""
+
+
+def _exchange(request: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+
+
+def _asks(questions: int) -> str:
+    count = "1 question" if questions == 1 else f"{questions} questions in turn"
+    return f"The user asks {count}."
+
+
+def _wanted(persona: str | None, style: str | None, questions: int) -> str:
+    if persona is None:
+        return _asks(questions)
+    return f"The user is {persona} and begins with {style}. {_asks(questions)}"
+
+
+def _demonstrated(each: Demonstration, questions: int, *, personas: bool) -> list[Message]:
+    turns = each.turns[:questions]
+    user = (each.persona, each.style) if personas else (None, None)
+    wanted = f"Task: {each.task}\n\nTopic: {each.topic}\n\n{_wanted(*user, len(turns))}"
+    return _exchange(wanted, _chat(turns))
+
+
+def _size(each: Demonstration, questions: int, *, personas: bool) -> int:
+    messages = _demonstrated(each, questions, personas=personas)
+    return sum(len(message["content"].encode()) for message in messages)
+
+
+JUDGE_MESSAGES: tuple[Message, ...] = (
+    {"role": "system", "content": JUDGE},
+    *(
+        message
+        for each in JUDGED
+        for message in _exchange(
+            f"Task: {each.task}\n\nUser: {each.user}\n\nAssistant: {each.assistant}",
+            json.dumps({"helpful": "yes" if each.helpful else "no", "score": each.score}),
+        )
+    ),
+)
+"""The start of all judge's prompts, with finished judgements."""
+
+
+def _parts(request: SynthesisRequest) -> list[Part]:
+    return [
+        Part(number, offset, text)
+        for number, document in enumerate(request.documents)
+        for offset, text in _parts_of(document.text)
+    ]
 
 
 def _parts_of(text: str) -> list[tuple[int, str]]:
@@ -230,19 +358,8 @@ def _parts_of(text: str) -> list[tuple[int, str]]:
     return parts
 
 
-def _shown(example: dict[str, Any]) -> str:
-    """Return a seed example as the prompt shows it: without its system message, and shortened."""
-    turns: list[Message] = []
-    user = ""
-    for message in example["messages"]:
-        content = message.get("content")
-        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-        if message.get("role") == "user":
-            user = text
-        elif message.get("role") == "assistant" and user:
-            turns.append({"user": user, "assistant": text})
-            user = ""
-    return _cut(json.dumps({"turns": turns}, ensure_ascii=False), SEED_CHARACTERS)
+def _chat(turns: Sequence[Message]) -> str:
+    return json.dumps({"turns": turns}, ensure_ascii=False)
 
 
 def _cut(text: str, characters: int) -> str:

@@ -73,7 +73,10 @@ def generate(
     system: Annotated[str, typer.Option(help="System message of every example.")] = "",
     examples: Annotated[int, typer.Option(min=2, help="Wanted examples.")] = 200,
     turns: Annotated[int, typer.Option(min=1, max=8, help="Most questions of one chat.")] = 1,
-    judge: Annotated[bool, typer.Option(help="Let the model score each example.")] = True,
+    personas: Annotated[
+        bool, typer.Option(help="Vary the persona and the style of the user.")
+    ] = True,
+    judge: Annotated[bool, typer.Option(help="Let the model judge each example.")] = True,
     least_score: Annotated[
         int, typer.Option(min=0, max=10, help="Lowest accepted score of the judge.")
     ] = 6,
@@ -83,6 +86,9 @@ def generate(
     attempts: Annotated[
         int, typer.Option(min=1, max=10, help="Most attempts for each wanted example.")
     ] = 3,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Temperature of the model.")
+    ] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn material.")] = 0,
     max_cost: MaxCost = None,
     quote: Annotated[
@@ -108,10 +114,12 @@ def generate(
         "endpoint_model": endpoint_model,
         "examples": examples,
         "turns": turns,
+        "personas": personas,
         "judge": judge,
         "least_score": least_score,
         "answer_tokens": answer_tokens,
         "attempts": attempts,
+        "temperature": temperature,
         "seed": seed,
         "max_cost": max_cost,
     }

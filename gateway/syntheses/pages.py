@@ -266,11 +266,13 @@ async def _entered(request: Request) -> tuple[SynthesisForm, str]:
     for name in ("examples", "turns", "least_score", "answer_tokens", "attempts", "seed"):
         if given.get(name):
             fields[name] = _whole(given[name], name)
+    if given.get("temperature"):
+        fields["temperature"] = _number(given["temperature"], "temperature")
     fields["topics"] = [
         line.strip() for line in given.get("topics", "").splitlines() if line.strip()
     ]
     fields["documents"] = documents
-    fields["judge"] = "judge" in given
+    fields |= {name: name in given for name in ("judge", "personas")}
     if not fields.get("name"):
         raise Invalid("Enter a name for the dataset.", field="name")
     try:
@@ -299,6 +301,13 @@ async def _text_of(file: UploadFile) -> str:
             field="documents",
         )
     return text
+
+
+def _number(text: str, field: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise Invalid(f"{text!r} is not a number. Enter one such as 0.7.", field=field) from error
 
 
 def _whole(text: str, field: str) -> int:

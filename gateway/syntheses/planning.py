@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 from uuid import UUID
 
 from domain.billing.token_rates import FREE, TokenRates
@@ -13,16 +13,21 @@ from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
 from domain.synthesis.plan import Generator, SynthesisPlan
 from domain.synthesis.price import CostRange, Pricing
-from domain.synthesis.prompts import Prompts
+from domain.synthesis.prompts import Seed, prompt_sizes
 from domain.synthesis.request import SynthesisRequest, request_ref
+from domain.synthesis.synthesis import Synthesis
 from gateway.backend import Backend
 from gateway.datasets.service import own_dataset
 from gateway.http.access import Caller
 from gateway.syntheses.schemas import SynthesisForm
+from infrastructure.artifacts import Artifacts
 from infrastructure.ndjson import lines_of
 from infrastructure.synthesis_endpoints import endpoint_of
 from infrastructure.synthesis_seeds import seed_examples
 from projections.deployments import deployment_named
+
+KEPT_SIZES = 1_000
+"""Seed datasets, with a seed, whose sizes the process keeps. A form quotes again at each change."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,36 @@ class Planned:
 
 def planned(backend: Backend, caller: Caller, synthesis_id: UUID, form: SynthesisForm) -> Planned:
     """Return the plan of a form. Raise Invalid, NotFound or WrongState if it cannot run."""
-    request = SynthesisRequest(
+    request = _request(form)
+    request.sources(seeded=form.seed_dataset is not None)  # before any look-up
+    generator = _generator(backend, caller, form)
+    seed_sha256, seed_sizes = _seeds(backend, caller, form)
+    rates = FREE
+    if not generator.external:
+        rates = TokenRates(
+            prompt_micros=backend.settings.synthesis_prompt_price,
+            completion_micros=backend.settings.synthesis_completion_price,
+        )
+    ref = request_ref(caller.account_id, synthesis_id, request.sha256)
+    plan = _plan(form, request, ref, generator, seed_sha256, rates)
+    cost = Pricing(plan, prompt_sizes(plan, request, seed_sizes)).range()
+    most = None if not form.max_cost else micros_of(form.max_cost, field="max_cost")
+    return Planned(plan, request, cost, most)
+
+
+def repeated_plan(caller: Caller, existing: Synthesis, form: SynthesisForm) -> SynthesisPlan:
+    """Return the plan of a form that was approved already, without looking anything up.
+
+    Its choices equal those of the existing plan if the form is the same.
+    """
+    request = _request(form)
+    generator = Generator(deployment_id=None, endpoint_id=form.endpoint, model=form.model)
+    ref = request_ref(caller.account_id, existing.id, request.sha256)
+    return _plan(form, request, ref, generator, None, FREE)
+
+
+def _request(form: SynthesisForm) -> SynthesisRequest:
+    return SynthesisRequest(
         name=form.name,
         instructions=form.instructions,
         topics=tuple(form.topics),
@@ -45,23 +79,25 @@ def planned(backend: Backend, caller: Caller, synthesis_id: UUID, form: Synthesi
         system=form.system,
         external_model=form.endpoint_model,
     )
-    sources = request.sources(seeded=form.seed_dataset is not None)
-    generator = _generator(backend, caller, form)
-    seed_sha256, seeds = _seeds(backend, caller, form)
-    rates = FREE
-    if not generator.external:
-        rates = TokenRates(
-            prompt_micros=backend.settings.synthesis_prompt_price,
-            completion_micros=backend.settings.synthesis_completion_price,
-        )
-    plan = SynthesisPlan(
-        request_ref=request_ref(caller.account_id, synthesis_id, request.sha256),
+
+
+def _plan(
+    form: SynthesisForm,
+    request: SynthesisRequest,
+    ref: str,
+    generator: Generator,
+    seed_sha256: str | None,
+    rates: TokenRates,
+) -> SynthesisPlan:
+    return SynthesisPlan(
+        request_ref=ref,
         request_sha256=request.sha256,
-        sources=sources,
+        sources=request.sources(seeded=form.seed_dataset is not None),
         seed_dataset_id=form.seed_dataset,
         seed_dataset_sha256=seed_sha256,
         examples=form.examples,
         turns=form.turns,
+        personas=form.personas,
         generator=generator,
         judged=form.judge,
         least_score=form.least_score if form.judge else 0,
@@ -73,9 +109,6 @@ def planned(backend: Backend, caller: Caller, synthesis_id: UUID, form: Synthesi
         similarity=form.similarity,
         rates=rates,
     )
-    cost = Pricing(plan, Prompts.of(plan, request, seeds).sizes()).range()
-    most = None if not form.max_cost else micros_of(form.max_cost, field="max_cost")
-    return Planned(plan, request, cost, most)
 
 
 def _generator(backend: Backend, caller: Caller, form: SynthesisForm) -> Generator:
@@ -112,10 +145,10 @@ def _generator(backend: Backend, caller: Caller, form: SynthesisForm) -> Generat
 
 def _seeds(
     backend: Backend, caller: Caller, form: SynthesisForm
-) -> tuple[str | None, list[dict[str, Any]]]:
-    """Return the hash and the examples of the seed dataset, if there is one."""
+) -> tuple[str | None, tuple[int, ...]]:
+    """Return the hash of the seed dataset and the sizes of its examples, if there is one."""
     if form.seed_dataset is None:
-        return None, []
+        return None, ()
     own_dataset(backend, caller, form.seed_dataset)
     dataset = backend.log.load(Dataset, form.seed_dataset)
     if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
@@ -123,10 +156,17 @@ def _seeds(
             f"The seed dataset is {dataset.status}. Choose one that is ready for training.",
             field="seed_dataset",
         )
-    seeds = seed_examples(lines_of(backend.artifacts.stream(dataset.ref)), form.seed)
-    if not seeds:
+    sizes = _seed_sizes(backend.artifacts, dataset.ref, form.seed)
+    if not sizes:
         raise Invalid(
             "The seed dataset has no chat with texts of a user and an assistant. Choose another.",
             field="seed_dataset",
         )
-    return dataset.sha256, seeds
+    return dataset.sha256, sizes
+
+
+@lru_cache(KEPT_SIZES)
+def _seed_sizes(artifacts: Artifacts, ref: str, seed: int) -> tuple[int, ...]:
+    """Return the sizes of a dataset's seed examples. The file with a ref never changes."""
+    lines = lines_of(artifacts.stream(ref))
+    return tuple(Seed.of(each).size for each in seed_examples(lines, seed))

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY
 from domain.synthesis.plan import (
     BEST_SCORE,
     MOST_ANSWER_TOKENS,
@@ -31,6 +32,11 @@ Instructions = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=MOST_INSTRUCTIONS)
 ]
 ModelName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+def whole(default: int, least: int, most: int, description: str) -> Any:
+    """Return the field of a whole number within limits. Numbers in texts are refused."""
+    return Field(default=default, ge=least, le=most, strict=True, description=description)
 
 
 class SynthesisForm(BaseModel):
@@ -76,47 +82,38 @@ class SynthesisForm(BaseModel):
     endpoint_model: ModelName | None = Field(
         default=None, description="Name of the model at the external endpoint."
     )
-    examples: int = Field(
-        default=200, ge=2, le=MOST_EXAMPLES, strict=True, description="Wanted examples."
-    )
-    turns: int = Field(
-        default=1, ge=1, le=MOST_TURNS, strict=True, description="Most questions of one chat."
+    examples: int = whole(200, 2, MOST_EXAMPLES, "Wanted examples.")
+    turns: int = whole(1, 1, MOST_TURNS, "Most questions of one chat.")
+    personas: bool = Field(
+        default=True,
+        strict=True,
+        description="Each attempt draws a persona and a style of the user. Small models write "
+        "better chats without them.",
     )
     judge: bool = Field(
-        default=True, strict=True, description="The same model also scores each example."
-    )
-    least_score: int = Field(
-        default=6,
-        ge=0,
-        le=BEST_SCORE,
+        default=True,
         strict=True,
-        description="Lowest accepted score, from 1 to 10. With 0, the judge rejects nothing.",
+        description="The same model also says whether each example is helpful, and scores it.",
     )
-    answer_tokens: int = Field(
-        default=512,
-        ge=32,
-        le=MOST_ANSWER_TOKENS,
-        strict=True,
-        description="Most tokens of one generated chat.",
+    least_score: int = whole(
+        6,
+        0,
+        BEST_SCORE,
+        "Lowest accepted score, from 1 to 10. An unhelpful chat has 1, so that 2 accepts all "
+        "helpful ones. With 0, the judge rejects nothing.",
     )
-    attempts: int = Field(
-        default=3,
-        ge=1,
-        le=MOST_ATTEMPTS,
-        strict=True,
-        description="Most attempts for each wanted example, on average.",
-    )
+    answer_tokens: int = whole(512, 32, MOST_ANSWER_TOKENS, "Most tokens of one generated chat.")
+    attempts: int = whole(3, 1, MOST_ATTEMPTS, "Most attempts for each wanted example, on average.")
     temperature: float = Field(default=0.9, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(default=0.95, gt=0, le=1, allow_inf_nan=False)
-    seed: int = Field(
-        default=0, ge=0, lt=2**31, strict=True, description="Seed of the drawn material."
-    )
+    seed: int = whole(0, 0, 2**31 - 1, "Seed of the drawn material.")
     similarity: float = Field(
-        default=0.8,
-        gt=0,
-        le=1,
+        default=DEFAULT_SIMILARITY,
+        ge=LEAST_SIMILARITY,
+        le=DEFAULT_SIMILARITY,
         allow_inf_nan=False,
-        description="Similarity from which an example counts as a duplicate of another one.",
+        description="Similarity from which an example counts as a duplicate of another one. The "
+        "default is that of the quality report.",
     )
     max_cost: str | None = Field(
         default=None,
@@ -149,8 +146,8 @@ class SynthesisCounts(Answer):
 
     attempts: int
     accepted: int
-    invalid: int = Field(description="Answers that are not a chat.")
-    rejected: int = Field(description="Chats with a low score.")
+    invalid: int = Field(description="Answers that are no chat, or are cut off.")
+    rejected: int = Field(description="Chats that are unhelpful, or have a low score.")
     duplicates: int = Field(description="Chats that repeat another one.")
 
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from domain.billing.token_rates import TokenUsage
 from domain.core.value import Value
-from domain.synthesis.prompts import Drawn, Message
+from domain.synthesis.demonstrations import Message
+from domain.synthesis.prompts import Drawn
 from domain.synthesis.synthesis import Counts, StoredFile, Synthesis
 from infrastructure.artifacts import Artifacts
 

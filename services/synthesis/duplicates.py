@@ -2,67 +2,35 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from rensa import RMinHash, RMinHashLSH  # type: ignore[attr-defined]
-
-from domain.synthesis.prompts import Message
-
-PERMUTATIONS, BANDS = 128, 32
-SHINGLE_WORDS = 3
-SEED = 42
-
-WORDS = re.compile(r"\w+")
+from services.text_quality.near_duplicates import MOST_TEXTS, TextIndex
+from services.text_quality.texts import dialogue_of
 
 
 class SeenExamples:
-    """The examples so far. Two are near-duplicates if their shingles' similarity is high enough.
+    """The examples so far.
 
-    The similarity is the Jaccard index of their three-word shingles, estimated by MinHash (Broder,
-    On the resemblance and containment of documents, 1997).
+    The comparison is that of the quality report of a dataset. With a similarity of at most its
+    threshold, the report finds no near-duplicates among the examples.
     """
 
     def __init__(self, similarity: float) -> None:
-        self._similarity = similarity
-        self._exact: set[tuple[str, ...]] = set()
-        self._hashes: list[RMinHash] = []
-        self._index = RMinHashLSH(similarity, PERMUTATIONS, BANDS)
+        self._index = TextIndex(similarity, MOST_TEXTS)
+        self._count = 0
 
-    def repeats(self, messages: Iterable[Message]) -> bool:
+    def repeats(self, messages: Sequence[Mapping[str, Any]]) -> bool:
         """Return True if an example repeats another one."""
-        words = _words(messages)
-        return self._repeats(words, _minhash(words))
+        return self._index.find(_dialogue(messages)) is not None
 
-    def add(self, messages: Iterable[Message]) -> bool:
+    def add(self, messages: Sequence[Mapping[str, Any]]) -> bool:
         """Add an example. Return False, and add nothing, if it repeats another one."""
-        words = _words(messages)
-        minhash = _minhash(words)
-        if self._repeats(words, minhash):
+        if self._index.find_or_add(self._count, _dialogue(messages)) is not None:
             return False
-        self._exact.add(words)
-        self._index.insert(len(self._hashes), minhash)
-        self._hashes.append(minhash)
+        self._count += 1
         return True
 
-    def _repeats(self, words: tuple[str, ...], minhash: RMinHash) -> bool:
-        return words in self._exact or any(
-            self._hashes[key].jaccard(minhash) >= self._similarity
-            for key in self._index.query(minhash)
-        )
 
-
-def _minhash(words: Sequence[str]) -> RMinHash:
-    minhash = RMinHash(PERMUTATIONS, SEED)
-    minhash.update(_shingles(words))
-    return minhash
-
-
-def _words(messages: Iterable[Message]) -> tuple[str, ...]:
-    texts = [each["content"] for each in messages if each["role"] != "system"]
-    return tuple(word for text in texts for word in WORDS.findall(text.casefold()))
-
-
-def _shingles(words: Sequence[str]) -> list[str]:
-    last = max(1, len(words) - SHINGLE_WORDS + 1)
-    return [" ".join(words[at : at + SHINGLE_WORDS]) for at in range(last)]
+def _dialogue(messages: Sequence[Mapping[str, Any]]) -> str:
+    return dialogue_of({"messages": messages})

@@ -18,9 +18,16 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import token_meter_id
 from domain.deployments.deployment import Deployment
+from domain.synthesis.demonstrations import Message
 from domain.synthesis.plan import SynthesisPlan
 from domain.synthesis.price import JUDGE_TOKENS, TEMPLATE_TOKENS
-from domain.synthesis.prompts import SCORE_SCHEMA, Drawn, Message, chat_schema, prompt_sha256
+from domain.synthesis.prompts import (
+    SCORE_SCHEMA,
+    Drawn,
+    chat_schema,
+    longest_texts,
+    prompt_sha256,
+)
 from domain.synthesis.synthesis import (
     StopReason,
     Synthesis,
@@ -54,7 +61,14 @@ BATCH_ATTEMPTS = 16
 """Most attempts of a batch. A batch has four events, and is stored as one file."""
 
 UNUSABLE_ATTEMPTS = 8
-"""Least attempts of a batch after which a run without any accepted example pauses."""
+"""Attempts after which a run without any accepted example pauses."""
+
+BARREN_ATTEMPTS = 48
+"""Attempts in a row without an accepted example after which a run with some pauses.
+
+A small model can fail at a batch by chance: if the judge accepts one chat in four, a batch of 16
+has none in 1% of cases.
+"""
 
 log = logging.getLogger("synthesis")
 
@@ -277,19 +291,20 @@ class Generating:
         counts, usage = counted([*run.attempts.values(), *attempts])
         file = await asyncio.to_thread(run.store.keep_batch, synthesis.batch, attempts)
         reason = stop.reason
-        accepted = counts.accepted - synthesis.counts.accepted
-        if reason is None and accepted == 0 and len(attempts) >= UNUSABLE_ATTEMPTS:
+        run.add(attempts)
+        most = BARREN_ATTEMPTS if run.accepted else UNUSABLE_ATTEMPTS
+        if reason is None and run.barren >= most:
             reason = StopReason.UNUSABLE
 
         def complete(found: Synthesis) -> None:
             if not found.open_batch or found.batch != synthesis.batch:
                 return
             found.complete_batch(counts, usage, file)
-            if reason is not None and found.status is SynthesisStatus.GENERATING:
+            is_generating = found.status is SynthesisStatus.GENERATING
+            if reason is not None and is_generating and found.wants_attempts:
                 found.pause(reason, stop.status)
 
         await self._change(synthesis.id, f"complete:{synthesis.batch}", complete)
-        run.add(attempts)
         with suppress(*STORE_ERRORS):  # these files are only copies now
             await asyncio.to_thread(run.store.forget, attempts)
 
@@ -387,7 +402,7 @@ class Attempting:
             answer = await self._answer(number, drawn)
             answer = await asyncio.to_thread(store.keep_answer, answer)
         try:
-            turns = read_chat(answer.text, drawn.turns)
+            turns = read_chat(answer.text, drawn.turns, self._longest(drawn))
         except Unusable as problem:
             return await self._keep(answer, Outcome.INVALID, problem=str(problem))
         messages = messages_of(turns, prompts.request.system)
@@ -399,6 +414,12 @@ class Attempting:
         is_new = self.run.seen.add(messages)
         outcome = Outcome.ACCEPTED if is_new else Outcome.DUPLICATE
         return await self._keep(answer, outcome, judgement, messages)
+
+    def _longest(self, drawn: Drawn) -> dict[str, int] | None:
+        """Return the lengths that the grammar of a deployed model enforces."""
+        if self.plan.generator.external:
+            return None
+        return longest_texts(drawn.turns, self.plan.answer_tokens)
 
     async def _answer(self, number: int, drawn: Drawn) -> Answer:
         plan, prompt = self.plan, self.run.prompts.write(drawn)

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from domain.billing.token_rates import TokenUsage
 from domain.core.errors import Invalid
-from domain.synthesis.prompts import Message
+from domain.synthesis.demonstrations import Message
 from domain.webhooks.target import TargetPolicy
 from infrastructure.code_version import package_version
 from infrastructure.generation import (

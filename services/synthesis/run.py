@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
@@ -12,14 +12,16 @@ from pydantic import ValidationError
 
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.synthesis.demonstrations import DEMONSTRATIONS, Message
 from domain.synthesis.price import Pricing, PromptBytes
-from domain.synthesis.prompts import Message, Prompts
+from domain.synthesis.prompts import Prompts
 from domain.synthesis.request import SynthesisRequest
 from domain.synthesis.synthesis import Synthesis, SynthesisFailure
 from infrastructure.artifacts import Artifacts
 from infrastructure.exchange import read
 from infrastructure.ndjson import lines_of
 from infrastructure.synthesis_seeds import seed_examples
+from services.synthesis.answers import messages_of
 from services.synthesis.attempts import Attempt, AttemptStore, BatchDamaged, Outcome
 from services.synthesis.duplicates import SeenExamples
 
@@ -46,6 +48,15 @@ class Run:
         """The accepted attempts, in the order of their numbers."""
         ordered = sorted(self.attempts.items())
         return [each for _, each in ordered if each.outcome is Outcome.ACCEPTED]
+
+    @property
+    def barren(self) -> int:
+        """Attempts since the last accepted one."""
+        ordered = sorted(self.attempts.items(), reverse=True)
+        outcomes = (each.outcome is Outcome.ACCEPTED for _, each in ordered)
+        return next(
+            (count for count, is_accepted in enumerate(outcomes) if is_accepted), len(ordered)
+        )
 
     def add(self, attempts: list[Attempt]) -> None:
         """Add the attempts of a completed batch."""
@@ -77,8 +88,8 @@ def load_run(log: EventLog, artifacts: Artifacts, synthesis: Synthesis) -> Run:
     request = _request(artifacts, synthesis)
     seeds = _seeds(log, artifacts, synthesis)
     store, seen = AttemptStore(artifacts, synthesis), SeenExamples(plan.similarity)
-    for each in seeds:
-        seen.add(_texts(each))
+    for shown in _shown(seeds):
+        seen.add(shown)
     run = Run(Prompts.of(plan, request, seeds), store, seen)
     try:
         run.add(store.completed(synthesis.files))
@@ -113,13 +124,10 @@ def _seeds(log: EventLog, artifacts: Artifacts, synthesis: Synthesis) -> list[di
         raise CannotContinue(SynthesisFailure.SEED_LOST) from error
 
 
-def _texts(example: dict[str, Any]) -> list[Message]:
-    return [
-        {
-            "role": str(each.get("role")),
-            "content": each["content"]
-            if isinstance(each.get("content"), str)
-            else json.dumps(each.get("content")),
-        }
-        for each in example["messages"]
-    ]
+def _shown(seeds: Iterable[dict[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Yield the chats that prompts show, so that a copy is a duplicate."""
+    for each in DEMONSTRATIONS:
+        for last in range(len(each.turns)):
+            yield messages_of(each.turns[: last + 1], "")
+    for seed in seeds:
+        yield seed["messages"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def ended(ecolink: EcoLinkUnderTest, id: str, seconds: float) -> dict[str, Any]:
 def trained(ecolink: EcoLinkUnderTest, dataset: str, base: str) -> dict[str, Any]:
     """Train one epoch on a dataset, and return the registered job."""
     path = f"/datasets/{dataset}"
+    eventually(lambda: ecolink.client.get(path)["status"] != "validating", TIMEOUT_SECONDS)
     eventually(lambda: ecolink.client.get(path)["counting"] == [], TIMEOUT_SECONDS)
     assert ecolink.client.get(path)["status"] == "ready_for_training"
     body = {
@@ -90,6 +92,13 @@ def test_a_generated_dataset_trains_a_model_whose_provenance_verifies(
     assert "dataset was generated" in [each.name for each in checks]
 
 
+def attempts_of(ecolink: EcoLinkUnderTest, id: str) -> list[dict[str, Any]]:
+    """Return all stored attempts of a synthesis."""
+    refs = ecolink.artifacts.list(f"syntheses/{ecolink.account.account_id}/{id}/batches")
+    lines = [line for ref in sorted(refs) for line in ecolink.artifacts.get(ref).splitlines()]
+    return [json.loads(line) for line in lines]
+
+
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[EcoLinkUnderTest]:
     """A stack with the demo's base model."""
@@ -100,20 +109,30 @@ def demo(tmp_path: Path) -> Iterator[EcoLinkUnderTest]:
         yield running
 
 
+TOPICS = [
+    *("returns", "delivery", "invoices", "payment", "sizes", "gift cards", "refunds", "discounts"),
+    *("damaged items", "cancelling an order", "a wrong address", "tracking", "a late parcel"),
+    *("opening an account", "a lost password", "colours", "warranty", "repairs", "gift wrapping"),
+    *("shipping costs", "pick-up in a shop", "exchanges", "stock", "customer service"),
+]
+
+
 @pytest.mark.full
 @pytest.mark.timeout(3 * SECONDS)
 def test_200_examples_on_the_demos_base(demo: EcoLinkUnderTest) -> None:
-    """Kill the process five times. The base is small, so that the judge accepts every score."""
+    """Kill the process five times. All chats are accepted that the judge calls helpful."""
     before = demo.balance_micros()
     form = {
         "name": "shop questions",
         "instructions": "A customer of an online shop asks a short question about an order.",
-        "topics": ["returns", "delivery", "invoices", "payment", "sizes", "gift cards"],
+        "topics": TOPICS,
         "model": BASE_MODEL,
         "examples": 200,
-        "least_score": 1,
-        "answer_tokens": 96,
-        "attempts": 4,
+        "personas": False,
+        "temperature": 0.7,
+        "answer_tokens": 112,
+        "least_score": 2,
+        "attempts": 6,
     }
     quote = demo.client.post("/syntheses/quote", form)
     began = time.monotonic()
@@ -127,12 +146,17 @@ def test_200_examples_on_the_demos_base(demo: EcoLinkUnderTest) -> None:
         demo.kill("synthesis")
     run = ended(demo, made["id"], SECONDS)
     assert (run["status"], run["counts"]["accepted"]) == ("reviewing", 200), run
+    attempts = attempts_of(demo, made["id"])
+    assert {each["outcome"] for each in attempts if each["judgement"]} >= {"accepted", "rejected"}
     seconds, cost = time.monotonic() - began, run["cost"]["micros"]
     eventually(lambda: demo.balance_micros() == before - cost)
     assert quote["low"]["micros"] <= cost <= quote["high"]["micros"]
     dataset = demo.client.post(f"{path}/finish", {})
     job = trained(demo, dataset["id"], BASE_MODEL)
     assert job["status"] == "registered"
+    report = demo.client.get(f"/datasets/{dataset['id']}/quality")
+    found = {each["kind"]: each["examples"] for each in report["findings"]}
+    assert found.keys().isdisjoint(("near_duplicate", "truncated_answer")), found
     checks = verified(demo, job["id"])
     assert [each.name for each in checks if not each.ok] == []
     print(
@@ -141,6 +165,9 @@ def test_200_examples_on_the_demos_base(demo: EcoLinkUnderTest) -> None:
                 "cores": psutil.cpu_count(),
                 "seconds": round(seconds),
                 "counts": run["counts"],
+                "problems": Counter(each["problem"] for each in attempts),
+                "scores": Counter((each["judgement"] or {}).get("score") for each in attempts),
+                "findings": found,
                 "tokens": [run["prompt_tokens"], run["completion_tokens"]],
                 "cost_micros": cost,
                 "range_micros": [quote["low"]["micros"], quote["high"]["micros"]],

@@ -12,15 +12,15 @@ from domain.datasets.quality_report import QualityReport, Sample
 from domain.estimating.held_out import held_out
 from domain.training.hyperparameters import Hyperparameters
 from services.datasets.line_numbers import LineNumbers
-from services.datasets.quality.answers import findings_of
 from services.datasets.quality.computing_time import ComputingTime, OutOfTime
 from services.datasets.quality.languages import UNKNOWN, Languages
 from services.datasets.quality.masking import excerpt, start_of
-from services.datasets.quality.near_duplicates import Match, TextIndex
 from services.datasets.quality.personal_data import Recognizers, Span
 from services.datasets.quality.reporting import Collected, Found
 from services.datasets.quality.statistics import Counting
-from services.datasets.quality.texts import dialogue_of, last_answer, said_in, texts_of
+from services.text_quality.answers import findings_of
+from services.text_quality.near_duplicates import Match, TextIndex
+from services.text_quality.texts import dialogue_of, last_answer, said_in, texts_of
 
 LONG_TIMES = 20
 """An example is unusually long if it has more than this multiple of the median characters."""

@@ -10,9 +10,9 @@ from domain.datasets.filters import DEFAULT_SIMILARITY
 from domain.datasets.quality_report import Contamination, Sample
 from services.datasets.line_numbers import LineNumbers
 from services.datasets.quality.computing_time import ComputingTime, OutOfTime
-from services.datasets.quality.near_duplicates import Match, TextIndex
 from services.datasets.quality.reporting import LINES_KEPT, SAMPLES_KEPT
-from services.datasets.quality.texts import dialogue_of
+from services.text_quality.near_duplicates import Match, TextIndex
+from services.text_quality.texts import dialogue_of
 
 INDEX_SHARE = 0.5
 """Share of the computing time in which the validation dataset is indexed."""

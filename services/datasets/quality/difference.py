@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from domain.datasets.quality_report import Change, Difference
 from services.datasets.line_numbers import LineNumbers
-from services.datasets.quality.texts import ANSWERS, messages_of, prompt_of
+from services.text_quality.texts import ANSWERS, messages_of, prompt_of
 
 CHANGES_KEPT = 200
 """Number of changes of each kind that are listed."""

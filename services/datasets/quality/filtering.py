@@ -11,13 +11,13 @@ from pydantic_core import to_json
 
 from domain.datasets.filters import Filters, PersonalData
 from infrastructure.preference_columns import PREFERRED, REJECTED
-from services.datasets.quality.answers import findings_of
 from services.datasets.quality.contamination import ValidationIndex
 from services.datasets.quality.languages import UNKNOWN, Languages
 from services.datasets.quality.masking import masked
-from services.datasets.quality.near_duplicates import TextIndex
 from services.datasets.quality.personal_data import Recognizers
-from services.datasets.quality.texts import (
+from services.text_quality.answers import findings_of
+from services.text_quality.near_duplicates import TextIndex
+from services.text_quality.texts import (
     dialogue_of,
     last_answer,
     messages_of,

@@ -12,7 +12,7 @@ from domain.datasets.quality_report import Bar, Distribution, Language, Statisti
 from domain.training.token_lengths import BOUNDS
 from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.quality.languages import UNKNOWN
-from services.datasets.quality.texts import last_answer, messages_of
+from services.text_quality.texts import last_answer, messages_of
 
 MOST_PROMPTS = 1_000_000
 """Maximum number of distinct system prompts that are counted."""

@@ -7,8 +7,16 @@ import json
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from domain.synthesis.demonstrations import DEMONSTRATIONS
 from domain.synthesis.price import JUDGE_BYTES, Pricing, attempt_usage
-from domain.synthesis.prompts import Prompts, prompt_sha256
+from domain.synthesis.prompts import (
+    PERSONAS,
+    SCORE_SCHEMA,
+    SEED_CHARACTERS,
+    STYLES,
+    Prompts,
+    prompt_sha256,
+)
 from domain.synthesis.request import Document, SynthesisRequest
 from tests.domain.synthesis.test_synthesis import PLAN
 
@@ -21,9 +29,16 @@ SEED = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "co
     topics=st.lists(st.text("abcé漢 ", min_size=1, max_size=200).filter(str.strip), max_size=3),
     documents=st.lists(TEXT.filter(str.strip), max_size=2),
     attempt=st.integers(0, 50),
+    seeds=st.sampled_from([0, 1, 3]),
+    personas=st.booleans(),
 )
 def test_every_prompt_is_within_its_sizes(
-    instructions: str, topics: list[str], documents: list[str], attempt: int
+    instructions: str,
+    topics: list[str],
+    documents: list[str],
+    attempt: int,
+    seeds: int,
+    personas: bool,
 ) -> None:
     request = SynthesisRequest(
         name="x",
@@ -31,7 +46,8 @@ def test_every_prompt_is_within_its_sizes(
         topics=tuple(topics),
         documents=tuple(Document(name="d", text=each) for each in documents),
     )
-    prompts = Prompts.of(PLAN, request, [SEED, SEED, SEED])
+    plan = PLAN.model_copy(update={"personas": personas, "turns": 3})
+    prompts = Prompts.of(plan, request, [SEED] * seeds)
     drawn = prompts.drawn(attempt)
     written = prompts.write(drawn)
     assert prompts.drawn(attempt) == drawn
@@ -56,6 +72,40 @@ def test_seed_examples_are_shown_without_their_system_message() -> None:
     example = {"messages": [{"role": "system", "content": "hidden"}, *SEED["messages"]]}
     request = SynthesisRequest(name="x", instructions="Talk about tea.")
     prompts = Prompts.of(PLAN, request, [example])
-    prompt = prompts.write(prompts.drawn(0))[1]["content"]
-    assert json.dumps({"turns": [{"user": "q", "assistant": "a"}]}) in prompt
-    assert "hidden" not in prompt
+    _, request_of_seed, seed, wanted = prompts.write(prompts.drawn(0))
+    assert json.loads(seed["content"]) == {"turns": [{"user": "q", "assistant": "a"}]}
+    assert seed["role"] == "assistant"
+    assert (request_of_seed["role"], wanted["role"]) == ("user", "user")
+    assert "hidden" not in str(prompts.write(prompts.drawn(0)))
+
+
+def test_a_long_seed_example_is_shown_as_valid_json() -> None:
+    turn = [{"role": "user", "content": "q" * 900}, {"role": "assistant", "content": "ä" * 900}]
+    request = SynthesisRequest(name="x", instructions="Talk about tea.")
+    prompts = Prompts.of(PLAN, request, [{"messages": turn * 5}])
+    (shown,) = prompts.seeds
+    assert len(shown.text) <= SEED_CHARACTERS
+    assert len(json.loads(shown.text)["turns"]) == shown.questions == 1
+
+
+def test_demonstrations_are_shown_only_without_seed_examples() -> None:
+    request = SynthesisRequest(name="x", instructions="Talk about tea.")
+    bare = Prompts.of(PLAN, request)
+    drawn = bare.drawn(3)
+    shown = [each["content"] for each in bare.write(drawn) if each["role"] == "assistant"]
+    expected = [DEMONSTRATIONS[each].turns[: drawn.turns] for each in drawn.demonstrations]
+    assert [json.loads(each)["turns"] for each in shown] == [list(each) for each in expected]
+    assert Prompts.of(PLAN, request, [SEED]).drawn(3).demonstrations == ()
+    for each in DEMONSTRATIONS:
+        assert each.persona in PERSONAS
+        assert each.style in STYLES
+
+
+def test_finished_judgements_are_of_the_required_form() -> None:
+    prompts = Prompts.of(PLAN, SynthesisRequest(name="x", instructions="Talk about tea."))
+    messages = prompts.judge(prompts.drawn(0), [{"user": "q", "assistant": "a"}])
+    answers = [json.loads(each["content"]) for each in messages if each["role"] == "assistant"]
+    assert {each["helpful"] for each in answers} == {"yes", "no"}
+    for each in answers:
+        assert list(each) == SCORE_SCHEMA["required"]
+        assert (each["score"] > 5) == (each["helpful"] == "yes")

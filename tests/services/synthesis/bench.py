@@ -114,6 +114,7 @@ class Bench:
             "seed_dataset_sha256": None,
             "examples": 20,
             "turns": 2,
+            "personas": True,
             "generator": generator,
             "judged": True,
             "least_score": 6,
@@ -122,7 +123,7 @@ class Bench:
             "temperature": 0.9,
             "top_p": 0.95,
             "seed": 7,
-            "similarity": 0.8,
+            "similarity": 0.7,
             "rates": FREE if generator.external else RATES,
         }
         made = SynthesisPlan(**(given | plan))

@@ -80,7 +80,7 @@ def schema_of(body: dict[str, Any]) -> dict[str, Any]:
 def written(body: dict[str, Any]) -> str:
     """Return a text that suits the schema, and differs for each prompt."""
     if is_judge(body):
-        return '{"score": 8}'
+        return '{"helpful": "yes", "score": 8}'
     digest = sha256(json.dumps([body["messages"], body["seed"]]).encode()).hexdigest()
     words = " ".join(digest[at : at + 6] for at in range(0, 60, 6))
     prompt = body["messages"][-1]["content"]

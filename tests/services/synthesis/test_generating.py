@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from domain.synthesis.demonstrations import DEMONSTRATIONS
 from domain.synthesis.plan import SourceKind
+from domain.synthesis.price import JUDGE_TOKENS
 from domain.synthesis.request import Document, SynthesisRequest
-from domain.synthesis.synthesis import StopReason, SynthesisFailure, SynthesisStatus
+from domain.synthesis.synthesis import (
+    StopReason,
+    Synthesis,
+    SynthesisFailure,
+    SynthesisStatus,
+)
 from domain.webhooks.target import TargetPolicy
 from infrastructure.artifacts import Artifacts
 from tests.builders.examples import ACCOUNT_ID
@@ -24,6 +32,10 @@ def lines_of(artifacts: Artifacts, ref: str) -> list[Any]:
     return [json.loads(line) for line in artifacts.get(ref).splitlines()]
 
 
+def events_of(bench: Bench, id: UUID) -> list[Any]:
+    return list(bench.log.events.get(id))
+
+
 def test_a_deployed_model_writes_all_examples_within_the_range(
     bench: Bench, model: Scripted
 ) -> None:
@@ -32,7 +44,7 @@ def test_a_deployed_model_writes_all_examples_within_the_range(
     assert (run.status, run.counts.accepted, run.counts.attempts) == (DONE, 20, 20)
     charged = RATES.charge_micros(run.usage)
     assert run.usage.prompt_tokens == 100 * len(model.requests) == 100 * 40
-    assert run.usage.completion_tokens == 20 * (50 + 16)
+    assert run.usage.completion_tokens == 20 * (50 + JUDGE_TOKENS)
     assert run.estimate.low_micros <= charged <= run.estimate.high_micros
     assert bench.account.balance_micros == 5_000_000 - charged == 5_000_000 - run.charged_micros
     assert bench.account.reserved_micros == 0
@@ -95,7 +107,8 @@ def test_an_endpoint_that_keeps_failing_pauses_the_run(
     run = bench.work(id)
     assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ENDPOINT)
     assert len(model.requests) <= 4 * 3
-    assert [each.status for each in bench.log.events.get(id) if hasattr(each, "status")] == [status]
+    paused = [each for each in events_of(bench, id) if isinstance(each, Synthesis.SynthesisPaused)]
+    assert [each.status for each in paused] == [status]
     model.script = always(Said())
     with bench.commanding() as use_case:
         use_case.resume(ACCOUNT_ID, id, None)
@@ -126,15 +139,44 @@ def test_an_endpoint_that_answers_nonsense_pauses_the_run(
     assert len(model.requests) == 16
 
 
+LOW = '{"helpful": "yes", "score": 3}'
+
+
 def test_the_judge_rejects_low_scores(bench: Bench, model: Scripted) -> None:
     def script(number: int, body: dict[str, Any]) -> Said:
         low = is_judge(body) and number % 3 == 0
-        return Said('{"score": 3}' if low else None)
+        return Said(LOW if low else None)
 
     model.script = script
     run = bench.work(bench.approve(bench.deployed(), examples=10), model.url)
     assert (run.status, run.counts.accepted) == (DONE, 10)
     assert run.counts.rejected > 0
+
+
+def test_a_run_with_examples_pauses_only_after_three_batches_without_another(
+    bench: Bench, model: Scripted
+) -> None:
+    chats = iter([None] * 20)
+    model.script = lambda _, body: Said(None if is_judge(body) else next(chats, "nonsense"))
+    run = bench.work(bench.approve(bench.deployed(), examples=40), model.url)
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.UNUSABLE)
+    assert run.counts.accepted == 20
+    assert 48 <= run.counts.invalid < 48 + 16
+
+
+def test_an_unhelpful_chat_is_rejected_whatever_its_score(bench: Bench, model: Scripted) -> None:
+    said = iter(['{"helpful": "no", "score": 9}'])
+    model.script = lambda _, body: Said(next(said, None) if is_judge(body) else None)
+    run = bench.work(bench.approve(bench.deployed(), examples=4), model.url)
+    assert (run.counts.accepted, run.counts.rejected) == (4, 1)
+
+
+def test_a_copy_of_a_demonstration_is_a_duplicate(bench: Bench, model: Scripted) -> None:
+    copy = json.dumps({"turns": DEMONSTRATIONS[0].turns[:1]})
+    said = iter([copy])
+    model.script = lambda _, body: Said(None if is_judge(body) else next(said, None))
+    run = bench.work(bench.approve(bench.deployed(), examples=4, turns=1), model.url)
+    assert (run.counts.accepted, run.counts.duplicates) == (4, 1)
 
 
 def test_repeated_examples_are_left_out(bench: Bench, model: Scripted) -> None:
@@ -164,7 +206,7 @@ def test_documents_are_used_part_by_part(bench: Bench, model: Scripted) -> None:
     request = SynthesisRequest(name="x", documents=(document,))
     run = bench.work(bench.approve(bench.deployed(), request, examples=8), model.url)
     assert run.plan.sources == (SourceKind.DOCUMENTS,)
-    shown = [each["messages"][1]["content"] for each in model.requests if not is_judge(each)]
+    shown = [each["messages"][-1]["content"] for each in model.requests if not is_judge(each)]
     assert all(any(f"Part {n}." in prompt for prompt in shown) for n in range(8))
 
 
@@ -174,11 +216,11 @@ def test_an_empty_balance_pauses_the_run_and_a_top_up_resumes_it(
     id = bench.approve(bench.deployed())
     with bench.commanding():
         account = bench.account
-        account.settle(captured_micros=0, reserved_micros=4_999_000)
+        account.settle(captured_micros=0, reserved_micros=4_998_800)
         bench.log.commit(account)
     run = bench.work(id, model.url)
     assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.BALANCE)
-    assert 0 <= bench.account.available_micros < 1_000
+    assert 0 <= bench.account.available_micros < 1_200
     bench.grant(2_000_000)
     with bench.commanding() as use_case:
         use_case.resume(ACCOUNT_ID, id, None)
@@ -219,7 +261,7 @@ def test_a_lost_request_fails_the_run(bench: Bench, model: Scripted) -> None:
     bench.artifacts.put(bench.synthesis(id).plan.request_ref, b"{}")
     run = bench.work(id, model.url)
     assert run.status is SynthesisStatus.FAILED
-    assert list(bench.log.events.get(id))[-1].reason is SynthesisFailure.REQUEST_LOST  # type: ignore[attr-defined]
+    assert events_of(bench, id)[-1].reason is SynthesisFailure.REQUEST_LOST
 
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["lost", "cancelled"])

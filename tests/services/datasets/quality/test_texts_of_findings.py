@@ -16,14 +16,14 @@ from domain.estimating.held_out import held_out
 from domain.training.hyperparameters import Hyperparameters
 from services.datasets.line_numbers import LineNumbers, LineNumbersWriter
 from services.datasets.quality.analysis import Analysis
-from services.datasets.quality.answers import findings_of
 from services.datasets.quality.difference import Side, difference
 from services.datasets.quality.filtering import Filtering
 from services.datasets.quality.masking import excerpt, masked
-from services.datasets.quality.near_duplicates import TextIndex
 from services.datasets.quality.personal_data import Span
 from services.datasets.quality.secrets import secrets_in
-from services.datasets.quality.texts import dialogue_of, last_answer, texts_of, with_texts
+from services.text_quality.answers import findings_of
+from services.text_quality.near_duplicates import TextIndex
+from services.text_quality.texts import dialogue_of, last_answer, texts_of, with_texts
 
 LONG = "The delivery takes three days and the parcel leaves our warehouse in the evening. " * 3
 

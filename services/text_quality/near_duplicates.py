@@ -16,7 +16,8 @@ BANDS = {0.5: 40, 0.7: 24}
 """Number of bands by the least similarity from which it is used.
 
 With 24 bands of five rows, LSH finds 99% of the pairs with a similarity of 0.7. With 40 bands of
-three rows, it finds 99% of those with 0.5, and compares more texts.
+three rows, it finds 99% of those with 0.5, and compares more texts. Five equal rows in a line
+contain a band of three, so that an index with 40 bands finds all that one with 24 bands finds.
 """
 
 SEED = 42
@@ -27,7 +28,7 @@ MOST_TEXTS = 200_000
 """Maximum number of texts in an index, which needs about 2.7 kB for each."""
 
 MOST_CANDIDATES = 500
-"""Maximum number of candidates that are compared with a text.
+"""Maximum number of candidates that an index compares with a text by default.
 
 A text with as many candidates is not added, only its hash. So if many texts share a part, such as
 instructions, the time for each does not grow with their number.
@@ -58,17 +59,19 @@ class TextIndex:
     """Texts by key, to find one that a given text equals or resembles.
 
     The result depends only on the texts and their order. `crowded` counts the searches without a
-    result, but with MOST_CANDIDATES candidates or more: they may have missed a text.
+    result, but with the most candidates or more: they may have missed a text.
     """
 
-    def __init__(self, similarity: float = DEFAULT_SIMILARITY) -> None:
+    def __init__(
+        self, similarity: float = DEFAULT_SIMILARITY, most_candidates: int = MOST_CANDIDATES
+    ) -> None:
         """Create an empty index.
 
         `similarity` is the least Jaccard similarity of the character 5-grams of two texts that
         resemble each other, from LEAST_SIMILARITY to 1.
         """
         bands = BANDS[max(least for least in BANDS if least <= similarity)]
-        self._similarity = similarity
+        self._similarity, self._most_candidates = similarity, most_candidates
         self._lsh = RMinHashLSH(threshold=similarity, num_perm=PERMUTATIONS, num_bands=bands)
         self.crowded = 0
         self._sketches: dict[int, RMinHash] = {}
@@ -106,9 +109,9 @@ class TextIndex:
         if sketch is None:
             return None, False
         candidates = sorted(self._lsh.query(sketch))
-        is_crowded = len(candidates) >= MOST_CANDIDATES
+        is_crowded = len(candidates) >= self._most_candidates
         best: Match | None = None
-        for key in candidates[:MOST_CANDIDATES]:
+        for key in candidates[: self._most_candidates]:
             similarity = self._sketches[key].jaccard(sketch)
             if similarity >= self._similarity and (best is None or similarity > best.similarity):
                 best = Match(key, min(similarity, 0.999))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from domain.datasets.filters import Filters
-from services.datasets.quality import near_duplicates
 from services.datasets.quality.filtering import Filtering
-from services.datasets.quality.near_duplicates import TextIndex
+from services.text_quality.near_duplicates import TextIndex
 from tests.builders.planted import Writer, line_of
 
 
@@ -46,14 +45,11 @@ def test_a_lower_similarity_lets_a_filter_remove_more() -> None:
     assert 40 <= kept(0.5) <= 42 < 60 <= kept(0.7) <= kept(1) == 80
 
 
-def test_texts_that_share_a_part_are_compared_with_a_limited_number(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(near_duplicates, "MOST_CANDIDATES", 10)
+def test_texts_that_share_a_part_are_compared_with_a_limited_number() -> None:
     writer = Writer(23)
     template = writer.text(12)
     texts = [f"{template} {writer.text(10)}" for _ in range(100)]
-    index = TextIndex()
+    index = TextIndex(most_candidates=10)
     added = sum(index.find_or_add(at, text) is None for at, text in enumerate(texts))
     assert index.crowded > 20
     assert len(index._sketches) < added

@@ -1,0 +1,1 @@
+"""Texts of examples, near-duplicates among them, and findings about answers."""

@@ -1,0 +1,77 @@
+"""One comparison of examples for the quality report and for syntheses."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY
+from domain.datasets.findings import Finding
+from services.datasets.line_numbers import LineNumbers
+from services.datasets.quality.analysis import Analysis
+from services.synthesis.duplicates import SeenExamples
+from services.text_quality.near_duplicates import TextIndex
+
+WORDS = {
+    "English": ("order", "parcel", "shirt", "invoice", "refund", "address", "size", "colour"),
+    "Chinese": ("订单", "包裹", "衬衫", "发票", "退款", "地址", "尺码", "银行卡", "什么时候"),
+    "Japanese": ("注文", "荷物", "シャツ", "請求書", "返金", "住所", "サイズ", "ですか", "いつ"),
+}
+
+
+def examples(language: str) -> Iterator[dict[str, Any]]:
+    """Yield chats, of which some vary an earlier one in a word or two."""
+    chance = random.Random(language)
+    space = " " if language == "English" else ""
+    earlier: list[list[str]] = []
+    for number in range(400):
+        if earlier and number % 3:
+            words = list(chance.choice(earlier))
+            for _ in range(chance.randint(1, 4)):
+                words[chance.randrange(len(words))] = chance.choice(WORDS[language])
+        else:
+            words = [chance.choice(WORDS[language]) for _ in range(40)]
+        earlier.append(words)
+        yield {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": space.join(words[:15])},
+                {"role": "assistant", "content": space.join(words[15:])},
+            ]
+        }
+
+
+def reported(chosen: list[dict[str, Any]]) -> int:
+    """Return the near-duplicates that the quality report of some examples lists."""
+    lines = [json.dumps(each).encode() for each in chosen]
+    report = Analysis(LineNumbers(), "line", seconds=600).run(lines, len(lines))
+    return report.counts.get(Finding.NEAR_DUPLICATE, 0)
+
+
+@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("similarity", [LEAST_SIMILARITY, 0.6, DEFAULT_SIMILARITY])
+def test_the_report_lists_no_example_that_a_synthesis_calls_new(
+    language: str, similarity: float
+) -> None:
+    found = list(examples(language))
+    assert reported(found) > 20
+    seen = SeenExamples(similarity)
+    diverse = [each for each in found if seen.add(each["messages"])]
+    assert 0 < len(diverse) < len(found)
+    assert reported(diverse) == 0
+
+
+@pytest.mark.parametrize("language", WORDS)
+def test_a_lower_similarity_finds_more(language: str) -> None:
+    texts = [str(each["messages"]) for each in examples(language)]
+    counts: list[int] = []
+    for similarity in (0.7, 0.6, 0.5):
+        index = TextIndex(similarity)
+        found = [index.find_or_add(number, text) for number, text in enumerate(texts)]
+        counts.append(sum(each is not None for each in found))
+    assert counts == sorted(counts)
+    assert counts[0] > 0
