@@ -209,7 +209,7 @@ ACCESS: dict[str, Access] = {
             *(Catalog.RegionOffered, Catalog.RegionWithdrawn),
             *(Synthesis.SynthesisApproved, Synthesis.SynthesisPaused, Synthesis.SynthesisResumed),
             *(Synthesis.SynthesisCancelled, Synthesis.GenerationStopped),
-            *(Synthesis.ExamplesReviewed, Synthesis.DatasetCreated),
+            Synthesis.DatasetCreated,
             *(Catalog.BaseModelListed, Catalog.BaseModelDelisted, BaseModel.BaseModelDeleted),
         ),
         reads_snapshots=True,
@@ -221,6 +221,7 @@ ACCESS: dict[str, Access] = {
             READ,
         )
         | _each(("profiles", "dataset_names", "key_names", "job_metadata", "security_events"), ADD)
+        | {"synthesis_names": ADD, "synthesis_edits": KEEP}
         | {"dataset_comparisons": "SELECT, INSERT"}
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)

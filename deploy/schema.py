@@ -26,6 +26,7 @@ from infrastructure import (
     schema_revision,
     security_log,
     sessions,
+    synthesis_edits,
     synthesis_endpoints,
     tracked_runs,
     tracker_connections,
@@ -62,6 +63,7 @@ TABLES = (
     webhook_deliveries.DDL,
     tracker_connections.DDL,
     tracked_runs.DDL,
+    synthesis_edits.DDL,
     synthesis_endpoints.DDL,
     alerts.DDL,
 )

@@ -169,6 +169,13 @@ class Artifacts:
         """Return the bytes under a ref. Raise FileNotFoundError if it does not exist."""
         return bytes(obstore.get(self._store, ref).bytes())
 
+    def get_range(self, ref: str, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to before `stop`, which must not be empty.
+
+        Raise FileNotFoundError if the ref does not exist.
+        """
+        return bytes(obstore.get_range(self._store, ref, start=start, end=stop))
+
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
         """Yield the content of a ref in chunks. Raise FileNotFoundError if it does not exist.
 

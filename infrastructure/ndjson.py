@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 
@@ -17,6 +18,14 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield from lines
     if rest:
         yield rest
+
+
+def line_starts(chunks: Iterable[bytes]) -> array[int]:
+    """Return the offset of each line in bytes, and that of the end."""
+    starts = array("Q", [0])
+    for line in lines_of(chunks):
+        starts.append(starts[-1] + len(line) + 1)
+    return starts
 
 
 async def lines_as_they_come(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

@@ -32,8 +32,6 @@ CREATE TABLE IF NOT EXISTS syntheses (
     duplicates bigint NOT NULL,
     prompt_tokens bigint NOT NULL,
     completion_tokens bigint NOT NULL,
-    edited bigint NOT NULL,
-    removed bigint NOT NULL,
     open_batch boolean NOT NULL,
     dataset_id uuid,
     approved_at timestamptz NOT NULL,
@@ -67,7 +65,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 prompt_micros=plan.rates.prompt_micros,
                 completion_micros=plan.rates.completion_micros,
                 **dict.fromkeys(("accepted", "invalid", "rejected", "duplicates"), 0),
-                **dict.fromkeys(("prompt_tokens", "completion_tokens", "edited", "removed"), 0),
+                **dict.fromkeys(("prompt_tokens", "completion_tokens"), 0),
                 open_batch=False,
                 approved_at=event.timestamp,
                 changed_at=event.timestamp,
@@ -89,8 +87,6 @@ def apply(cursor: Cursor, event: Event) -> None:
             _change(cursor, event, status=SynthesisStatus.FAILED, failure=reason)
         case Synthesis.GenerationFinished():
             _change(cursor, event, status=SynthesisStatus.REVIEWING)
-        case Synthesis.ExamplesReviewed(review=review):
-            _change(cursor, event, edited=review.edited, removed=review.removed)
         case Synthesis.DatasetCreated(dataset_id=dataset_id):
             _change(cursor, event, status=SynthesisStatus.READY, dataset_id=dataset_id)
         case _:

@@ -84,15 +84,6 @@ class StoredFile(Value):
     sha256: str
 
 
-class Review(Value):
-    """The stored edits of a reviewer, and their numbers."""
-
-    ref: str
-    sha256: str
-    edited: int
-    removed: int
-
-
 class SynthesisEvent(Event):
     """Base class of all events of a synthesis."""
 
@@ -102,8 +93,8 @@ class SynthesisEvent(Event):
 class Synthesis(Aggregate):
     """A run that generates examples in batches. Events have counts, hashes and references only.
 
-    The account holder approves, pauses, resumes, cancels, reviews and finishes it. The synthesis
-    process records batches. Billing reserves and bills their tokens on the run's TokenMeter.
+    The account holder approves, pauses, resumes, cancels and finishes it. The synthesis process
+    records batches. Billing reserves and bills their tokens on the run's TokenMeter.
     """
 
     TOPIC: ClassVar[str] = "Synthesis"
@@ -163,17 +154,14 @@ class Synthesis(Aggregate):
         examples: StoredFile
         provenance: StoredFile
 
-    class ExamplesReviewed(SynthesisEvent):
-        """The account holder edited or removed examples."""
-
-        review: Review
-
     class DatasetCreated(SynthesisEvent):
         """The reviewed examples became a dataset."""
 
         dataset_id: UUID
         sha256: str  # hash of its upload
         examples: int
+        edited: int
+        removed: int
 
     @classmethod
     def approve(
@@ -215,7 +203,6 @@ class Synthesis(Aggregate):
         self.files: list[StoredFile] = []
         self.examples: StoredFile | None = None
         self.provenance: StoredFile | None = None
-        self.review: Review | None = None
         self.dataset_id: UUID | None = None
 
     @property
@@ -371,37 +358,28 @@ class Synthesis(Aggregate):
         self.examples = examples
         self.provenance = provenance
 
-    def record_review(self, review: Review) -> None:
-        """Record stored edits, which replace all earlier ones. Raise WrongState if it is late."""
+    def require_finishable(self, removed: int) -> None:
+        """Raise WrongState unless the examples can become a dataset, without the removed ones."""
         self._require(SynthesisStatus.REVIEWING)
-        if review != self.review:
-            self.trigger_event(self.ExamplesReviewed, review=review)
-
-    @event(ExamplesReviewed)
-    def _examples_reviewed(self, review: Review) -> None:
-        self.review = review
-
-    @property
-    def left_examples(self) -> int:
-        """Accepted examples that the reviewer did not remove."""
-        return self.counts.accepted - (self.review.removed if self.review else 0)
-
-    def require_finishable(self) -> None:
-        """Raise WrongState unless the examples can become a dataset."""
-        self._require(SynthesisStatus.REVIEWING)
-        if self.left_examples < LEAST_EXAMPLES:
+        left = self.counts.accepted - removed
+        if left < LEAST_EXAMPLES:
             raise WrongState(
-                f"{self.left_examples} examples are left, and a dataset needs {LEAST_EXAMPLES}. "
-                "Restore some, or start another synthesis."
+                f"{left} examples are left, and a dataset needs {LEAST_EXAMPLES}. Restore some, or "
+                "start another synthesis."
             )
 
-    def create_dataset(self, dataset_id: UUID, sha256: str) -> None:
+    def create_dataset(self, dataset_id: UUID, sha256: str, edited: int, removed: int) -> None:
         """Record the dataset of the reviewed examples, once. Raise WrongState in other states."""
         if self.dataset_id == dataset_id:
             return
-        self.require_finishable()
+        self.require_finishable(removed)
         self.trigger_event(
-            self.DatasetCreated, dataset_id=dataset_id, sha256=sha256, examples=self.left_examples
+            self.DatasetCreated,
+            dataset_id=dataset_id,
+            sha256=sha256,
+            examples=self.counts.accepted - removed,
+            edited=edited,
+            removed=removed,
         )
 
     @event(DatasetCreated)

@@ -1,8 +1,9 @@
-"""Use cases of syntheses: approve, pause, resume, stop, cancel, review and finish."""
+"""Use cases of syntheses: approve, pause, resume, stop, cancel and finish."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 from domain.billing.account import Account
@@ -11,17 +12,26 @@ from domain.core.aggregate import current_cause
 from domain.core.errors import (
     CommandReused,
     InsufficientBalance,
-    Invalid,
     NotFound,
     SpendingLimitReached,
 )
 from domain.core.event_log import EventLog, retrying
 from domain.core.money import Toward, dollars
+from domain.datasets.dataset import Dataset, UploadOptions
 from domain.synthesis.plan import SynthesisPlan
 from domain.synthesis.price import CostRange
-from domain.synthesis.synthesis import Review, Synthesis
+from domain.synthesis.synthesis import Synthesis
 
-EDITED = "Another edit was saved at the same time. Try again."
+
+@dataclass(frozen=True)
+class Upload:
+    """The stored file of a dataset, and the numbers of edited and removed examples."""
+
+    ref: str
+    sha256: str
+    total_bytes: int
+    edited: int
+    removed: int
 
 
 class Synthesizing:
@@ -42,17 +52,14 @@ class Synthesizing:
         """Approve a synthesis, once for each ID.
 
         By default, it costs at most the upper bound of the estimate. Raise CommandReused if the ID
-        was approved with another plan, and Suspended for a suspended account. Raise
+        was approved with other choices, and Suspended for a suspended account. Raise
         InsufficientBalance if the balance is below the upper bound and the maximum cost, and
         SpendingLimitReached if a budget leaves nothing.
         """
         most = estimate.high_micros if max_cost_micros is None else max_cost_micros
         existing = self.log.find(Synthesis, synthesis_id)
         if existing is not None:
-            if existing.plan != plan:
-                raise CommandReused(
-                    "You already used this idempotency key for another synthesis. Use a new key."
-                )
+            require_repetition(existing, plan)
             return existing
         account = self.log.load(Account, account_id)
         account.require_active()
@@ -92,40 +99,24 @@ class Synthesizing:
         """End the run without a dataset. Raise WrongState if it has ended."""
         return self._command(account_id, synthesis_id, lambda found: found.cancel())
 
-    def review(
-        self, account_id: UUID, synthesis_id: UUID, before: Review | None, review: Review
-    ) -> Synthesis:
-        """Record stored edits that are based on the review `before`.
-
-        Raise Invalid if another review was recorded meanwhile.
-        """
-
-        def command(found: Synthesis) -> None:
-            if found.review not in (before, review):
-                raise Invalid(EDITED)
-            found.record_review(review)
-
-        return self._command(account_id, synthesis_id, command)
-
+    @retrying
     def create_dataset(
-        self,
-        account_id: UUID,
-        synthesis_id: UUID,
-        dataset_id: UUID,
-        sha256: str,
-        review: Review | None,
+        self, account_id: UUID, synthesis_id: UUID, dataset_id: UUID, upload: Upload
     ) -> Synthesis:
-        """Record the dataset of the examples as of a review.
+        """Record the dataset of the reviewed examples, with its upload, once and at the same time.
 
-        Raise WrongState before the review, and Invalid if another edit was saved meanwhile.
+        Raise WrongState before the review, and Suspended for a suspended account.
         """
-
-        def command(found: Synthesis) -> None:
-            if found.review != review:
-                raise Invalid(EDITED)
-            found.create_dataset(dataset_id, sha256)
-
-        return self._command(account_id, synthesis_id, command)
+        found = self.owned(account_id, synthesis_id)
+        if found.dataset_id is None:
+            self.log.load(Account, account_id).require_active()
+            options = UploadOptions(keep_duplicates=True, synthesis_id=synthesis_id)
+            dataset = Dataset.uploaded(
+                dataset_id, account_id, upload.ref, upload.sha256, upload.total_bytes, options
+            )
+            found.create_dataset(dataset_id, upload.sha256, upload.edited, upload.removed)
+            self.log.commit(dataset, found)
+        return found
 
     def owned(self, account_id: UUID, synthesis_id: UUID) -> Synthesis:
         """Return a synthesis of an account. Raise NotFound."""
@@ -142,6 +133,14 @@ class Synthesizing:
         command(found)
         self.log.commit(found)
         return found
+
+
+def require_repetition(existing: Synthesis, plan: SynthesisPlan) -> None:
+    """Raise CommandReused if a plan has other choices than that of an approved synthesis."""
+    if existing.plan.choices != plan.choices:
+        raise CommandReused(
+            "You already used this idempotency key for another synthesis. Use a new key."
+        )
 
 
 def _require_funds(account: Account, key_id: UUID | None, needed_micros: int) -> None:

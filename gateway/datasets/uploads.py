@@ -117,7 +117,7 @@ def record_upload(
         dataset = _record(backend, caller, dataset_id, file, choices.options)
     if dataset.upload_ref != file.ref:
         backend.artifacts.delete(file.ref)
-    return _named_row(backend, caller, dataset, name)
+    return named_row(backend, caller, dataset, name)
 
 
 def record_version(
@@ -133,7 +133,7 @@ def record_version(
     If the ID exists, return the existing dataset.
     """
     dataset = _record(backend, caller, dataset_id, file, choices.options)
-    return _named_row(backend, caller, dataset, name)
+    return named_row(backend, caller, dataset, name)
 
 
 def repeated_version(
@@ -154,7 +154,7 @@ def repeated_version(
     file = StoredFile(known.upload_ref, known.upload_sha256, known.total_bytes)
     dataset = _record(backend, caller, dataset_id, file, options(known))
     if name is not None:
-        return _named_row(backend, caller, dataset, name)
+        return named_row(backend, caller, dataset, name)
     return found(
         backend,
         DATASETS,
@@ -181,7 +181,7 @@ def _record(
         return backend.ecolink.upload_dataset(caller.account_id, dataset_id, *file, options)
 
 
-def _named_row(backend: Backend, caller: Caller, dataset: Dataset, name: str) -> Mapping[str, Any]:
+def named_row(backend: Backend, caller: Caller, dataset: Dataset, name: str) -> Mapping[str, Any]:
     """Store the name of a new dataset. Return its row."""
     with backend.pool.connection() as connection:
         set_dataset_name(connection, dataset.id, name)

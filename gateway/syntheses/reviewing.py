@@ -1,36 +1,46 @@
-"""The review of generated examples. Edits are an overlay in one stored file."""
+"""The review of generated examples. Edits are rows beside the stored examples."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import lru_cache
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-
 from domain.core.aggregate import because
-from domain.core.errors import Invalid, NotFound, WrongState
-from domain.synthesis.synthesis import Review, StoredFile, Synthesis, SynthesisStatus
+from domain.core.errors import DomainError, Invalid, NotFound, WrongState
+from domain.core.identity import created_id
+from domain.datasets.dataset import Dataset
+from domain.synthesis.synthesis import StoredFile, Synthesis, SynthesisStatus
+from domain.use_cases.synthesizing import Upload
 from gateway.backend import Backend
+from gateway.datasets.uploads import named_row, require_room_for, upload_ref
 from gateway.http.access import Caller
 from gateway.http.paging import Page
-from gateway.http.read_your_writes import caught_up
 from gateway.syntheses.schemas import ExampleAnswer, ExampleMessage
 from infrastructure.artifacts import Artifacts
-from infrastructure.exchange import read
-from infrastructure.ndjson import lines_of
-from projections import SYNTHESES
+from infrastructure.ndjson import line_starts, lines_of
+from infrastructure.store import Connection
+from infrastructure.synthesis_edits import (
+    Edit,
+    EditCounts,
+    all_edits,
+    edit_counts,
+    edits_between,
+    locked_edits,
+    set_messages,
+    set_removed,
+)
 
-
-class Overlay(BaseModel):
-    """Edited messages and removed examples, by their numbers from 1."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    edited: dict[int, list[ExampleMessage]] = {}
-    removed: list[int] = []
+KEPT_STARTS = 100
+"""Files of which the process keeps the offsets of the lines, at most 80 kB for each."""
 
 
 def examples(
@@ -43,26 +53,43 @@ def examples(
     synthesis = _generated(backend, caller, synthesis_id)
     assert synthesis.examples is not None
     assert synthesis.provenance is not None
-    overlay = _overlay(backend.artifacts, synthesis)
-    lines = lines_of(backend.artifacts.stream(synthesis.examples.ref))
-    origins = islice(lines_of(backend.artifacts.stream(synthesis.provenance.ref)), 1, None)
-    numbered = enumerate(zip(lines, origins, strict=True), 1)
-    page = list(islice((each for each in numbered if each[0] > after), limit + 1))
+    lines = _lines(backend.artifacts, synthesis.examples.ref, after, limit + 1)
+    origins = _lines(backend.artifacts, synthesis.provenance.ref, after + 1, limit + 1)
+    with backend.pool.connection() as connection:
+        edits = edits_between(connection, synthesis_id, after, after + limit)
+    numbered = enumerate(zip(lines, origins, strict=True), after + 1)
     return Page(
-        data=[_shown(number, line, origin, overlay) for number, (line, origin) in page[:limit]],
-        has_more=len(page) > limit,
+        data=[
+            _shown(number, line, origin, edits.get(number))
+            for number, (line, origin) in islice(numbered, limit)
+        ],
+        has_more=len(lines) > limit,
     )
 
 
-def _shown(number: int, line: bytes, origin: bytes, overlay: Overlay) -> ExampleAnswer:
-    messages = overlay.edited.get(number)
-    if messages is None:
-        messages = [ExampleMessage(**each) for each in json.loads(line)["messages"]]
+def _lines(artifacts: Artifacts, ref: str, after: int, most: int) -> list[bytes]:
+    """Return lines of a file after some, without reading the rest of it."""
+    starts = _starts(artifacts, ref)
+    last = min(after + most, len(starts) - 1)
+    if after >= last:
+        return []
+    return artifacts.get_range(ref, starts[after], starts[last]).split(b"\n")[: last - after]
+
+
+@lru_cache(KEPT_STARTS)
+def _starts(artifacts: Artifacts, ref: str) -> array[int]:
+    """Return the offsets of the lines of a file. A file with a ref never changes."""
+    return line_starts(artifacts.stream(ref))
+
+
+def _shown(number: int, line: bytes, origin: bytes, edit: Edit | None) -> ExampleAnswer:
+    is_edited = edit is not None and bool(edit.messages)
+    messages = edit.messages if edit is not None and is_edited else json.loads(line)["messages"]
     return ExampleAnswer(
         number=number,
-        messages=messages,
-        edited=number in overlay.edited,
-        removed=number in overlay.removed,
+        messages=[ExampleMessage(**each) for each in messages],
+        edited=is_edited,
+        removed=edit is not None and edit.removed,
         origin=json.loads(origin),
     )
 
@@ -76,9 +103,10 @@ def edit(
 ) -> ExampleAnswer:
     """Replace the messages of an example. Raise NotFound, Invalid or WrongState."""
     _require_chat(messages)
+    stored = [each.model_dump() for each in messages]
 
-    def change(overlay: Overlay) -> Overlay:
-        return overlay.model_copy(update={"edited": overlay.edited | {number: messages}})
+    def change(connection: Connection) -> None:
+        set_messages(connection, caller.account_id, synthesis_id, number, stored)
 
     return _change(backend, caller, synthesis_id, number, change)
 
@@ -88,10 +116,8 @@ def remove(
 ) -> ExampleAnswer:
     """Remove an example, or restore it. Raise NotFound or WrongState."""
 
-    def change(overlay: Overlay) -> Overlay:
-        left = {each for each in overlay.removed if each != number}
-        chosen = left | {number} if removed else left
-        return overlay.model_copy(update={"removed": sorted(chosen)})
+    def change(connection: Connection) -> None:
+        set_removed(connection, caller.account_id, synthesis_id, number, removed)
 
     return _change(backend, caller, synthesis_id, number, change)
 
@@ -108,41 +134,99 @@ def _change(
     caller: Caller,
     synthesis_id: UUID,
     number: int,
-    change: Callable[[Overlay], Overlay],
+    change: Callable[[Connection], None],
 ) -> ExampleAnswer:
     synthesis = _generated(backend, caller, synthesis_id)
-    if synthesis.status is not SynthesisStatus.REVIEWING:
-        raise WrongState(f"The synthesis is {synthesis.status}. Its examples cannot change.")
     if not 1 <= number <= synthesis.counts.accepted:
         raise NotFound(f"The synthesis has {synthesis.counts.accepted} examples, and no {number}.")
-    overlay = change(_overlay(backend.artifacts, synthesis))
-    content = overlay.model_dump_json().encode()
-    sha256 = hashlib.sha256(content).hexdigest()
-    ref = f"uploads/{caller.account_id}/{synthesis_id}.{sha256}.review.json"
-    backend.artifacts.put(ref, content)
-    review = Review(
-        ref=ref, sha256=sha256, edited=len(overlay.edited), removed=len(overlay.removed)
-    )
-    with because(caller.cause(backend)):
-        backend.synthesizing.review(caller.account_id, synthesis_id, synthesis.review, review)
-    caught_up(backend, SYNTHESES)
+    with (
+        backend.pool.connection() as connection,
+        locked_edits(connection, synthesis_id, for_edit=True) as is_locked,
+    ):
+        if not is_locked:
+            raise WrongState("The dataset is being created. Reload the page in some seconds.")
+        synthesis = _generated(backend, caller, synthesis_id)
+        if synthesis.status is not SynthesisStatus.REVIEWING:
+            raise WrongState(f"The synthesis is {synthesis.status}. Its examples cannot change.")
+        change(connection)
     (shown,) = examples(backend, caller, synthesis_id, number - 1, 1).data
     return shown
 
 
-def reviewed_lines(artifacts: Artifacts, synthesis: Synthesis) -> Iterator[bytes]:
+def create_dataset(
+    backend: Backend, caller: Caller, synthesis: Synthesis, name: str
+) -> Mapping[str, Any]:
+    """Create the dataset of the reviewed examples, and return its row.
+
+    Raise WrongState before the review, QuotaExceeded, and Invalid if another edit was saved
+    meanwhile.
+    """
+    upload, counts = stored_dataset(backend, caller, synthesis)
+    try:
+        require_room_for(backend, caller, upload.total_bytes, "The dataset")
+        made = _record(backend, caller, synthesis, upload, counts)
+    except DomainError:
+        backend.artifacts.delete(upload.ref)
+        raise
+    assert made.dataset_id is not None
+    dataset = backend.log.load(Dataset, made.dataset_id)
+    if dataset.upload_ref != upload.ref:
+        backend.artifacts.delete(upload.ref)
+    return named_row(backend, caller, dataset, name)
+
+
+def _record(
+    backend: Backend, caller: Caller, synthesis: Synthesis, upload: Upload, counts: EditCounts
+) -> Synthesis:
+    dataset_id = created_id(caller.account_id, "dataset", f"synthesis:{synthesis.id}")
+    with (
+        backend.pool.connection() as connection,
+        locked_edits(connection, synthesis.id, for_edit=False) as is_locked,
+    ):
+        if not is_locked or counts != edit_counts(connection, synthesis.id):
+            raise Invalid("Another edit was saved at the same time. Try again.")
+        with because(caller.cause(backend)):
+            return backend.synthesizing.create_dataset(
+                caller.account_id, synthesis.id, dataset_id, upload
+            )
+
+
+def stored_dataset(
+    backend: Backend, caller: Caller, synthesis: Synthesis
+) -> tuple[Upload, EditCounts]:
+    """Store the lines of the dataset, and return the file with the edits that it has.
+
+    The lines pass through a temporary file, however many there are.
+    """
+    ref = upload_ref(caller)
+    digest, size = hashlib.sha256(), 0
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "examples.jsonl"
+        with backend.pool.connection() as connection, path.open("wb") as file:
+            counts = edit_counts(connection, synthesis.id)
+            with closing(all_edits(connection, synthesis.id)) as edits:
+                for line in _reviewed_lines(backend, synthesis, edits):
+                    file.write(line)
+                    digest.update(line)
+                    size += len(line)
+        backend.artifacts.put_file(ref, path)
+    return Upload(ref, digest.hexdigest(), size, counts.edited, counts.removed), counts
+
+
+def _reviewed_lines(
+    backend: Backend, synthesis: Synthesis, edits: Iterator[Edit]
+) -> Iterator[bytes]:
     """Yield the lines of the dataset: the examples as edited, without the removed ones."""
     assert synthesis.examples is not None
-    overlay = _overlay(artifacts, synthesis)
-    for number, line in enumerate(lines_of(artifacts.stream(synthesis.examples.ref)), 1):
-        if number in overlay.removed:
-            continue
-        edited = overlay.edited.get(number)
-        if edited is None:
+    edit = next(edits, None)
+    for number, line in enumerate(lines_of(backend.artifacts.stream(synthesis.examples.ref)), 1):
+        mine = None
+        if edit is not None and edit.number == number:
+            mine, edit = edit, next(edits, None)
+        if mine is None or not (mine.removed or mine.messages):
             yield line + b"\n"
-        else:
-            messages = [each.model_dump() for each in edited]
-            yield json.dumps({"messages": messages}, ensure_ascii=False).encode() + b"\n"
+        elif not mine.removed:
+            yield json.dumps({"messages": mine.messages}, ensure_ascii=False).encode() + b"\n"
 
 
 def _generated(backend: Backend, caller: Caller, synthesis_id: UUID) -> Synthesis:
@@ -152,12 +236,6 @@ def _generated(backend: Backend, caller: Caller, synthesis_id: UUID) -> Synthesi
             f"The synthesis is {synthesis.status}. Its examples are shown when it is reviewing."
         )
     return synthesis
-
-
-def _overlay(artifacts: Artifacts, synthesis: Synthesis) -> Overlay:
-    if synthesis.review is None:
-        return Overlay()
-    return read(Overlay, artifacts.get(synthesis.review.ref))
 
 
 def _require_chat(messages: list[ExampleMessage]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -10,35 +10,35 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.billing.token_rates import TokenRates, TokenUsage
 from domain.core.aggregate import because
-from domain.core.errors import DomainError
 from domain.core.identity import created_id
 from domain.core.money import micros_of
-from domain.datasets.dataset import UploadOptions
-from domain.synthesis.request import SynthesisRequest
 from domain.synthesis.synthesis import (
     StopReason,
     Synthesis,
     SynthesisFailure,
     SynthesisStatus,
 )
+from domain.use_cases.synthesizing import require_repetition
 from gateway.backend import Backend
+from gateway.datasets.columns import UNNAMED
 from gateway.datasets.schemas import DatasetAnswer
-from gateway.datasets.service import dataset_answer
-from gateway.datasets.uploads import Choices, StoredFile, record_upload, upload_ref
+from gateway.datasets.service import dataset_answer, show_dataset
 from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.schemas import Money
-from gateway.syntheses.planning import planned
-from gateway.syntheses.reviewing import reviewed_lines
+from gateway.syntheses.planning import planned, repeated_plan
+from gateway.syntheses.reviewing import create_dataset
 from gateway.syntheses.schemas import (
     QuoteAnswer,
     SynthesisAnswer,
     SynthesisCounts,
     SynthesisForm,
 )
-from infrastructure.exchange import read
-from infrastructure.synthesis_endpoints import endpoint_of
+from infrastructure.profiles import set_synthesis_name, synthesis_names
+from infrastructure.store import Connection
+from infrastructure.synthesis_edits import EditCounts, counts_of_edits, edit_counts
+from infrastructure.synthesis_endpoints import SynthesisEndpoint, endpoints_of
 from projections import SYNTHESES
 from projections import syntheses as rows
 from projections.projection import Row
@@ -51,8 +51,8 @@ EXPLANATIONS: dict[StopReason, str] = {
     "is accepted.",
     StopReason.ENDPOINT: "The model did not answer several times in a row. Check that it is "
     "deployed, or the endpoint, its key and its limits. Then resume.",
-    StopReason.UNUSABLE: "The model answers, but no attempt of the last batch was usable. Change "
-    "the model, or resume to try again.",
+    StopReason.UNUSABLE: "The model answers, but none of its last attempts was usable. Change the "
+    "model, or resume to try again.",
     StopReason.SUSPENDED: "The account was suspended. Resume after an operator reinstates it.",
 }
 
@@ -87,24 +87,37 @@ def approve(
 ) -> SynthesisAnswer:
     """Approve a synthesis, once for each command key.
 
-    Raise the errors of `planned` and of `Synthesizing.approve`, and QuotaExceeded.
+    A repetition returns the existing synthesis, whatever changed since. Raise CommandReused if it
+    was approved with another form, the errors of `planned` and of `Synthesizing.approve`, and
+    QuotaExceeded.
     """
     synthesis_id = created_id(caller.account_id, "synthesis", command_key)
+    existing = backend.log.find(Synthesis, synthesis_id)
+    if existing is not None:
+        require_repetition(existing, repeated_plan(caller, existing, form))
+    else:
+        _approve_new(backend, caller, synthesis_id, form)
+    with backend.pool.connection() as connection:
+        set_synthesis_name(connection, caller.account_id, synthesis_id, form.name)
+    return show(backend, caller, synthesis_id)
+
+
+def _approve_new(backend: Backend, caller: Caller, synthesis_id: UUID, form: SynthesisForm) -> None:
     found = planned(backend, caller, synthesis_id, form)
-    if backend.log.find(Synthesis, synthesis_id) is None:
-        with backend.pool.connection() as connection:
-            backend.quotas.require_room("syntheses", rows.unfinished(connection, caller.account_id))
-    backend.artifacts.put(found.plan.request_ref, found.request.content)
+    with backend.pool.connection() as connection:
+        backend.quotas.require_room("syntheses", rows.unfinished(connection, caller.account_id))
+    ref = found.plan.request_ref
+    backend.artifacts.put(ref, found.request.content)
     try:
         with because(caller.cause(backend)):
             backend.synthesizing.approve(
                 caller.account_id, synthesis_id, found.plan, found.cost, found.max_cost_micros
             )
-    except DomainError:
-        if backend.log.find(Synthesis, synthesis_id) is None:
-            backend.artifacts.delete(found.plan.request_ref)
+    except Exception:
+        winner = backend.log.find(Synthesis, synthesis_id)
+        if winner is None or winner.plan.request_ref != ref:
+            backend.artifacts.delete(ref)
         raise
-    return show(backend, caller, synthesis_id)
 
 
 def list_syntheses(
@@ -115,7 +128,8 @@ def list_syntheses(
         own_row(backend, caller, after)
     with backend.pool.connection() as connection:
         read_rows = partial(rows.syntheses_of, connection, caller.account_id, after)
-        return Page[SynthesisAnswer].of(read_rows, limit, lambda row: _answer(backend, row))
+        page = Page[Row].of(read_rows, limit, lambda row: row)
+        return Page(data=_answers(connection, page.data), has_more=page.has_more)
 
 
 def own_row(backend: Backend, caller: Caller, synthesis_id: UUID) -> Row:
@@ -130,7 +144,10 @@ def own_row(backend: Backend, caller: Caller, synthesis_id: UUID) -> Row:
 
 def show(backend: Backend, caller: Caller, synthesis_id: UUID) -> SynthesisAnswer:
     """Return a synthesis of the account. Raise NotFound."""
-    return _answer(backend, own_row(backend, caller, synthesis_id))
+    row = own_row(backend, caller, synthesis_id)
+    with backend.pool.connection() as connection:
+        (answer,) = _answers(connection, [row])
+    return answer
 
 
 Command = Callable[[UUID, UUID], Synthesis]
@@ -165,74 +182,71 @@ def finish(backend: Backend, caller: Caller, synthesis_id: UUID, name: str | Non
     """
     own_row(backend, caller, synthesis_id)
     synthesis = backend.synthesizing.owned(caller.account_id, synthesis_id)
-    if synthesis.status is not SynthesisStatus.READY:
-        synthesis.require_finishable()
-    lines = reviewed_lines(backend.artifacts, synthesis)
-    ref = upload_ref(caller)
-    content = b"".join(lines)
-    backend.artifacts.put(ref, content)
-    file = StoredFile.of(ref, content)
-    edits = synthesis.review.sha256 if synthesis.review else "none"
-    dataset_id = created_id(caller.account_id, "dataset", f"synthesis:{synthesis_id}:{edits}")
-    options = UploadOptions(keep_duplicates=True, synthesis_id=synthesis_id)
-    shown = name or request_of(backend, synthesis).name
-    row = record_upload(backend, caller, dataset_id, shown, file, Choices.of(options, None))
-    with because(caller.cause(backend)):
-        backend.synthesizing.create_dataset(
-            caller.account_id, synthesis_id, dataset_id, file.sha256, synthesis.review
-        )
+    if synthesis.dataset_id is not None:
+        return show_dataset(backend, caller, synthesis.dataset_id)
+    with backend.pool.connection() as connection:
+        removed = edit_counts(connection, synthesis_id).removed
+        known = synthesis_names(connection, [synthesis_id]).get(synthesis_id)
+    synthesis.require_finishable(removed)
+    row = create_dataset(backend, caller, synthesis, name or known or UNNAMED)
     caught_up(backend, SYNTHESES)
     return dataset_answer(backend, row)
 
 
-def request_of(backend: Backend, synthesis: Synthesis) -> SynthesisRequest:
-    """Return the stored request of a synthesis. Raise FileNotFoundError if it was erased."""
-    return read(SynthesisRequest, backend.artifacts.get(synthesis.plan.request_ref))
+def _answers(connection: Connection, found: Sequence[Row]) -> list[SynthesisAnswer]:
+    """Return the schemas of rows, with the names and the edits of their syntheses."""
+    ids = [row["synthesis_id"] for row in found]
+    names, edits = synthesis_names(connection, ids), counts_of_edits(connection, ids)
+    accounts = {row["account_id"] for row in found if row["pause_reason"] == StopReason.ENDPOINT}
+    endpoints = {each.id: each for id in accounts for each in endpoints_of(connection, id)}
+    return [
+        _answer(
+            row,
+            names.get(row["synthesis_id"]),
+            edits.get(row["synthesis_id"], EditCounts()),
+            _explanation(endpoints, row),
+        )
+        for row in found
+    ]
 
 
-def _name_of(backend: Backend, synthesis_id: UUID) -> str | None:
-    try:
-        return request_of(backend, backend.log.load(Synthesis, synthesis_id)).name
-    except FileNotFoundError:
-        return None
-
-
-def _answer(backend: Backend, row: Row) -> SynthesisAnswer:
+def _answer(
+    row: Row, name: str | None, edits: EditCounts, explanation: str | None
+) -> SynthesisAnswer:
     rates = TokenRates(
         prompt_micros=row["prompt_micros"], completion_micros=row["completion_micros"]
     )
     usage = TokenUsage(
         prompt_tokens=row["prompt_tokens"], completion_tokens=row["completion_tokens"]
     )
-    counts = {name: row[name] for name in ("accepted", "invalid", "rejected", "duplicates")}
+    counts = {key: row[key] for key in ("accepted", "invalid", "rejected", "duplicates")}
     most = row["max_cost_micros"]
-    fields: dict[str, Any] = {
-        name: row[name] for name in SynthesisAnswer.model_fields if name in row
-    }
+    fields: dict[str, Any] = {key: row[key] for key in SynthesisAnswer.model_fields if key in row}
     return SynthesisAnswer(
         **fields,
         id=row["synthesis_id"],
-        name=_name_of(backend, row["synthesis_id"]),
+        name=name,
         examples=row["wanted"],
-        explanation=_explanation(backend, row),
+        explanation=explanation,
         counts=SynthesisCounts(attempts=sum(counts.values()), **counts),
         cost=Money.of(rates.charge_micros(usage)),
         low=Money.of(min(row["low_micros"], most)),
         high=Money.of(min(row["high_micros"], most)),
         max_cost=Money.price(most),
+        edited=edits.edited,
+        removed=edits.removed,
         eta_seconds=_eta_seconds(row),
     )
 
 
-def _explanation(backend: Backend, row: Row) -> str | None:
+def _explanation(endpoints: Mapping[UUID, SynthesisEndpoint], row: Row) -> str | None:
     if row["status"] == SynthesisStatus.FAILED:
         return FAILURES[SynthesisFailure(row["failure"])]
     if row["status"] != SynthesisStatus.PAUSED:
         return None
     reason, endpoint_id = StopReason(row["pause_reason"]), row["endpoint_id"]
     if reason is StopReason.ENDPOINT and endpoint_id is not None:
-        with backend.pool.connection() as connection:
-            endpoint = endpoint_of(connection, row["account_id"], endpoint_id)
+        endpoint = endpoints.get(endpoint_id)
         if endpoint is None:
             return "The endpoint was deleted. Review what is accepted, or start another synthesis."
         if endpoint.key_lost:

@@ -16,6 +16,7 @@ from domain.synthesis.price import CostRange
 from domain.synthesis.request import SynthesisRequest, request_ref
 from domain.synthesis.synthesis import Counts, StopReason, StoredFile, Synthesis
 from gateway.backend import Backend
+from infrastructure.profiles import set_synthesis_name
 
 REQUEST = SynthesisRequest(
     name="shop questions",
@@ -63,6 +64,7 @@ class SampleSyntheses:
             seed_dataset_sha256=None,
             examples=examples,
             turns=1,
+            personas=True,
             generator=Generator(deployment_id=uuid4(), endpoint_id=None, model="llama-3.1-8b"),
             judged=True,
             least_score=6,
@@ -71,7 +73,7 @@ class SampleSyntheses:
             temperature=0.9,
             top_p=0.95,
             seed=0,
-            similarity=0.8,
+            similarity=0.7,
             rates=TokenRates(prompt_micros=100_000, completion_micros=400_000),
         )
         cost = CostRange(low_micros=20_000, high_micros=410_000)
@@ -79,6 +81,8 @@ class SampleSyntheses:
         with because(Cause("account:test", str(uuid4()), at)):
             made = Synthesis.approve(id, self.account_id, plan, cost, 410_000, None)
         self._commit(made)
+        with self.backend.pool.connection() as connection:
+            set_synthesis_name(connection, self.account_id, id, REQUEST.name)
         return made
 
     def _batch(self, run: Synthesis, counts: Counts) -> None:

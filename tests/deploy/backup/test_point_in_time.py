@@ -21,6 +21,7 @@ from infrastructure.profiles import add_account_name
 from infrastructure.seal_archive import LastHead, SealArchive, load_key, origin_of
 from infrastructure.settings import Settings
 from infrastructure.store import connect, scalar
+from infrastructure.synthesis_edits import set_removed
 from services.sealer.sealer import Sealer
 from services.sealer.verification import Trust, verify_seals
 from tests.builders.examples import ACCOUNT_ID
@@ -70,6 +71,8 @@ def test_a_log_is_cut_after_an_event_with_its_seals(backups: Backups) -> None:
     later.open_account(5)
     with connect(backups.settings) as store:
         add_account_name(store, later.account_id, "later")
+        for number, id in enumerate((ACCOUNT_ID, later.account_id), 1):
+            set_removed(store, id, synthesis_id=id, number=number, removed=True)
     backups.seal()
     restored = restore(backups, Moment(event=last))
     assert (restored.last_event, restored.sealed_events) == (last, sealed)
@@ -79,6 +82,8 @@ def test_a_log_is_cut_after_an_event_with_its_seals(backups: Backups) -> None:
     assert artifacts.list(f"{restored.aside}/seals/heads") != []
     with connect(backups.elsewhere) as store:
         assert scalar(store, "SELECT string_agg(name, ',') FROM profiles") == "alice"
+        # An edit replaces an earlier one, so those of known syntheses stay, even if they are later.
+        assert scalar(store, "SELECT array_agg(number) FROM synthesis_edits WHERE removed") == [1]
         assert scalar(store, "SELECT nextval('ecolink_events_notification_id_seq')") > backups.head
     _continue_sealing(backups.elsewhere)
 

@@ -13,7 +13,6 @@ from domain.synthesis.plan import Generator, SourceKind, SynthesisPlan
 from domain.synthesis.price import CostRange
 from domain.synthesis.synthesis import (
     Counts,
-    Review,
     StopReason,
     StoredFile,
     Synthesis,
@@ -34,6 +33,7 @@ PLAN = SynthesisPlan(
     seed_dataset_sha256=None,
     examples=10,
     turns=1,
+    personas=True,
     generator=Generator(deployment_id=UUID(int=1), endpoint_id=None, model="tiny"),
     judged=True,
     least_score=6,
@@ -42,10 +42,9 @@ PLAN = SynthesisPlan(
     temperature=0.9,
     top_p=0.95,
     seed=1,
-    similarity=0.8,
+    similarity=0.7,
     rates=RATES,
 )
-REVIEW = Review(ref="uploads/r", sha256="e" * 64, edited=1, removed=2)
 
 
 def approved() -> Synthesis:
@@ -132,24 +131,30 @@ def test_stopping_needs_two_examples_and_leads_to_the_review() -> None:
         given.stop()
 
 
-def test_a_review_replaces_the_one_before_and_ends_with_the_dataset() -> None:
+def test_a_review_ends_with_the_dataset_once() -> None:
     given = reviewing()
-    assert topics(when(given, *[lambda each: each.record_review(REVIEW)] * 2)) == [
-        "ExamplesReviewed"
-    ]
-    assert given.left_examples == 8
-    (created,) = when(given, *[lambda each: each.create_dataset(DATASET_ID, "d" * 64)] * 2)
+    (created,) = when(given, *[lambda each: each.create_dataset(DATASET_ID, "d" * 64, 1, 2)] * 2)
     assert (created.examples, created.dataset_id) == (8, DATASET_ID)  # type: ignore[attr-defined]
+    assert (created.edited, created.removed) == (1, 2)  # type: ignore[attr-defined]
     assert given.status is SynthesisStatus.READY
     with pytest.raises(WrongState):
-        given.record_review(REVIEW.model_copy(update={"removed": 0}))
+        given.create_dataset(SYNTHESIS_ID, "e" * 64, 0, 0)
 
 
 def test_a_dataset_needs_two_examples() -> None:
     given = reviewing()
-    given.record_review(REVIEW.model_copy(update={"removed": 9}))
     with pytest.raises(WrongState):
-        given.create_dataset(DATASET_ID, "d" * 64)
+        given.create_dataset(DATASET_ID, "d" * 64, 0, 9)
+    given.require_finishable(8)
+
+
+def test_equal_choices_do_not_depend_on_prices_and_deployments() -> None:
+    redeployed = PLAN.generator.model_copy(update={"deployment_id": UUID(int=2)})
+    later = PLAN.model_copy(
+        update={"generator": redeployed, "rates": RATES.model_copy(update={"prompt_micros": 1})}
+    )
+    assert later.choices == PLAN.choices
+    assert PLAN.model_copy(update={"examples": 11}).choices != PLAN.choices
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "stop", "cancel"])

@@ -16,9 +16,13 @@ from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
 from domain.synthesis.synthesis import StopReason, Synthesis
 from gateway.http.read_your_writes import caught_up
+from gateway.syntheses import reviewing
+from infrastructure.artifacts import Artifacts
 from infrastructure.store import Connection, connect
+from infrastructure.synthesis_edits import counts_of_edits, locked_edits, set_removed
 from infrastructure.synthesis_endpoints import access_of
 from projections import DEPLOYMENTS
 from tests.builders.platform import Person, Platform
@@ -129,6 +133,152 @@ def test_a_synthesis_becomes_a_dataset(holder: Holder, bench: Bench, platform: P
     provenance = holder.client.get(f"/api{path}/provenance", headers=holder.headers)
     assert len(provenance.text.splitlines()) == 7
     assert [each["id"] for each in holder.get("/syntheses")["data"]] == [made["id"]]
+
+
+def test_a_repeated_approval_returns_the_synthesis_after_an_undeploy_and_a_price_change(
+    client: TestClient, platform: Platform, model: Scripted
+) -> None:
+    platform.base_model()
+    holder = Holder(client, platform.person(dollars=50), model)
+    platform.deploy_base()
+    platform.project()
+    form = FORM | {"model": "tiny"}
+    once = {"idempotency-key": "once"}
+    made = holder.post("/syntheses", form, 201, **once)
+    stored = platform.artifacts.list("uploads")
+    with because(platform.cause):
+        deployment = platform.log.load(Synthesis, UUID(made["id"])).plan.generator.deployment_id
+        assert deployment is not None
+        found = platform.log.load(Deployment, deployment)
+        found.undeploy()
+        platform.log.commit(found)
+    platform.project()
+    holder.post("/syntheses", form, 409)
+    prices = {"synthesis_prompt_price": 7, "synthesis_completion_price": 9}
+    with TestClient(application(platform.settings.model_copy(update=prices))) as dearer:
+        holder.client = dearer
+        assert holder.post("/syntheses", form, 201, **once)["id"] == made["id"]
+        other = form | {"instructions": "Something else."}
+        assert (
+            holder.post("/syntheses", other, 409, **once)["error"]["code"]
+            == "idempotency_key_reused"
+        )
+    assert platform.artifacts.list("uploads") == stored
+
+
+def test_edits_are_rows_of_which_the_newest_counts(
+    holder: Holder, bench: Bench, platform: Platform, pool: ConnectionPool[Connection]
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    generate(bench, made["id"])
+    platform.project()
+    path, stored = f"/syntheses/{made['id']}", platform.artifacts.list("")
+    for text in ("One.", "Two.", "Three."):
+        messages = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": text}]
+        answer = holder.client.patch(
+            f"/api{path}/examples/5", json={"messages": messages}, headers=holder.headers
+        )
+        assert answer.json()["messages"] == messages
+    holder.client.delete(f"/api{path}/examples/5", headers=holder.headers)
+    restored = holder.post(f"{path}/examples/5/restore")
+    assert (restored["edited"], restored["removed"]) == (True, False)
+    assert restored["messages"][1]["content"] == "Three."
+    assert platform.artifacts.list("") == stored
+    with pool.connection() as connection:
+        assert counts_of_edits(connection, [UUID(made["id"])])[UUID(made["id"])].edited == 1
+    (listed,) = holder.get("/syntheses")["data"]
+    assert (listed["name"], listed["edited"], listed["removed"]) == ("support chats", 1, 0)
+    for number in range(1, 7):
+        holder.client.delete(f"/api{path}/examples/{number}", headers=holder.headers)
+    assert "0 examples are left" in holder.post(f"{path}/finish", None, 409)["error"]["message"]
+
+
+def test_an_edit_during_the_creation_of_the_dataset_is_not_lost(
+    holder: Holder,
+    bench: Bench,
+    platform: Platform,
+    pool: ConnectionPool[Connection],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    generate(bench, made["id"])
+    platform.project()
+    path, id = f"/syntheses/{made['id']}", UUID(made["id"])
+    store, uploads = reviewing.stored_dataset, platform.artifacts.list("uploads")
+
+    def edited_meanwhile(*arguments: Any) -> Any:
+        stored = store(*arguments)
+        with pool.connection() as connection:
+            set_removed(connection, holder.account_id, id, 2, True)
+        return stored
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reviewing, "stored_dataset", edited_meanwhile)
+        assert "another edit" in str(holder.post(f"{path}/finish", None, 422)).casefold()
+    assert platform.artifacts.list("uploads") == uploads
+    assert holder.get("/datasets")["data"] == []
+    dataset = holder.post(f"{path}/finish", None, 202)
+    stored = platform.log.load(Dataset, UUID(dataset["id"]))
+    assert len(platform.artifacts.get(stored.upload_ref).splitlines()) == 5
+    answer = holder.client.delete(f"/api{path}/examples/1", headers=holder.headers)
+    assert answer.json()["error"]["code"] == "wrong_state"
+
+
+def test_edits_and_the_creation_of_the_dataset_exclude_each_other_without_waiting(
+    holder: Holder, bench: Bench, platform: Platform, pool: ConnectionPool[Connection]
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    generate(bench, made["id"])
+    platform.project()
+    path, id = f"/syntheses/{made['id']}", UUID(made["id"])
+    example = f"/api{path}/examples/1"
+    with pool.connection() as connection, locked_edits(connection, id, for_edit=False) as locked:
+        assert locked
+        for _ in range(20):  # more than the gateway has connections
+            answer = holder.client.delete(example, headers=holder.headers)
+            assert answer.json()["error"]["code"] == "wrong_state"
+        holder.post(f"{path}/finish", None, 422)
+    with pool.connection() as connection, locked_edits(connection, id, for_edit=True) as locked:
+        assert locked
+        assert holder.client.delete(example, headers=holder.headers).json()["removed"]
+        holder.post(f"{path}/finish", None, 422)
+    holder.post(f"{path}/cancel")
+    assert holder.post(f"{path}/finish", None, 409)["error"]["code"] == "wrong_state"
+    assert holder.get("/datasets")["data"] == []
+
+
+def test_an_edit_reads_only_its_example(
+    holder: Holder, bench: Bench, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    generate(bench, made["id"])
+    platform.project()
+    path = f"/syntheses/{made['id']}/examples"
+    listed = holder.get(path)
+    assert ([each["number"] for each in listed["data"]], listed["has_more"]) == (
+        [1, 2, 3, 4, 5, 6],
+        False,
+    )
+    monkeypatch.setattr(Artifacts, "stream", None)
+    page = holder.get(f"{path}?after=4&limit=1")
+    assert (page["data"], page["has_more"]) == ([listed["data"][4]], True)
+    assert holder.get(f"{path}?after=6")["data"] == []
+    answer = holder.client.delete(f"/api{path}/6", headers=holder.headers).json()
+    assert answer == listed["data"][5] | {"removed": True}
+
+
+def test_a_quote_reads_its_seed_dataset_once(
+    holder: Holder, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    lines = b"".join(json.dumps({"messages": [*chat, *chat * n]}).encode() + b"\n" for n in (0, 1))
+    dataset = platform.upload(holder.account_id, lines)
+    platform.validate_upload(dataset)
+    platform.project()
+    form = holder.form | {"seed_dataset": str(dataset)}
+    first = holder.post("/syntheses/quote", form)
+    monkeypatch.setattr(Artifacts, "stream", None)
+    assert holder.post("/syntheses/quote", form | {"examples": 7}) == first | {"most_attempts": 21}
 
 
 def test_commands_and_their_states(holder: Holder) -> None:
