@@ -93,7 +93,6 @@ READ_BY_AUDITOR = (
     "ops-seals",
     "ops-what-if",
     "playground",
-    "quality-many",
     "webhooks",
     "wizard",
 )
