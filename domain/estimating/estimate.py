@@ -245,12 +245,19 @@ def _ranged(phase: Phase, model_seconds: float, factor: float, slowdown: float) 
 
 
 def remaining(
-    whole: Estimate, *, step: int, total_steps: int, trained: bool, rate_micros_per_hour: int
+    whole: Estimate,
+    *,
+    step: int,
+    total_steps: int,
+    trained: bool,
+    rate_micros_per_hour: int,
+    earliest_stop: int | None = None,
 ) -> Estimate:
     """Estimate the remaining work of a job that resumes after `step`, at the current rate.
 
     The job starts up, trains the remaining steps (none if `trained` is true), evaluates the model
-    and registers it. Checkpoints have the log-probabilities of the reference, so only a job that
+    and registers it. `earliest_stop` is the first step at which training can end from here on;
+    None: only the last. Checkpoints have the log-probabilities of the reference, so only a job that
     starts over computes them. `whole` is the estimate of the whole job.
     """
     left = 0 if trained else max(0, total_steps - step)
@@ -261,7 +268,7 @@ def remaining(
         tokens=round(whole.tokens * share),
         total_steps=left,
         calibrated_from=whole.calibrated_from,
-        earliest_stop=whole.earliest_stop,
+        earliest_stop=1.0 if earliest_stop is None or not left else (earliest_stop - step) / left,
         conditions=whole.conditions,
         phases=tuple(
             each.scaled(shares[each.phase]) if each.phase in shares else each

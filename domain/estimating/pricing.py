@@ -25,7 +25,7 @@ VALIDATION_MAXIMUM = 256
 """Maximum number of conversations of a validation dataset that are evaluated."""
 
 LABEL_SHARE = 0.5
-"""Assumed share of trainable tokens, which are those of the assistant.
+"""Share of trainable tokens, those of the assistant, if they were not counted.
 
 The head runs only on these tokens.
 """
@@ -54,13 +54,18 @@ class Speed:
     module_seconds: float  # seconds to launch the kernels of an adapted module in a layer
     # Seconds of memory-bound work per token and per input or output of an adapted module.
     adapted_seconds: float
-    # Seconds of DoRA: per adapted weight and pass, for its norms, and per token and adapted output.
+    # Seconds of DoRA: per adapted weight and pass, for its norms, also per rank, and per token and
+    # adapted output, forward and backward.
     norm_seconds: float
+    norm_rank_seconds: float
     magnitude_seconds: float
     overlaps: bool  # True: the hardware launches kernels while earlier ones compute
     compiled: float | None  # ratio of compiled to eager time per layer; None: never compiled
     compiling_seconds: float
-    step_seconds: float  # seconds of the optimizer and of the report, per step
+    step_seconds: float  # seconds of a step in addition to its batches and its optimizer
+    # Seconds of the optimizer per step: for each tensor and for each parameter of the adapter.
+    tensor_seconds: float
+    optimized_seconds: float
     scaling: float  # speedup from each further rank under data parallelism
     checkpoint_seconds: float  # seconds that training pauses for a checkpoint, without the copy
     image_pull_seconds: float  # seconds until the program is loaded
@@ -89,11 +94,14 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
             module_seconds=0.0,
             adapted_seconds=0.0,
             norm_seconds=5e-12,
+            norm_rank_seconds=1.5e-13,  # two operations at 14 TFLOPS in float32
             magnitude_seconds=1.5e-11,
             overlaps=True,
             compiled=None,
             compiling_seconds=0.0,
             step_seconds=0.01,
+            tensor_seconds=0.0,  # PyTorch updates all tensors in a few kernels
+            optimized_seconds=5e-11,  # 100 bytes at 2 TB/s
             scaling=0.93,
             checkpoint_seconds=1.0,
             image_pull_seconds=75.0,
@@ -101,25 +109,30 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
             load_bytes_per_second=1.0e9,
             quantize_bytes_per_second=0.8e9,
         ),
-        # Fitted to 30 micro-batches of SmolLM2-135M on two idle cores with AMX, with 16 to 2,048
-        # tokens and 2, 4 or 7 adapted modules (median of three runs). Half of the errors are below
-        # 4%. The largest is 20%, for a single long row. With only AVX512_BF16, large matrix
-        # products take about twice as long. The constants include the 40% of the time that the
-        # platform's own processes take. The catalog's bf16_tflops was measured on 1024 x 1024
-        # matrices. A checkpoint of 59 MB paused training for 0.04 to 0.19 s. Its upload runs during
-        # training. DoRA was measured on single layers of this model.
+        # Utilization: fitted to 30 micro-batches of SmolLM2-135M on two idle cores with AMX, with
+        # 16 to 2,048 tokens and 2, 4 or 7 adapted modules (median of three runs). With only
+        # AVX512_BF16, large matrix products take about twice as long. The catalog's bf16_tflops was
+        # measured on 1024 x 1024 matrices. The other constants of a step follow measurements of ten
+        # kinds of adapters on two busy cores with AVX512_BF16, with 80 to 768 tokens (`make bench-
+        # step-times`, see docs/measurements.md). The load extends waits between operations, so the
+        # time of a layer is between those of both machines. DoRA's norms read and write 14 bytes
+        # for each weight, and the weights do not fit into the cache. A checkpoint of 59 MB paused
+        # training for 0.04 to 0.19 s. Its upload runs during training.
         "cpu": Speed(
             utilisation=2.7,
             dequantized_per_second=2e9,
-            layer_seconds=0.0045,
-            module_seconds=0.00075,
-            adapted_seconds=1.5e-9,
-            norm_seconds=3.5e-10,
-            magnitude_seconds=3e-9,
+            layer_seconds=0.0065,
+            module_seconds=0.0009,
+            adapted_seconds=4e-10,
+            norm_seconds=1e-9,
+            norm_rank_seconds=9e-11,
+            magnitude_seconds=2e-9,
             overlaps=False,
             compiled=0.73,
             compiling_seconds=5.0,  # with cached kernels; 20 to 45 s without
-            step_seconds=0.02,
+            step_seconds=0.002,
+            tensor_seconds=1e-4,
+            optimized_seconds=1.3e-8,
             scaling=0.1,  # all ranks share the same cores
             checkpoint_seconds=0.05,
             image_pull_seconds=3.8,

@@ -103,6 +103,15 @@ class Work:
         return self.lengths.after_truncation(self.sequence_length) / self.examples
 
     @property
+    def label_share(self) -> float:
+        """Share of trainable tokens after truncation, assumed if they were not counted."""
+        if (labels := self.lengths.labels) is None:
+            return LABEL_SHARE
+        tokens = self.lengths.after_truncation(self.sequence_length)
+        # Both numbers are exact, except for one bucket each.
+        return min(1.0, labels.kept(self.sequence_length) / max(1, tokens))
+
+    @property
     def trained_tokens(self) -> int:
         """Number of tokens in all epochs, excluding padding."""
         return round(self.hyperparameters.epochs * self.trained_on * self.mean_tokens)
@@ -205,9 +214,24 @@ def _training_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Spe
     return (
         compiling
         + share * seconds / _speed_up(ranks, speed)
-        + steps * speed.step_seconds
+        + steps * _optimizer_seconds(work, speed)
         + work.checkpoints(ranks) * (speed.checkpoint_seconds + checkpoint)
         + work.evaluations(ranks) * _scoring_seconds(work, gpu, ranks, fit, speed)
+    )
+
+
+def _optimizer_seconds(work: Work, speed: Speed) -> float:
+    """Return the seconds of a step without its batches: AdamW, gradient clipping and the report.
+
+    AdamW reads and writes the parameters, their gradients and both moments (Loshchilov and Hutter,
+    Decoupled Weight Decay Regularization (2019)), one tensor at a time.
+    """
+    fields = work.hyperparameters
+    tensors = work.shape.layers * len(fields.target_modules) * (3 if fields.use_dora else 2)
+    return (
+        speed.step_seconds
+        + tensors * speed.tensor_seconds
+        + adapter_parameters(work.shape, fields) * speed.optimized_seconds
     )
 
 
@@ -236,7 +260,7 @@ def _forward_seconds(
         * _elapsed(
             _computing(_forward(work, each), gpu, speed)
             + dequantizing
-            + _dora_seconds(work, fit, speed, each, 1),
+            + _dora_seconds(work, fit, speed, each, forward=1, backward=0),
             launching,
             speed,
         )
@@ -256,7 +280,7 @@ def _batch_seconds(work: Work, gpu: GpuType, fit: Fit, speed: Speed, batch: Batc
         work, fit, speed
     )
     computing += batch.rows * batch.length * _adapted_elements(work) * speed.adapted_seconds
-    computing += _dora_seconds(work, fit, speed, batch, passes - 1)
+    computing += _dora_seconds(work, fit, speed, batch, forward=passes - 1, backward=1)
     return _elapsed(computing, launching, speed)
 
 
@@ -272,18 +296,25 @@ def _adapted_elements(work: Work) -> int:
     )
 
 
-def _dora_seconds(work: Work, fit: Fit, speed: Speed, batch: Batch, forward_passes: int) -> float:
-    """Return the seconds of DoRA's norms in the forward passes, and of its magnitudes."""
+def _dora_seconds(
+    work: Work, fit: Fit, speed: Speed, batch: Batch, *, forward: int, backward: int
+) -> float:
+    """Return the seconds of DoRA's norms in the forward passes, and of its magnitudes.
+
+    A backward pass multiplies the outputs by two tensors, and a forward pass by one.
+    """
     if not work.hyperparameters.use_dora:
         return 0.0
     linears = [work.shape.linears[name] for name in work.hyperparameters.target_modules]
     weights = work.shape.layers * sum(map(math.prod, linears))
     outputs = work.shape.layers * sum(outputs for _, outputs in linears)
-    norm = speed.norm_seconds
+    # The norms need the product of the frozen weight and A, in float32.
+    norm = speed.norm_seconds + work.hyperparameters.lora_r * speed.norm_rank_seconds
     if fit.precision is Precision.NF4:
         norm += 1 / speed.dequantized_per_second
     tokens = batch.rows * batch.length
-    return forward_passes * weights * norm + tokens * outputs * speed.magnitude_seconds
+    scaled = tokens * outputs * speed.magnitude_seconds / 3
+    return forward * weights * norm + (forward + 2 * backward) * scaled
 
 
 def _elapsed(computing: float, launching: float, speed: Speed) -> float:
@@ -314,7 +345,7 @@ def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
     shape = work.shape
     parameters = linear_parameters(shape) + adapter_parameters(shape, work.hyperparameters)
     if head:
-        parameters += _head_parameters(shape)
+        parameters += _head_parameters(work)
     return batch.rows * batch.length * (2 * parameters + _attention(shape, batch.length))
 
 
@@ -324,18 +355,18 @@ def _backward(work: Work, batch: Batch) -> float:
     Frozen weights have no gradients.
     """
     shape = work.shape
-    parameters = linear_parameters(shape) + _head_parameters(shape)
+    parameters = linear_parameters(shape) + _head_parameters(work)
     parameters += 2 * adapter_parameters(shape, work.hyperparameters)
     attention = FLASH_BACKWARD * _attention(shape, batch.length)
     return batch.rows * batch.length * (2 * parameters + attention)
 
 
-def _head_parameters(shape: ModelShape) -> float:
+def _head_parameters(work: Work) -> float:
     """Return the number of head parameters.
 
-    It is scaled by the share of tokens for which the head runs.
+    It is scaled by the share of tokens for which the head runs, which are the trainable ones.
     """
-    return LABEL_SHARE * shape.vocab_size * shape.hidden_size
+    return work.label_share * work.shape.vocab_size * work.shape.hidden_size
 
 
 def _attention(shape: ModelShape, length: float) -> float:

@@ -313,14 +313,17 @@ class Hyperparameters(BaseModel):
         """Number of optimizer steps between two evaluations."""
         return self.eval_steps or self.save_steps
 
-    def earliest_stop(self, total_steps: int) -> int:
-        """Return the first step at which training can end, by early stopping or as planned.
+    def earliest_stop(self, total_steps: int, after: int = 0) -> int:
+        """Return the first step from `after` on at which training can end, early or as planned.
 
-        The first evaluation always lowers the loss, because there is none before it.
+        The first evaluation always lowers the loss, because there is none before it. The evaluation
+        of the step `after` itself may still be missing.
         """
         if self.early_stopping_patience is None:
             return total_steps
-        return min(total_steps, (1 + self.early_stopping_patience) * self.evaluation_steps)
+        interval = self.evaluation_steps
+        first = (1 + self.early_stopping_patience) * interval
+        return min(total_steps, max(first, math.ceil(after / interval) * interval))
 
     def examples_per_step(self, ranks: int) -> int:
         """Return the number of examples in a full optimizer step on all GPUs.

@@ -288,10 +288,12 @@ class Quoting:
             plan.validation.dataset_id if plan.validation else None,
         )
         quote = self.quote(job.account_id, choices, approved=plan)
+        total_steps = job.total_steps or quote.estimate.total_steps
         rest = remaining(
             quote.estimate,
             step=job.step,
-            total_steps=job.total_steps or quote.estimate.total_steps,
+            total_steps=total_steps,
+            earliest_stop=plan.lora.earliest_stop(total_steps, after=job.step),
             trained=job.trained,
             rate_micros_per_hour=quote.plan.rate_micros_per_hour,
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import random
+import os
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,135 +13,40 @@ from uuid import UUID, uuid4
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from deploy.demo.account import DemoAccount, fresh_account, top_up
-from deploy.demo.chats import CorpusMissing, demo_chats
+from deploy.demo.chats import CorpusMissing
 from deploy.demo.preparing import BASE_MODEL, largest_gpus, offer_base, upload_ready
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
-from deploy.operator.estimates import show
+from deploy.operator.estimates import NONE_ENDED
 from deploy.operator.store import open_store
-from domain.core.money import MICROS_PER_DOLLAR
-from gateway.cli.client import Client, ClientError, Endpoint
+from domain.core.money import MICROS_PER_DOLLAR, exact_dollars
+from domain.jobs.public_id import job_name
+from domain.training.phases import Phase
+from gateway.cli.client import Client, ClientError, Endpoint, Unreachable
 from infrastructure.settings import Settings
 from projections import ESTIMATES
-from projections.estimate_accuracy import scored_jobs, summary
+from projections.estimate_accuracy import Scored, summary
+from projections.estimates import report_rows
+from projections.projection import Row
+from tests.bench.estimated_jobs import Variant, kinds, variants
 
 POLL_SECONDS = 1.0
-JOB_SECONDS = 900.0
+JOB_SECONDS = 600.0
 MONEY_MICROS = 100 * MICROS_PER_DOLLAR
-
-SMALL_MODULES, LARGE_MODULES = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """The size of a job: dataset and hyperparameters."""
+class Ran:
+    """A job that ran: its variant, its name, and the load when it was approved and ended."""
 
-    rows: int
-    chats_per_row: int  # joined, so that jobs have examples of different length
-    hyperparameters: dict[str, Any]
-    name: str = "varied size"
-    calls_tools: bool = False
-    continues: str | None = None  # name of the variant whose model the job continues
-
-    def write(self, path: Path) -> int:
-        chats = demo_chats(self.rows * self.chats_per_row)
-        rows = [
-            {
-                "messages": [
-                    message
-                    for chat in chats[start : start + self.chats_per_row]
-                    for message in chat["messages"]
-                ]
-            }
-            for start in range(0, len(chats), self.chats_per_row)
-        ]
-        if self.calls_tools:
-            rows = [_with_tools(row, number) for number, row in enumerate(rows)]
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return len(rows)
-
-
-def _with_tools(row: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return a chat that calls a tool before its last answer."""
-    *before, answer = row["messages"]
-    order = f"A-{number:04d}"
-    call = {
-        "id": f"call_{number}",
-        "type": "function",
-        "function": {"name": "find_order", "arguments": json.dumps({"number": order})},
-    }
-    found = {"role": "tool", "tool_call_id": call["id"], "content": f"{order}: sent"}
-    parameters = {
-        "type": "object",
-        "properties": {"number": {"type": "string"}},
-        "required": ["number"],
-    }
-    function = {"name": "find_order", "description": "Find an order.", "parameters": parameters}
-    return {
-        "messages": [*before, {"role": "assistant", "tool_calls": [call]}, found, answer],
-        "tools": [{"type": "function", "function": function}],
-    }
-
-
-ALL_LINEAR = {"target_modules": ["all-linear"]}
-UNTIL_STALE = {"epochs": 12, "eval_steps": 4, "early_stopping_patience": 2}
-KINDS = (
-    ("rsLoRA", {"use_rslora": True, "lora_r": 64, "learning_rate": 2e-4}),
-    ("all linear layers", ALL_LINEAR),
-    ("DoRA", {"use_dora": True}),
-    ("DoRA, all linear layers", ALL_LINEAR | {"use_dora": True}),
-    ("rsLoRA, all linear layers", ALL_LINEAR | {"use_rslora": True, "learning_rate": 2e-4}),
-    ("early stop", UNTIL_STALE),
-    ("early stop, best state", UNTIL_STALE | {"load_best_model_at_end": True, "n_checkpoints": 3}),
-    ("tool calls", {}),
-    ("warm start", {}),
-    ("warm start, best state", {"load_best_model_at_end": True, "eval_steps": 4}),
-)
-"""Kinds of jobs, and the hyperparameters of each."""
-
-
-def kinds() -> list[Variant]:
-    """Return one job of each kind."""
-    parents = {"warm start": "rsLoRA", "warm start, best state": "DoRA"}
-    return [
-        Variant(
-            rows=100,
-            chats_per_row=1 + number % 2,
-            hyperparameters={"epochs": 2, "learning_rate": 1e-3, "save_steps": 20, **fields},
-            name=name,
-            calls_tools=name == "tool calls",
-            continues=parents.get(name),
-        )
-        for number, (name, fields) in enumerate(KINDS)
-    ]
-
-
-def variants(count: int, seed: int) -> list[Variant]:
-    """Jobs of varied size, in the same order for each seed. Training is most of each."""
-    lot = random.Random(seed)
-    return [_variant(lot, number) for number in range(count)]
-
-
-def _variant(lot: random.Random, number: int) -> Variant:
-    chats, epochs, chats_per_row = lot.randint(140, 420), lot.choice([1, 2, 3]), lot.randint(1, 3)
-    return Variant(
-        rows=chats // (epochs * chats_per_row),
-        chats_per_row=chats_per_row,
-        hyperparameters={
-            "epochs": epochs,
-            "learning_rate": 1e-3,
-            "lora_r": lot.choice([8, 16, 32]),
-            "micro_batch_size": lot.choice([4, 8]),
-            "gradient_accumulation": lot.choice([1, 2, 4]),
-            "target_modules": lot.choice([SMALL_MODULES, LARGE_MODULES]),
-            "max_sequence_length": lot.choice([None, None, 64]),
-            "save_steps": 1000,
-            "seed": number,
-        },
-    )
+    variant: str
+    job: str
+    model: str
+    loads: tuple[float, float]
 
 
 def bench(
@@ -150,33 +55,52 @@ def bench(
     by_kind: Annotated[
         bool, typer.Option("--kinds", help="Run one job of each kind instead.")
     ] = False,
+    first: Annotated[int, typer.Option(min=1, help="Number of the first job.")] = 1,
+    last: Annotated[int | None, typer.Option(help="Number of the last job.")] = None,
 ) -> None:
-    """Run SmolLM2 jobs of varied size one after another, and show each range with its bill."""
-    console = Console(highlight=False)
+    """Run SmolLM2 jobs of varied size one after another, and show each range with its bill.
+
+    A job that fails or takes too long does not end the benchmark.
+    """
+    console = Console(highlight=False, width=160)
+    wanted = (kinds() if by_kind else variants(jobs, seed))[first - 1 : last]
     try:
         with stack(Settings()) as settings:
-            wanted = kinds() if by_kind else variants(jobs, seed)
-            account_id = _run_jobs(settings, console, wanted)
+            account_id, ran = _run_jobs(settings, console, wanted)
             with open_store() as store:
                 store.fold(ESTIMATES)
-                show(
-                    scored_jobs(store.connection, account_id), summary(store.connection, account_id)
-                )
+                rows = {job_name(row["job_id"]): row for row in report_rows(store.connection)}
+                console.print(_table(ran, rows))
+                console.print(str(summary(store.connection, account_id) or NONE_ENDED))
     except (StackError, CorpusMissing, ClientError) as error:
         fail(str(error))
+    if len(ran) < len(wanted):
+        raise typer.Exit(1)
 
 
-def _run_jobs(settings: Settings, console: Console, wanted: list[Variant]) -> UUID:
-    """Run the jobs on a running stack, and return the billed account."""
+def _run_jobs(
+    settings: Settings, console: Console, wanted: list[Variant]
+) -> tuple[UUID, list[Ran]]:
+    """Run the jobs on a running stack. Return the billed account, and the jobs that ended."""
     account = fresh_account(settings, "estimates")
     top_up(settings, account.account_id, MONEY_MICROS, "estimates")
     offer_base(settings, console.print)
     models: dict[str, str] = {}
+    ran: list[Ran] = []
     for number, variant in enumerate(wanted, 1):
         title = f"job {number} of {len(wanted)}, {variant.name}"
-        base = models[variant.continues] if variant.continues else BASE_MODEL
-        models[variant.name] = _run_job(settings, console, account, variant, title, base)
-    return account.account_id
+        base = models.get(variant.continues, "") if variant.continues else BASE_MODEL
+        if not base:
+            console.print(f"[red]{title}: the job that it continues has no model[/]")
+            continue
+        try:
+            ended = _run_job(settings, console, account, variant, title, base)
+        except (ClientError, LookupError, OSError, ValueError) as error:
+            console.print(f"[red]{title}: {type(error).__name__}: {error}[/]")
+            continue
+        models[variant.name] = ended.model
+        ran.append(ended)
+    return account.account_id, ran
 
 
 def _run_job(
@@ -186,8 +110,8 @@ def _run_job(
     variant: Variant,
     title: str,
     base: str,
-) -> str:
-    """Run a job to its end. Return the name of its model."""
+) -> Ran:
+    """Run a job to its end. Raise ClientError if it fails; cancel it if it takes too long."""
     assert settings.gateway_url is not None
     with (
         Client(Endpoint(settings.gateway_url, account.key)) as client,
@@ -199,30 +123,76 @@ def _run_job(
             "dataset": dataset["id"],
             "base_model": base,
             **largest_gpus(client),
-            "hyperparameters": variant.hyperparameters,
+            "hyperparameters": dict(variant.hyperparameters),
+            "wait": True,  # until a cancelled job has ended
         }
+        load = os.getloadavg()[0]
         job = client.post("/jobs", form, idempotency_key=str(uuid4()))
         job = _await_end(client, f"/jobs/{job['id']}")
+    approved = job["estimate"]
     console.print(
         f"{title}: {dataset['examples']} examples, {job['total_steps']} steps, "
-        f"{job['billed_seconds']} s, {job['cost']['text']}"
-        + (f". {job['stop_note']}" if job["stop_note"] else "")
+        f"{job['billed_seconds']} s of {approved['low_seconds']} to {approved['high_seconds']} s, "
+        f"{job['cost']['text']}" + (f". {job['stop_note']}" if job["stop_note"] else "")
     )
-    return job["model"]
+    return Ran(variant.name, job["id"], job["model"], (load, os.getloadavg()[0]))
 
 
 def _await_end(client: Client, path: str) -> dict[str, Any]:
-    """Wait until a job is registered and its meter is closed. Raise ClientError on failure."""
-    deadline = time.monotonic() + JOB_SECONDS
-    while time.monotonic() < deadline:
-        job = client.get(path)
-        if job["status"] in ("failed", "cancelled", "paused"):
-            raise ClientError(f"{job['id']} {job['status']}")
-        events = client.get(f"{path}/timeline")["data"]
-        if job["status"] == "registered" and any(e["topic"] == "MeterClosed" for e in events):
-            return job
+    """Wait until a job is registered and its meter is closed.
+
+    A gateway that does not respond on a busy machine is asked again. Raise ClientError if the job
+    fails, is paused or takes too long. It is then cancelled, so that it does not slow other jobs.
+    """
+    deadline, status = time.monotonic() + JOB_SECONDS, "unknown"
+    while time.monotonic() < deadline and status not in ("failed", "cancelled", "paused"):
+        with suppress(Unreachable):
+            job = client.get(path)
+            status = job["status"]
+            events = client.get(f"{path}/timeline")["data"]
+            if status == "registered" and any(e["topic"] == "MeterClosed" for e in events):
+                return job
         time.sleep(POLL_SECONDS)
-    raise ClientError(f"{path} took longer than {JOB_SECONDS:.0f} s")
+    with suppress(ClientError):
+        client.post(f"{path}/cancel", {})
+    raise ClientError(f"{path} is {status}, at most {JOB_SECONDS:.0f} s after its approval")
+
+
+def _table(ran: list[Ran], rows: dict[str, Row]) -> Table:
+    """Return a table with a row for each job: its range, its bill, and its training time."""
+    table = Table(box=None)
+    table.add_column("kind")
+    for name in (
+        *("tokens", "range s", "took s", "range", "cost", "inside", "at", "from"),
+        *("training s", "reference", "evaluation", "start", "load"),
+    ):
+        table.add_column(name, justify="right")
+    for each in ran:
+        if (row := rows.get(each.job)) is None or row["actual_micros"] is None:
+            continue
+        scored = Scored.of(row)
+        spent = row["phase_seconds"]
+        start = sum(spent.get(phase, 0.0) for phase in (Phase.IMAGE_PULL, Phase.MODEL_LOAD))
+        table.add_row(
+            each.variant,
+            f"{scored.tokens:,}",
+            f"{scored.low_seconds}-{scored.high_seconds}",
+            str(scored.actual_seconds),
+            f"{exact_dollars(scored.low_micros)}-{exact_dollars(scored.high_micros)}",
+            exact_dollars(row["actual_micros"]),
+            "yes" if scored.inside else "no",
+            "" if scored.position is None else f"{scored.position:.0%}",
+            f"{scored.calibrated_from} jobs" if scored.calibrated_from else "catalog",
+            *(
+                f"{spent[phase]:.1f} ({spent[phase] / row['model_seconds'][phase]:.2f})"
+                if phase in spent and row["model_seconds"].get(phase)
+                else ""
+                for phase in (Phase.TRAINING, Phase.REFERENCE, Phase.EVALUATION)
+            ),
+            f"{start:.1f}",
+            "{:.1f}, {:.1f}".format(*each.loads),
+        )
+    return table
 
 
 if __name__ == "__main__":

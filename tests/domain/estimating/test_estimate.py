@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import count
 from random import Random
 
@@ -25,13 +26,13 @@ from domain.estimating.estimate import (
     remaining,
     sequence_length,
 )
-from domain.estimating.footprint import Layout
+from domain.estimating.footprint import Layout, adapter_parameters
 from domain.estimating.held_out import held_out
 from domain.estimating.memory import Fit, decide
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import SUPERVISED_PHASES, Phase
 from domain.training.precision import Dtype, Precision
-from domain.training.token_lengths import TokenLengths
+from domain.training.token_lengths import LabelTokens, TokenLengths
 from services.trainer import plan
 from tests.builders.shapes import CPU, LLAMA2_7B, QWEN_7B, SMOLLM2, gpu
 
@@ -140,8 +141,7 @@ def test_the_sequence_length_is_the_least_of_field_context_and_longest_example()
 
 def test_evaluations_between_the_steps_are_paid_for() -> None:
     """One at every multiple of the interval below the last step: that of the end is a phase."""
-    chosen = {"save_steps": 10}
-    never, often = priced(work(**chosen, eval_steps=100_000)), priced(work(**chosen))
+    never, often = priced(work(save_steps=10, eval_steps=100_000)), priced(work(save_steps=10))
     assert work(eval_steps=often.total_steps).evaluations(1) == 0
     assert work(eval_steps=often.total_steps - 1).evaluations(1) == 1
     assert work(save_steps=10).evaluations(1) == work(eval_steps=10).evaluations(1)
@@ -188,6 +188,46 @@ def test_with_a_validation_file_all_of_the_dataset_is_trained_on() -> None:
     assert sequence_length(fields, SMOLLM2, CHATS, longer) == 200
     one = TokenLengths.of([50])
     assert priced(Work(SMOLLM2, one, fields, 50, CHATS)).total_steps == 3
+
+
+def test_only_trainable_tokens_pass_the_head() -> None:
+    """Half of the tokens are assumed to be trainable if they were not counted."""
+    lengths = TokenLengths.of([100] * 200)
+
+    def training(trainable: int) -> float:
+        positions = dict.fromkeys(range(101 - trainable, 101), 200)
+        labels = LabelTokens.of_counts(positions, {101 - trainable: 200})
+        counted = lengths.model_copy(update={"labels": labels})
+        return seconds(priced(work(counted)), Phase.TRAINING)
+
+    assert training(50) == pytest.approx(seconds(priced(work(lengths)), Phase.TRAINING), rel=0.01)
+    assert training(10) < training(50) < training(90)
+
+
+def test_larger_adapters_take_longer_to_optimize() -> None:
+    """The work of a step that does not depend on its examples."""
+    small, large = (work(lora_r=r, micro_batch_size=1, gradient_accumulation=1) for r in (16, 512))
+    parameters = [adapter_parameters(SMOLLM2, each.hyperparameters) for each in (small, large)]
+    added = large.total_steps(1) * pricing.SPEEDS["cpu"].optimized_seconds
+    added *= parameters[1] - parameters[0]
+    found = seconds(priced(large), Phase.TRAINING) - seconds(priced(small), Phase.TRAINING)
+    # The rest is for the adapter's matrix products and the checkpoints.
+    products = 6 * (parameters[1] - parameters[0]) * large.trained_tokens
+    speed = CPU.bf16_tflops * 1e12 * pricing.SPEEDS["cpu"].utilisation
+    assert added < found < 1.2 * (added + products / speed)
+
+
+@given(st.lists(st.integers(1, 300), min_size=2, max_size=50), st.integers(1, 400), st.data())
+def test_the_share_of_trainable_tokens_is_at_most_one(
+    sizes: list[int], limit: int, data: st.DataObject
+) -> None:
+    first = [data.draw(st.integers(1, size)) for size in sizes]
+    spans = zip(sizes, first, strict=True)
+    positions = Counter(at for size, start in spans for at in range(start, size + 1))
+    labels = LabelTokens.of_counts(positions, Counter(first))
+    lengths = TokenLengths.of(sizes).model_copy(update={"labels": labels})
+    job = Work(SMOLLM2, lengths, Hyperparameters(), min(limit, max(sizes)))
+    assert 0 <= job.label_share <= 1
 
 
 def test_truncated_tokens_are_not_paid_for() -> None:
@@ -407,6 +447,25 @@ def test_the_rest_starts_up_anew_and_trains_what_is_left() -> None:
         expected = share * whole.typical_seconds(phase)
         assert rest.typical_seconds(phase) == pytest.approx(expected)
     assert rest.high_micros == charge_micros(2 * RATE, rest.high_seconds)
+
+
+@pytest.mark.parametrize(("step", "stop"), [(0, 30), (12, 30), (30, 30), (31, 40), (36, 40)])
+def test_the_rest_can_stop_at_its_next_evaluation(step: int, stop: int) -> None:
+    job = work(eval_steps=10, early_stopping_patience=2)
+    whole = priced(job)
+    total = whole.total_steps
+    rest = remaining(
+        whole,
+        step=step,
+        total_steps=total,
+        earliest_stop=job.hyperparameters.earliest_stop(total, after=step),
+        trained=False,
+        rate_micros_per_hour=RATE,
+    )
+    (training,) = [each for each in rest.phases if each.phase is Phase.TRAINING]
+    per_step = training.low_seconds / (total - step)
+    assert rest.lowest(training) == pytest.approx((stop - step) * per_step)
+    assert f"after {stop - step} of {total - step} steps" in rest.basis
 
 
 def test_a_trained_job_has_only_its_evaluation_left() -> None:

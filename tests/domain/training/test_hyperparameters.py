@@ -114,3 +114,13 @@ def test_the_earliest_stop_follows_evaluations_that_lower_nothing() -> None:
     patient = Hyperparameters(eval_steps=10, early_stopping_patience=3)
     assert patient.earliest_stop(100) == 40
     assert patient.earliest_stop(25) == 25
+
+
+@pytest.mark.parametrize(
+    ("after", "stop"), [(0, 40), (39, 40), (40, 40), (41, 50), (70, 70), (95, 100), (100, 100)]
+)
+def test_a_resumed_job_can_stop_at_its_next_evaluation(after: int, stop: int) -> None:
+    """The evaluation of the last step before the resume may still be missing."""
+    patient = Hyperparameters(eval_steps=10, early_stopping_patience=3)
+    assert patient.earliest_stop(100, after) == stop
+    assert Hyperparameters(eval_steps=10).earliest_stop(100, after) == 100
