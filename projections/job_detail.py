@@ -103,7 +103,9 @@ CREATE TABLE IF NOT EXISTS job_detail (
     halved_micro_batch_size integer,
     error_class text,
     log_ref text,
-    reward_margin double precision
+    reward_margin double precision,
+    lost_best_step integer,
+    lost_best_loss double precision
 );
 CREATE INDEX IF NOT EXISTS job_detail_account ON job_detail (account_id, approved_at);
 CREATE INDEX IF NOT EXISTS job_detail_status ON job_detail (account_id, status);
@@ -117,7 +119,8 @@ CREATE INDEX IF NOT EXISTS job_detail_running ON job_detail (approved_at, job_id
 # checkpoints: those that are not deleted, oldest first; the columns checkpoint_* describe the
 # newest. estimate and its bounds are from the approval; the rate is from the last resume.
 # planned_steps is set if training stopped early; total_steps is then the step of the stop.
-# registered_step is the step of the evaluated state, if the job registers the best state.
+# registered_step is the step of the evaluated state, if the job registers the best state. lost_best
+# is that state, if its checkpoint was lost and another one is registered.
 # approved_gpu_count never changes, because it determines the batch of a step. relaunch_at is set
 # while a relaunch is postponed; waiting_since is then the time of the failure. segment_step and
 # training_since describe the start of training in the running segment.
@@ -273,6 +276,8 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 reward_margin=event.reward_margin,
                 peak_memory_bytes=event.peak_memory_bytes,
                 registered_step=event.step,
+                lost_best_step=event.lost_best_step,
+                lost_best_loss=event.lost_best_loss,
             )
             final = event.loss_after if event.final_loss is None else event.final_loss
             values = {"loss": final, "job": event.originator_id}

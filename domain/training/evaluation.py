@@ -31,13 +31,18 @@ class EvaluationResult(Value):
     # Step of the evaluated state, if the job registers the best state; None: the final state.
     step: int | None = None
     final_loss: float | None = None  # loss of the final state if another one is registered
+    # Step and loss of the best state, if its checkpoint is lost and another state is registered.
+    lost_best_step: int | None = None
+    lost_best_loss: float | None = None
 
 
 def add_no_step(state: dict[str, Any]) -> None:
     """Add to a stored evaluation that it is of the final state."""
     state["step"] = state["final_loss"] = None
+    state["lost_best_step"] = state["lost_best_loss"] = None
 
 
 def remove_step(state: dict[str, Any]) -> None:
     """Remove the evaluated state from an evaluation."""
     del state["step"], state["final_loss"]
+    del state["lost_best_step"], state["lost_best_loss"]

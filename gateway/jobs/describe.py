@@ -98,6 +98,8 @@ def _level(event: Event) -> Level:
             is_warning = bool(event.unchecked or event.differences)
         case events.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure):
             is_warning = failure is not None
+        case events.EvaluationCompleted(lost_best_step=lost):
+            is_warning = lost is not None
         case _:
             is_warning = isinstance(event, WARNINGS)
     return "warn" if is_warning else "info"
@@ -158,6 +160,13 @@ def _job(event: events.JobEvent) -> str | None:
                 f"{_counted(event.evaluations, 'evaluation')} in a row did not lower the held-out "
                 f"loss of {event.lowest_eval_loss:.4f} at step {event.lowest_step:,}. The "
                 "remaining steps are not billed."
+            )
+        case events.EvaluationCompleted(step=int() as step, lost_best_step=int() as lost):
+            return (
+                f"The checkpoint of the best state, step {lost:,} with a held-out loss of "
+                f"{event.lost_best_loss or 0:.4f}, is missing or damaged. EcoLink registers the "
+                f"best intact state, that of step {step:,}, with a held-out loss of "
+                f"{event.loss_after:.4f}. It was {event.loss_before:.4f} before training."
             )
         case events.EvaluationCompleted(step=int() as step):
             final = event.final_loss

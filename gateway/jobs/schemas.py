@@ -216,11 +216,16 @@ class JobDetail(JobSummary):
     best_note: str | None = Field(
         examples=[None],
         description="Sentence about a checkpoint with a lower held-out loss than the "
-        "registered model, or about the registered best state, or null.",
+        "registered model, or about the registered best state or its loss, or null.",
     )
     registered_step: int | None = Field(
         default=None,
         description="Step of the registered state if the job registers the best one, or null.",
+    )
+    lost_best_step: int | None = Field(
+        default=None,
+        description="Step of the best state if its checkpoint was missing or damaged, so that the "
+        "job registered another state, or null.",
     )
     planned_steps: int | None = Field(
         default=None,
@@ -529,6 +534,12 @@ def _described_best(row: Mapping[str, Any]) -> dict[str, Any]:
         )
     elif (registered := row["registered_step"]) is not None:
         note = f"The job registers its best state, which is that of step {registered:,}."
+    if (lost := row["lost_best_step"]) is not None:
+        note = (
+            f"The checkpoint of the best state, step {lost:,} with a held-out loss of "
+            f"{row['lost_best_loss']:.4f}, was missing or damaged. The model is the best intact "
+            f"state, that of step {row['registered_step']:,}."
+        )
     return {"best_step": step, "best_eval_loss": loss, "best_note": note}
 
 

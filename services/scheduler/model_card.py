@@ -14,7 +14,7 @@ from domain.jobs.documents import PROVENANCE
 from domain.training.hyperparameters import DPO
 from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.reports import SAMPLE
-from services.scheduler.provenance import Provenance
+from services.scheduler.provenance import EvaluationFacts, Provenance
 
 RESUME_FILES = (
     "optimizer.safetensors",
@@ -150,6 +150,7 @@ def _result(provenance: Provenance) -> list[Row]:
     )
     if scored.reward_margin is not None:
         return [
+            *_state(scored),
             held_out,
             ("Held-out DPO loss before", f"{scored.loss_before:.4f} nats per preference pair"),
             ("Held-out DPO loss after", f"{scored.loss_after:.4f} nats per preference pair"),
@@ -157,6 +158,7 @@ def _result(provenance: Provenance) -> list[Row]:
             ("Preferred answers with the higher reward", f"{scored.accuracy_after or 0:.1%}"),
         ]
     rows = [
+        *_state(scored),
         held_out,
         ("Held-out loss before", f"{scored.loss_before:.4f} nats per trainable token"),
         ("Held-out loss after", f"{scored.loss_after:.4f} nats per trainable token"),
@@ -165,13 +167,23 @@ def _result(provenance: Provenance) -> list[Row]:
             f"{scored.perplexity_before:.2f} before, {scored.perplexity_after:.2f} after",
         ),
     ]
-    if scored.step is not None:
-        rows.insert(0, ("Registered state", f"step {scored.step:,}, with the lowest loss"))
-    if scored.final_loss is not None:
-        rows.append(("Held-out loss of the final state", f"{scored.final_loss:.4f}"))
     before, after = scored.accuracy_before, scored.accuracy_after
     if before is not None and after is not None:
         rows.append(("Token accuracy", f"{before:.1%} before, {after:.1%} after"))
+    return rows
+
+
+def _state(scored: EvaluationFacts) -> list[Row]:
+    """Return which state is registered, if the job registers the best one."""
+    if scored.step is None:
+        return []
+    which = "with the lowest loss" if scored.lost_best_step is None else "the best intact one"
+    rows = [("Registered state", f"step {scored.step:,}, {which}")]
+    if scored.lost_best_step is not None:
+        lost = f"step {scored.lost_best_step:,}, with held-out loss {scored.lost_best_loss:.4f}"
+        rows.append(("Best state", f"{lost}: its checkpoint was missing or damaged"))
+    if scored.final_loss is not None:
+        rows.append(("Held-out loss of the final state", f"{scored.final_loss:.4f}"))
     return rows
 
 

@@ -121,6 +121,9 @@ class EvaluationFacts(Facts):
     reward_margin: float | None = None  # None: not DPO
     step: int | None = None  # of the evaluated state, if the best one is registered
     final_loss: float | None = None  # of the final state, if another one is registered
+    # Step and loss of the best state, if its checkpoint is lost and another state is registered.
+    lost_best_step: int | None = None
+    lost_best_loss: float | None = None
 
 
 class CostFacts(Facts):

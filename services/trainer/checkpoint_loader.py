@@ -171,9 +171,12 @@ class CheckpointLoader:
                 "WARNING",
             )
 
-    def _reject(self, saved: SavedCheckpoint, damage: CheckpointDamaged | None) -> None:
-        reason = damage.reason if damage else RejectionReason.UNREADABLE
+    def reject(self, saved: SavedCheckpoint, reason: RejectionReason) -> None:
+        """Report that a checkpoint is unusable."""
         self._rejected.append(RejectedCheckpoint(ref=saved.ref, reason=reason))
+        self._reporter.update(now=True, rejected=tuple(self._rejected))
+
+    def _reject(self, saved: SavedCheckpoint, damage: CheckpointDamaged | None) -> None:
         del self._candidates[0]
         then = (
             "trying the previous checkpoint"
@@ -185,4 +188,4 @@ class CheckpointLoader:
             f"({damage or 'damaged in another rank'}): {then}",
             "WARNING",
         )
-        self._reporter.update(now=True, rejected=tuple(self._rejected))
+        self.reject(saved, damage.reason if damage else RejectionReason.UNREADABLE)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from domain.jobs.failures import FailureClass
-from domain.training.checkpoint import SavedCheckpoint, StateHashes
+from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
 from infrastructure.artifacts import STORE_ERRORS, Manifest
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Position
@@ -33,8 +33,11 @@ busy.
 """
 
 
-class BestLost(SegmentFailure):
-    """The checkpoint that the job has to register is missing or damaged."""
+NOT_STORED = "Rank 0 could not store a checkpoint."
+
+
+class NotStored(SegmentFailure):
+    """Rank 0 could not store a checkpoint that the job needs. Rank 0 itself raises the cause."""
 
     failure = FailureClass.TRAINER_CRASHED
 
@@ -124,48 +127,84 @@ class Checkpoints:
         elapsed_seconds = self._context.lease.clock.elapsed()
         self._before = self.progress.note_checkpoint()
         random = random_states(self._ranks)
-        position = self._position(mode)
-        if not self._ranks.leads:
-            return
-        if self._live is None:
-            self._live = LiveState(training.adapted, training.optimizer)
-        self._state = state = self._live.copied(random, self._state)
-        blocked_seconds = time.monotonic() - began
-        copied = Copied(
-            training, name, position, state, sample, elapsed_seconds, began, blocked_seconds
-        )
-        self._idle.clear()
-        if in_background and stored:
+        copied = None
+        if self._ranks.leads:
+            if self._live is None:
+                self._live = LiveState(training.adapted, training.optimizer)
+            self._state = state = self._live.copied(random, self._state)
+            blocked_seconds = time.monotonic() - began
+            position = self._position(mode)
+            copied = Copied(
+                training,
+                name,
+                position,
+                state,
+                sample,
+                elapsed_seconds,
+                began,
+                blocked_seconds,
+            )
+            self._idle.clear()
+        if not (in_background and stored):
+            self._require(None if copied is None else self._stored(copied))
+        elif copied is not None:
             self._writing = self._writer.submit(self._store, copied)
-        elif (error := self._store(copied)) is not None:
-            raise error
 
-    @property
-    def best(self) -> SavedCheckpoint:
-        """The checkpoint of the best step. Only rank 0 knows it. Raise BestLost without one."""
-        progress = self.progress
-        for saved in reversed(self._existing):
-            if (saved.step, saved.eval_loss) == (progress.best_step, progress.best_eval_loss):
-                return saved
-        raise BestLost(f"The checkpoint of step {progress.best_step}, the best one, is missing.")
+    def best_first(self, most: float) -> list[SavedCheckpoint]:
+        """Return the checkpoints with at most this held-out loss. Only rank 0 knows them.
+
+        The first one is that of the best step. Of two with the same loss, the earlier step is
+        first, because it was the best when it was saved.
+        """
+        best = self.progress.best
+        scored = [
+            (saved.eval_loss, saved.step, saved)
+            for saved in self._existing
+            if saved.eval_loss is not None and saved.step < self.progress.step
+        ]
+        scored = [each for each in scored if best is not None and best.loss <= each[0] <= most]
+        return [saved for *_, saved in sorted(scored, key=lambda each: each[:2])]
+
+    def reject(self, saved: SavedCheckpoint, reason: RejectionReason, error: object) -> None:
+        """Report that the checkpoint of a state to register is unusable."""
+        self._reporter.log(
+            f"cannot register the checkpoint of step {saved.step:,}, {saved.ref} ({error}): trying "
+            "the next-best state",
+            "WARNING",
+        )
+        self._loader.reject(saved, reason)
 
     def flush(self) -> bool:
         """Wait for the checkpoint that is being stored. Return False if storing it failed.
 
-        All ranks must call this together. Errors that the store did not cause propagate.
+        All ranks must call this together. All raise an error that the store did not cause, or that
+        lost the best state, if the job registers it. A resume then repeats the step.
         """
         error = None
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            error = writing.result()
+            error = writing.exception() or writing.result()
         failed = self._ranks.agree(error is not None)
         if failed:
             self._log_lost(error)
             needed = self._context.spec.hyperparameters.load_best_model_at_end
-            if needed and error is not None and self.progress.best_step != self._before.best_step:
-                raise error  # a resume repeats the step, and stores the best state again
+            best_lost = needed and self.progress.best_step != self._before.best_step
+            fatal = best_lost or not isinstance(error, STORE_ERRORS)
+            self._require(error if fatal else None)
             self.progress.forget_checkpoint(self._before)
         return not failed
+
+    def _require(self, error: BaseException | None) -> None:
+        """Raise in all ranks if rank 0 has an error."""
+        if self._ranks.agree(error is not None):
+            raise error or NotStored(NOT_STORED)
+
+    def _stored(self, copied: Copied) -> BaseException | None:
+        """Store a checkpoint in this thread. Return its error, if any."""
+        try:
+            return self._store(copied)
+        except Exception as error:  # noqa: BLE001  # all ranks must learn of any error
+            return error
 
     def close(self) -> None:
         """Wait for the checkpoint that is being stored. Log a failure instead of raising it."""

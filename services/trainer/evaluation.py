@@ -24,7 +24,7 @@ from services.trainer.oom import reporting_out_of_memory
 from services.trainer.pairs import Item, all_sequences, length_of
 from services.trainer.plan import Plan, cut
 from services.trainer.processes.ranks import Ranks
-from services.trainer.progress import Progress
+from services.trainer.progress import EvaluatedStep, Progress
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,18 @@ class Evaluations:
         self._reporter.log(f"held-out loss at step {self._progress.step:,}: {score}")
         return True
 
-    def conclude(self, model: PeftModel, restore_best: Callable[[], object]) -> EvaluationResult:
+    def conclude(
+        self, model: PeftModel, restore_best: Callable[[float], EvaluatedStep | None]
+    ) -> EvaluationResult:
         """Evaluate at the end, with the adapter off (before) and on (after).
 
         With DPO, the rewards before training are zero by definition, so only the adapter is scored.
         If the job registers the best state, and an earlier one is no worse than the final one,
-        `restore_best` restores it, and the result is that of the restored state. Raise
+        `restore_best` restores the best intact one with at most the given loss, and the result is
+        that of the restored state. If it returns None, the final state is registered. Raise
         SegmentStopped in rank 0 if the segment has to end.
         """
-        progress, step, final = self._progress, None, None
+        progress, step, final, lost = self._progress, None, None, None
         if isinstance(self._held_out.objective, PreferenceLoss):
             nothing = Rewards(accuracy=0.5, chosen=0.0, rejected=0.0)
             tokens = self._held_out.label_tokens
@@ -143,15 +146,19 @@ class Evaluations:
         self._reporter.log(f"held-out loss before training: {before}")
         self._reporter.log(f"held-out loss after training: {after}")
         if self._spec.hyperparameters.load_best_model_at_end:
-            step, best, lowest = progress.step, progress.best_step, progress.best_eval_loss
-            if best is not None and lowest is not None and best != step and lowest <= after.loss:
-                step, final = best, after.loss
-                restore_best()
-                after = self._score(model, step)
+            step, best = progress.step, progress.best
+            if best is not None and best.step != step and best.loss <= after.loss:
+                restored = restore_best(after.loss)
+                lost = None if restored == best else best
+                if restored is not None:
+                    step, final = restored.step, after.loss
+                    after = self._score(model, step)
                 self._reporter.log(f"EcoLink registers step {step:,}, with held-out loss {after}")
         return EvaluationResult(
             step=step,
             final_loss=final,
+            lost_best_step=lost and lost.step,
+            lost_best_loss=lost and lost.loss,
             loss_before=before.loss,
             loss_after=after.loss,
             accuracy_before=before.accuracy,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from domain.training.early_stopping import EarlyStop
 from domain.training.smoothed_loss import SmoothedLoss
 from services.trainer.training import Step
+
+
+class EvaluatedStep(NamedTuple):
+    """The state after an optimizer step, and its held-out loss."""
+
+    step: int
+    loss: float  # in nats per trainable token, or per pair with DPO
 
 
 class Counters(BaseModel):
@@ -93,6 +100,13 @@ class Progress(Counters):
     def tokens_per_second(self) -> float:
         """Training speed of this segment, excluding padding."""
         return self.segment_tokens / self.segment_seconds
+
+    @property
+    def best(self) -> EvaluatedStep | None:
+        """The saved step with the lowest held-out loss, or None if none was evaluated."""
+        if self.best_step is None or self.best_eval_loss is None:
+            return None
+        return EvaluatedStep(self.best_step, self.best_eval_loss)
 
     @property
     def is_best(self) -> bool:

@@ -21,6 +21,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from domain.estimating.memory import gib
 from domain.estimating.pricing import COMPILED_WORK
+from domain.training.checkpoint import RejectionReason
 from domain.training.phases import Phase
 from domain.training.precision import Precision
 from infrastructure.artifacts import ArtifactCorrupt
@@ -29,7 +30,7 @@ from infrastructure.disk_cache import MODELS
 from infrastructure.reports import StepMeasured
 from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import VERIFIED, BaseFiles
-from services.trainer.checkpoint_writer import BestLost, Checkpoints
+from services.trainer.checkpoint_writer import Checkpoints
 from services.trainer.context import Context
 from services.trainer.dataset import Dataset, read
 from services.trainer.divergence import Divergence
@@ -55,7 +56,7 @@ from services.trainer.pairs import Pair, all_sequences
 from services.trainer.peak_memory import PeakMemory, record_program_memory, reset_peak
 from services.trainer.plan import Plan
 from services.trainer.processes.warm_base import WarmBase
-from services.trainer.progress import Progress
+from services.trainer.progress import EvaluatedStep, Progress
 from services.trainer.reference import Referee
 from services.trainer.sampling import Sample, Sampling
 from services.trainer.training import Step, Training
@@ -434,7 +435,7 @@ def evaluate(
     context.enter(Phase.EVALUATION)
     progress = checkpoints.progress
     evaluation = prepared.evaluations.conclude(
-        loaded.model, lambda: _restore_best(context, checkpoints, prepared.training)
+        loaded.model, partial(_restore_best, context, checkpoints, prepared.training)
     )
     prepared.divergence.conclude(evaluation.loss_before, evaluation.loss_after)
     peaks = context.ranks.gather(torch.tensor([loaded.peak_memory.bytes]))
@@ -457,17 +458,40 @@ def evaluate(
         )
 
 
-def _restore_best(context: Context, checkpoints: Checkpoints, training: Training) -> None:
-    """Give the adapter of all ranks the weights of the checkpoint with the lowest held-out loss."""
-    if context.ranks.leads:
-        saved, scratch = checkpoints.best, context.scratch / "best"
-        try:
-            load_weights(
-                training.adapted, context.artifacts, saved.ref, saved.manifest_sha256, scratch
-            )
-        except (FileNotFoundError, ArtifactCorrupt) as error:
-            raise BestLost(f"Cannot read the best checkpoint, {saved.ref}: {error}") from error
+def _restore_best(
+    context: Context, checkpoints: Checkpoints, training: Training, most: float
+) -> EvaluatedStep | None:
+    """Give the adapter of all ranks the weights of the best intact checkpoint.
+
+    `most` is the highest held-out loss. Return the restored state, or None if no such checkpoint is
+    intact. The adapter then keeps its weights.
+    """
+    restored = _read_best(context, checkpoints, training, most) if context.ranks.leads else None
+    if not context.ranks.agree(restored is not None):
+        return None
     context.ranks.share(training.adapter)
+    step, loss = context.ranks.sum(*(restored or (0.0, 0.0)))  # zero in the other ranks
+    return EvaluatedStep(int(step), loss)
+
+
+def _read_best(
+    context: Context, checkpoints: Checkpoints, training: Training, most: float
+) -> EvaluatedStep | None:
+    spec, artifacts = context.spec, context.artifacts
+    # First, so that an unreachable store does not look like a lost checkpoint.
+    require_base(artifacts, spec.base_ref, spec.base_manifest_sha256)
+    for saved in checkpoints.best_first(most):
+        try:
+            scratch = context.scratch / "best" / f"{saved.segment}-{saved.step}"
+            load_weights(training.adapted, artifacts, saved.ref, saved.manifest_sha256, scratch)
+        except FileNotFoundError as error:
+            checkpoints.reject(saved, RejectionReason.MISSING, error)
+        except ArtifactCorrupt as error:
+            checkpoints.reject(saved, RejectionReason.CORRUPT, error)
+        else:
+            assert saved.eval_loss is not None
+            return EvaluatedStep(saved.step, saved.eval_loss)
+    return None
 
 
 def register(context: Context, loaded: Loaded, prepared: Prepared) -> None:

@@ -17,7 +17,7 @@ from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.training.checkpoint import ModeDifference, RejectionReason
 from gateway.jobs.describe import SETTINGS, STATE_PARTS, describe
-from tests.builders.examples import STATE, resume_certificate
+from tests.builders.examples import STATE, evaluation_result, resume_certificate
 from tests.builders.scenario import allocates, crashes, running, saves
 from tests.domain.test_stored_events import MAPPER, STORED
 
@@ -80,3 +80,16 @@ def test_a_rejection_mentions_a_credit_only_if_there_is_one(given: Job) -> None:
     assert (earlier.level, last.level) == ("warn", "warn")
     assert "credit" in last.text
     assert "credit" not in earlier.text
+
+
+def test_a_lost_best_state_is_named_with_the_registered_one(given: Job) -> None:
+    given.start_training(2, 20, 20, 100, 5)
+    given.start_evaluation(2, 20)
+    result = evaluation_result(step=10, final_loss=2.5, lost_best_step=15, lost_best_loss=1.5)
+    given.collect_events()
+    given.complete_evaluation(2, result)
+    (event,) = given.collect_events()
+    description = describe(event)  # type: ignore[arg-type]
+    assert description.level == "warn"
+    for named in ("step 15", "1.5000", "step 10", "missing or damaged"):
+        assert named in description.text

@@ -208,3 +208,19 @@ def test_a_models_files_survive_the_cleanup(registered: History, scheduler: Sche
     scheduler.segments.clean_up(registered.job, 2)
     assert artifacts.list(ADAPTER) == stored
     assert not artifacts.exists(lost)
+
+
+def test_the_card_and_the_provenance_name_a_lost_best_state(
+    resumed: History, scheduler: Scheduler, adapter: Manifest
+) -> None:
+    best = {"step": 10, "final_loss": 1.75, "lost_best_step": 20, "lost_best_loss": 1.25}
+    evaluation = EVALUATION.model_copy(update=best)
+    report = completed_resume(adapter).model_copy(update={"evaluation": evaluation})
+    scheduler.segments.record(report)
+    found = stored(scheduler).evaluation
+    assert found is not None
+    assert (found.step, found.lost_best_step, found.lost_best_loss) == (10, 20, 1.25)
+    card = scheduler.artifacts.get(f"{ADAPTER}/{CARD}").decode()
+    assert "step 10, the best intact one" in card
+    assert "step 20, with held-out loss 1.2500" in card
+    assert "| Held-out loss of the final state | 1.7500 |" in card

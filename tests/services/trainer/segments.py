@@ -70,6 +70,7 @@ class Run:
         self.lines: list[str] = []
         self.warnings: list[str] = []  # also in the lines
         self.outcome: SegmentEnd | None = None  # None: completed
+        self.error: str | None = None  # that ended a rank of `run_ranks`
 
     def enter(self, phase: Phase) -> None:
         self.phases.append(phase.value)

@@ -17,7 +17,7 @@ from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
-from services.trainer.checkpoint_writer import Checkpoints
+from services.trainer.checkpoint_writer import NOT_STORED, Checkpoints, NotStored
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import HeldOut, Score
 from services.trainer.failures import classify
@@ -144,6 +144,16 @@ def test_every_rank_learns_of_a_failed_upload(trainer: Trainer) -> None:
     assert leader.saved_steps == [4, 6, 8, 10]
     assert best_steps(trainer, leader) == [4, 6, 6, 6]
     assert follower.phases[-1] == "evaluation"
+
+
+@pytest.mark.full
+def test_every_rank_ends_if_the_best_state_was_not_stored(trainer: Trainer) -> None:
+    """Otherwise the others would wait for rank 0 in their next exchange."""
+    chosen = SCORED | {"gradient_accumulation": 1, "load_best_model_at_end": True}
+    leader, follower = trainer.run_ranks(
+        trainer.spec(chosen, gpu_count=2), score_with_a_store_that_fails
+    )
+    assert (leader.error, follower.error) == (repr(FULL), repr(NotStored(NOT_STORED)))
 
 
 def score_with_a_store_that_fails() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError
 from safetensors.torch import load
 
 from domain.jobs.lifecycle import SegmentEnd
-from domain.training.checkpoint import SavedCheckpoint, best
+from domain.training.checkpoint import RejectionReason, SavedCheckpoint, best
 from infrastructure.artifacts import Artifacts
 from infrastructure.reports import SegmentSpec
-from services.trainer.checkpoint_writer import BestLost
+from services.trainer import segment
 from services.trainer.evaluation import HeldOut, Score
 from services.trainer.progress import Progress
 from tests.services.trainer.segments import Run, Trainer, resuming
@@ -140,14 +143,93 @@ def test_a_job_that_stopped_early_only_evaluates_when_it_resumes(trainer: Traine
     assert again.fields["total_steps"] == run.fields["total_steps"]
 
 
-def test_a_damaged_best_checkpoint_is_not_replaced_by_another_state(trainer: Trainer) -> None:
-    spec = overfitting(trainer)
-    run = trainer.run(spec)
-    saved = best(run.checkpoints)
-    assert saved is not None
-    trainer.artifacts.put(f"{saved.ref}/adapter_model.safetensors", b"damaged")
-    with pytest.raises(BestLost):
-        trainer.run(resuming(spec, *existing(run)))
+SCORED = {"save_steps": 2, "epochs": 2, "early_stopping_patience": None}
+"""8 steps, with evaluations and checkpoints after each second step."""
+
+
+def _losing(trainer: Trainer, count: int) -> tuple[list[SavedCheckpoint], Run, SegmentSpec]:
+    """Evaluate a trained job again whose best checkpoints are missing or damaged.
+
+    Return the checkpoints of the first segment from the best to the worst, and the second segment.
+    """
+    spec = overfitting(trainer, hyperparameters=SCORED)
+    with trainer.patch.context() as patch:
+        losses = iter([2.0, 2.1, 2.2, 3.0, 2.3, 2.0])  # at three steps, of the base, at the end
+        patch.setattr(HeldOut, "score", lambda *_: Score(next(losses), 0.5, 10))
+        run = trainer.run(spec)
+    saved = sorted(
+        (each for each in run.checkpoints if each.eval_loss is not None),
+        key=lambda each: each.eval_loss or 0,
+    )
+    trainer.artifacts.delete_directory(saved[0].ref)
+    for each in saved[1:count]:
+        trainer.artifacts.put(f"{each.ref}/adapter_model.safetensors", b"damaged")
+    again = resuming(spec, *existing(run))
+    with trainer.patch.context() as patch:
+        losses = iter([3.0, 2.15, 2.1])  # of the base, of the final state, of the restored state
+        patch.setattr(HeldOut, "score", lambda *_: Score(next(losses), 0.5, 10))
+        return saved, trainer.run(again), again
+
+
+def test_a_lost_best_checkpoint_is_replaced_by_the_next_best(trainer: Trainer) -> None:
+    (lost, second, *_), run, spec = _losing(trainer, 1)
+    found = run.evaluation
+    assert (found.step, found.loss_after, found.final_loss) == (second.step, 2.1, 2.15)
+    assert (found.lost_best_step, found.lost_best_loss) == (lost.step, lost.eval_loss)
+    assert second.state is not None
+    assert trainer.adapter_sha256(spec) == second.state.weights
+    assert run.warns(f"cannot register the checkpoint of step {lost.step}")
+    assert [each.ref for each in run.fields["rejected"]] == [lost.ref]
+
+
+def test_the_final_state_is_registered_if_no_better_one_is_intact(trainer: Trainer) -> None:
+    (lost, second, *_), run, spec = _losing(trainer, 2)
+    found = run.evaluation
+    assert (found.step, found.loss_after, found.final_loss) == (run.fields["step"], 2.15, None)
+    assert (found.lost_best_step, found.lost_best_loss) == (lost.step, lost.eval_loss)
+    final = next(each for each in spec.resume_from if each.step == found.step)
+    assert final.state is not None
+    assert trainer.adapter_sha256(spec) == final.state.weights
+    assert [(each.ref, each.reason) for each in run.fields["rejected"]] == [
+        (lost.ref, RejectionReason.MISSING),
+        (second.ref, RejectionReason.CORRUPT),
+    ]
+    assert "register" in run.phases
+
+
+def test_an_unreachable_store_is_no_lost_checkpoint(trainer: Trainer) -> None:
+    def unreachable(*_: object) -> None:
+        raise GenericError("connection refused")
+
+    with trainer.patch.context() as patch:
+        patch.setattr(segment, "require_base", _second_call(segment.require_base, unreachable))
+        with pytest.raises(GenericError):
+            trainer.run(overfitting(trainer))
+
+
+def _second_call(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `first` once, and then `second`."""
+    functions = chain([first], repeat(second))
+    return lambda *arguments: next(functions)(*arguments)
+
+
+@pytest.mark.full
+def test_two_ranks_agree_that_the_best_checkpoint_is_lost(trainer: Trainer) -> None:
+    spec = trainer.spec(OVERFITTING | {"gradient_accumulation": 1}, gpu_count=2)
+    leader, follower = trainer.run_ranks(spec, score_and_lose_the_best)
+    assert (leader.evaluation.step, leader.evaluation.lost_best_step) == (6, 2)
+    assert follower.evaluation == leader.evaluation
+    assert "register" in leader.phases
+
+
+def score_and_lose_the_best() -> None:
+    """As `score_as_scripted`, but no state is intact."""
+    score_as_scripted()
+
+    def missing(*_: object) -> None:
+        raise FileNotFoundError("no such checkpoint")
+
+    segment.load_weights = missing
 
 
 @pytest.mark.full
