@@ -21,6 +21,7 @@ RESUME_FILES = (
     "random.safetensors",
     "position.json",
     "reference.safetensors",
+    "unsent.json",
     SAMPLE,
 )
 """Files that the trainer needs to resume from a checkpoint. The model works without them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from domain.training.checkpoint import (
     RejectionReason,
     ResumeCertificate,
@@ -18,6 +20,7 @@ from services.trainer.plan import data_position_sha256
 from services.trainer.reference import Reference
 from services.trainer.state import TrainingState, reseed
 from services.trainer.training import Training
+from services.trainer.unsent import Unsent
 
 
 class CheckpointLoader:
@@ -76,6 +79,7 @@ class CheckpointLoader:
             damage = self._damage(saved, position, live)
             if self._agreed(damage):
                 self._certify(saved, position, live, mode)
+                self._resend()
                 return position
             self._reject(saved, damage)
             fresh.restore(model, optimizer, self._ranks)
@@ -83,6 +87,13 @@ class CheckpointLoader:
                 training.objective.reference = None
             self.fetch()
         return None
+
+    def _resend(self) -> None:
+        """Send the metrics in the checkpoint that its segment may not have sent."""
+        try:
+            self._reporter.resend(Unsent.read(self._directory))
+        except ValidationError as error:  # of another version; training does not need them
+            self._reporter.log(f"could not read unsent metrics: {error!r}", "WARNING")
 
     def _restore_files(self, training: Training) -> None:
         """Restore the adapter, the optimizer and this rank's random state.

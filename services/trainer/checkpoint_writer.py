@@ -24,6 +24,7 @@ from services.trainer.progress import Progress
 from services.trainer.sampling import Sample
 from services.trainer.state import LiveState, TrainingState, random_states
 from services.trainer.training import Training
+from services.trainer.unsent import Unsent
 
 NICENESS = 10
 """Niceness of the storing thread.
@@ -51,6 +52,7 @@ class Copied:
     position: Position
     state: TrainingState
     sample: Sample | None
+    unsent: Unsent
     elapsed_seconds: float  # segment time of the copy
     began: float  # time.monotonic() at the start
     blocked_seconds: float  # seconds that training waited for the copy
@@ -140,6 +142,7 @@ class Checkpoints:
                 position,
                 state,
                 sample,
+                self._reporter.unsent,
                 elapsed_seconds,
                 began,
                 blocked_seconds,
@@ -253,6 +256,7 @@ class Checkpoints:
             written = checkpoint.write(
                 directory, training.adapted, state, position, copied.sample, training.reference
             )
+            copied.unsent.write(directory)
             manifest = artifacts.take_directory(ref, directory, written)
         except STORE_ERRORS as error:
             shutil.rmtree(directory, ignore_errors=True)

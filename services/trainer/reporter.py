@@ -45,6 +45,7 @@ from services.trainer.clock import PhaseTimes
 from services.trainer.lease import Lease
 from services.trainer.store_keys import StoreKeys
 from services.trainer.stored_report import StoredReport
+from services.trainer.unsent import Unsent
 
 ACK_SECONDS = 2
 RECONNECT_SECONDS = 0.25
@@ -55,6 +56,7 @@ STOPPED_ANSWER_LIMIT_SECONDS = 3.0  # the scheduler may have stopped; the report
 EXIT_SECONDS = 1.0  # part of the grace period that is reserved for the exit
 OUTBOX_MESSAGES = 10_000  # limit while NATS is unreachable; the oldest are dropped
 OUTBOX_BATCH = 256
+LINGER_SECONDS = 2.0  # for the outbox, after the final report is acknowledged
 LOG_TEXT_CHARACTERS = 4_000
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -67,6 +69,7 @@ class Outgoing:
     key: str  # Nats-Msg-Id, by which the stream drops duplicates
     subject: str
     payload: bytes
+    measured: StepMeasured | EvaluationMeasured | None = None  # None: a report or a log line
 
 
 class Reporter:
@@ -107,6 +110,7 @@ class Reporter:
         self._log_lines = 0
         self._due_at = 0.0
         self._answered = threading.Event()
+        self._answered_at: float | None = None  # time.monotonic()
         self._ready = threading.Event()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._run()), name="reporter", daemon=True
@@ -149,6 +153,23 @@ class Reporter:
         kind = "step" if is_step else "evaluation"
         self._queue(measured, f"{kind}:{measured.step}")
 
+    @property
+    def unsent(self) -> Unsent:
+        """Metrics that the server has not acknowledged."""
+        queued = [item.measured for item in tuple(self._outbox)]
+        return Unsent(
+            steps=tuple(each for each in queued if isinstance(each, StepMeasured)),
+            evaluations=tuple(each for each in queued if isinstance(each, EvaluationMeasured)),
+        )
+
+    def resend(self, unsent: Unsent) -> None:
+        """Queue the metrics that an earlier segment did not send, as those of this segment."""
+        own = unsent.of(self._spec.segment, self._clock.elapsed())
+        for each in own.steps:
+            self._queue(each, f"step:{each.step}")
+        for each in own.evaluations:
+            self._queue(each, f"evaluation:{each.step}")
+
     def saved(self, checkpoint: SavedCheckpoint) -> None:
         """Report a durable checkpoint immediately. Any thread may call this, one at a time.
 
@@ -183,7 +204,8 @@ class Reporter:
 
     def _queue(self, message: StepMeasured | EvaluationMeasured | LogLine, name: str) -> None:
         key = f"{message.job_id}:{message.segment}:{name}"
-        self._outbox.append(Outgoing(key, message.subject, _payload(message)))
+        measured = None if isinstance(message, LogLine) else message
+        self._outbox.append(Outgoing(key, message.subject, _payload(message), measured))
 
     def finish(
         self,
@@ -194,6 +216,8 @@ class Reporter:
     ) -> bool:
         """Send the final report until the scheduler acknowledges it. Return True if it does.
 
+        The outbox gets up to 2 s more, because an acknowledgement may come before the metrics of
+        the last steps are sent.
         The elapsed time is that of this call, so the wait for the acknowledgement is not billed.
         The wait ends after 120 s (3 s for a stopped segment), or when paid time and grace are used
         up.
@@ -306,12 +330,18 @@ class Reporter:
             js = client.jetstream(timeout=ACK_SECONDS)
             try:
                 await self._receive(js)
-                if time.monotonic() >= self._due_at:
+                due = time.monotonic() >= self._due_at
+                if due:
                     await self._report(js)  # before log lines, which the stream may reject
+                if due or self._answered_at is not None:
                     await self._empty_outbox(js)
                 rest = self._spec.heartbeat_seconds
             except (NatsError, TimeoutError) as error:
                 _print(f"WARNING nats: {error!r}")
+        if self._answered_at is not None:
+            lingered = time.monotonic() - self._answered_at >= LINGER_SECONDS
+            if lingered or not self._outbox:
+                self._answered.set()
         if self._draft.ending is not None:
             rest = min(rest, FINAL_POLL_SECONDS)
         with suppress(TimeoutError):
@@ -335,8 +365,9 @@ class Reporter:
         if control.store is not None:
             with suppress(OSError):  # a full disk; the next heartbeat repeats it
                 self._store_keys.renew(control.store)
-        if control.answered and self._draft.ending is not None:
-            self._answered.set()
+        final = control.answered and self._draft.ending is not None
+        if final and self._answered_at is None:
+            self._answered_at = time.monotonic()
 
     async def _empty_outbox(self, js: JetStreamContext) -> None:
         """Publish the queue, oldest first. A message stays queued until it is acknowledged."""

@@ -8,6 +8,7 @@ from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
 from infrastructure.reports import EvaluationMeasured, StepMeasured
 from services.trainer.reporter import Level
+from services.trainer.unsent import Unsent
 
 
 class ReporterPort(Protocol):
@@ -21,6 +22,14 @@ class ReporterPort(Protocol):
 
     def measure(self, measured: StepMeasured | EvaluationMeasured) -> None:
         """Report the metrics of an optimizer step or an evaluation."""
+
+    @property
+    def unsent(self) -> Unsent:
+        """Metrics that are not sent yet."""
+        return Unsent()
+
+    def resend(self, unsent: Unsent) -> None:
+        """Report the metrics that an earlier segment did not send, as those of this segment."""
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
         """Report a durable checkpoint."""

@@ -76,17 +76,13 @@ class Outcome:
     adapter_sha256: str
 
     def differs(self, other: Outcome) -> str | None:
-        """Return the difference of two outcomes, or None.
-
-        A trainer that stops on a busy machine may exit before it has sent the metrics of its last
-        step, because this server answers its final report at once.
-        """
-        steps, unsent = self.losses.keys() & other.losses.keys(), self.losses.keys() ^ other.losses
+        """Return the difference of two outcomes, or None."""
+        steps, other_steps = self.losses.keys(), other.losses.keys()
+        if unsent := steps ^ other_steps:
+            return f"no metrics of steps {sorted(unsent)}"
         odd = [step for step in sorted(steps) if self.losses[step] != other.losses[step]]
         if odd:
             return f"losses of steps {odd}"
-        if len(unsent) > 1:
-            return f"no metrics of steps {sorted(unsent)}"
         return "adapter" if self.adapter_sha256 != other.adapter_sha256 else None
 
 
@@ -162,10 +158,10 @@ class Trainers:
             paid_seconds=3600,
             grace_seconds=60,
             heartbeat_seconds=0.5,
-            **(self._start(setting) if setting.kind == WARM_START else {}),
+            **(self._continued(setting) if setting.kind == WARM_START else {}),
         )
 
-    def _start(self, setting: Setting) -> dict[str, str]:
+    def _continued(self, setting: Setting) -> dict[str, str]:
         """Return the fields of a spec that continues the adapter of an earlier job."""
         earlier = replace(setting, kind="LoRA")
         if earlier not in self._starts:

@@ -21,6 +21,7 @@ from infrastructure.artifacts import Artifacts
 from infrastructure.reports import EvaluationMeasured, SegmentSpec, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease, SegmentStopped
+from services.trainer.unsent import Unsent
 from tests.builders.tiny_model import chats
 from tests.services.trainer.program import ISSUER
 
@@ -67,6 +68,7 @@ class Run:
         self.steps: list[StepMeasured] = []
         self.evaluations: list[EvaluationMeasured] = []
         self.checkpoints: list[SavedCheckpoint] = []
+        self.resent: Unsent | None = None
         self.lines: list[str] = []
         self.warnings: list[str] = []  # also in the lines
         self.outcome: SegmentEnd | None = None  # None: completed
@@ -87,6 +89,13 @@ class Run:
             self.lease.request_stop()
         if measured.step == self._stop.lapse_after:
             self.lease.clock = SegmentClock(self.lease.paid_seconds + 0.1)
+
+    @property
+    def unsent(self) -> Unsent:
+        return Unsent()
+
+    def resend(self, unsent: Unsent) -> None:
+        self.resent = unsent
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
         self.checkpoints.append(checkpoint)

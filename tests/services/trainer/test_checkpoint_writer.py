@@ -21,7 +21,8 @@ from services.trainer.checkpoint_writer import NOT_STORED, Checkpoints, NotStore
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import HeldOut, Score
 from services.trainer.failures import classify
-from tests.services.trainer.segments import Run, Trainer
+from services.trainer.unsent import Unsent
+from tests.services.trainer.segments import Run, Trainer, resuming
 
 STEPS = {"save_steps": 2, "dropout": 0.0}
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -112,6 +113,17 @@ def test_a_run_that_ends_suspect_is_evaluated_without_the_checkpoint_that_was_no
     assert run.saved_steps == [2, 4, 6]
     assert run.warns("step 8")
     assert run.phases[-1] == "register"
+
+
+def test_a_resume_sends_the_metrics_that_its_checkpoint_has(trainer: Trainer) -> None:
+    spec = trainer.spec(STEPS)
+    unsent = property(lambda run: Unsent(steps=tuple(run.steps[-1:])))
+    with trainer.patch.context() as patch:
+        patch.setattr(Run, "unsent", unsent)
+        stopped = trainer.run(spec, stop_after=3)
+    rest = trainer.run(resuming(spec, *reversed(stopped.checkpoints)))
+    assert rest.resent is not None
+    assert rest.resent.steps == (stopped.steps[2],)
 
 
 SCORED = {"save_steps": 4, "eval_steps": 2, "dropout": 0.0}

@@ -26,10 +26,11 @@ from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter
 from services.trainer.stored_report import StoredReport
+from services.trainer.unsent import Unsent
 from tests.builders.reports import CHECKPOINT, step_of
 from tests.polling import eventually
 from tests.services.trainer.program import ISSUER, NatsServer
-from tests.services.trainer.segments import Trainer
+from tests.services.trainer.segments import Trainer, resuming
 
 
 class Reporting:
@@ -157,6 +158,37 @@ def test_nothing_is_lost_while_nats_is_down(reporting: Reporting) -> None:
     assert [message["step"] for message in server.steps(reporting.spec)] == [1, 2]
     numbers = [report["n"] for report in reporting.reports]
     assert numbers == sorted(set(numbers))
+
+
+def test_an_early_acknowledgement_leaves_time_for_the_last_metrics(reporting: Reporting) -> None:
+    reporting.server.answer(reporting.spec)
+    with reporting.reporter() as reporter:
+        for step in range(1, 301):  # more than a batch of the outbox
+            reporter.measure(step_of(reporting.spec, step, 300))
+        assert reporter.finish(SegmentEnd.COMPLETED)
+    assert [each["step"] for each in reporting.server.steps(reporting.spec)] == [*range(1, 301)]
+
+
+def test_the_next_segment_sends_metrics_that_this_one_did_not_send(reporting: Reporting) -> None:
+    server = reporting.server
+    with reporting.reporter() as reporter:
+        reporter.measure(step_of(reporting.spec, 1, 9))
+        eventually(lambda: reporter.unsent == Unsent())
+        server.stop()
+        try:
+            reporter.measure(step_of(reporting.spec, 2, 9))
+            reporter.log("Not a metric.")
+            left = reporter.unsent
+        finally:
+            server.start()
+    assert [each.step for each in left.steps] == [2]
+    left.write(reporting.directory)
+    next_one = Reporting(server, resuming(reporting.spec), reporting.directory)
+    with next_one.reporter() as reporter:
+        reporter.resend(Unsent.read(reporting.directory))
+        eventually(lambda: reporter.unsent == Unsent())
+    sent = {(each["segment"], each["step"]) for each in server.steps(reporting.spec)}
+    assert {(1, 1), (2, 2)} <= sent
 
 
 def test_a_report_lists_the_last_two_checkpoints_and_the_best(reporting: Reporting) -> None:
