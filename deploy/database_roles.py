@@ -225,6 +225,7 @@ ACCESS: dict[str, Access] = {
         | {"dataset_comparisons": "SELECT, INSERT"}
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
+        | {"job_templates": CHANGE}
         | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}
         | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
         | {"webhook_secrets": HIDDEN_SECRETS}

@@ -24,6 +24,8 @@ from gateway.http.openapi import V1_PREFIX
 from gateway.http.text_validation import only_texts
 from gateway.invoices import api as invoices
 from gateway.invoices import pages as invoice_pages
+from gateway.job_templates import api as job_templates
+from gateway.job_templates import pages as job_template_pages
 from gateway.jobs import api as jobs
 from gateway.jobs.openai import events as openai_events
 from gateway.jobs.openai import jobs as openai_jobs
@@ -66,6 +68,7 @@ NATIVE = (
     exports,
     estimates,
     jobs,
+    job_templates,
     events,
     operator,
 )
@@ -76,6 +79,7 @@ PAGES = (
     synthesis_pages,
     dataset_pages,
     wizard,
+    job_template_pages,
     job_list,
     comparing,
     job_page,

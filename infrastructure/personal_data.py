@@ -30,6 +30,7 @@ PERSONAL: dict[str, str] = {
     "hub_targets": "account_id",
     "job_drafts": "account_id",
     "job_metadata": "job_id",
+    "job_templates": "account_id",
     "key_names": "key_id",
     "key_uses": "key_id",
     "log_lines": "job_id",

@@ -38,6 +38,7 @@ CREATED: dict[str, LiteralString] = {
     "alert_causes": "since",
     "security_events": "happened_at",
     "job_drafts": "saved_at",
+    "job_templates": "created_at",
     "key_uses": "used_at",
 }
 """Tables whose rows are deleted if they are newer than the last event, and their time."""

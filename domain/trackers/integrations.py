@@ -120,6 +120,18 @@ Integrations = Annotated[list[Integration], Field(max_length=len(Tracker))]
 INTEGRATION: TypeAdapter[Integration] = TypeAdapter(Integration)
 
 
+def name_of(integration: Integration) -> str:
+    """Return an integration as `integration_of` reads it, such as `mlflow:EXPERIMENT`."""
+    match integration:
+        case MlflowIntegration(mlflow=run):
+            return f"{integration.type}:{run.experiment_name}"
+        case WandbIntegration(wandb=run):
+            owner = f"{run.entity}/" if run.entity else ""
+            return f"{integration.type}:{owner}{run.project}"
+        case _:
+            return str(integration.type)
+
+
 def require_different(integrations: Sequence[Integration]) -> None:
     """Raise Invalid if two integrations have the same type."""
     kinds = [each.type for each in integrations]

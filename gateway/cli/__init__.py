@@ -5,6 +5,7 @@ from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
 from gateway.cli.exits import epilog
 from gateway.cli.invoices import invoices
+from gateway.cli.job_templates import templates
 from gateway.cli.jobs import jobs
 from gateway.cli.keys import keys
 from gateway.cli.models import models
@@ -19,6 +20,7 @@ GROUPS = {
     "datasets": datasets,
     "syntheses": syntheses,
     "jobs": jobs,
+    "templates": templates,
     "models": models,
     "billing": billing,
     "invoices": invoices,

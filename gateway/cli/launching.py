@@ -18,10 +18,17 @@ from gateway.cli import job_tables
 from gateway.cli.client import Client, Reply, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import follow
+from gateway.cli.job_templates import found_template
 from gateway.cli.terminal import client_of, for_programs, interrupted, note, show, show_line
 from gateway.jobs.schemas import JobSummary
 from gateway.launch.schemas import QuoteAnswer
 from gateway.schemas import job_name
+
+OMITTED = (
+    *("suffix", "max_cost", "validation_dataset", "region", "gpu_type", "gpu_count"),
+    *("deploy", "wait", "integrations"),
+)
+"""Choices of a template that a job does not need, besides hyperparameters."""
 
 
 def _option(name: str, field: FieldInfo) -> Any:
@@ -56,20 +63,36 @@ def launch(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="ID of a dataset that is ready_for_training. Required, unless you set --like."
+            help="ID of a dataset that is ready_for_training. Required, unless you set --like or "
+            "--template."
         ),
     ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
             help="Name of a base model, or of your model (ft:...) or checkpoint to continue from. "
-            "See `ecolink models list`. Required, unless you set --like."
+            "See `ecolink models list`. Required, unless you set --like or --template."
         ),
     ] = None,
     like: Annotated[
         str | None,
         typer.Option(
             help="ID of a job to use as a template. Other options replace its choices.",
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Name or ID of a job template. Other options replace its choices. See "
+            "`ecolink templates`."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Choice of the template to leave out, such as suffix, max-cost, "
+            "validation-dataset or early-stopping-patience. Repeat for several.",
+            metavar="NAME",
         ),
     ] = None,
     validation_dataset: Annotated[
@@ -99,8 +122,13 @@ def launch(
         str | None, typer.Option(help="Name of the job, which becomes a part of the model's name.")
     ] = None,
     deploy: Annotated[
-        bool, typer.Option("--deploy", help="Deploy the model after registration.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--deploy/--no-deploy",
+            help="Deploy the model after registration.  \\[default: --no-deploy]",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="If no GPU is free, queue the job free of charge.")
     ] = False,
@@ -136,8 +164,16 @@ def launch(
         raise typer.BadParameter(
             "You cannot combine --dry-run and --watch, because --dry-run starts no job. Choose one."
         )
-    if like is None and None in (dataset, base_model):
-        raise typer.BadParameter("Set --dataset and --base-model, or --like with a job's ID.")
+    copies = like is not None or template is not None
+    if like is not None and template is not None:
+        raise typer.BadParameter("You cannot combine --like and --template. Choose one.")
+    if not copies and None in (dataset, base_model):
+        raise typer.BadParameter(
+            "Set --dataset and --base-model, or --like with a job's ID, or --template."
+        )
+    if without and not copies:
+        raise typer.BadParameter("--without needs --like or --template.")
+    left_out = [_choice(each) for each in without or ()]
     chosen = {
         "dataset": dataset,
         "validation_dataset": validation_dataset,
@@ -146,7 +182,7 @@ def launch(
         "gpu_type": gpu_type,
         "gpu_count": gpu_count,
         "suffix": suffix,
-        "deploy": deploy or None,
+        "deploy": deploy,
         "wait": wait or None,
         "max_cost": max_cost,
         **({"integrations": _integrations(track)} if track else {}),
@@ -156,7 +192,12 @@ def launch(
         name: value for name, value in tuned.items() if value not in (None, [])
     }
     with client_of(ctx) as client:
-        body = given if like is None else _like(client, like, given)
+        body = given
+        if like is not None:
+            body = _changed(client.get(f"/jobs/{like}/request"), left_out, given)
+        elif template is not None:
+            found = found_template(client, template).request.model_dump(mode="json")
+            body = _changed(found, left_out, given)
         if dry_run:
             quote = client.send(QuoteAnswer, "/estimates", body)
             show(quote, job_tables.quote)
@@ -183,11 +224,23 @@ def _integrations(named: Sequence[str]) -> list[dict[str, Any]]:
         raise typer.BadParameter(error.message) from None
 
 
-def _like(client: Client, job: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the request of a past job, with the given choices instead of its own."""
-    template = client.get(f"/jobs/{job}/request")
-    tuned = template["hyperparameters"] | given["hyperparameters"]
-    return template | given | {"hyperparameters": tuned}
+def _choice(option: str) -> str:
+    """Return the field that an option names. Raise BadParameter if no template can omit it."""
+    name = option.replace("-", "_")
+    if name in OMITTED or name in FIELDS:
+        return name
+    known = ", ".join(each.replace("_", "-") for each in (*OMITTED, *FIELDS))
+    raise typer.BadParameter(f"Unknown choice {option!r} in --without. Use one of: {known}.")
+
+
+def _changed(
+    template: dict[str, Any], left_out: Sequence[str], given: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a request without some of its choices, and with the given ones."""
+    own, tuned = dict(template), dict(template["hyperparameters"])
+    for name in left_out:
+        (tuned if name in FIELDS else own).pop(name, None)
+    return own | given | {"hyperparameters": tuned | given["hyperparameters"]}
 
 
 def _approved(client: Client, approval: dict[str, Any], key: str) -> Reply[JobSummary]:

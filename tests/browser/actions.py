@@ -265,6 +265,16 @@ def fill_wizard(until: str, **fields: str) -> Callable[[Page], None]:
     return prepare
 
 
+def choose_every_option(page: Page) -> None:
+    """Choose each option that is not the default, with a learning rate that cannot learn."""
+    options = {"learning_rate": "1e-8", "early_stopping_patience": "2", "n_checkpoints": "3"}
+    fill_wizard("#cautions", suffix="support", max_sequence_length="128", **options)(page)
+    for name in ("deploy", "load_best_model_at_end", "use_rslora", "use_dora", "capped"):
+        page.locator(f"#{name}").check()
+    page.get_by_role("button", name="All linear layers").click()
+    expect(page.locator("#preset-2[aria-pressed=true]")).to_be_visible()
+
+
 def approve_changed_estimate(page: Page) -> None:
     """Approve an estimate that differs from the shown one."""
     fill_wizard("#approve:enabled")(page)

@@ -62,6 +62,7 @@ from tests.browser.sample_notices import add_notices
 from tests.browser.sample_operations import add_operations, add_trainer_output
 from tests.browser.sample_quality import SampleQuality
 from tests.browser.sample_syntheses import SampleSyntheses
+from tests.browser.sample_templates import add_templates
 from tests.browser.sample_trackers import add_trackers
 from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
@@ -150,6 +151,11 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                         parsed_job_id(sample.paths[name].rpartition("/")[2])
                         for name in ("training", "registered")
                     ),
+                )
+                add_templates(
+                    connection,
+                    sample.people["ada"].account_id,
+                    parsed_job_id(sample.paths["registered"].rpartition("/")[2]),
                 )
                 sample.paths |= add_notices(
                     connection, sample.people["ada"].account_id, sample.people["vera"].account_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_origin
 from urllib.parse import parse_qsl
@@ -19,9 +19,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from domain.core.errors import Invalid
-from domain.core.money import exact_dollars
 from domain.datasets.dataset import DatasetKind
-from domain.trackers.integrations import REMOTE, Integration, Tracker, integration_of
+from domain.trackers.integrations import REMOTE, Integration, Tracker, integration_of, name_of
 from domain.training import hyperparameters
 from domain.training.hyperparameters import (
     DPO,
@@ -33,7 +32,6 @@ from domain.training.hyperparameters import (
     use_of,
 )
 from domain.training.start import SHAPE
-from domain.training.training_plan import Order, TrainingPlan
 from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest
 from infrastructure.drafts import Revision
 
@@ -155,24 +153,26 @@ class Entries(_Hyperparameters):
         )
 
     @classmethod
-    def like(cls, plan: TrainingPlan, gpu_count: int, order: Order) -> Entries:
-        """Return a form with all approved choices of a job."""
-        lora = plan.lora
+    def of_request(cls, request: JobRequest) -> Entries:
+        """Return a form with all choices of a request."""
+        lora, validation = request.hyperparameters, request.validation_dataset
         tuned, default = typed(lora), typed(Hyperparameters())
         changed = [name for name in ONLY_IN_API if tuned[name] != default[name]]
         return cls(
-            dataset=str(plan.dataset_id),
-            validation_dataset=str(plan.validation.dataset_id) if plan.validation else "",
-            base_model=plan.start.model if plan.start else plan.base_model,
-            suffix=order.suffix or "",
-            region=plan.region,
-            gpu_type=plan.gpu_type,
-            gpu_count=str(gpu_count),
-            deploy="true" if order.deploy else "",
-            capped="" if order.max_cost_micros is None else "true",
-            max_cost=_typed_amount(order.max_cost_micros),
+            dataset=str(request.dataset),
+            validation_dataset="" if validation is None else str(validation),
+            base_model=request.base_model,
+            suffix=request.suffix or "",
+            region=request.region or "",
+            gpu_type=request.gpu_type or "",
+            gpu_count=str(request.gpu_count),
+            deploy="true" if request.deploy else "",
+            wait="true" if request.wait else "",
+            capped="" if request.max_cost is None else "true",
+            max_cost="" if request.max_cost in (None, ESTIMATE) else request.max_cost,
             alpha_followed=tuned["lora_alpha"] if lora.lora_alpha == 2 * lora.lora_r else "",
             command_key=str(uuid4()),
+            **_names_of(request.integrations),
             **{name: tuned[name] for name in (*IN_WIZARD, *changed)},
         )
 
@@ -251,21 +251,22 @@ class Entries(_Hyperparameters):
     @property
     def carried(self) -> dict[str, str]:
         """Entries that were copied from another job and have no input on the page, by title."""
-        kept = {
+        return {
             title_of(n): getattr(self, n)
             for n in ONLY_IN_API
             if getattr(self, n) and n != "method"  # which follows the dataset
         }
-        return kept | ({"Deploy the model after registration": ""} if self.deploy else {})
+
+
+def _names_of(integrations: Iterable[Integration]) -> dict[str, str]:
+    """Return the names of experiments and projects by tracker."""
+    named = (name_of(each).partition(":") for each in integrations if each.type in REMOTE)
+    return {tracker: name for tracker, _, name in named}
 
 
 def typed(tuned: Hyperparameters) -> dict[str, Any]:
     """Return hyperparameters as a user would enter them."""
     return {name: _typed(value) for name, value in tuned.model_dump().items()}
-
-
-def _typed_amount(micros: int | str | None) -> str:
-    return exact_dollars(micros).removeprefix("$") if isinstance(micros, int) else ""
 
 
 def _typed(value: Any) -> str | list[str]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from domain.trackers.integrations import Integration, MlflowIntegration, WandbIntegration
+from domain.trackers.integrations import Integration, name_of
 from domain.training.hyperparameters import SUPERVISED, Group, Hyperparameters, use_of
 from gateway.http.openai_vocabulary import FIELDS, file_name
 from gateway.launch.job_form import JobRequest
@@ -26,7 +26,7 @@ def command_line(wanted: JobRequest) -> str:
         "deploy": wanted.deploy or None,
         "wait": wanted.wait or None,
         "max_cost": wanted.max_cost,
-        "track": tuple(map(_named, wanted.integrations)) or None,
+        "track": tuple(map(name_of, wanted.integrations)) or None,
     }
     options = (each for name, value in choices.items() for each in _options(name, value))
     return " \\\n  ".join(["ecolink jobs launch", *options])
@@ -94,18 +94,6 @@ def _method(tuned: dict[str, Any]) -> dict[str, Any] | None:
     if method == SUPERVISED:
         return None
     return {"type": method, method: {"hyperparameters": {"beta": beta}}}
-
-
-def _named(integration: Integration) -> str:
-    """Return an integration as an option names it."""
-    match integration:
-        case MlflowIntegration(mlflow=run):
-            return f"{integration.type}:{run.experiment_name}"
-        case WandbIntegration(wandb=run):
-            owner = f"{run.entity}/" if run.entity else ""
-            return f"{integration.type}:{owner}{run.project}"
-        case _:
-            return str(integration.type)
 
 
 def _sent(integration: Integration) -> dict[str, Any]:

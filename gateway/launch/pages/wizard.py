@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from uuid import UUID
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
@@ -15,7 +16,9 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.origin import base_url
 from gateway.http.permissions import MayRead, MayTrain
+from gateway.job_templates import service as job_templates
 from gateway.jobs import service as jobs
+from gateway.launch.job_form import JobRequest
 from gateway.launch.pages.entries import Entries, read
 from gateway.launch.pages.lists import Lists
 from gateway.launch.pages.view import View
@@ -33,22 +36,31 @@ USED = "You already started a job from this form. Approving again starts a secon
 router = APIRouter(prefix=PATH)
 
 
+def _copied(
+    caller: MayRead, backend: BackendOf, like: JobId | None = None, template: UUID | None = None
+) -> JobRequest | None:
+    """Return the request of a job or a template that the URL names, or None."""
+    if like is not None:
+        return jobs.request_of(backend, caller, like)
+    if template is not None:
+        return job_templates.template(backend, caller, template).request
+    return None
+
+
 @router.get("")
 def show_wizard(
     request: Request,
     caller: MayRead,
     backend: BackendOf,
     dataset: Annotated[str, Query(max_length=100)] = "",
-    like: JobId | None = None,
+    copied: Annotated[JobRequest | None, Depends(_copied)] = None,
     continue_from: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
     """Show the draft, or the form that the URL requests. Editing that form replaces the draft."""
     draft = _draft(backend, caller)
     entries = draft or Lists.now(backend, caller).fresh()
-    if like is not None:
-        jobs.own_job(backend, caller, like)
-        job = backend.log.load(Job, like)
-        entries = Entries.like(job.plan, job.plan.gpu_count, job.order)
+    if copied is not None:
+        entries = Entries.of_request(copied)
     if continue_from:
         entries = entries.model_copy(update={"base_model": continue_from})
     if dataset:

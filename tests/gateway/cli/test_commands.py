@@ -44,6 +44,21 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
         assert again[same] == shown[same]
     other = me.read(*like, "--dataset", str(own), "--validation-dataset", me.dataset)
     assert me.read("jobs", "show", other["id"])["dataset_id"] == str(own)
+    order = ("--suffix", "mine", "--deploy", "--max-cost", "1.25")
+    ordered = ("jobs", "launch", "--like", me.read(*me.launch, *order)["id"])
+    plain = me.read(*ordered, "--no-deploy", "--without", "suffix", "--without", "max-cost")
+    kept = me.read("jobs", "show", me.read(*ordered)["id"])
+    assert (kept["model"] or kept["max_cost"]["micros"]) == 1_250_000
+    assert me.read("jobs", "show", plain["id"])["max_cost"] is None
+    assert me.read("templates", "save", "Mine", "--job", job["id"])["name"] == "Mine"
+    assert "Epochs" in me.run("templates", "show", "Mine")
+    used = ("jobs", "launch", "--template", "Mine", "--without", "dropout", "--lora-r", "8")
+    shown = me.read("jobs", "show", me.read(*used)["id"])["hyperparameters"]
+    assert (shown["epochs"], shown["dropout"], shown["lora_r"]) == (1, 0.05, 8)
+    assert me.read("templates", "rename", "Mine", "Other")["name"] == "Other"
+    assert "Other" in me.run("templates", "list")
+    me.run("templates", "delete", "Other")
+    assert me.read("templates", "list")["data"] == []
     listed = me.run("jobs", "list")
     for named in (job["id"], job["id"][6:14], "dataset", BASE_MODEL, "waiting for a GPU"):
         assert named in listed
@@ -117,6 +132,10 @@ def test_a_refusal_names_the_option_or_id_and_has_an_exit_code(
         ((*me.launch, "--max-sequence-length", "40"), 2, "--max-sequence-length: "),
         ((*me.launch, "--dry-run", "--watch"), 2, "--watch"),
         (("jobs", "launch", "--dataset", validating), 2, "--like"),
+        (("jobs", "launch", "--like", "ftjob-1", "--template", "a"), 2, "--template"),
+        (("jobs", "launch", "--template", "a", "--without", "nope"), 2, "nope"),
+        (("jobs", "launch", "--template", "missing"), 1, "missing"),
+        ((*me.launch, "--without", "suffix"), 2, "--without"),
         (("jobs", "launch", "--like", f"ftjob-{'0' * 32}"), 4, ""),
         (me.launch, 5, "$"),
         ((*base, theirs), 4, ""),

@@ -1,0 +1,1 @@
+"""Job templates: named requests for similar jobs."""

@@ -1,0 +1,90 @@
+"""The page of job templates, and the commands of other pages that save one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Form, Request
+from fastapi.responses import Response
+
+from domain.core.errors import Invalid
+from gateway.backend import Backend, BackendOf
+from gateway.http.access import Caller
+from gateway.http.permissions import MayRead, MayTrain
+from gateway.job_templates import service
+from gateway.job_templates.schemas import MOST_CHARACTERS, TemplateForm
+from gateway.launch.pages.entries import Entries, read
+from gateway.schemas import JobId
+from gateway.web.rendering import fragment, page
+
+ADDRESS = "/fine-tune/templates"
+
+router = APIRouter()
+
+
+def _name(name: Annotated[str, Form(max_length=1000)] = "") -> str:
+    """Return the entered name of a template. Raise Invalid."""
+    if 0 < len(stripped := name.strip()) <= MOST_CHARACTERS:
+        return stripped
+    raise Invalid(
+        f"The name of the template has {len(stripped):,} characters. Enter 1 to {MOST_CHARACTERS}.",
+        field="name",
+    )
+
+
+NameOf = Annotated[str, Depends(_name)]
+
+
+@router.get(ADDRESS)
+def show_templates(request: Request, caller: MayRead, backend: BackendOf) -> Response:
+    """Show the templates of the account."""
+    return page(request, backend, caller, "job_templates/page.html", **_shown(backend, caller))
+
+
+@router.post(f"{ADDRESS}/{{template_id}}/rename")
+def rename(template_id: UUID, name: NameOf, caller: MayTrain, backend: BackendOf) -> Response:
+    """Rename a template."""
+    service.rename(backend, caller, template_id, name)
+    return fragment("job_templates/list.html", **_shown(backend, caller))
+
+
+@router.post(f"{ADDRESS}/{{template_id}}/delete")
+def delete(template_id: UUID, caller: MayTrain, backend: BackendOf) -> Response:
+    """Delete a template."""
+    service.delete(backend, caller, template_id)
+    return fragment("job_templates/list.html", **_shown(backend, caller))
+
+
+@router.post("/fine-tune/ftjob-{job_id}/template")
+def save_job(job_id: JobId, name: NameOf, caller: MayTrain, backend: BackendOf) -> Response:
+    """Save the choices of a job as a template."""
+    service.save(backend, caller, TemplateForm(name=name, job=job_id))
+    return _to_templates()
+
+
+@router.post("/fine-tune/new/template")
+def save_form(
+    entries: Annotated[Entries, Form()],
+    caller: MayTrain,
+    backend: BackendOf,
+    template_name: Annotated[str, Form(max_length=1000)] = "",
+) -> Response:
+    """Save the form of the wizard as a template. Raise Invalid if it is incomplete."""
+    reading = read(entries.followed())
+    if reading.problems:
+        raise Invalid(next(iter(reading.problems.values())))
+    if reading.request is None:
+        raise Invalid(f"The form is incomplete. Choose {', '.join(reading.missing)}.")
+    name = _name(template_name)
+    service.save(backend, caller, TemplateForm(name=name, request=reading.request))
+    return _to_templates()
+
+
+def _to_templates() -> Response:
+    return Response(headers={"hx-redirect": ADDRESS})
+
+
+def _shown(backend: Backend, caller: Caller) -> dict[str, Any]:
+    """Return the variables of the list."""
+    return {"templates": service.templates(backend, caller), "address": ADDRESS}
