@@ -161,3 +161,20 @@ def test_two_ranks_train_as_one(trainer: Trainer) -> None:
     alone = trainer.run(spec_of(trainer, tuned, gpu_count=1, approved_gpu_count=2))
     assert _close(runs[0].losses, alone.losses)
     assert runs[0].evaluation.loss_after == pytest.approx(alone.evaluation.loss_after, abs=1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stop", [{"stop_after": 3}, {"stop_in": 7}, {"lapse_after": 5}], ids=str)
+def test_two_ranks_resume_exactly_with_the_reference_of_the_checkpoint(
+    trainer: Trainer, stop: dict[str, int]
+) -> None:
+    tuned = {"dropout": 0.1, "epochs": 4, "gradient_accumulation": 2}
+    whole, spec = (spec_of(trainer, tuned, gpu_count=2) for _ in range(2))
+    expected, follower = trainer.run_ranks(whole)
+    assert follower.evaluation == expected.evaluation
+    (interrupted,) = trainer.run_ranks(spec, **stop)
+    assert interrupted.outcome is not None
+    rest, _ = trainer.run_ranks(last := resuming(spec, interrupted.checkpoints[-1]))
+    assert trainer.result(last, interrupted, rest) == trainer.result(whole, expected)
+    assert rest.fields["resumed"].unchecked == ()
+    assert Phase.REFERENCE.value not in rest.phases
