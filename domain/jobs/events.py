@@ -104,7 +104,7 @@ class PodStarted(JobEvent):
 
 
 class CheckpointRejected(JobEvent):
-    """The running segment could not resume from a checkpoint. It tries the previous checkpoint."""
+    """The running segment could not resume from a checkpoint, or register it. It tries another."""
 
     segment: int
     step: int

@@ -253,7 +253,10 @@ class Job(Aggregate):
         self.running = replace(self._require_running(segment), pod=pod, host=host)
 
     def reject_checkpoint(self, segment: int, ref: str, reason: RejectionReason) -> None:
-        """Discard a checkpoint, if it exists, from which the running segment could not resume."""
+        """Discard a checkpoint, if it exists, that the running segment could not use.
+
+        The segment wanted to resume from it, or to register it as the best state.
+        """
         self._require_running(segment)
         lost = self.checkpoints.find(ref)
         if lost is None:

@@ -151,7 +151,10 @@ def _seconds_left(row: Row, now: datetime) -> float:
 
 def _steps(row: Row) -> Steps:
     began = row["training_since"]
-    here = row["measured_segment"] == row["segment"]
+    # A resumed segment may send the metrics of steps before its own, see services.trainer.unsent.
+    here = row["measured_segment"] == row["segment"] and (row["measured_step"] or 0) > (
+        row["segment_step"] or 0
+    )
     return Steps(
         done=max(row["step"], row["measured_step"] or 0),
         total=row["total_steps"] or 0,

@@ -80,7 +80,7 @@ class CheckpointFacts(Facts):
     step: int
     train_loss: float  # loss of this step, in nats per trainable token
     manifest_sha256: str
-    rejected: RejectionReason | None  # reason why no segment resumed from it; None: intact
+    rejected: RejectionReason | None  # reason why it was unusable; None: intact
 
 
 class ResumeFacts(Facts):

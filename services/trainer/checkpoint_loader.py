@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from domain.training.checkpoint import (
     RejectionReason,
     ResumeCertificate,
@@ -92,7 +90,7 @@ class CheckpointLoader:
         """Send the metrics in the checkpoint that its segment may not have sent."""
         try:
             self._reporter.resend(Unsent.read(self._directory))
-        except ValidationError as error:  # of another version; training does not need them
+        except ValueError as error:  # of another version; training does not need them
             self._reporter.log(f"could not read unsent metrics: {error!r}", "WARNING")
 
     def _restore_files(self, training: Training) -> None:

@@ -11,7 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from domain.jobs.failures import FailureClass
-from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
+from domain.training.checkpoint import (
+    KEPT_NEWEST,
+    RejectionReason,
+    SavedCheckpoint,
+    StateHashes,
+    superfluous,
+)
 from infrastructure.artifacts import STORE_ERRORS, Manifest
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Position
@@ -34,11 +40,11 @@ busy.
 """
 
 
-NOT_STORED = "Rank 0 could not store a checkpoint."
+NOT_STORED = "Rank 0 could not store or read a checkpoint."
 
 
 class NotStored(SegmentFailure):
-    """Rank 0 could not store a checkpoint that the job needs. Rank 0 itself raises the cause."""
+    """Rank 0 could not store or read a checkpoint of the job. Rank 0 itself raises the cause."""
 
     failure = FailureClass.TRAINER_CRASHED
 
@@ -78,7 +84,7 @@ class Checkpoints:
         self._writing: Future[Exception | None] | None = None
         self._before = self.progress  # counters before the last save
         # Rank 0 only: checkpoints of this job that exist, as far as this segment knows.
-        self._existing = list(context.spec.resume_from)
+        self._existing = list(reversed(context.spec.resume_from))  # oldest first
         self._idle = threading.Event()  # set while nothing is being stored
         self._idle.set()
 
@@ -149,7 +155,7 @@ class Checkpoints:
             )
             self._idle.clear()
         if not (in_background and stored):
-            self._require(None if copied is None else self._stored(copied))
+            self.require(None if copied is None else self._stored(copied))
         elif copied is not None:
             self._writing = self._writer.submit(self._store, copied)
 
@@ -193,11 +199,11 @@ class Checkpoints:
             needed = self._context.spec.hyperparameters.load_best_model_at_end
             best_lost = needed and self.progress.best_step != self._before.best_step
             fatal = best_lost or not isinstance(error, STORE_ERRORS)
-            self._require(error if fatal else None)
+            self.require(error if fatal else None)
             self.progress.forget_checkpoint(self._before)
         return not failed
 
-    def _require(self, error: BaseException | None) -> None:
+    def require(self, error: BaseException | None) -> None:
         """Raise in all ranks if rank 0 has an error."""
         if self._ranks.agree(error is not None):
             raise error or NotStored(NOT_STORED)
@@ -286,6 +292,9 @@ class Checkpoints:
             eval_loss=position.eval_loss,
         )
         self._existing.append(saved)
+        wanted = self._context.spec.hyperparameters.n_checkpoints or KEPT_NEWEST
+        gone = superfluous(self._existing, max(wanted, KEPT_NEWEST))  # the scheduler deletes them
+        self._existing = [each for each in self._existing if each not in gone]
         self._reporter.saved(saved)
         self._reporter.log(
             f"saved step {position.step:,}: training waited {copied.blocked_seconds:.3f} s, "

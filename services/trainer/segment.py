@@ -8,6 +8,7 @@ In each step, `train` calls `Training.step`, which cuts the plan's micro-batches
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -466,7 +467,13 @@ def _restore_best(
     `most` is the highest held-out loss. Return the restored state, or None if no such checkpoint is
     intact. The adapter then keeps its weights.
     """
-    restored = _read_best(context, checkpoints, training, most) if context.ranks.leads else None
+    restored, problem = None, None
+    if context.ranks.leads:
+        try:
+            restored = _read_best(context, checkpoints, training, most)
+        except Exception as error:  # noqa: BLE001  # all ranks must learn of any error
+            problem = error
+    checkpoints.require(problem)
     if not context.ranks.agree(restored is not None):
         return None
     context.ranks.share(training.adapter)
@@ -481,8 +488,8 @@ def _read_best(
     # First, so that an unreachable store does not look like a lost checkpoint.
     require_base(artifacts, spec.base_ref, spec.base_manifest_sha256)
     for saved in checkpoints.best_first(most):
+        scratch = context.scratch / "best"
         try:
-            scratch = context.scratch / "best" / f"{saved.segment}-{saved.step}"
             load_weights(training.adapted, artifacts, saved.ref, saved.manifest_sha256, scratch)
         except FileNotFoundError as error:
             checkpoints.reject(saved, RejectionReason.MISSING, error)
@@ -491,6 +498,8 @@ def _read_best(
         else:
             assert saved.eval_loss is not None
             return EvaluatedStep(saved.step, saved.eval_loss)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return None
 
 

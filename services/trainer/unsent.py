@@ -29,7 +29,7 @@ class Unsent(BaseModel):
     def read(cls, directory: Path) -> Unsent:
         """Read the file of a checkpoint. Return nothing if it has none.
 
-        Raise ValidationError if an incompatible trainer wrote it.
+        Raise ValueError if an incompatible trainer wrote it.
         """
         path = directory / FILE
         return read(cls, json.loads(path.read_text())) if path.exists() else cls()
