@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -85,13 +86,15 @@ def add_template(
 
 def rename_template(connection: Connection, account_id: UUID, template_id: UUID, name: str) -> bool:
     """Rename a template. Return False if the account has another one of this name."""
-    renamed = connection.execute(
-        "UPDATE job_templates SET name = %s WHERE account_id = %s AND template_id = %s "
-        "AND NOT EXISTS (SELECT FROM job_templates AS other WHERE other.account_id = %s "
-        "AND other.name = %s AND other.template_id <> %s)",
-        [name, account_id, template_id, account_id, name, template_id],
-    )
-    return renamed.rowcount == 1
+    try:
+        with connection.transaction():
+            connection.execute(
+                "UPDATE job_templates SET name = %s WHERE account_id = %s AND template_id = %s",
+                [name, account_id, template_id],
+            )
+    except UniqueViolation:
+        return False
+    return True
 
 
 def delete_template(connection: Connection, account_id: UUID, template_id: UUID) -> bool:

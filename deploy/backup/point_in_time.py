@@ -38,7 +38,6 @@ CREATED: dict[str, LiteralString] = {
     "alert_causes": "since",
     "security_events": "happened_at",
     "job_drafts": "saved_at",
-    "job_templates": "created_at",
     "key_uses": "used_at",
 }
 """Tables whose rows are deleted if they are newer than the last event, and their time."""
@@ -51,6 +50,7 @@ OWNERS: dict[str, LiteralString] = {
     "synthesis_edits": "synthesis_id",
     "key_names": "key_id",
     "job_metadata": "job_id",
+    "job_templates": "account_id",
 }
 """Tables whose rows belong to an aggregate, which the cut log may lack, and its ID."""
 

@@ -74,13 +74,15 @@ def found_template(client: Client, name: str) -> TemplateAnswer:
 
 
 def _choices(template: TemplateAnswer) -> RenderableType:
-    chosen = template.request.model_dump(mode="json", exclude_defaults=True)
+    request = template.request
+    chosen = request.model_dump(mode="json", exclude_defaults=True) if request else {}
     tuned = chosen.pop("hyperparameters", {})
     own = {
         "name": template.name,
         "id": template.id,
         "from": template.job and job_name(template.job),
         "saved": template.created_at,
+        "problem": template.problem,
     }
     return pairs(own | {title_of(n): written(v) for n, v in (chosen | tuned).items()})
 
@@ -90,10 +92,12 @@ def _listed(answer: Listed[TemplateAnswer]) -> RenderableType:
         (
             {
                 "name": each.name,
-                "base model": each.request.base_model,
-                "gpus": f"{each.request.gpu_count} × {each.request.gpu_type or 'the cheapest'}",
+                "base model": each.request and each.request.base_model,
+                "gpus": each.request
+                and f"{each.request.gpu_count} × {each.request.gpu_type or 'the cheapest'}",
                 "from": each.job and job_name(each.job),
                 "saved": each.created_at,
+                "reason": each.problem,
             }
             for each in answer.data
         ),

@@ -15,7 +15,7 @@ from domain.core.errors import Invalid
 from domain.trackers.integrations import integration_of
 from domain.training.hyperparameters import FIELDS, Group, use_of, written
 from gateway.cli import job_tables
-from gateway.cli.client import Client, Reply, Unreachable
+from gateway.cli.client import Client, ClientError, Reply, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import follow
 from gateway.cli.job_templates import found_template
@@ -196,8 +196,10 @@ def launch(
         if like is not None:
             body = _changed(client.get(f"/jobs/{like}/request"), left_out, given)
         elif template is not None:
-            found = found_template(client, template).request.model_dump(mode="json")
-            body = _changed(found, left_out, given)
+            found = found_template(client, template)
+            if found.request is None:
+                raise ClientError(f"The template cannot be used: {found.problem}")
+            body = _changed(found.request.model_dump(mode="json"), left_out, given)
         if dry_run:
             quote = client.send(QuoteAnswer, "/estimates", body)
             show(quote, job_tables.quote)

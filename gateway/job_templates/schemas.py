@@ -61,8 +61,11 @@ class TemplateAnswer(Answer):
     id: UUID
     name: str = Field(examples=["Support bot, rank 32"])
     job: JobId | None = Field(description="Job from which it was made, or null.")
-    request: JobRequest = Field(
+    request: JobRequest | None = Field(
         description="Request that starts a job with these choices. Change it, and send it to "
-        "`POST /api/jobs`."
+        "`POST /api/jobs`. Null if this version of EcoLink cannot use the template."
+    )
+    problem: str | None = Field(
+        default=None, description="Reason why the template cannot be used, or null."
     )
     created_at: datetime

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
+from pydantic import ValidationError
+
 from domain.core.errors import Invalid, NotFound
 from gateway.backend import Backend
 from gateway.http.access import Caller
@@ -35,8 +37,8 @@ def template(backend: Backend, caller: Caller, template_id: UUID) -> TemplateAns
 def save(backend: Backend, caller: Caller, form: TemplateForm) -> TemplateAnswer:
     """Save the choices of a job, or a request, under a name.
 
-    Raise NotFound without such a job, and Invalid if the name is taken or the account has too many
-    templates.
+    A repeated call returns the existing template. Raise NotFound without such a job, and Invalid if
+    the name is taken or the account has too many templates.
     """
     request = form.request
     if request is None:
@@ -45,15 +47,20 @@ def save(backend: Backend, caller: Caller, form: TemplateForm) -> TemplateAnswer
     return _add(backend, caller, form.name, request, form.job)
 
 
+def usable_request(backend: Backend, caller: Caller, template_id: UUID) -> JobRequest:
+    """Return the request of a template. Raise NotFound, or Invalid if it is not valid any more."""
+    found = template(backend, caller, template_id)
+    if found.request is None:
+        raise Invalid(f"The template {found.name!r} cannot be used: {found.problem}")
+    return found.request
+
+
 def rename(backend: Backend, caller: Caller, template_id: UUID, name: str) -> TemplateAnswer:
     """Rename a template. Raise NotFound, or Invalid if the name is taken."""
-    template(backend, caller, template_id)
     with backend.pool.connection() as connection:
-        renamed = job_templates.rename_template(connection, caller.account_id, template_id, name)
-    known = template(backend, caller, template_id)
-    if not renamed:
-        raise _taken(name)
-    return known
+        if not job_templates.rename_template(connection, caller.account_id, template_id, name):
+            raise _taken(name)
+    return template(backend, caller, template_id)
 
 
 def delete(backend: Backend, caller: Caller, template_id: UUID) -> None:
@@ -71,19 +78,30 @@ def _add(
         if job_templates.add_template(connection, caller.account_id, new, MOST_TEMPLATES):
             return _answer(new)
         known = job_templates.templates_of(connection, caller.account_id)
-    if any(each.name == name for each in known):
-        raise _taken(name)
+    for each in known:
+        if each.name == name:
+            if (each.request, each.job_id) == (new.request, job_id):
+                return _answer(each)
+            raise _taken(name)
     raise Invalid(
         f"Your account has {MOST_TEMPLATES} job templates, which is the maximum. Delete one."
     )
 
 
 def _answer(known: JobTemplate) -> TemplateAnswer:
+    request, problem = None, None
+    try:
+        request = JobRequest.model_validate(known.request)
+    except ValidationError as error:  # another version of EcoLink saved it
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        problem = f"{field}: {first['msg']} (the value is {first['input']!r})."
     return TemplateAnswer(
         id=known.template_id,
         name=known.name,
         job=known.job_id,
-        request=JobRequest.model_validate(known.request),
+        request=request,
+        problem=problem,
         created_at=known.created_at,
     )
 
@@ -97,4 +115,4 @@ def _taken(name: str) -> Invalid:
 
 
 def _unknown(template_id: UUID) -> NotFound:
-    return NotFound(f"no job template {template_id}")
+    return NotFound(f"Unknown job template {template_id}. See `ecolink templates list`.")

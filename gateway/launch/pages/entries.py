@@ -20,7 +20,14 @@ from pydantic.fields import FieldInfo
 
 from domain.core.errors import Invalid
 from domain.datasets.dataset import DatasetKind
-from domain.trackers.integrations import REMOTE, Integration, Tracker, integration_of, name_of
+from domain.trackers.integrations import (
+    REMOTE,
+    Integration,
+    Integrations,
+    Tracker,
+    integration_of,
+    name_of,
+)
 from domain.training import hyperparameters
 from domain.training.hyperparameters import (
     DPO,
@@ -83,6 +90,7 @@ UNPRICED = {"suffix", "max_cost", *REMOTE} | {
 WEIGHTLESS = UNPRICED | {n for n in hyperparameters.FIELDS if use_of(n).affects == Affects.PRICE}
 """Fields that do not affect memory use."""
 
+COPIED: TypeAdapter[list[Integration]] = TypeAdapter(Integrations)
 FOLLOW = "follow"
 MOST_REVISION = 2**53
 IN_WIZARD = hyperparameters.names_in(Group.BASIC, Group.ADVANCED)
@@ -118,6 +126,8 @@ class Entries(_Hyperparameters):
     """Experiment of MLflow that gets the metrics."""
     wandb: Entry = ""
     """Project of Weights & Biases that gets the metrics, or `team/project`."""
+    copied_integrations: Annotated[str, StringConstraints(max_length=20_000)] = ""
+    """JSON of the integrations of a copied request, whose names of runs and tags have no input."""
     capped: Entry = ""
     """Not empty if the job has a maximum cost."""
     max_cost: Entry = ""
@@ -173,6 +183,7 @@ class Entries(_Hyperparameters):
             alpha_followed=tuned["lora_alpha"] if lora.lora_alpha == 2 * lora.lora_r else "",
             command_key=str(uuid4()),
             **_names_of(request.integrations),
+            copied_integrations=_document(request.integrations),
             **{name: tuned[name] for name in (*IN_WIZARD, *changed)},
         )
 
@@ -251,11 +262,12 @@ class Entries(_Hyperparameters):
     @property
     def carried(self) -> dict[str, str]:
         """Entries that were copied from another job and have no input on the page, by title."""
-        return {
+        kept = {
             title_of(n): getattr(self, n)
             for n in ONLY_IN_API
             if getattr(self, n) and n != "method"  # which follows the dataset
         }
+        return kept | ({"Runs and tags of trackers": ""} if self.copied_integrations else {})
 
 
 def _names_of(integrations: Iterable[Integration]) -> dict[str, str]:
@@ -316,13 +328,31 @@ def read(entries: Entries) -> Reading:
 
 def _integrations(entries: Entries) -> tuple[list[Integration], dict[str, str]]:
     """Return the integrations of the form, and the errors of invalid names."""
+    copied = {name_of(each): each for each in _copied(entries)}
     found, problems = list[Integration](), dict[str, str]()
     for tracker, name in entries.tracked.items():
+        named = f"{tracker}:{name}"
         try:
-            found.append(integration_of(f"{tracker}:{name}"))
+            found.append(copied.get(named) or integration_of(named))
         except Invalid:
             problems[tracker] = TRACKED[tracker]
+    found += (each for each in copied.values() if each.type not in REMOTE)
     return found, problems
+
+
+def _copied(entries: Entries) -> list[Integration]:
+    """Return the integrations of the request that the user copied."""
+    try:
+        return COPIED.validate_json(entries.copied_integrations or "[]")
+    except ValidationError:  # a changed hidden field
+        return []
+
+
+def _document(integrations: list[Integration]) -> str:
+    """Return the integrations as JSON, or an empty text if the form's inputs show all of them."""
+    if all(each == integration_of(name_of(each)) for each in integrations if each.type in REMOTE):
+        integrations = [each for each in integrations if each.type not in REMOTE]
+    return COPIED.dump_json(integrations, exclude_defaults=True).decode() if integrations else ""
 
 
 def _may_be_empty(name: str) -> bool:

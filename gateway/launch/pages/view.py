@@ -377,7 +377,7 @@ class View:
             "fields": FIELDS,
             "basic": names_in(Group.BASIC),
             "advanced": names_in(Group.ADVANCED),
-            "carried": ONLY_IN_API,
+            "carried": (*ONLY_IN_API, "copied_integrations"),
             "command_line": code and command_line(code),
             "python": code and python(code, base_url),
         }

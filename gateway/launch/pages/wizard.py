@@ -43,7 +43,7 @@ def _copied(
     if like is not None:
         return jobs.request_of(backend, caller, like)
     if template is not None:
-        return job_templates.template(backend, caller, template).request
+        return job_templates.usable_request(backend, caller, template)
     return None
 
 

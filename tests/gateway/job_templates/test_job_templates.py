@@ -13,11 +13,13 @@ from domain.access.scope import Scope
 from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import job_of
 from gateway.job_templates import service
+from gateway.launch.pages.entries import Entries, read
 from infrastructure.artifacts import Artifacts
+from infrastructure.job_templates import rename_template
 from infrastructure.personal_data import PERSONAL, delete_personal_data
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from tests.builders.platform import Platform
+from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.api_user import ApiUser
 from tests.gateway.launch.wizard_form import PATH, Wizard
 
@@ -92,7 +94,8 @@ def test_a_refusal_names_the_field(
         return answer.text
 
     kept = user.post(TEMPLATES, {"name": "kept", "request": form}).json()
-    assert "kept" in refused({"name": "kept", "request": form})
+    assert user.post(TEMPLATES, {"name": "kept", "request": form}).json() == kept  # a repetition
+    assert "kept" in refused({"name": "kept", "request": form | {"suffix": "other"}})
     assert "job or request" in refused({"name": "none"})
     assert "name" in refused({"name": " ", "request": form})
     assert "name" in refused({"name": "x" * 101, "request": form})
@@ -122,6 +125,35 @@ def test_templates_belong_to_one_account_and_need_the_right_scope(
     reader = platform.key(user.person.account_id, wanted).headers
     assert user.client.get(path, headers=reader).status_code == 200
     assert user.client.delete(path, headers=reader).status_code == 403
+
+
+def test_a_template_that_this_version_cannot_use_can_be_renamed_and_deleted(
+    user: ApiUser, settings: Settings, form: dict[str, Any]
+) -> None:
+    template = user.post(TEMPLATES, {"name": "kept", "request": form}).json()
+    with connect(settings) as connection:
+        connection.execute(
+            "UPDATE job_templates SET request = jsonb_set(request, '{hyperparameters,new}', '7')"
+        )
+    (listed,) = user.list(TEMPLATES)
+    assert listed["request"] is None
+    assert "hyperparameters.new" in listed["problem"]
+    path, headers = f"{TEMPLATES}/{template['id']}", user.person.headers
+    renamed = user.client.patch(path, json={"name": "old"}, headers=headers)
+    assert (renamed.status_code, renamed.json()["name"]) == (200, "old")
+    assert user.client.delete(path, headers=headers).status_code == 204
+
+
+def test_the_database_decides_which_of_two_names_is_first(
+    user: ApiUser, settings: Settings, form: dict[str, Any]
+) -> None:
+    """Two renames at the same time both find the name free."""
+    user.post(TEMPLATES, {"name": "first", "request": form})
+    second = UUID(user.post(TEMPLATES, {"name": "second", "request": form}).json()["id"])
+    with connect(settings) as connection:
+        account_id = user.person.account_id
+        assert not rename_template(connection, account_id, second, "first")
+        assert rename_template(connection, account_id, second, "second")
 
 
 def test_an_erasure_deletes_the_templates(
@@ -155,6 +187,33 @@ def test_the_wizard_saves_and_uses_a_template(wizard: Wizard) -> None:
     assert (sent["capped"], sent["max_cost"]) == (["true"], "1234.5")
     assert "deploy" not in wizard.change(deploy="").fields
     assert wizard.browser.client.get(f"{PATH}?template={uuid4()}").status_code == 404
+
+
+def test_the_wizard_keeps_the_runs_and_tags_of_trackers(wizard: Wizard) -> None:
+    client = wizard.browser.client
+    connected = client.put("/api/trackers/wandb", json={"secret": "x"}, headers=wizard.browser.htmx)
+    assert connected.status_code == 200, connected.text
+    wandb = {"project": "support", "name": "run 7", "tags": ["a", "b"]}
+    integrations: list[dict[str, Any]] = [
+        {"type": "wandb", "wandb": wandb},
+        {"type": "tensorboard"},
+    ]
+    request = {"dataset": str(wizard.dataset), "base_model": BASE_MODEL}
+    saved = client.post(
+        TEMPLATES,
+        json={"name": "tracked", "request": request | {"integrations": integrations}},
+        headers=wizard.browser.htmx,
+    ).json()
+    wizard.open(f"?template={saved['id']}")
+    assert "Runs and tags" in wizard.shown["carried"].text
+    reading = read(Entries.model_validate(wizard.shown.fields))
+    assert reading.request is not None
+    kept, files = reading.request.integrations
+    assert (kept.type, files.type) == ("wandb", "tensorboard")
+    assert kept.model_dump()["wandb"].items() >= wandb.items()
+    other = read(Entries.model_validate(wizard.shown.fields | {"wandb": "another"}))
+    assert other.request is not None
+    assert other.request.integrations[0].model_dump()["wandb"]["name"] is None
 
 
 def test_the_pages_save_a_job_rename_and_delete(wizard: Wizard) -> None:
