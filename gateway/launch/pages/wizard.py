@@ -61,6 +61,10 @@ def show_wizard(
     entries = draft or Lists.now(backend, caller).fresh()
     if copied is not None:
         entries = Entries.of_request(copied)
+        if not (copied.region or copied.gpu_type):  # the form has no entry for the cheapest
+            fresh = Lists.now(backend, caller).fresh()
+            place = {"region": fresh.region, "gpu_type": fresh.gpu_type}
+            entries = entries.model_copy(update=place)
     if continue_from:
         entries = entries.model_copy(update={"base_model": continue_from})
     if dataset:
