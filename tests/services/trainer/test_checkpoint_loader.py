@@ -126,6 +126,7 @@ def test_a_checkpoint_with_another_hash_than_the_event_log_is_rejected(
 ) -> None:
     changed, reason = {"manifest_sha256": "0" * 64}, RejectionReason.CORRUPT
     if part != "manifest":
+        assert stopped.newest.state is not None
         changed = {"state": stopped.newest.state.model_copy(update={part: "0" * 64})}
         reason = RejectionReason.STATE_DIFFERS
     other = stopped.newest.model_copy(update=changed)
@@ -227,6 +228,7 @@ def test_another_order_or_rendering_of_the_data_fails_the_job(
     if rendered:
         trainer.patch.setattr(plan_module, "content_sha256", lambda examples: "0" * 64)
     else:
+        assert saved.state is not None
         state = saved.state.model_copy(update={"position": "0" * 64})
         saved = saved.model_copy(update={"state": state})
     with pytest.raises(CheckpointMismatch, match="order"):

@@ -82,7 +82,7 @@ def _once(trainer: Trainer) -> list[int]:
 
 @pytest.mark.parametrize("stop", [{"stop_after": 3}, {"stop_in": 7}, {"lapse_after": 5}], ids=str)
 def test_an_interrupted_job_is_identical_and_scores_the_reference_once(
-    trainer: Trainer, stop: dict[str, int]
+    trainer: Trainer, stop: Any
 ) -> None:
     calls = _once(trainer)
     whole = trainer.run(spec := spec_of(trainer))
@@ -166,7 +166,7 @@ def test_two_ranks_train_as_one(trainer: Trainer) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("stop", [{"stop_after": 3}, {"stop_in": 7}, {"lapse_after": 5}], ids=str)
 def test_two_ranks_resume_exactly_with_the_reference_of_the_checkpoint(
-    trainer: Trainer, stop: dict[str, int]
+    trainer: Trainer, stop: Any
 ) -> None:
     tuned = {"dropout": 0.1, "epochs": 4, "gradient_accumulation": 2}
     whole, spec = (spec_of(trainer, tuned, gpu_count=2) for _ in range(2))
