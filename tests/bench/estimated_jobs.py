@@ -95,7 +95,7 @@ KINDS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("rsLoRA", 110, RSLORA),
     ("DoRA", 90, DORA),
     ("DPO", 60, PREFERENCES),
-    ("early stop", 110, STALE | {"epochs": 6}),
+    ("early stop", 110, STALE | {"epochs": 4}),
     ("warm start from rsLoRA", 110, RSLORA),
     ("best state", 110, BEST),
     ("all linear layers, DoRA", 60, ALL | DORA),
@@ -105,11 +105,11 @@ KINDS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("tool calls", 50, {}),
     ("DPO, rsLoRA", 60, PREFERENCES | RSLORA | {"learning_rate": 2e-5}),
     ("DPO, DoRA", 45, PREFERENCES | DORA),
-    ("early stop, all linear layers, best state", 80, ALL | STALE | BEST | {"epochs": 6}),
+    ("early stop, all linear layers, best state", 80, ALL | STALE | BEST | {"epochs": 4}),
     ("warm start from four modules, best state", 100, BEST | {"target_modules": LARGE_MODULES}),
     ("DPO from four modules", 55, PREFERENCES | {"target_modules": LARGE_MODULES}),
     ("DoRA, best state", 80, DORA | BEST),
-    ("DPO, early stop", 60, PREFERENCES | STALE | {"epochs": 6}),
+    ("DPO, early stop", 60, PREFERENCES | STALE | {"epochs": 4}),
 )
 """Kinds of jobs, with the rows of the dataset and the hyperparameters of each.
 

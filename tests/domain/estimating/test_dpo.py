@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from domain.estimating.estimate import Calibration, Estimate, Work, estimate, remaining
 from domain.estimating.footprint import Layout
 from domain.estimating.memory import decide
 from domain.training.hyperparameters import DPO, Hyperparameters
 from domain.training.phases import SUPERVISED_PHASES, Phase
-from domain.training.token_lengths import TokenLengths
+from domain.training.token_lengths import LabelTokens, TokenLengths
 from domain.training.truncation import Truncation
 from tests.builders.shapes import CPU
 from tests.builders.tiny_model import TINY_SHAPE
@@ -60,6 +62,13 @@ def test_a_resumed_job_does_not_score_the_reference_again() -> None:
             whole, step=step, total_steps=36, trained=False, rate_micros_per_hour=3_600_000
         )
         assert rest.typical_seconds(Phase.REFERENCE) == expected
+
+
+def test_the_trainable_tokens_of_both_answers_pass_the_head() -> None:
+    labels = LabelTokens.of_counts(dict.fromkeys(range(31, 41), 400), {31: 200})
+    counted = replace(PREFERENCES, lengths=PAIRS.model_copy(update={"labels": labels}))
+    assert counted.label_share == pytest.approx(0.25, rel=0.03)
+    assert replace(counted, sequence_length=35).label_share < counted.label_share
 
 
 def test_truncation_counts_pairs() -> None:
