@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from typing import Any
 from uuid import UUID
@@ -143,11 +144,8 @@ LOW = '{"helpful": "yes", "score": 3}'
 
 
 def test_the_judge_rejects_low_scores(bench: Bench, model: Scripted) -> None:
-    def script(number: int, body: dict[str, Any]) -> Said:
-        low = is_judge(body) and number % 3 == 0
-        return Said(LOW if low else None)
-
-    model.script = script
+    judged = itertools.count()
+    model.script = lambda _, body: Said(LOW if is_judge(body) and next(judged) % 3 == 0 else None)
     run = bench.work(bench.approve(bench.deployed(), examples=10), model.url)
     assert (run.status, run.counts.accepted) == (DONE, 10)
     assert run.counts.rejected > 0
@@ -181,7 +179,8 @@ def test_a_copy_of_a_demonstration_is_a_duplicate(bench: Bench, model: Scripted)
 
 def test_repeated_examples_are_left_out(bench: Bench, model: Scripted) -> None:
     same = '{"turns": [{"user": "Where is my order now?", "assistant": "It arrives tomorrow."}]}'
-    model.script = lambda number, body: Said(None if is_judge(body) or number % 4 else same)
+    generated = itertools.count()
+    model.script = lambda _, body: Said(None if is_judge(body) or next(generated) % 4 else same)
     run = bench.work(bench.approve(bench.deployed(), examples=10, turns=1), model.url)
     assert (run.status, run.counts.accepted) == (DONE, 10)
     assert run.counts.duplicates > 0
