@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from domain.core.errors import Invalid
@@ -23,7 +23,10 @@ ADDRESS = "/fine-tune/templates"
 router = APIRouter()
 
 
-def _name(name: Annotated[str, Form(max_length=1000)] = "") -> str:
+NameField = Annotated[str, Form(max_length=1000)]
+
+
+def _name(name: str) -> str:
     """Return the entered name of a template. Raise Invalid."""
     if 0 < len(stripped := name.strip()) <= MOST_CHARACTERS:
         return stripped
@@ -33,9 +36,6 @@ def _name(name: Annotated[str, Form(max_length=1000)] = "") -> str:
     )
 
 
-NameOf = Annotated[str, Depends(_name)]
-
-
 @router.get(ADDRESS)
 def show_templates(request: Request, caller: MayRead, backend: BackendOf) -> Response:
     """Show the templates of the account."""
@@ -43,9 +43,11 @@ def show_templates(request: Request, caller: MayRead, backend: BackendOf) -> Res
 
 
 @router.post(f"{ADDRESS}/{{template_id}}/rename")
-def rename(template_id: UUID, name: NameOf, caller: MayTrain, backend: BackendOf) -> Response:
+def rename(
+    template_id: UUID, caller: MayTrain, backend: BackendOf, name: NameField = ""
+) -> Response:
     """Rename a template."""
-    service.rename(backend, caller, template_id, name)
+    service.rename(backend, caller, template_id, _name(name))
     return fragment("job_templates/list.html", **_shown(backend, caller))
 
 
@@ -57,9 +59,9 @@ def delete(template_id: UUID, caller: MayTrain, backend: BackendOf) -> Response:
 
 
 @router.post("/fine-tune/ftjob-{job_id}/template")
-def save_job(job_id: JobId, name: NameOf, caller: MayTrain, backend: BackendOf) -> Response:
+def save_job(job_id: JobId, caller: MayTrain, backend: BackendOf, name: NameField = "") -> Response:
     """Save the choices of a job as a template."""
-    service.save(backend, caller, TemplateForm(name=name, job=job_id))
+    service.save(backend, caller, TemplateForm(name=_name(name), job=job_id))
     return _to_templates()
 
 
@@ -68,7 +70,7 @@ def save_form(
     entries: Annotated[Entries, Form()],
     caller: MayTrain,
     backend: BackendOf,
-    template_name: Annotated[str, Form(max_length=1000)] = "",
+    template_name: NameField = "",
 ) -> Response:
     """Save the form of the wizard as a template. Raise Invalid if it is incomplete."""
     reading = read(entries.followed())
