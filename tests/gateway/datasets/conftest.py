@@ -55,7 +55,8 @@ class Pages:
 
     def open(self, path: str = "", *, part: bool = False) -> str:
         """Load a page below /datasets when the read models have all events."""
-        assert caught_up(self.browser.client.app.state.backend, *PROJECTIONS)  # type: ignore[attr-defined]
+        backend = self.browser.client.app.state.backend  # type: ignore[attr-defined]
+        assert caught_up(backend, *PROJECTIONS, patience_seconds=60)
         headers = self.browser.htmx if part else {}
         answer = self.browser.client.get(f"/datasets{path}", headers=headers)
         assert answer.status_code == 200

@@ -8,16 +8,21 @@ from uuid import UUID
 from fastapi.testclient import TestClient
 
 from domain.datasets.dataset import Dataset
+from gateway.http.read_your_writes import caught_up
+from projections import PROJECTIONS
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.builders.tool_templates import WEATHER
 from tests.gateway.conftest import ClientOf
 from tests.services.datasets.uploads import GOOD, VALID, jsonl
 
 
-def dataset(platform: Platform, person: Person, content: bytes) -> UUID:
+def dataset(client: TestClient, platform: Platform, person: Person, content: bytes) -> UUID:
+    """Return a dataset whose validation is visible in the read models."""
     dataset_id = platform.upload(person.account_id, content)
     platform.validate_upload(dataset_id)
     platform.count(dataset_id)
+    backend = client.app.state.backend  # type: ignore[attr-defined]
+    assert caught_up(backend, *PROJECTIONS, patience_seconds=60)
     return dataset_id
 
 
@@ -28,7 +33,7 @@ def job_on(dataset_id: UUID, **more: Any) -> dict[str, Any]:
 def test_jobs_train_on_examples_with_tools(client: TestClient, platform: Platform) -> None:
     person = platform.person(dollars=10)
     platform.base_model()
-    dataset_id = dataset(platform, person, jsonl(GOOD | {"tools": [WEATHER]}) + VALID)
+    dataset_id = dataset(client, platform, person, jsonl(GOOD | {"tools": [WEATHER]}) + VALID)
     path = f"/api/datasets/{dataset_id}"
     assert client.get(path, headers=person.headers).json()["obstacle"] is None
     report = client.get(f"{path}/report", headers=person.headers).json()
@@ -71,14 +76,14 @@ def test_too_few_examples_have_no_train_button_and_are_refused_for_the_same_reas
 ) -> None:
     person = platform.person(dollars=10)
     platform.base_model()
-    dataset_id = dataset(platform, person, jsonl(GOOD))
+    dataset_id = dataset(client, platform, person, jsonl(GOOD))
     refused = client.post("/api/jobs", json=job_on(dataset_id), headers=person.headers)
     shown = client.get(f"/api/datasets/{dataset_id}", headers=person.headers).json()
     assert refused.json()["error"]["message"] == shown["obstacle"]
     page = client.get(f"/datasets/{dataset_id}", headers=person.headers).text
     assert shown["obstacle"] in page
     assert f"/fine-tune/new?dataset={dataset_id}" not in page
-    job = job_on(dataset_id, validation_dataset=str(dataset(platform, person, VALID)))
+    job = job_on(dataset_id, validation_dataset=str(dataset(client, platform, person, VALID)))
     assert client.post("/api/jobs", json=job, headers=person.headers).status_code == 201
 
 
