@@ -93,7 +93,7 @@ class DatasetAnswer(Answer):
 
     @property
     def origin(self) -> str:
-        """What made this version, as sentences."""
+        """The origin of this version, as sentences."""
         if self.filters is not None:
             return " ".join(self.filters.sentences())
         return "A new file, or other columns." if self.parent else "The first file."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from uuid import UUID
@@ -44,7 +45,7 @@ class Resources(NamedTuple):
     pool: ConnectionPool[Connection]
 
 
-class LimitedWork(Generic[Key]):
+class LimitedWork(ABC, Generic[Key]):
     """Tasks of one kind, by key. Accounts take turns."""
 
     NAME: ClassVar[str]
@@ -58,9 +59,9 @@ class LimitedWork(Generic[Key]):
         self._logger = logging.getLogger(self.NAME)
         self.work = FairWork[Key](self.NAME, self._clock, self.AT_ONCE)
 
+    @abstractmethod
     def start_waiting(self) -> None:
         """Start the oldest waiting task of each account while threads are free."""
-        raise NotImplementedError
 
     def _run(
         self,

@@ -141,3 +141,13 @@ def chats(tmp_path: Path) -> str:
     file = tmp_path / "chats.jsonl"
     file.write_text(CHAT)
     return str(file)
+
+
+@pytest.fixture
+def job(me: Owner, platform: Platform) -> PlatformJob:
+    """A job with a registered model and a checkpoint."""
+    job = me.start()
+    job.train()
+    job.register()
+    platform.project()
+    return job

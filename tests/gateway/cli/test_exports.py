@@ -45,16 +45,6 @@ def settings(settings: Settings, hub: Hub) -> Settings:
     return settings.model_copy(update={"hub_endpoint": hub.url})
 
 
-@pytest.fixture
-def job(me: Owner, platform: Platform) -> PlatformJob:
-    """A job with a registered model."""
-    job = me.start()
-    job.train()
-    job.register()
-    platform.project()
-    return job
-
-
 def while_it_runs(me: Owner, path: str, end: Callable[[], object]) -> Thread:
     """End an export or a push while a command follows it."""
 

@@ -15,16 +15,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "POLL_SECONDS", 0.05)
 
 
-@pytest.fixture
-def job(me: Owner, platform: Platform) -> PlatformJob:
-    """A job with a registered model and a checkpoint."""
-    job = me.start()
-    job.train()
-    job.register()
-    platform.project()
-    return job
-
-
 def test_a_deployment_is_followed_until_it_answers(
     me: Owner, platform: Platform, job: PlatformJob
 ) -> None:

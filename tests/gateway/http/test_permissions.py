@@ -109,12 +109,12 @@ def test_every_route_refuses_a_key_without_its_scope(
         )
         for scope in (Scope.READ, Scope.KEYS)
     }
-    nobody = Holder(SIGNED_OUT, None, {})
+    signed_out = Holder(SIGNED_OUT, None, {})
     let_pass = [
         f"{route.method} {route.path} by {holder.name}"
         for route in declared_routes(client.app)
         if route.method != WEBSOCKET and not route.permission.public
-        for holder in (nobody, keys[Scope.KEYS if route.permission.only_reads else Scope.READ])
+        for holder in (signed_out, keys[Scope.KEYS if route.permission.only_reads else Scope.READ])
         if not holder.may_call(route) and calls(client, route, holder)
     ]
     assert not let_pass
