@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import random
 import socket
+from collections import deque
 from pathlib import Path
 
 RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LOWEST = 20_000
 TRIES = 200
+CLAIMS = 100
+"""Ports that a process claims at once. By the next claim, the first one's server has started."""
+
+_claims: deque[socket.socket] = deque(maxlen=CLAIMS)
 
 
 def candidates() -> range:
@@ -21,12 +26,16 @@ def candidates() -> range:
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
-    """Return a free port, which is the preferred one if possible (0: no preference)."""
+    """Return a free port, which is the preferred one if possible (0: no preference).
+
+    Without a preference, no other call of this or another process returns the same port while its
+    server starts.
+    """
     if preferred and is_free(host, preferred):
         return preferred
     ports = candidates()
     for port in random.sample(ports, min(TRIES, len(ports))):
-        if is_free(host, port):
+        if claim(host, port):
             return port
     raise OSError(
         f"There is no free port between {ports[0]} and {ports[-1]} on {host}. Free one, or set "
@@ -34,12 +43,34 @@ def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
     )
 
 
+def claim(host: str, port: int) -> bool:
+    """Bind a socket to a free port until the process ends, or until `CLAIMS` later claims.
+
+    A second claim fails. A server can listen on the port, because it binds with SO_REUSEADDR and
+    the claim does not listen.
+    """
+    holder = _socket(host)
+    try:
+        holder.bind((host, port))
+    except OSError:
+        holder.close()
+        return False
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _claims.append(holder)
+    return True
+
+
 def is_free(host: str, port: int) -> bool:
     """Return True if a server can listen on the port."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+    with _socket(host) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError:
             return False
         return True
+
+
+def _socket(host: str) -> socket.socket:
+    """Return a TCP socket of the family of the address."""
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from deploy.local import home as home_module
+from deploy.local import ports, stack
 from deploy.local import server_user as server_user_module
-from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.home import Home
 from deploy.local.pods import living_pods, stop_pods
@@ -82,6 +83,26 @@ def test_a_free_port_is_below_the_range_of_outgoing_connections() -> None:
     assert free_port(port) == port
     with socket.create_server(("127.0.0.1", port)):
         assert free_port(port) != port
+
+
+def test_a_port_is_given_once_while_its_server_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that start servers at once once chose the same port."""
+    port = free_port()
+    monkeypatch.setattr(ports, "candidates", lambda: range(port, port + 1))
+    with pytest.raises(OSError, match=f"no free port between {port} and {port}"):
+        free_port()
+    elsewhere = f"from deploy.local.ports import claim; print(claim('127.0.0.1', {port}))"
+    answer = subprocess.run([sys.executable, "-c", elsewhere], capture_output=True, check=True)
+    assert answer.stdout.strip() == b"False"
+    for _ in range(2):  # a server that starts, and starts again with connections in TIME_WAIT
+        with (
+            socket.create_server(("127.0.0.1", port)) as server,
+            socket.create_connection(("127.0.0.1", port)) as client,
+        ):
+            connection, _ = server.accept()
+            connection.close()
+            assert client.recv(1) == b""
+    assert free_port(port) == port
 
 
 def pod(home: Path, name: str, script: str) -> subprocess.Popen[str]:
