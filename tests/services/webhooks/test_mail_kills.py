@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.jobs.public_id import job_name
@@ -20,7 +21,6 @@ from infrastructure.clock import clock_of
 from infrastructure.notices import INTERRUPTED
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, PLAN
 from tests.polling import eventually
 from tests.services.webhooks.kills import DEADLINE_SECONDS, fast, running
@@ -80,9 +80,9 @@ def with_mail(settings: Settings, server: MailServer) -> Settings:
 
 
 def pause_a_job(log: EventLog) -> str:
-    """Append a job that pauses at an empty balance. Return its name."""
+    """Append a job that pauses now at an empty balance. Return its name."""
     id = uuid4()
-    with command(f"pause-{id}"):
+    with because(Cause("account:test", f"pause-{id}", datetime.now(UTC))):
         job = Job.approve(id, ACCOUNT_ID, PLAN, ESTIMATE)
         job.deplete()
         log.commit(job)
