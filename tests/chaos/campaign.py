@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.bus_administrator import as_administrator
 from tests.chaos import failovers, oracle, records
 from tests.chaos.chats import Chats
+from tests.chaos.companion import Providers, running_providers
 from tests.chaos.entry import lease_seconds
 from tests.chaos.facts import REAL
 from tests.chaos.failovers import Failovers, Takeovers
@@ -121,12 +122,20 @@ class Campaign:
     def _inject(
         self, rig: Rig, faults: Sequence[Fault], taken: Takeovers
     ) -> tuple[Records, Counter[str]]:
+        with running_providers() as providers:
+            return self._inject_beside(rig, faults, taken, providers)
+
+    def _inject_beside(
+        self, rig: Rig, faults: Sequence[Fault], taken: Takeovers, providers: Providers
+    ) -> tuple[Records, Counter[str]]:
         injector, watcher, chats = Injector(rig), Watcher(rig), Chats.of(rig)
         if self.fails_over:
             inject = Failovers(rig, injector, taken, chats).inject
         else:
             inject = injector.inject
-        workload = Workload(rig, watcher, f"{self.seed}/{faults[0].number}")
+        # In failovers, processes have networks of their own, which providers are not part of.
+        beside = None if self.fails_over else providers
+        workload = Workload(rig, watcher, f"{self.seed}/{faults[0].number}", beside)
         losses: list[float] = []
         counted: Counter[str] = Counter()
 
@@ -153,7 +162,11 @@ class Campaign:
         if self.fails_over:
             self.say(chats.line())
             taken.failed += chats.violations()
-        return records.read(_place(rig), losses, unsettled), counted
+        found = records.read(_place(rig), losses, unsettled)
+        found.tracked = {
+            row["job_id"]: providers.steps_of(row["job_id"]) for row in found.tables["tracked_runs"]
+        }
+        return found, counted
 
     def _settle(self, injector: Injector, watcher: Watcher, workload: Workload) -> str:
         """Wait until all jobs have ended and all consumers have caught up. Return what has not.
@@ -169,7 +182,7 @@ class Campaign:
             nonlocal quiet_since, position
             watcher.look()
             calm = workload.done and not watcher.open_meters and watcher.position == position
-            calm = calm and watcher.lag() == 0
+            calm = calm and watcher.lag() == 0 and watcher.unsent() == 0
             position = watcher.position
             now = time.monotonic()
             quiet_since = (quiet_since or now) if calm else None
@@ -188,7 +201,8 @@ class Campaign:
         return (
             f"after {self.settle_seconds:.0f} s without progress, "
             f"{len(watcher.open_meters)} meters are open, the slowest consumer is "
-            f"{watcher.lag()} events behind, jobs: {running}"
+            f"{watcher.lag()} events behind, trackers lack {watcher.unsent()} measurements, "
+            f"the other work has {'ended' if workload.done else 'not ended'}, jobs: {running}"
         )
 
     def _keep(self, rig: Rig, found: Records, name: str) -> None:

@@ -32,7 +32,10 @@ KINDS = {
 }
 """Kinds of faults, with their weights."""
 
-WORKERS = {"relay": 3, "projector": 3, "billing": 6, "scheduler": 6, "gateway": 2, "datasets": 1}
+WORKERS = {
+    **{"relay": 3, "projector": 3, "billing": 6, "scheduler": 6, "gateway": 2, "datasets": 1},
+    **{"exporter": 2, "trackers": 2, "synthesis": 2},
+}
 KILLED = {
     **{name: WORKERS.get(name, 1) for name in SERVICES},
     **{standby_of(name): 1 for name in STANDBYS},

@@ -6,10 +6,15 @@ job's seed determines the number of steps, and makes some jobs fail.
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
 
 from domain.training.checkpoint import (
     RejectionReason,
@@ -26,11 +31,21 @@ from services.trainer.context import LeasedArtifacts
 from services.trainer.failures import BadData
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.reporter import Reporter
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.chaos.facts import FactFile
 
 STEP_SECONDS = 0.15
 CRASHES, BAD_DATA, LONG = 1, 2, 3
 """Remainders of the job's seed modulo 10: its first segment fails, or it has many steps."""
+
+ADAPTER: dict[str, Any] = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "r": 4,
+    "lora_alpha": 8,
+    "target_modules": ["q_proj"],
+}
+"""Configuration of the adapter, which suits the tiny model, so that its model can be exported."""
 
 STATE = StateHashes(weights="1" * 64, optimizer="2" * 64, random="3" * 64, position="4" * 64)
 
@@ -187,12 +202,26 @@ class Work:
     def _register(self) -> None:
         directory = self._directory / "adapter"
         directory.mkdir(exist_ok=True)
-        (directory / "adapter_model.safetensors").write_bytes(random.Random(0).randbytes(20_000))
-        (directory / "adapter_config.json").write_text("{}")
+        save_file(_adapter(), directory / "adapter_model.safetensors")
+        (directory / "adapter_config.json").write_text(json.dumps(ADAPTER))
         manifest = self._artifacts.put_directory(self._spec.adapter_prefix, directory)
         self._reporter.update(
             adapter_ref=self._spec.adapter_prefix, adapter_manifest_sha256=manifest.sha256
         )
+
+
+def _adapter() -> dict[str, np.ndarray]:
+    """Return the tensors of a LoRA adapter for the query projections of the tiny model."""
+    rank, size = ADAPTER["r"], TINY_SHAPE.hidden_size
+    drawn = np.random.default_rng(0)
+    shapes = {"lora_A": (rank, size), "lora_B": (size, rank)}
+    return {
+        f"base_model.model.model.layers.{layer}.self_attn.q_proj.{part}.weight": drawn.normal(
+            0, 0.1, shape
+        ).astype(np.float32)
+        for layer in range(TINY_SHAPE.layers)
+        for part, shape in shapes.items()
+    }
 
 
 def _evaluation() -> EvaluationResult:

@@ -886,3 +886,107 @@ def stored_files_match_the_log(run: Run) -> Iterator[str]:
             path = f"{manifest.rpartition('/')[0]}/{file['path']}"
             if files.get(path) != file["sha256"]:
                 yield f"{path} is {files.get(path)}, but its manifest has {file['sha256']}"
+
+
+# Work beside jobs
+
+
+@rule_at_rest
+def exports_end_with_their_files(run: Run) -> Iterator[str]:
+    """Every export that the gateway acknowledged is completed. Its files are stored with their
+    hashes.
+    """
+    newest: dict[str, Event] = {}
+    exports: dict[str, str] = {}
+    for event in run.records.of(
+        *("ExportRequested", "ExportRenewed", "ExportCompleted", "ExportFailed")
+    ):
+        newest[event.originator] = event
+        if event.topic == "ExportRequested":
+            exports[event.state["job_id"]] = event.originator
+    for row in run.records.commands:
+        if row["command"] != "export" or row["status"] not in (200, 201):
+            continue
+        event = newest.get(exports.get(row["job"], ""))
+        if event is None or event.topic != "ExportCompleted":
+            yield f"the export of job {row['job']} is {event.topic if event else 'not in the log'}"
+    for event in newest.values():
+        if event.topic == "ExportCompleted":
+            files = event.state["files"]
+            found = run.records.files.get(f"{files['ref']}/manifest.json")
+            if found != files["manifest_sha256"]:
+                yield f"the manifest of export {files['ref']} is {found}"
+
+
+class Synthesis:
+    """A synthesis, folded from raw events."""
+
+    def __init__(self, approved: Event) -> None:
+        self.wanted: int = approved.state["plan"]["examples"]
+        self.batch = self.accepted = self.datasets = 0
+        self.open = False
+        self.files: list[Row] = []
+
+    def take(self, event: Event) -> str | None:
+        """Apply an event. Return what is wrong with it."""
+        state = event.state
+        match event.topic:
+            case "BatchStarted":
+                if self.open or state["batch"] != self.batch + 1:
+                    return f"starts batch {state['batch']} after {self.batch}"
+                self.batch, self.open = state["batch"], True
+            case "BatchCompleted":
+                if not self.open or state["batch"] != self.batch:
+                    return f"completes batch {state['batch']}, but runs {self.batch}"
+                self.open = False
+                self.accepted += state["counts"]["accepted"]
+                self.files.append(state["file"])
+            case "GenerationFinished":
+                self.files += [state["examples"], state["provenance"]]
+            case "DatasetCreated":
+                self.datasets += 1
+        return None
+
+
+@rule_at_rest
+def syntheses_end_with_one_dataset(run: Run) -> Iterator[str]:
+    """Every synthesis that the gateway acknowledged runs its batches one after another, each once,
+    accepts the wanted number of examples, and becomes one dataset. Its files have their hashes.
+    """
+    found: dict[str, Synthesis] = {}
+    for event in run.records.events:
+        if event.topic == "SynthesisApproved":
+            found[event.originator] = Synthesis(event)
+        elif event.originator in found:
+            problem = found[event.originator].take(event)
+            if problem is not None:
+                yield f"event {event.id}: synthesis {event.originator} {problem}"
+    for row in run.records.commands:
+        if row["command"] == "synthesis" and row["status"] == 201 and row["made"] not in found:
+            yield f"synthesis {row['made']} was acknowledged, but is not in the log"
+    for id, synthesis in found.items():
+        if (synthesis.accepted, synthesis.datasets) != (synthesis.wanted, 1) or synthesis.open:
+            yield (
+                f"synthesis {id} accepted {synthesis.accepted} of {synthesis.wanted} examples for "
+                f"{synthesis.datasets} datasets"
+            )
+        for file in synthesis.files:
+            if run.records.files.get(file["ref"]) != file["sha256"]:
+                yield f"{file['ref']} is {run.records.files.get(file['ref'])}"
+
+
+@rule_at_rest
+def trackers_have_each_measurement_once(run: Run) -> Iterator[str]:
+    """The tracker of a job has a line for each measured step, and no more lines than
+    measurements.
+    """
+    measured: dict[str, list[int]] = defaultdict(list)
+    for row in run.records.measured:
+        measured[row["job_id"]].append(row["step"])
+    for job, lines in run.records.tracked.items():
+        missing = set(measured[job]) - set(lines)
+        if missing or len(lines) > len(measured[job]):
+            yield (
+                f"the tracker has {len(lines)} lines for {len(measured[job])} measurements of job "
+                f"{job}, and lacks the steps {sorted(missing)}"
+            )

@@ -26,6 +26,11 @@ from tests.chaos.facts import read_facts
 Row = dict[str, Any]
 Connection = psycopg.Connection[DictRow]
 
+MEASURED_QUERY = """
+SELECT job_id::text, segment, step FROM step_measurements
+UNION ALL SELECT job_id::text, segment, step FROM evaluation_measurements
+"""
+
 EVENTS_QUERY = """
 SELECT notification_id AS id, originator_id::text AS originator, originator_version AS version,
     topic, convert_from(state, 'UTF8') AS state
@@ -34,7 +39,7 @@ FROM ecolink_events ORDER BY notification_id
 
 TABLES = (
     *("accounts", "billing_ledger", "open_meters", "gpu_pools", "gpu_claims", "job_detail"),
-    *("parked_events", "projection_positions", "ecolink_tracking", "leaderships"),
+    *("parked_events", "projection_positions", "ecolink_tracking", "leaderships", "tracked_runs"),
 )
 
 
@@ -57,15 +62,19 @@ class Records:
     """Messages of the stream EVENTS, in order."""
     tables: dict[str, list[Row]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 hashes of the artifact files of jobs, by ref."""
+    """SHA-256 hashes of the artifact files of jobs, exports and syntheses, by ref."""
     manifests: dict[str, list[Row]] = field(default_factory=dict)
-    """Files that each manifest of a job lists, by the ref of the manifest."""
+    """Files that each manifest of a job or an export lists, by the ref of the manifest."""
     facts: dict[str, list[Row]] = field(default_factory=dict)
     """Facts of each trainer process, by `<job>-<segment>.<pid>`."""
     writes: list[Row] = field(default_factory=list)
     """Saves of leaders: name, epoch and notification IDs."""
     commands: list[Row] = field(default_factory=list)
     """Commands of the workload with their answers."""
+    measured: list[Row] = field(default_factory=list)
+    """Job, segment and step of each stored measurement."""
+    tracked: dict[str, list[int]] = field(default_factory=dict)
+    """Step of each line that the tracker has of a job, in the order of the lines."""
     losses: list[float] = field(default_factory=list)
     """Times at which the harness deleted reports, in seconds since the epoch."""
     unsettled: str = ""
@@ -110,6 +119,8 @@ def read(place: Place, losses: list[float], unsettled: str) -> Records:
         for table in TABLES:
             rows = connection.execute(f"SELECT * FROM {table}").fetchall()  # type: ignore[arg-type]
             records.tables[table] = [_plain(row) for row in rows]
+        rows = connection.execute(MEASURED_QUERY).fetchall()
+        records.measured = [_plain(row) for row in rows]
     records.stream = asyncio.run(_read_stream(place))
     records.files = _hashes(place.artifacts)
     for ref in records.files:
@@ -155,6 +166,7 @@ async def _read_stream(place: Place) -> list[Row]:
 def _hashes(artifacts: Path) -> dict[str, str]:
     return {
         str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in artifacts.glob("jobs/**/*")
+        for folder in ("jobs", "exports", "syntheses")
+        for path in artifacts.glob(f"{folder}/**/*")
         if path.is_file()
     }

@@ -46,7 +46,10 @@ SERVICES = [name for name in PROCESSES if name != "serving"]
 STANDBYS = NETWORKED = ("relay", "projector", "billing", "scheduler")
 """Services with a standby, and with a network of their own, which their trainers share."""
 
-LEADERS = (*STANDBYS, "sealer", "datasets", "webhooks", "trackers", "alerts", "serving")
+LEADERS = (
+    *(*STANDBYS, "sealer", "datasets", "webhooks", "alerts", "serving"),
+    *("exporter", "trackers", "synthesis"),
+)
 """Services whose leaders fail over. In this mode, each process has a network of its own."""
 
 HOME_MIB, ARTIFACTS_MIB = 1024, 128
@@ -212,7 +215,8 @@ class Rig:
             (self.control / name).mkdir(parents=True)
         self.arming = Arming(self.control)
         ports = {"postgres_port": free_port(), "nats_port": free_port()}
-        self._configured = settings_of(self.home).model_copy(update=ports)
+        local = {"webhook_networks": "127.0.0.0/8", "webhook_http": True}  # of the providers
+        self._configured = settings_of(self.home).model_copy(update=ports | local)
         self.settings = self._configured
         self._standbys = [Standby(name, self) for name in self._doubled]
         self._running, self._ended = ExitStack(), Event()

@@ -7,7 +7,9 @@ from typing import Any
 
 from tests.chaos.records import Event, Records, Row
 
-ACCOUNT, JOB, POOL = (f"{n}" * 8 + "-0000-4000-8000-000000000000" for n in (1, 2, 3))
+ACCOUNT, JOB, POOL, EXPORT, SYNTHESIS = (
+    f"{n}" * 8 + "-0000-4000-8000-000000000000" for n in (1, 2, 3, 4, 5)
+)
 RATE = 3_600_000
 """A thousand micro-dollars a second."""
 
@@ -42,6 +44,8 @@ def healthy() -> Records:
     log.save("c", (JOB, "JobApproved", {}))
     _first_segment(log)
     _second_segment(log)
+    _export(log)
+    _synthesis(log)
     records = Records(events=log.events)
     records.stream = _stream(log.events)
     records.tables = _tables(log.events)
@@ -55,8 +59,33 @@ def healthy() -> Records:
         _command("top_up", key="top-up-1", micros=1_000_000),
         _command("approve", key="job-1", made=f"ftjob-{JOB}"),
         {"command": "script", "job": JOB, "script": "complete"},
+        _command("export", job=JOB, key=None),
+        _command("synthesis", key="synthesis-1", made=SYNTHESIS) | {"status": 201},
     ]
+    records.measured = [{"job_id": JOB, "segment": 1, "step": step} for step in (1, 2, 2)]
+    records.tracked = {JOB: [1, 2]}
     return records
+
+
+def _export(log: RawLog) -> None:
+    files = {"ref": "exports/1", "manifest_sha256": "export"}
+    log.save("e1", (EXPORT, "ExportRequested", {"job_id": JOB}))
+    log.save("exporter:1", (EXPORT, "ExportFailed", {"code": "no_space"}))
+    log.save("e2", (EXPORT, "ExportRenewed", {"attempt": 2}))
+    log.save("exporter:2", (EXPORT, "ExportCompleted", {"files": files}))
+
+
+def _synthesis(log: RawLog) -> None:
+    counts, file = {"accepted": 2}, {"ref": "syntheses/1/1", "sha256": "batch"}
+    examples, provenance = (
+        {"ref": f"syntheses/1/{name}", "sha256": name} for name in ("examples", "provenance")
+    )
+    log.save("s1", (SYNTHESIS, "SynthesisApproved", {"plan": {"examples": 2}}))
+    log.save("s2", (SYNTHESIS, "BatchStarted", {"batch": 1}))
+    log.save("s3", (SYNTHESIS, "BatchCompleted", {"batch": 1, "counts": counts, "file": file}))
+    finished = {"examples": examples, "provenance": provenance}
+    log.save("s4", (SYNTHESIS, "GenerationFinished", finished))
+    log.save("s5", (SYNTHESIS, "DatasetCreated", {"examples": 2}))
 
 
 def _first_segment(log: RawLog) -> None:
@@ -248,8 +277,12 @@ def _store(records: Records) -> None:
         ("jobs/1/4", "hash-1"),
         ("jobs/2/8", "hash-2"),
         ("jobs/adapter", "adapter"),
+        ("exports/1", "export"),
     ):
         records.files[f"{directory}/manifest.json"] = sha256
         records.files[f"{directory}/state.bin"] = f"state of {sha256}"
         files = [{"path": "state.bin", "sha256": f"state of {sha256}"}]
         records.manifests[f"{directory}/manifest.json"] = files
+    for name in ("examples", "provenance"):
+        records.files[f"syntheses/1/{name}"] = name
+    records.files["syntheses/1/1"] = "batch"

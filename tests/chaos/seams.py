@@ -33,6 +33,12 @@ POINTS: dict[str, tuple[str, ...]] = {
     "sealer": ("put.before", "put.after"),
     "webhooks": ("save.before", "save.after", "commit.before", "commit.after", "ack.before"),
     "alerts": ("commit.before", "commit.after", "ack.before", "ack.after"),
+    "exporter": (
+        *("save.before", "save.after", "put.before", "put.after"),
+        *("commit.before", "commit.after", "ack.before"),
+    ),
+    "trackers": ("commit.before", "commit.after"),
+    "synthesis": ("save.before", "save.sent", "save.after", "put.before", "put.after"),
     "trainer": ("publish.before", "publish.sent", "publish.after", "put.before", "put.after"),
 }
 """Failpoints that each process reaches while jobs run."""

@@ -164,6 +164,16 @@ BREAKS: list[tuple[str, Break]] = [
     ("stored_files_match_the_log", lambda r: r.files.pop("jobs/1/4/manifest.json")),
     ("stored_files_match_the_log", lambda r: r.files.update({"jobs/2/8/state.bin": "other"})),
     ("stored_files_match_the_log", lambda r: r.files.update({"jobs/adapter/manifest.json": "x"})),
+    ("exports_end_with_their_files", lambda r: remove(r, "ExportCompleted")),
+    ("exports_end_with_their_files", lambda r: remove(r, "ExportRequested")),
+    ("exports_end_with_their_files", lambda r: r.files.pop("exports/1/manifest.json")),
+    ("syntheses_end_with_one_dataset", lambda r: r.events.append(find(r, "BatchCompleted"))),
+    ("syntheses_end_with_one_dataset", lambda r: r.events.append(find(r, "BatchStarted"))),
+    ("syntheses_end_with_one_dataset", lambda r: remove(r, "SynthesisApproved")),
+    ("syntheses_end_with_one_dataset", lambda r: r.events.append(find(r, "DatasetCreated"))),
+    ("syntheses_end_with_one_dataset", lambda r: r.files.update({"syntheses/1/1": "other"})),
+    ("trackers_have_each_measurement_once", lambda r: r.tracked[JOB].remove(2)),
+    ("trackers_have_each_measurement_once", lambda r: r.tracked[JOB].extend([1, 2])),
 ]
 """A rule, and a change of the healthy records that violates it, perhaps together with others."""
 

@@ -17,6 +17,15 @@ SELECT notification_id, originator_id::text, topic, convert_from(state, 'UTF8') 
 FROM ecolink_events WHERE notification_id > %s ORDER BY notification_id
 """
 
+UNSENT = """
+SELECT coalesce(sum(
+    (SELECT count(*) FROM step_measurements WHERE job_id = run.job_id)
+    + (SELECT count(*) FROM evaluation_measurements WHERE job_id = run.job_id)
+    - coalesce((run.sent->>'rows')::bigint, 0)
+), 0)::bigint AS unsent
+FROM tracked_runs AS run WHERE run.status IN ('waiting', 'sending')
+"""
+
 FINAL = ("registered", "cancelled", "failed")
 
 
@@ -24,6 +33,7 @@ FINAL = ("registered", "cancelled", "failed")
 class JobView:
     """The state of a job, as far as the workload needs it."""
 
+    account: str
     status: str = "training"
     pause_reason: str | None = None
     trains: bool = False
@@ -71,6 +81,15 @@ class Watcher:
             return None
         return None if row is None else row["lag"]
 
+    def unsent(self) -> int | None:
+        """Return how many measurements trackers lack; None if the database is down."""
+        try:
+            with self._connect() as connection:
+                row = connection.execute(UNSENT).fetchone()
+        except psycopg.Error:
+            return None
+        return None if row is None else row["unsent"]
+
     def _connect(self) -> Connection:
         url = self.rig.settings.database_url
         assert url is not None
@@ -84,7 +103,7 @@ class Watcher:
 
     def _take(self, originator: str, topic: str, state: dict[str, Any]) -> None:
         if topic == "JobApproved":
-            self.jobs[originator] = JobView()
+            self.jobs[originator] = JobView(state["account_id"])
         elif topic == "MeterOpened":
             self.open_meters.add(originator)
         elif topic == "MeterClosed":

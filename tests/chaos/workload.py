@@ -7,12 +7,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import httpx
-
+from tests.chaos.caller import HTTP_SECONDS, Answer, Caller
+from tests.chaos.companion import Companion, Providers
 from tests.chaos.facts import REAL, FactFile
 from tests.chaos.rig import Customer, UnderTest
 from tests.chaos.watcher import FINAL, JobView, Watcher
@@ -44,10 +44,6 @@ AT_ONCE = 2
 PREFIX = "ftjob-"
 """Start of the public ID of a job."""
 
-RETRIED = (408, 425, 429, 500, 502, 503, 504)
-RETRIED_CODES = ("not_yet_visible", "version_conflict")
-HTTP_SECONDS = 8.0
-
 
 @dataclass
 class Script:
@@ -63,36 +59,34 @@ class Script:
     cancelled: bool = False
 
 
-@dataclass
-class Answer:
-    """An answer of the gateway."""
-
-    status: int
-    body: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        return 200 <= self.status < 300
-
-
 class Workload:
     """One thread for each account. `finish` lets every job reach its end."""
 
-    def __init__(self, rig: UnderTest, watcher: Watcher, seed: str) -> None:
+    def __init__(
+        self, rig: UnderTest, watcher: Watcher, seed: str, providers: Providers | None = None
+    ) -> None:
+        """With providers, the last customer also has other work than jobs."""
         self._commands = FactFile(rig.control / "commands.jsonl")
         self._stopping, self._abandoned = threading.Event(), threading.Event()
-        self._owners = [
+        owners = [
             Owner(self, rig, watcher, customer, random.Random(f"{seed}/{n}"), poor=n == 0)
             for n, customer in enumerate(rig.customers)
         ]
+        works = [owner.run for owner in owners]
+        if providers is not None:
+            customer = rig.customers[-1]
+            caller = Caller(self, rig, customer)
+            companion = Companion(caller, watcher, customer.account_id, providers)
+            owners[-1].companion = companion
+            works.append(lambda: companion.run(self._stopping, self._abandoned))
         self._errors: list[Exception] = []
         self._threads = [
-            threading.Thread(target=self._run, args=(owner,), daemon=True) for owner in self._owners
+            threading.Thread(target=self._run, args=(work,), daemon=True) for work in works
         ]
 
-    def _run(self, owner: Owner) -> None:
+    def _run(self, work: Callable[[], None]) -> None:
         try:
-            owner.run()
+            work()
         except Exception as error:  # noqa: BLE001  # `done` raises it
             self._errors.append(error)
 
@@ -145,8 +139,11 @@ class Owner:
         *,
         poor: bool,
     ) -> None:
-        self._workload, self._rig, self._watcher = workload, rig, watcher
+        self._workload, self._watcher = workload, watcher
+        self._caller = Caller(workload, rig, customer)
         self._customer, self._drawn, self._poor = customer, drawn, poor
+        self.companion: Companion | None = None
+        """Other work of the same customer, whose jobs are then tracked."""
         self._scripts: list[Script] = []
         self._made = self._paid = 0
 
@@ -179,7 +176,7 @@ class Owner:
         hyperparameters = {"seed": seed, "save_steps": save_steps}
         if REAL in os.environ:
             hyperparameters |= {"epochs": 60, "gradient_accumulation": 1}
-        body = {
+        body: dict[str, Any] = {
             "dataset": self._customer.dataset,
             "base_model": "tiny",
             "region": "local",
@@ -190,8 +187,10 @@ class Owner:
         }
         if kind == "limited":
             body["max_cost"] = LIMIT
+        if self.companion is not None:
+            body["integrations"] = self.companion.integrations
         key = f"job-{self._made}"
-        answer = self._paying(lambda: self._post("/jobs", body, key=key, kind="approve"))
+        answer = self._paying(lambda: self._caller.send("/jobs", body, key=key, command="approve"))
         if not answer.ok and not self._workload.abandoned:
             raise RuntimeError(f"The gateway refused a job: {answer.body}")
         if answer.ok:
@@ -215,7 +214,9 @@ class Owner:
         cents += (self._paid - cents) % 100
         body = {"amount": f"{cents // 100}.{cents % 100:02d}"}
         key = f"top-up-{self._paid}"
-        self._post("/account/top-ups", body, key=key, kind="top_up", micros=cents * 10_000)
+        self._caller.send(
+            "/account/top-ups", body, key=key, command="top_up", micros=cents * 10_000
+        )
 
     def _advance(self, script: Script) -> None:
         view = self._view(script)
@@ -241,54 +242,24 @@ class Owner:
             self._cancel(script)
         elif script.kind in ("pause_resume", "pause_cancel") and script.pauses == 0:
             script.pauses += 1
-            self._post(f"/jobs/{_public(script)}/pause", {}, job=script.job, kind="pause")
+            self._caller.send(f"/jobs/{_public(script)}/pause", {}, job=script.job, command="pause")
 
     def _resume(self, script: Script, view: JobView) -> None:
         path = f"/jobs/{_public(script)}"
         if view.pause_reason == "max_cost":
             limit = {"max_cost": RAISED_LIMIT}
-            self._post(f"{path}/max-cost", limit, job=script.job, kind="max_cost")
+            self._caller.send(f"{path}/max-cost", limit, job=script.job, command="max_cost")
         self._paying(
-            lambda: self._post(f"{path}/resume", {"wait": True}, job=script.job, kind="resume")
+            lambda: self._caller.send(
+                f"{path}/resume", {"wait": True}, job=script.job, command="resume"
+            )
         )
 
     def _cancel(self, script: Script) -> None:
-        answer = self._post(f"/jobs/{_public(script)}/cancel", {}, job=script.job, kind="cancel")
+        answer = self._caller.send(
+            f"/jobs/{_public(script)}/cancel", {}, job=script.job, command="cancel"
+        )
         script.cancelled = answer.ok
-
-    def _post(
-        self, path: str, body: dict[str, Any], *, key: str | None = None, **known: Any
-    ) -> Answer:
-        """Send a command until the gateway answers it, and write down the answer."""
-        known["command"] = known.pop("kind")
-        headers = {"authorization": f"Bearer {self._customer.key}"}
-        if key is not None:
-            headers["idempotency-key"] = key
-        known |= {"account": self._customer.account_id, "key": key}
-        while not self._workload.abandoned:
-            sent = time.time()
-            try:
-                url = f"{self._rig.settings.gateway_url}/api{path}"
-                found = httpx.post(url, json=body, headers=headers, timeout=HTTP_SECONDS)
-                answer = Answer(found.status_code, found.json())
-            except (httpx.HTTPError, ValueError):
-                self._workload.record(**known, sent=sent, status=None)
-                time.sleep(0.3)
-                continue
-            error = {} if answer.ok else answer.body.get("error", {})
-            code, message = error.get("code"), error.get("message")
-            if answer.status in RETRIED or code in RETRIED_CODES:
-                time.sleep(0.3)
-                continue
-            request = found.headers.get("x-request-id")
-            made = answer.body.get("id")
-            self._workload.record(
-                **known,
-                **{"sent": sent, "status": answer.status, "code": code, "message": message},
-                **{"request": request, "made": made},
-            )
-            return answer
-        return Answer(0)
 
 
 def _public(script: Script) -> str:
