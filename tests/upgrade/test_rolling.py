@@ -6,25 +6,35 @@ and read pages. The oracle of the fault harness judges what is left.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.chaos import oracle
-from tests.upgrade.installation import SERVICES, Clients, Installation, template_of
+from tests.upgrade.installation import (
+    OLD_SERVICES,
+    SERVICES,
+    Clients,
+    Installation,
+    template_of,
+)
 from tests.upgrade.next_release import CHANGED_EVENT, NEW_COLUMN, NEW_EVENT, NEW_FIELD
 from tests.upgrade.releases import Release
 
-FORTH = ("projector", *(name for name in SERVICES if name != "projector"))
-"""Order of the replacements: the gateway comes last, so old gateways meet new services."""
 
-BACK = (
-    "gateway",
-    "scheduler",
-    *(name for name in SERVICES if name not in ("gateway", "scheduler")),
-)
-"""Order of the way back: old gateways and schedulers meet new services."""
+def forth(services: Sequence[str]) -> tuple[str, ...]:
+    """Return the order of the replacements: the gateway comes last, and meets new services."""
+    ends = ("projector", "gateway")
+    return (ends[0], *(name for name in services if name not in ends), ends[1])
+
+
+def back(services: Sequence[str]) -> tuple[str, ...]:
+    """Return the order of the way back: old gateways and schedulers meet new services."""
+    first = ("gateway", "scheduler")
+    return (*first, *(name for name in services if name not in first))
+
 
 NEWER = f"topic = '{NEW_EVENT}' OR (topic = '{CHANGED_EVENT}' AND state ? 'class_version')"
 """Events that only the next release reads."""
@@ -97,23 +107,23 @@ def test_the_next_release_replaces_this_one_goes_back_and_comes_again(
         with clients.busy():
             installation.wait(lambda: clients.trained > 1)
             installation.migrate(next_)
-            upgrade.roll(FORTH[:5], next_, clients)
+            upgrade.roll(forth(SERVICES)[:5], next_, clients)
             status, text = upgrade.finish()
             assert status != 0
             assert "gateway" in text, text  # an old one still runs
-            upgrade.roll(FORTH[5:], next_, clients)
+            upgrade.roll(forth(SERVICES)[5:], next_, clients)
             refused = upgrade.set_budget("90000.00")
             assert refused.status_code == httpx.codes.SERVICE_UNAVAILABLE
             assert refused.json()["error"]["code"] == "upgrade_unfinished"
             assert "retry-after" in refused.headers
 
-            upgrade.roll(BACK, this, clients)
+            upgrade.roll(back(SERVICES), this, clients)
             assert upgrade.set_budget("80000.00").is_success
             installation.migrate(this)
             assert installation.events(NEWER) == []
 
             installation.migrate(next_)
-            upgrade.roll(BACK, next_, clients)
+            upgrade.roll(back(SERVICES), next_, clients)
             assert installation.events(NEWER) == []
             status, text = upgrade.finish()
             assert status == 0, text
@@ -139,18 +149,19 @@ def test_the_next_release_replaces_this_one_goes_back_and_comes_again(
 def test_this_tree_replaces_the_last_release_and_goes_back(
     directory: Path, last: Release, this: Release
 ) -> None:
-    installation = Installation(template_of(last, directory / "template"), directory / "run")
+    template = template_of(last, directory / "template")
+    installation = Installation(template, directory / "run", OLD_SERVICES)
     upgrade = Upgrade(installation, last, this)
     with installation.up(last):
         clients = Clients(installation, "release")
         with clients.busy():
             installation.wait(lambda: clients.trained > 1)
             installation.migrate(this)
-            upgrade.roll(FORTH, this, clients)
-            upgrade.roll(BACK, last, clients)
+            upgrade.roll(forth(OLD_SERVICES), this, clients)
+            upgrade.roll(back(OLD_SERVICES), last, clients)
             installation.migrate(last)
             installation.migrate(this)
-            upgrade.roll(BACK, this, clients)
+            upgrade.roll(back(OLD_SERVICES), this, clients)
             status, text = upgrade.finish()
             assert status == 0, text
         violations = [*oracle.violations(installation.records("")), *clients.chats.violations()]
