@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from infrastructure.store import LEAST_CONNECTIONS
+
 ROOT = Path(__file__).parents[2]
 
 COMMIT = "ECOLINK_TEST_RELEASE"
@@ -135,7 +137,10 @@ def require_clone(repository: Path) -> None:
 
 
 def last_release(folder: Path, repository: Path = ROOT) -> Release:
-    """Extract the last release into a new folder."""
+    """Extract the last release into a new folder.
+
+    Its PostgreSQL accepts the connections of both releases, as docs/upgrades.md tells operators.
+    """
     commit = release_commit(repository)
     archive = subprocess.run(
         ("git", "archive", "--format=tar", commit, *COPIED),
@@ -146,6 +151,11 @@ def last_release(folder: Path, repository: Path = ROOT) -> Release:
     folder.mkdir()
     with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
         tar.extractall(folder, filter="data")
+    postgres = folder / "deploy" / "local" / "postgres.py"
+    before, wanted = postgres.read_text(), f'"max_connections": "{LEAST_CONNECTIONS}"'
+    after = re.sub(r'"max_connections": "\d+"', wanted, before)
+    assert wanted in after
+    postgres.write_text(after)
     return _prepared("last", folder)
 
 
