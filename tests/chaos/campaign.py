@@ -111,11 +111,12 @@ class Campaign:
         if violations:
             self._keep(rig, found, name)
         shutil.rmtree(place)
-        jobs = sum(each.topic == "JobApproved" for each in found.events)
-        seconds = time.monotonic() - began
+        topics = Counter(each.topic for each in found.events)
+        jobs, seconds = topics["JobApproved"], time.monotonic() - began
         self.say(
-            f"{name}: {jobs} jobs, {len(found.events)} events, {len(violations)} violations, "
-            f"{seconds:.0f} s"
+            f"{name}: {jobs} jobs, {len(found.tracked)} of them in the tracker, "
+            f"{topics['ExportCompleted']} exports, {topics['DatasetCreated']} generated datasets, "
+            f"{len(found.events)} events, {len(violations)} violations, {seconds:.0f} s"
         )
         return Outcome(counted, violations, jobs, len(found.events), seconds, taken)
 
