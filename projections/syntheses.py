@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS syntheses (
     most_attempts bigint NOT NULL,
     model text,
     endpoint_id uuid,
+    seed_dataset_id uuid,
     low_micros bigint NOT NULL,
     high_micros bigint NOT NULL,
     max_cost_micros bigint NOT NULL,
@@ -59,6 +60,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 most_attempts=plan.most_attempts,
                 model=plan.generator.model,
                 endpoint_id=plan.generator.endpoint_id,
+                seed_dataset_id=plan.seed_dataset_id,
                 low_micros=event.estimate.low_micros,
                 high_micros=event.estimate.high_micros,
                 max_cost_micros=event.max_cost_micros,
@@ -104,6 +106,7 @@ def _change(cursor: Cursor, event: Event, **columns: object) -> None:
 
 
 SYNTHESES = Projection("syntheses", ("syntheses",), DDL, (Synthesis,), one_by_one(apply))
+UNFINISHED = [SynthesisStatus.GENERATING, SynthesisStatus.PAUSED]
 NEWEST_SYNTHESES = NewestFirst("syntheses", time="approved_at", key="synthesis_id")
 
 
@@ -134,10 +137,20 @@ def unfinished(connection: Connection, account_id: UUID) -> int:
     """Return the number of an account's syntheses that generate or are paused."""
     row = connection.execute(
         "SELECT count(*) AS found FROM syntheses WHERE account_id = %s AND status = ANY(%s)",
-        [account_id, [SynthesisStatus.GENERATING, SynthesisStatus.PAUSED]],
+        [account_id, UNFINISHED],
     ).fetchone()
     assert row is not None
     return row["found"]
+
+
+def unfinished_with_seed(connection: Connection, account_id: UUID, dataset_id: UUID) -> list[UUID]:
+    """Return an account's syntheses that still need a seed dataset, oldest first."""
+    rows = connection.execute(
+        "SELECT synthesis_id FROM syntheses WHERE account_id = %s AND status = ANY(%s) "
+        "AND seed_dataset_id = %s ORDER BY approved_at, synthesis_id",
+        [account_id, UNFINISHED, dataset_id],
+    ).fetchall()
+    return [row["synthesis_id"] for row in rows]
 
 
 def working(connection: Connection, limit: int) -> list[Row]:

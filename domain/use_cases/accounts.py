@@ -214,16 +214,23 @@ class EcoLink:
         return dataset
 
     @retrying
-    def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
-        """Delete a dataset. `used_by` contains the IDs of the unfinished jobs that use it.
+    def delete_dataset(
+        self,
+        account_id: UUID,
+        dataset_id: UUID,
+        used_by: Collection[UUID],
+        seed_of: Collection[UUID] = (),
+    ) -> None:
+        """Delete a dataset.
 
-        Raise NotFound if the account has no such dataset, and WrongState while unfinished jobs use
-        it. If a job is approved at the same time, its launch fails, free of charge.
+        `used_by` and `seed_of` contain the IDs of the unfinished jobs and syntheses that use it.
+        Raise NotFound if the account has no such dataset, and WrongState while any of them is
+        unfinished. A job or synthesis approved at the same time fails, free of charge.
         """
         dataset = self.log.load(Dataset, dataset_id)
         if dataset.account_id != account_id:
             raise _unknown_dataset(dataset_id)
-        dataset.delete(used_by)
+        dataset.delete(used_by, seed_of)
         self.log.commit(dataset)
 
     def import_base_model(self, name: str, revision: Revision) -> BaseModel:

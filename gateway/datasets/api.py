@@ -269,7 +269,7 @@ def show_contamination(
 
 @router.delete("/{dataset_id}", status_code=204, responses=refusals(404, 409))
 def drop_dataset(dataset_id: UUID, caller: MayTrain, backend: BackendOf) -> None:
-    """Delete a dataset and its file. Returns 409 while an unfinished job uses it."""
+    """Delete a dataset and its file. Returns 409 while an unfinished job or synthesis uses it."""
     service.delete_dataset(backend, caller, dataset_id)
 
 

@@ -189,7 +189,7 @@ def file_content(
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, caller: MayTrain, backend: BackendOf) -> FileDeleted:
-    """Delete an upload. Returns 409 while an unfinished job uses it."""
+    """Delete an upload. Returns 409 while an unfinished job or synthesis uses it."""
     if file_id.startswith(RESULT_PREFIX):
         job_with_metrics(backend, caller, file_id)
         raise WrongState(f"{file_id} belongs to a job, so you cannot delete it.")

@@ -24,11 +24,12 @@ from infrastructure.exchange import read
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names
 from infrastructure.store import Connection
-from projections import DATASETS, JOB_DETAIL
+from projections import DATASETS, JOB_DETAIL, SYNTHESES
 from projections import datasets as rows
 from projections.base_models import all_base_models
 from projections.job_detail import unfinished_on
 from projections.projection import Row
+from projections.syntheses import unfinished_with_seed
 
 SUMMARY_ERRORS = 3
 
@@ -84,15 +85,16 @@ def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetA
 def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
     """Delete a dataset.
 
-    Raise NotFound if the account has no such dataset, and WrongState while an unfinished job uses
-    it.
+    Raise NotFound if the account has no such dataset, and WrongState while an unfinished job or
+    synthesis uses it.
     """
     own_dataset(backend, caller, dataset_id)
-    caught_up(backend, JOB_DETAIL)
+    caught_up(backend, JOB_DETAIL, SYNTHESES)
     with backend.pool.connection() as connection:
         used_by = unfinished_on(connection, caller.account_id, dataset_id)
+        seed_of = unfinished_with_seed(connection, caller.account_id, dataset_id)
     with because(caller.cause(backend)):
-        backend.ecolink.delete_dataset(caller.account_id, dataset_id, used_by)
+        backend.ecolink.delete_dataset(caller.account_id, dataset_id, used_by, seed_of)
     caught_up(backend, DATASETS)
 
 

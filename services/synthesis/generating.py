@@ -135,8 +135,10 @@ class Generating:
         synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
         if not synthesis.needs_work:
             return
-        if synthesis.status.is_final:
+        if synthesis.status.is_final or not synthesis.wants_attempts:
             await self._close(synthesis)
+            synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
+        if synthesis.status.is_final:
             return
         try:
             run = await asyncio.to_thread(load_run, self._log, self._artifacts, synthesis)

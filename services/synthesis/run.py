@@ -86,7 +86,8 @@ def load_run(log: EventLog, artifacts: Artifacts, synthesis: Synthesis) -> Run:
     """Return a run as of its completed batches. Raise CannotContinue."""
     plan = synthesis.plan
     request = _request(artifacts, synthesis)
-    seeds = _seeds(log, artifacts, synthesis)
+    # A run that only stores its examples needs no prompts.
+    seeds = _seeds(log, artifacts, synthesis) if synthesis.wants_attempts else []
     store, seen = AttemptStore(artifacts, synthesis), SeenExamples(plan.similarity)
     for shown in _shown(seeds):
         seen.add(shown)

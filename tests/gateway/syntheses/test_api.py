@@ -281,6 +281,25 @@ def test_a_quote_reads_its_seed_dataset_once(
     assert holder.post("/syntheses/quote", form | {"examples": 7}) == first | {"most_attempts": 21}
 
 
+def test_a_seed_dataset_is_kept_while_its_synthesis_generates(
+    holder: Holder, platform: Platform
+) -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    lines = b"".join(json.dumps({"messages": [*chat, *chat * n]}).encode() + b"\n" for n in (0, 1))
+    dataset = platform.upload(holder.account_id, lines)
+    platform.validate_upload(dataset)
+    platform.project()
+    made = holder.post("/syntheses", holder.form | {"seed_dataset": str(dataset)}, 201)
+    path = f"/syntheses/{made['id']}"
+    holder.post(f"{path}/pause")
+    refused = holder.client.delete(f"/api/datasets/{dataset}", headers=holder.headers)
+    assert refused.status_code == 409
+    assert "1 unfinished synthesis uses this dataset" in refused.json()["error"]["message"]
+    holder.post(f"{path}/cancel")
+    deleted = holder.client.delete(f"/api/datasets/{dataset}", headers=holder.headers)
+    assert deleted.status_code == 204
+
+
 def test_commands_and_their_states(holder: Holder) -> None:
     made = holder.post("/syntheses", holder.form, 201)
     path = f"/syntheses/{made['id']}"

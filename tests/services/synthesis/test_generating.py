@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from domain.datasets.dataset import Dataset
 from domain.synthesis.demonstrations import DEMONSTRATIONS
 from domain.synthesis.plan import SourceKind
 from domain.synthesis.price import JUDGE_TOKENS
@@ -22,7 +23,7 @@ from domain.synthesis.synthesis import (
 )
 from domain.webhooks.target import TargetPolicy
 from infrastructure.artifacts import Artifacts
-from tests.builders.examples import ACCOUNT_ID
+from tests.builders.examples import ACCOUNT_ID, DATASET_ID
 from tests.services.synthesis.bench import RATES, Bench
 from tests.services.synthesis.scripted import Said, Scripted, always, first, is_judge
 
@@ -282,6 +283,38 @@ def test_a_run_that_ends_with_an_open_batch_releases_its_reserve(
     assert not run.needs_work
     assert bench.account.reserved_micros == 0
     assert model.requests == []
+
+
+def test_a_stopped_run_no_longer_needs_its_seed_dataset(bench: Bench, model: Scripted) -> None:
+    chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    bench.artifacts.put("uploads/seed", json.dumps(chat).encode() + b"\n")
+    with bench.commanding():
+        seed = Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/seed", "s" * 64, 100)
+        bench.log.commit(seed)
+
+    def script(number: int, _: dict[str, Any]) -> Said:
+        if number == 40:
+            with bench.commanding() as use_case:
+                use_case.pause(ACCOUNT_ID, id)
+        return Said()
+
+    model.script = script
+    plan = {"seed_dataset_id": DATASET_ID, "seed_dataset_sha256": "s" * 64, "examples": 400}
+    id = bench.approve(bench.deployed(), seeds=[chat], **plan)
+    paused = bench.work(id, model.url)
+    asked = len(model.requests)
+    with bench.commanding() as use_case, bench.billing():
+        seed = bench.log.load(Dataset, DATASET_ID)
+        seed.delete(used_by=[])
+        use_case.resume(ACCOUNT_ID, id, None)
+        resumed = bench.synthesis(id)
+        resumed.start_batch(4, 1_000)
+        resumed.stop()
+        bench.log.commit(seed, resumed)
+    run = bench.work(id, model.url)
+    assert (run.status, run.counts) == (DONE, paused.counts)
+    assert bench.account.reserved_micros == 0
+    assert len(model.requests) == asked
 
 
 def test_a_stopped_run_keeps_its_examples(bench: Bench, model: Scripted) -> None:
