@@ -36,8 +36,8 @@ CREATE TABLE IF NOT EXISTS hub_tokens (
 class Target(NamedTuple):
     """A repository, what it gets, and a token that may write to it.
 
-    `private` is for a new repository. `provenance` is False to leave out provenance.json. `token`
-    is None if it was deleted.
+    `private` refuses a public repository. `provenance` is False to leave out
+    provenance.json. `token` is None if it was deleted.
     """
 
     repository: str

@@ -8,6 +8,8 @@ ADVICE = {
     "unauthorized": "Check the token, and push again.",
     "forbidden": "Use a token that may write to the repository.",
     "no_repository": "Check the name of the repository and its owner.",
+    "public_repository": "Make the repository private, choose another one, or push without the "
+    "private option.",
     "invalid_name": "Use a name such as owner/model.",
     "export_deleted": "Export the model again.",
     "disabled": "Ask your operator.",

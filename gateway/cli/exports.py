@@ -129,7 +129,12 @@ def push(
         ExportFormat, typer.Option(help="Format of the export.")
     ] = ExportFormat.SAFETENSORS,
     private: Annotated[
-        bool, typer.Option("--private/--public", help="Visibility of a new repository.")
+        bool,
+        typer.Option(
+            "--private/--public",
+            help="Visibility of a new repository. With --private, the push fails if the repository "
+            "exists and is public.",
+        ),
     ] = True,
     provenance: Annotated[
         bool,

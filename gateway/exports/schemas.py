@@ -71,7 +71,11 @@ class PushRequest(BaseModel, extra="forbid"):
         description="Token of the hub. EcoLink stores it until the push ends.",
         examples=["hf_..."],
     )
-    private: bool = Field(default=True, description="Create a private repository.")
+    private: bool = Field(
+        default=True,
+        description="Create a private repository, and refuse one that exists and is public. With "
+        "`false`, a new repository is public, and one that exists keeps its visibility.",
+    )
     provenance: bool = Field(
         default=True,
         description="Also push `provenance.json`, which contains the hashes of the dataset, and "
@@ -96,7 +100,10 @@ class PushAnswer(Answer):
     model: str = Field(examples=[MODEL])
     format: ExportFormat
     repository: str = Field(examples=["acme/support-bot"])
-    private: bool
+    private: bool = Field(
+        description="True if the push requires a private repository. With `false`, a repository "
+        "that existed keeps its visibility."
+    )
     provenance: bool = Field(description="True if the push includes `provenance.json`.")
     status: PushStatus
     progress: float | None = Field(

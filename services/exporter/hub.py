@@ -43,7 +43,8 @@ def handle(request: dict[str, Any], report: Callable[[Mapping[str, Any]], None])
 def _push(request: dict[str, Any], on_bytes: Callable[[int], object]) -> dict[str, Any]:
     """Create the repository unless it exists, and commit files of a directory to it.
 
-    Large files are uploaded first, one by one, so a repeated push skips those that the hub has.
+    A private push uploads nothing to a public repository. Large files are uploaded first, one by
+    one, so a repeated push skips those that the hub has.
     Raise HubRefused if the hub refuses, and other errors if it cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -53,6 +54,9 @@ def _push(request: dict[str, Any], on_bytes: Callable[[int], object]) -> dict[st
     api = HfApi(endpoint=request["endpoint"], token=request["token"], library_name="ecolink")
     try:
         api.create_repo(repository, private=request["private"], repo_type="model", exist_ok=True)
+        if request["private"] and not api.repo_info(repository, repo_type="model").private:
+            # The hub ignores `private` for a repository that exists.
+            raise HubRefused("public_repository", f"The repository {repository} is public.")
         operations = []
         for path in request["paths"]:
             file = directory / path

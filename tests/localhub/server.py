@@ -17,6 +17,7 @@ COMMIT = "4f1c2e9a7b3d5f60819a2b3c4d5e6f7081920a1b"
 """Commit of every dataset."""
 
 READ_TOKEN, WRITE_TOKEN = "hf_read", "hf_write"
+MODELS = "/api/models/"
 LARGE_FILES = (".safetensors", ".gguf")
 
 
@@ -114,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requested.append(path)
         if self._fails():
             return
+        if path.startswith(MODELS):
+            self._send_model(path.removeprefix(MODELS))
+            return
         _, _, rest = path.partition("/datasets/")
         name = "/".join(rest.split("/")[:2])
         found, resolved = self.hub.datasets.get(name), f"{name}/resolve/{COMMIT}/"
@@ -125,6 +129,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, found.files[file])
         else:
             self._send(404, {}, code="RepoNotFound")
+
+    def _send_model(self, name: str) -> None:
+        found = self.hub.models.get(name)
+        if found is None or (found.private and self._token not in (READ_TOKEN, WRITE_TOKEN)):
+            self._send(404, {}, code="RepoNotFound")
+        else:
+            self._send(200, _described(name, found))
 
     def _write(self, body: bytes) -> None:
         path = self.path
@@ -138,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/validate-yaml":
             self._send(200, {"warnings": [], "errors": []})
         elif "/commit/" in path:
-            self._commit(path.split("/api/models/")[1].partition("/commit/")[0], body)
+            self._commit(path.split(MODELS)[1].partition("/commit/")[0], body)
         else:
             self._send(404, {"error": f"no route {path}"})
 
@@ -192,16 +203,16 @@ def _mode(path: str) -> dict[str, Any]:
     return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}
 
 
-def _described(name: str, dataset: Repository) -> dict[str, Any]:
+def _described(name: str, found: Repository) -> dict[str, Any]:
     return {
         "id": name,
         "sha": COMMIT,
-        "private": dataset.private,
+        "private": found.private,
         "tags": [],
         "downloads": 0,
         "likes": 0,
-        "cardData": dataset.card,
+        "cardData": found.card,
         "siblings": [
-            {"rfilename": path, "size": len(content)} for path, content in dataset.files.items()
+            {"rfilename": path, "size": len(content)} for path, content in found.files.items()
         ],
     }

@@ -14,6 +14,7 @@ import pytest
 from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.exports.hub_push import HubPush, PushStatus
+from domain.exports.push_failures import push_advice
 from domain.jobs.documents import PROVENANCE
 from domain.use_cases.exports import Exporting
 from infrastructure.hub_targets import Target, add_target, shown_targets, stored_tokens, target_of
@@ -23,7 +24,7 @@ from services.exporter.pushing import Pushes
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID
 from tests.localhub.server import WRITE_TOKEN as TOKEN
-from tests.localhub.server import Hub, local_hub
+from tests.localhub.server import Hub, Repository, local_hub
 from tests.polling import TIMEOUT_SECONDS
 from tests.services.exporter.conftest import PRIVATE, Service
 
@@ -61,10 +62,10 @@ class Pusher:
             self.service.folder / "pushes",
         )
 
-    def request(self, token: str = TOKEN, *, provenance: bool = True) -> UUID:
+    def request(self, token: str = TOKEN, *, private: bool = True, provenance: bool = True) -> UUID:
         push_id = uuid4()
         with self.service.pool.connection() as connection:
-            target = Target(REPOSITORY, True, provenance, token)
+            target = Target(REPOSITORY, private, provenance, token)
             add_target(connection, push_id, ACCOUNT_ID, target, NOW)
         with because(self.service.platform.cause):
             Exporting(self.service.platform.log).push(push_id, self.export)
@@ -121,6 +122,30 @@ def test_a_push_without_provenance_leaves_out_one_file(pusher: Pusher) -> None:
     pushed = pusher.hub.models[REPOSITORY].files
     assert set(pushed) == stored - {PROVENANCE}
     assert all(PRIVATE.encode() not in content for content in pushed.values())
+
+
+def test_a_private_push_adds_nothing_to_a_public_repository(pusher: Pusher) -> None:
+    pusher.hub.models[REPOSITORY] = Repository()
+    push_id = pusher.request()
+    pusher.run()
+    row = pusher.row(push_id)
+    assert (row["failure_code"], row["message"]) == (
+        "public_repository",
+        f"The repository {REPOSITORY} is public.",
+    )
+    assert (pusher.hub.models[REPOSITORY].files, pusher.hub.uploads) == ({}, [])
+    assert "Make the repository private" in push_advice("public_repository")
+
+
+@pytest.mark.parametrize("was_private", [True, False], ids=["private", "public"])
+def test_a_public_push_leaves_the_visibility_of_a_repository(
+    pusher: Pusher, was_private: bool
+) -> None:
+    pusher.hub.models[REPOSITORY] = Repository(private=was_private)
+    push_id = pusher.request(private=False)
+    pusher.run()
+    assert pusher.find(push_id).status is PushStatus.COMPLETED
+    assert pusher.hub.models[REPOSITORY].private is was_private
 
 
 def test_a_repeated_push_uploads_no_large_file_again(pusher: Pusher) -> None:
