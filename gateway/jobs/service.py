@@ -63,6 +63,7 @@ from infrastructure.measurements import (
     steps_of,
 )
 from infrastructure.reports import SAMPLE
+from infrastructure.tracked_runs import runs_of
 from projections import JOB_DETAIL, MODELS
 from projections.account_events import events_named
 from projections.accounts import accounts_of
@@ -160,6 +161,8 @@ def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:
     """Return the request of a job like this one. Raise NotFound without such a job."""
     own_job(backend, caller, job_id)
     job = backend.log.load(Job, job_id)
+    with backend.pool.connection() as connection:
+        tracked = runs_of(connection, [job_id]).get(job_id, [])
     plan, maximum = job.plan, job.order.max_cost_micros
     return JobRequest(
         dataset=plan.dataset_id,
@@ -172,6 +175,7 @@ def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:
         suffix=job.order.suffix,
         deploy=job.order.deploy,
         max_cost=_amount(maximum) if isinstance(maximum, int) else maximum,
+        integrations=[each.integration for each in tracked],
     )
 
 

@@ -99,7 +99,8 @@ def require_trackable(
     for tracker in wanted:
         if tracker not in known:
             raise Invalid(
-                f"Your account has no connection to {tracker.product}. Set it up {CONNECT}.",
+                f"Your account has no connection to {tracker.product}. Set it up {CONNECT}. Or "
+                "leave it out of `integrations`, for example with `--without integrations`.",
                 field="integrations",
             )
 

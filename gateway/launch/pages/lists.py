@@ -142,6 +142,15 @@ class Lists:
         }
         return {field: sentence for field, sentence in found.items() if sentence is not None}
 
+    def unconnected(self, entries: Entries) -> dict[str, str]:
+        """Return an error message for each tracker to which the account has no connection."""
+        return {
+            tracker: f"Your account has no connection to {tracker.product}. Set it up on the page "
+            "Trackers, or clear this field."
+            for tracker in entries.tracked
+            if tracker not in self.trackers
+        }
+
     def _dataset_gone(self, chosen: str) -> str | None:
         if not chosen or any(str(each.id) == chosen for each in self.datasets):
             return None

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from domain.core.durations import spoken
 from domain.core.errors import DomainError, SeveralProblems
 from domain.estimating.memory import FEW_GIB
+from domain.trackers.integrations import REMOTE, Tracker
 from domain.training.hyperparameters import DPO, Group, Hyperparameters, names_in
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
@@ -126,13 +127,14 @@ class View:
         if parent is not None:
             entries = entries.continuing(parent.lora)
         reading = read(entries)
-        problems = dict(reading.problems)
+        unconnected = lists.unconnected(entries)
+        problems = {**reading.problems, **unconnected}
         quote, refusal = None, None
-        if reading.request is not None:
+        if (asked := reading.request) is not None:
+            if unconnected:  # the price does not depend on them
+                asked = asked.model_copy(update={"integrations": []})
             try:
-                quote = service.quote(
-                    backend, caller, reading.request, patience_seconds=GLANCE_SECONDS
-                )
+                quote = service.quote(backend, caller, asked, patience_seconds=GLANCE_SECONDS)
             except DomainError as error:
                 refusal = error
                 problems |= _by_field(error)
@@ -175,6 +177,11 @@ class View:
     @property
     def dataset(self) -> ListedDataset | None:
         return self.lists.dataset(self.entries.dataset)
+
+    @property
+    def trackers(self) -> list[Tracker]:
+        """Trackers with an input: those of the account, and those that the form names."""
+        return [each for each in REMOTE if each in {*self.lists.trackers, *self.entries.tracked}]
 
     @property
     def is_dpo(self) -> bool:

@@ -63,6 +63,14 @@ def test_a_job_is_launched_with_trackers(me: Owner) -> None:
     runs = me.read("jobs", "trackers", job)["data"]
     assert [each["tracker"] for each in runs] == ["mlflow", "tensorboard"]
     assert runs[0]["integration"]["mlflow"]["experiment_name"] == "support bot"
+    like = ("jobs", "launch", "--like", job)
+    again, plain = (me.read(*like, *more)["id"] for more in ((), ("--without", "integrations")))
+    found = me.read("jobs", "trackers", again)["data"]
+    assert [each["integration"] for each in found] == [each["integration"] for each in runs]
+    assert me.read("jobs", "trackers", plain)["data"] == []
+    me.run("trackers", "disconnect", "mlflow")
+    assert "--without integrations" in me.refused(*like, code=2)
+    connected(me)
     assert me.read("jobs", "retry-tracker", job, Tracker.MLFLOW)["status"] == "waiting"
     assert "Unknown tracker" in me.refused(*me.launch, "--track", "x:y", code=2)
 

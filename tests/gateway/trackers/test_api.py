@@ -123,6 +123,25 @@ def test_a_job_is_tracked_if_the_account_has_a_connection(user: Tracking) -> Non
     assert user.post(f"/api/jobs/{job}/trackers/wandb/retry").status_code == 404
 
 
+def test_a_copy_of_a_job_has_its_trackers(user: Tracking) -> None:
+    user.connect()
+    form = user.form | {"integrations": [TO_MLFLOW, {"type": "tensorboard"}]}
+    job = user.post("/api/jobs", form).json()["id"]
+    copied = user.get(f"/api/jobs/{job}/request").json()
+    assert copied["integrations"] == [TO_MLFLOW, {"type": "tensorboard", "tensorboard": {}}]
+    template = user.post("/api/job-templates", {"name": "a", "job": job}).json()
+    assert template["request"] == copied
+    again = user.post("/api/jobs", copied).json()["id"]
+    runs = user.list(f"/api/jobs/{again}/trackers")
+    assert [each["integration"] for each in runs] == copied["integrations"]
+
+    user.client.delete("/api/trackers/mlflow", headers=user.person.headers)
+    refused = user.post("/api/jobs", copied)
+    assert refused.status_code == 422
+    assert "leave it out of `integrations`" in refused.text
+    assert user.post("/api/jobs", copied | {"integrations": []}).status_code == 201
+
+
 def test_a_repeated_approval_keeps_the_run(user: Tracking) -> None:
     user.connect()
     form = user.form | {"integrations": [TO_MLFLOW, {"type": "tensorboard"}]}
@@ -219,7 +238,8 @@ def test_openai_clients_send_and_receive_integrations(
 
 
 def measure(settings: Settings, person: Person, job: str, segment: int, *steps: int) -> None:
-    now, key = datetime.now(UTC), {"account_id": person.account_id, "job_id": job_of(job)}
+    now = datetime.now(UTC)
+    key: dict[str, Any] = {"account_id": person.account_id, "job_id": job_of(job)}
     with connect(settings) as connection:
         for step in steps:
             add_step(

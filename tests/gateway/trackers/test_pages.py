@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import httpx
+import httpx2
 from fastapi.testclient import TestClient
 
 from domain.trackers.integrations import Tracker
@@ -27,7 +27,7 @@ WRONG = (
 )
 
 
-def _post(browser: Browser, path: str, data: dict[str, str] | None = None) -> httpx.Response:
+def _post(browser: Browser, path: str, data: dict[str, str] | None = None) -> httpx2.Response:
     return browser.client.post(path, data=data or {}, headers=browser.htmx)
 
 
@@ -105,6 +105,27 @@ def test_the_wizard_offers_the_connected_trackers(wizard: Wizard) -> None:
     runs = client.get(f"/api/jobs/{job}/trackers").json()["data"]
     assert [each["tracker"] for each in runs] == ["mlflow", "wandb"]
     assert runs[0]["integration"]["mlflow"]["experiment_name"] == "a bot"
+
+
+def test_a_duplicate_without_the_connection_shows_how_to_start_it(wizard: Wizard) -> None:
+    client, browser = wizard.browser.client, wizard.browser
+    path = "/api/trackers/mlflow"
+    assert client.put(path, json=MLFLOW, headers=browser.htmx).status_code == 200
+    wizard.open()
+    wizard.complete()
+    wizard.change(mlflow="a bot")
+    job = wizard.approve()
+    assert job is not None
+    copy = f"?like=ftjob-{job.hex}"
+    assert wizard.open(copy).fields["mlflow"] == "a bot"
+    assert wizard.is_clickable
+    assert client.delete(path, headers=browser.htmx).status_code == 204
+    assert "no connection to MLflow" in problem(wizard.open(copy), "mlflow")
+    assert not wizard.is_clickable
+    assert "Training" in wizard.shown["phases"].text
+    assert "no connection to MLflow" in problem(wizard.change(suffix="mine"), "mlflow")
+    assert "mlflow" not in wizard.change(mlflow="").fields
+    assert wizard.is_clickable
 
 
 def test_readers_see_no_controls_of_other_accounts(
