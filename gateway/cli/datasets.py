@@ -597,7 +597,7 @@ def ignore_tools(client: Client, dataset: DatasetId) -> None:
 
 @datasets.command()
 def delete(client: Client, dataset: DatasetId) -> None:
-    """Delete a dataset and its file. Fails while an unfinished job uses it."""
+    """Delete a dataset and its file. Fails while an unfinished job or synthesis uses it."""
     client.delete(f"/datasets/{dataset}")
     deleted = {"id": dataset, "deleted": True}
     show(Reply(deleted, deleted), pairs)

@@ -91,7 +91,11 @@ def read_again(
 
     def options(like: Dataset) -> UploadOptions:
         return replace(
-            like.options, parent=dataset_id, source=None, columns_sha256=columns_sha256(columns)
+            like.options,
+            parent=dataset_id,
+            source=None,
+            synthesis_id=None,
+            columns_sha256=columns_sha256(columns),
         )
 
     known = repeated_version(backend, caller, new_id, wanted.name, options)

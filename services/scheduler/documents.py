@@ -123,8 +123,15 @@ def origin_of(log: EventLog, dataset: Dataset) -> DatasetOrigin:
         parent = log.find(Dataset, parent_id)
         if parent is None:
             break
-        upload = _upload_of(parent)
-        versions.append(VersionFacts(id=parent.id, sha256=parent.sha256, uploaded_sha256=upload))
+        versions.append(
+            VersionFacts(
+                id=parent.id,
+                sha256=parent.sha256,
+                uploaded_sha256=_upload_of(parent),
+                synthesis_id=parent.options.synthesis_id,
+                hub_commit=_commit_of(parent),
+            )
+        )
         parent_id = parent.options.parent
     options = dataset.options
     return DatasetOrigin(
@@ -132,8 +139,13 @@ def origin_of(log: EventLog, dataset: Dataset) -> DatasetOrigin:
         options.filters,
         tuple(versions),
         options.synthesis_id,
-        options.source and options.source.commit,
+        _commit_of(dataset),
     )
+
+
+def _commit_of(dataset: Dataset) -> str | None:
+    source = dataset.options.source
+    return None if source is None else source.commit
 
 
 def _upload_of(dataset: Dataset) -> str | None:

@@ -26,6 +26,8 @@ class VersionFacts(Facts):
     id: UUID
     sha256: str
     uploaded_sha256: str | None  # None: filters made it
+    synthesis_id: UUID | None = None  # synthesis that generated its upload
+    hub_commit: str | None = None  # commit of the hub repository that its upload is from
 
 
 class DatasetFacts(Facts):

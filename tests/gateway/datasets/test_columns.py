@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.core.aggregate import because
 from domain.datasets.columns import Role
-from domain.datasets.dataset import Dataset, DatasetStatus
+from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import ClientOf
 from tests.gateway.datasets.conftest import Pages
@@ -115,6 +117,22 @@ def test_other_columns_make_a_new_dataset(call: Call, rejected: UUID, platform: 
     assert shown["rows"][0]["messages"] == messages(ROWS[0])
     events = platform.log.recorder.select_notifications(start=1, limit=1000)
     assert not any(b"Question" in each.state or b'"q"' in each.state for each in events)
+
+
+def test_a_generated_dataset_with_other_columns_is_a_version_of_it(
+    call: Call, person: Person, platform: Platform
+) -> None:
+    generated = uuid4()
+    platform.artifacts.put("uploads/made", TABLE)
+    with because(platform.cause):
+        options = UploadOptions(synthesis_id=uuid4())
+        sha256 = hashlib.sha256(TABLE).hexdigest()
+        file = ("uploads/made", sha256, len(TABLE))
+        platform.log.commit(Dataset.uploaded(generated, person.account_id, *file, options))
+    platform.validate_upload(generated)
+    platform.project()
+    _, new = call("POST", f"/{generated}/columns", json={"columns": CHOSEN})
+    assert (new["parent"], new["synthesis_id"]) == (str(generated), None)
 
 
 def test_the_new_dataset_outlives_the_existing_one(

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog
-from domain.datasets.dataset import Contents, Dataset, UploadOptions
+from domain.datasets.dataset import Contents, Dataset, HubSource, UploadOptions
 from domain.datasets.filters import Filters
 from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
@@ -101,9 +101,11 @@ def test_the_origin_of_a_dataset_has_its_filters_and_earlier_versions(log: Event
     filters = Filters(near_duplicates=True)
     first, second, third = (uuid4() for _ in range(3))
     with command():
-        one = Dataset.uploaded(first, ACCOUNT_ID, "a", "a" * 64, 9)
+        source = HubSource(commit="c" * 40, document_sha256="d" * 64)
+        one = Dataset.uploaded(first, ACCOUNT_ID, "a", "a" * 64, 9, UploadOptions(source=source))
         one.validate("an", "1" * 64, Contents(2), "report")
-        two = Dataset.uploaded(second, ACCOUNT_ID, "b", "b" * 64, 9, UploadOptions(parent=first))
+        options = UploadOptions(parent=first, synthesis_id=JOB_ID)
+        two = Dataset.uploaded(second, ACCOUNT_ID, "b", "b" * 64, 9, options)
         two.validate("bn", "2" * 64, Contents(2), "report")
         options = UploadOptions(parent=second, filters=filters)
         three = Dataset.uploaded(third, ACCOUNT_ID, two.ref, two.sha256, 9, options)
@@ -111,9 +113,9 @@ def test_the_origin_of_a_dataset_has_its_filters_and_earlier_versions(log: Event
         log.commit(one, two, three)
     origin = origin_of(log, log.load(Dataset, third))
     assert (origin.uploaded_sha256, origin.filters) == (None, filters)
-    assert [(each.id, each.sha256, each.uploaded_sha256) for each in origin.versions] == [
-        (second, "2" * 64, "b" * 64),
-        (first, "1" * 64, "a" * 64),
+    assert [tuple(each.model_dump().values()) for each in origin.versions] == [
+        (second, "2" * 64, "b" * 64, JOB_ID, None),
+        (first, "1" * 64, "a" * 64, None, "c" * 40),
     ]
 
 

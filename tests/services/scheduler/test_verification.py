@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from domain.core.event_log import EventLog
 from domain.core.identity import base_model_id
-from domain.datasets.dataset import Dataset
+from domain.datasets.dataset import Dataset, HubSource, UploadOptions
 from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.failures import FailureClass
@@ -27,6 +28,7 @@ from tests.builders.reports import WEIGHTS, adapter_ref, register_model
 from tests.services.scheduler.conftest import Scheduler
 
 ADAPTER = adapter_ref(2)
+PARENT = UUID(int=5)
 
 
 @pytest.fixture
@@ -159,6 +161,45 @@ def test_an_omitted_checkpoint_is_reported(check: Any, copy: Path) -> None:
     del content["checkpoints"][1]
     (copy / PROVENANCE).write_text(json.dumps(content))
     assert "checkpoints: segment 2, step 30" in names(check(copy))
+
+
+def test_versions_have_their_origin_which_older_documents_lack(
+    log: EventLog, settings: Settings, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = History.prepare_dataset
+    uploaded = Dataset.uploaded
+    source = HubSource(commit="c" * 40, document_sha256="d" * 64)
+
+    def as_version(id: Any, account_id: Any, *file: Any) -> Dataset:
+        log.commit(
+            uploaded(PARENT, account_id, "a", "a" * 64, 9, options=UploadOptions(source=source))
+        )
+        return uploaded(id, account_id, *file, options=UploadOptions(parent=PARENT))
+
+    def prepare_version(history: History) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Dataset, "uploaded", as_version)
+            prepare(history)
+
+    monkeypatch.setattr(History, "prepare_dataset", prepare_version)
+    event, stored = register_model(log, settings), StoredCopy(artifacts, ADAPTER)
+
+    def failed() -> list[str]:
+        checks = verify(log, artifacts, History(log).job, event, stored)
+        return [each.name for each in checks if not each.ok]
+
+    assert failed() == []
+    card = artifacts.get(f"{ADAPTER}/{CARD}").decode()
+    assert f"`{PARENT}` (from commit `{'c' * 40}` on the hub)" in card
+    content = json.loads(artifacts.get(f"{ADAPTER}/{PROVENANCE}"))
+    (version,) = content["dataset"]["versions"]
+    assert version["hub_commit"] == "c" * 40
+    version["hub_commit"] = "e" * 40
+    artifacts.put(f"{ADAPTER}/{PROVENANCE}", json.dumps(content).encode())
+    assert failed() == [f"file {PROVENANCE}", "dataset"]
+    del version["hub_commit"], version["synthesis_id"]
+    artifacts.put(f"{ADAPTER}/{PROVENANCE}", json.dumps(content).encode())
+    assert failed() == [f"file {PROVENANCE}"]
 
 
 def test_a_manifest_of_another_event_stops_verification(
