@@ -12,8 +12,8 @@ A rate that a user entered as a `learning_rate_multiplier` is far below it.
 """
 
 HIGHEST_LEARNING_RATE = 5e-3
-HIGHEST_DPO_LEARNING_RATE = 2e-4
-"""Learning rate above which DPO usually makes even preferred answers unlikely."""
+HIGHEST_DPO_MULTIPLE = 5
+"""Multiple of the default above which DPO often makes even preferred answers unlikely."""
 
 BETAS = (0.005, 1.0)
 """Bounds of usual values of beta."""
@@ -30,9 +30,7 @@ def default_learning_rate(chosen: Hyperparameters) -> float:
 def cautions(chosen: Hyperparameters) -> list[str]:
     """Return warnings about unusual values, for the owner of a job."""
     rate, dropout, scale = chosen.learning_rate, chosen.dropout, chosen.adapter_scale
-    default, highest = default_learning_rate(chosen), HIGHEST_LEARNING_RATE
-    if chosen.method == DPO:
-        highest = HIGHEST_DPO_LEARNING_RATE
+    default = default_learning_rate(chosen)
     multiple = round(rate / default, 12)  # the rounding removes floating-point errors
     found: list[str] = []
     if multiple < LEAST_MULTIPLE:
@@ -42,11 +40,16 @@ def cautions(chosen: Hyperparameters) -> list[str]:
             "changes almost nothing but still costs money. `learning_rate_multiplier` is a "
             "multiple of the default, not a rate."
         )
-    if rate > highest:
+    if chosen.method == DPO and multiple > HIGHEST_DPO_MULTIPLE:
         found.append(
-            f"The learning rate {rate:g} is above {highest:g}, where training "
-            f"{'with DPO ' if chosen.method == DPO else ''}usually diverges. The default is "
-            f"{default:g}."
+            f"The learning rate {rate:g} is {multiple:.3g} times the default of DPO, {default:g}. "
+            f"Above {HIGHEST_DPO_MULTIPLE} times the default, DPO often makes even preferred "
+            "answers unlikely."
+        )
+    if chosen.method != DPO and rate > HIGHEST_LEARNING_RATE:
+        found.append(
+            f"The learning rate {rate:g} is above {HIGHEST_LEARNING_RATE:g}, where training "
+            f"usually diverges. The default is {default:g}."
         )
     if chosen.beta is not None and not BETAS[0] <= chosen.beta <= BETAS[1]:
         found.append(

@@ -13,7 +13,14 @@ from pydantic.fields import FieldInfo
 
 from domain.core.errors import Invalid
 from domain.trackers.integrations import integration_of
-from domain.training.hyperparameters import FIELDS, Group, use_of, written
+from domain.training.hyperparameters import (
+    FIELDS,
+    SUPERVISED,
+    Group,
+    Hyperparameters,
+    use_of,
+    written,
+)
 from gateway.cli import job_tables
 from gateway.cli.client import Client, ClientError, Reply, Unreachable
 from gateway.cli.exits import ExitCode
@@ -238,10 +245,18 @@ def _choice(option: str) -> str:
 def _changed(
     template: dict[str, Any], left_out: Sequence[str], given: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a request without some of its choices, and with the given ones."""
+    """Return a request without some of its choices, and with the given ones.
+
+    If the method changes, the other method has its own default learning rate and beta.
+    """
     own, tuned = dict(template), dict(template["hyperparameters"])
+    method = tuned.get("method", SUPERVISED)
     for name in left_out:
         (tuned if name in FIELDS else own).pop(name, None)
+    if (tuned | given["hyperparameters"]).get("method", SUPERVISED) != method:
+        tuned.pop("beta", None)
+        if tuned.get("learning_rate") == Hyperparameters(method=method).learning_rate:
+            del tuned["learning_rate"]
     return own | given | {"hyperparameters": tuned | given["hyperparameters"]}
 
 

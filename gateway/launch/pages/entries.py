@@ -198,7 +198,7 @@ class Entries(_Hyperparameters):
         before, now = (
             typed(Hyperparameters(method=each or SUPERVISED)) for each in (self.method, method)
         )
-        unchanged = self.learning_rate == before["learning_rate"]
+        unchanged = _same_number(self.learning_rate, before["learning_rate"])
         rate = now["learning_rate"] if unchanged else self.learning_rate
         return self.model_copy(
             update={"method": method, "beta": now["beta"], "learning_rate": rate}
@@ -274,6 +274,13 @@ def _names_of(integrations: Iterable[Integration]) -> dict[str, str]:
     """Return the names of experiments and projects by tracker."""
     named = (name_of(each).partition(":") for each in integrations if each.type in REMOTE)
     return {tracker: name for tracker, _, name in named}
+
+
+def _same_number(entry: str, other: str) -> bool:
+    try:
+        return float(entry) == float(other)
+    except ValueError:
+        return False
 
 
 def typed(tuned: Hyperparameters) -> dict[str, Any]:

@@ -116,5 +116,8 @@ def test_the_method_of_the_wizard_follows_the_dataset(
     shown = wizard.change(dataset=str(pairs))
     assert (shown.fields["method"], shown.fields["beta"]) == ("dpo", "0.1")
     assert shown.fields["learning_rate"] == "2e-5"
+    wizard.change(dataset=str(chats))
+    shown = wizard.change(learning_rate="0.0002", dataset=str(pairs))
+    assert shown.fields["learning_rate"] == "2e-5"
     shown = wizard.change(learning_rate="3e-5", dataset=str(chats))
     assert (shown.fields.get("method"), shown.fields["learning_rate"]) == (None, "3e-5")

@@ -1,0 +1,27 @@
+"""`ecolink jobs launch` against a gateway."""
+
+from __future__ import annotations
+
+from domain.datasets.dataset import DatasetKind
+from tests.builders.platform import Platform
+from tests.gateway.cli.conftest import Owner
+
+
+def test_another_method_has_its_own_defaults(me: Owner, platform: Platform) -> None:
+    pairs = str(platform.dataset(me.person, kind=DatasetKind.PREFERENCES))
+    platform.project()
+
+    def hyperparameters(*arguments: str) -> dict[str, object]:
+        name = me.read(*arguments)["id"]
+        return {"id": name} | me.read("jobs", "show", name)["hyperparameters"]
+
+    chats = hyperparameters(*me.launch, "--epochs", "1")
+    like = ("jobs", "launch", "--like", str(chats["id"]), "--dataset", pairs, "--method", "dpo")
+    preferred = hyperparameters(*like)
+    chosen = [preferred[name] for name in ("learning_rate", "beta", "epochs")]
+    assert chosen == [2e-5, 0.1, 1]
+    assert hyperparameters(*like, "--learning-rate", "1e-4")["learning_rate"] == 1e-4
+    back = ("jobs", "launch", "--like", str(preferred["id"]), "--dataset", me.dataset)
+    supervised = hyperparameters(*back, "--method", "supervised")
+    assert (supervised["learning_rate"], supervised.get("beta")) == (2e-4, None)
+    assert hyperparameters(*back, "--without", "method")["learning_rate"] == 2e-4
