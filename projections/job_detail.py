@@ -761,13 +761,16 @@ def logged_jobs_over_since(connection: Connection, moment: datetime, limit: int)
 def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
     """Return the IDs of cancelled jobs whose retention time has ended, oldest first.
 
-    The result has at most `MAX_EXPIRED` jobs. It omits promoted jobs and jobs that have a
-    deployment of a checkpoint, even a failed one.
+    The result has at most `MAX_EXPIRED` jobs. It omits promoted jobs, jobs that have a deployment
+    of a checkpoint, even a failed one, and jobs that an unfinished job continues.
     """
     return _job_ids(
         connection,
         "expires_at <= %s AND NOT expired AND NOT promoted "
         "AND NOT EXISTS (SELECT 1 FROM deployments WHERE deployments.job_id = job_detail.job_id "
-        "AND deployments.status <> %s) ORDER BY expires_at, job_id LIMIT %s",
-        *(now, DeploymentStatus.UNDEPLOYED, MAX_EXPIRED),
+        "AND deployments.status <> %s) "
+        "AND NOT EXISTS (SELECT 1 FROM job_detail AS child WHERE child.status <> ALL(%s) "
+        "AND child.account_id = job_detail.account_id "
+        "AND child.continued_job_id = job_detail.job_id) ORDER BY expires_at, job_id LIMIT %s",
+        *(now, DeploymentStatus.UNDEPLOYED, FINAL, MAX_EXPIRED),
     )

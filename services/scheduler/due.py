@@ -19,7 +19,12 @@ from domain.jobs.job import Job
 from domain.use_cases.deployments import deployed_refs
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
-from projections.job_detail import due_relaunches, expired_adapters, suspended_jobs
+from projections.job_detail import (
+    due_relaunches,
+    expired_adapters,
+    suspended_jobs,
+    unfinished_from,
+)
 from services.scheduler.job_traces import in_trace_of
 
 
@@ -45,13 +50,16 @@ def claim_due(
 def expire_due(log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) -> None:
     """Expire the adapters whose retention time has ended. An event handler then deletes the files.
 
-    EcoLink keeps a deployed adapter until it is undeployed.
+    EcoLink keeps a deployed adapter until it is undeployed, and one that unfinished jobs continue
+    until they end.
     """
 
     def attempt(job_id: UUID) -> None:
         with because(Cause("service:scheduler", f"expire:{job_id}", clock.now())):
             job = log.load(Job, job_id)
-            if deployed_refs(log, job):
+            with pool.connection() as connection:
+                continued_by = unfinished_from(connection, job.account_id, job_id)
+            if continued_by or deployed_refs(log, job):
                 return
             job.expire_adapter()
             log.commit(job)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from domain.jobs import events
 from domain.jobs.job import JobStatus, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
+from domain.training.start import Start
 from infrastructure.artifacts import Manifest
 from infrastructure.consumer import OrderedConsumer
 from projections import JOB_DETAIL
@@ -147,7 +149,7 @@ def store_files(scheduler: Scheduler) -> list[str]:
     return refs
 
 
-def cancel_with_a_checkpoint(history: History, **saved: object) -> None:
+def cancel_with_a_checkpoint(history: History, **saved: Any) -> None:
     history.save_checkpoint(1, 10, 40, **saved)
     history.cancel()
     history.end_segment(1, SegmentEnd.STOPPED, 60)
@@ -192,6 +194,35 @@ def test_deployed_checkpoints_do_not_expire(launched: History, scheduler: Schedu
         assert expired_adapters(connection, scheduler.clock.now()) == []
     assert scheduler.artifacts.list(HOME) == refs
     launched.undeploy(model)
+    expire(scheduler)
+    assert launched.events(events.AdapterExpired)
+
+
+def test_checkpoints_that_an_unfinished_job_continues_do_not_expire(
+    launched: History, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = store_files(scheduler)
+    cancel_with_a_checkpoint(launched)
+    start = Start(
+        model="ft:tiny:222222222222:ckpt-step-10",
+        job_id=JOB_ID,
+        step=10,
+        ref="checkpoints/1/10",
+        manifest_sha256="c" * 64,
+    )
+    child = launched.another_job()
+    child.plan = child.plan.model_copy(update={"start": start})
+    child.approve_job()
+    expire(scheduler)
+    with scheduler.pool.connection() as connection:
+        assert expired_adapters(connection, scheduler.clock.now()) == []
+    # The list may be older than the child's approval.
+    with monkeypatch.context() as patched:
+        patched.setattr("services.scheduler.due.expired_adapters", lambda *_: [JOB_ID])
+        expire(scheduler)
+    assert scheduler.artifacts.list(HOME) == refs
+    child.cancel()
+    child.end_segment(1, SegmentEnd.STOPPED, 60)
     expire(scheduler)
     assert launched.events(events.AdapterExpired)
 
