@@ -22,11 +22,19 @@ from domain.training.hyperparameters import (
     written,
 )
 from gateway.cli import job_tables
-from gateway.cli.client import Client, ClientError, Reply, Unreachable
+from gateway.cli.client import Client, ClientError, Refused, Reply, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import follow
 from gateway.cli.job_templates import found_template
-from gateway.cli.terminal import client_of, for_programs, interrupted, note, show, show_line
+from gateway.cli.terminal import (
+    agreed,
+    client_of,
+    for_programs,
+    interrupted,
+    note,
+    show,
+    show_line,
+)
 from gateway.jobs.schemas import JobSummary
 from gateway.launch.schemas import QuoteAnswer
 from gateway.schemas import job_name
@@ -156,6 +164,15 @@ def launch(
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the job until it ends or pauses.")
     ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes",
+            "-y",
+            help="Do not ask whether to start a job with unusual hyperparameters. Without a "
+            "terminal, EcoLink never asks.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -211,18 +228,42 @@ def launch(
             quote = client.send(QuoteAnswer, "/estimates", body)
             show(quote, job_tables.quote)
             raise typer.Exit(ExitCode.DONE if quote.model.approvable else ExitCode.GATED)
+        shown = _warned(client, body, yes=yes)
         job = _approved(client, body, idempotency_key or str(uuid4()))
+        new = [each for each in job.model.warnings if each not in shown]
         if not watch:
-            show(job, job_tables.job)
+            show(
+                Reply(job.document, job.model.model_copy(update={"warnings": new})), job_tables.job
+            )
             return
         name = job_name(job.model.id)
         if for_programs.get():
             show_line(job.document)
         else:
             note(f"Approved {name}. Ctrl-C does not stop the job.")
-            for warning in job.model.warnings:
+            for warning in new:
                 note(f"warning: {warning}")
         raise typer.Exit(follow(client, name))
+
+
+def _warned(client: Client, body: dict[str, Any], *, yes: bool) -> list[str]:
+    """Print the warnings of a job before its approval, and return them.
+
+    If hyperparameters are unusual, ask for consent, unless `yes` is true. If there is no quote, the
+    approval reports the reason. The approval of a repeated key needs no quote.
+    """
+    if for_programs.get():
+        return []
+    try:
+        quote = client.send(QuoteAnswer, "/estimates", body).model
+    except Refused:
+        return []
+    for warning in quote.warnings:
+        note(f"warning: {warning}")
+    if quote.cautions and not yes and not agreed("Start the job anyway?"):
+        note("EcoLink started no job.")
+        raise typer.Exit(ExitCode.FAILED)
+    return quote.warnings
 
 
 def _integrations(named: Sequence[str]) -> list[dict[str, Any]]:

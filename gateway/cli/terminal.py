@@ -162,6 +162,16 @@ def note(message: str) -> None:
         _print(message, "dim")
 
 
+def asks() -> bool:
+    """Return True if a command may ask questions: on a terminal, without --json."""
+    return sys.stdin.isatty() and not for_programs.get()
+
+
+def agreed(question: str) -> bool:
+    """Return the answer to a question, or True if the command may not ask."""
+    return typer.confirm(question, err=True) if asks() else True
+
+
 def _print(message: str, style: str) -> None:
     """Print a message. Wrap it only on a terminal."""
     errors.print(message, style=style, markup=False, soft_wrap=not errors.is_terminal)

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue
 from domain.jobs.failures import FailureClass
 from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.jobs.lifecycle import JobStatus
+from domain.training.cautions import cautions
 from domain.training.hyperparameters import DPO, SUPERVISED, Method
 from gateway.backend import Backend
 from gateway.catalog.availability import remaining_seconds, waits_of
@@ -251,7 +252,7 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
             rate_micros_per_hour=None,
             cost_micros=0,
             hyperparameters=request.hyperparameters,
-            warnings=[],
+            warnings=cautions(choices.hyperparameters),
         ),
     )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from domain.datasets.dataset import DatasetKind
+from gateway.cli import terminal
 from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import Owner
 
@@ -25,3 +28,21 @@ def test_another_method_has_its_own_defaults(me: Owner, platform: Platform) -> N
     supervised = hyperparameters(*back, "--method", "supervised")
     assert (supervised["learning_rate"], supervised.get("beta")) == (2e-4, None)
     assert hyperparameters(*back, "--without", "method")["learning_rate"] == 2e-4
+
+
+def test_warnings_come_before_the_approval(me: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    high = (*me.launch, "--learning-rate", "0.5")
+    rate = "warning: The learning rate 0.5"
+    started = me.result(*high)  # without a terminal, there is no question
+    assert rate in started.stderr
+    assert rate not in started.stdout
+    assert len(me.read("jobs", "list")["data"]) == 1
+    monkeypatch.setattr(terminal, "asks", lambda: True)
+    refused = me.result(*high, stdin="n\n", code=1)
+    assert refused.stderr.index(rate) < refused.stderr.index("Start the job anyway?")
+    assert "ftjob-" not in refused.stdout
+    assert len(me.read("jobs", "list")["data"]) == 1
+    assert "ftjob-" in me.result(*high, stdin="y\n").stdout
+    assert "anyway" not in me.result(*high, "--yes", stdin="").stderr
+    assert "anyway" not in me.result(*me.launch, stdin="").stderr
+    assert len(me.read("jobs", "list")["data"]) == 4

@@ -53,6 +53,15 @@ def early(client_of: ClientOf, platform: Platform) -> Early:
     return Early.of(platform, client_of, ready=False)
 
 
+def test_unusual_hyperparameters_have_a_warning_while_a_cancel_is_free(early: Early) -> None:
+    job = early.create(hyperparameters={"learning_rate_multiplier": 2e-4})
+    assert job.status == "validating_files"
+    (warning,) = job.to_dict()["ecolink"]["warnings"]  # type: ignore[index]
+    assert "learning_rate_multiplier" in warning
+    usual = early.create(hyperparameters={"learning_rate_multiplier": 1.0})
+    assert usual.to_dict()["ecolink"]["warnings"] == []  # type: ignore[index]
+
+
 def test_a_job_is_approved_when_its_files_are_ready(early: Early, platform: Platform) -> None:
     jobs = early.api
     job = whole(
