@@ -66,6 +66,10 @@ class ProcessFailed(Exception):
     """The process ended without a result. The cause may be unrelated to its input."""
 
 
+class TimedOut(ProcessFailed):
+    """The process exceeded its limit on wall-clock time."""
+
+
 class CpuTimeExceeded(BaseException):
     """The CPU time of a `cpu_limit` block is used up.
 
@@ -99,7 +103,8 @@ def run(
     """Run a module that calls `serve`, and return its result.
 
     `on_progress` receives each progress line. Its errors propagate. Raise LimitExceeded if the
-    process exceeds a limit, and ProcessFailed if it ends without a result.
+    process exceeds a limit, TimedOut if it takes too long, and ProcessFailed if it ends without a
+    result.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -196,7 +201,7 @@ def _converse(
 def _failure(returncode: int, overrun: bool, errors: str) -> Exception:
     """Return the error for a process that ended without a result."""
     if overrun:
-        return ProcessFailed("The process exceeded its wall-clock limit.")
+        return TimedOut("The work exceeded its limit on wall-clock time.")
     if returncode == -signal.SIGXCPU:
         return LimitExceeded(Exceeded.TIME)
     if returncode == -signal.SIGABRT:  # Rust and C++ libraries abort when they run out of memory

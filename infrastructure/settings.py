@@ -486,6 +486,12 @@ class Settings(BaseSettings):
     exports_at_once: int = Field(
         default=1, ge=1, description="Number of models that are exported at the same time."
     )
+    pushes_at_once: int = Field(
+        default=4,
+        ge=1,
+        description="Number of pushes to a hub that run at the same time. An account has at most "
+        "one. If the artifact store is remote, each needs disk space for a copy of the export.",
+    )
     log_days: int = Field(
         default=90,
         ge=1,

@@ -11,6 +11,8 @@ ADVICE = {
     "public_repository": "Make the repository private, choose another one, or push without the "
     "private option.",
     "invalid_name": "Use a name such as owner/model.",
+    "timed_out": "Push the export again. EcoLink skips the large files that the hub has.",
+    "no_space": "Ask your operator to free disk space, then push the export again.",
     "export_deleted": "Export the model again.",
     "disabled": "Ask your operator.",
     "token_lost": "Push the export again.",

@@ -14,7 +14,8 @@ from infrastructure.log_identity import watch_log
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
 from infrastructure.store import open_log, open_pool
-from services.exporter.exporting import Exports, Options
+from services.exporter import exporting, pushing
+from services.exporter.exporting import Exports
 from services.exporter.handlers import Cleaning
 from services.exporter.pushing import Pushes
 
@@ -43,7 +44,7 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         clock,
         artifacts,
         pool,
-        Options(
+        exporting.Options(
             scratch=settings.home / "exporter",
             cache=settings.cache,
             cache_gib=settings.cache_gib,
@@ -58,8 +59,12 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         clock,
         artifacts,
         pool,
-        settings.hub_endpoint,
-        settings.home / "exporter-pushes",
+        pushing.Options(
+            endpoint=settings.hub_endpoint,
+            scratch=settings.home / "exporter-pushes",
+            kept_free_gib=settings.disk_critical_gib,
+            at_once=settings.pushes_at_once,
+        ),
     )
 
     def push() -> None:

@@ -23,29 +23,23 @@ from infrastructure.base_licenses import fetch_licenses
 from infrastructure.clock import Clock
 from infrastructure.disk_cache import GIB, MODELS, trim_copies
 from infrastructure.fair_work import FairWork
-from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
+from infrastructure.full_disk import require_space
+from infrastructure.limited_process import Limits, run
 from infrastructure.measurements import delete_export_progress, set_export_progress
 from infrastructure.store import Connection
 from projections.exports import Attempt, expired_exports, pending_exports
+from services.exporter.attempts import Attempts, Final
 
 WORKER = "services.exporter.worker"
 
 MOST_FAILURES = 3
-"""Number of failed processes after which an export fails."""
+"""Number of failed attempts after which an export fails."""
 
 MIB = 1024**2
 MEMORY_MIB = 8192
 """Memory limit, in addition to the files of the base model, which are mapped into memory."""
 
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 300, 1
-
-
-class CannotExport(Exception):
-    """The export fails, with a code and a message for the account holder."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -90,6 +84,7 @@ class Exports:
         self._pool = pool
         self._options = options
         self._logger = logging.getLogger("exports")
+        self._attempts = Attempts[Attempt](MOST_FAILURES, self._logger)
         self.work = FairWork[Attempt]("exports", clock, options.at_once)
         shutil.rmtree(options.scratch, ignore_errors=True)
 
@@ -120,38 +115,40 @@ class Exports:
         export = self._log.load(Export, id)
         if export.status is not ExportStatus.PENDING:
             return
-        scratch = self._options.scratch / str(id)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        scratch, key = self._options.scratch / str(id), (id, export.attempt)
         try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
             self._run(export, scratch)
-        except CannotExport as error:
-            code, message = error.code, str(error)
-            self._logger.warning("export %s fails: %s %s", id, code, message)
-            self._change(id, "fail", lambda found: self._fail(found, export, code, message))
+        except Exception as error:
+            failure = self._attempts.final(key, error)
+            if failure is None:
+                raise
+            self._fail(export, failure)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             with self._pool.connection() as connection:
                 delete_export_progress(connection, id)
+        self._attempts.end(key)
 
     def _run(self, export: Export, scratch: Path) -> None:
         source = export.source
         base_manifest = self._require(source.base_ref, source.base_manifest_sha256, "base")
         manifest = self._require(source.adapter_ref, source.adapter_manifest_sha256, "adapter")
-        self._require_space(base_manifest.total_bytes + manifest.total_bytes)
+        self._require_space(base_manifest, manifest)
         adapter, out, licenses = (scratch / each for each in ("adapter", "out", "licenses"))
         out.mkdir()
         licenses.mkdir()
         fetch_licenses(self._artifacts, source.base_ref, licenses)
         self._fetch_adapter(source, manifest, adapter)
-        base = self._artifacts.local_directory(source.base_ref, self._options.cache / MODELS)
+        base = self._local_base(source.base_ref)
         try:
             answer = self._written(export, base_manifest, base, adapter, out)
         finally:
             self._artifacts.release_directory(base)
             trim_copies(self._options.cache / MODELS, round(self._options.cache_gib * GIB))
         if "code" in answer:
-            raise CannotExport(answer["code"], answer["message"])
+            raise Final(answer["code"], answer["message"])
         stored = self._artifacts.take_directory(export.ref, out, answer["hashes"])
         files = ExportedFiles(
             ref=export.ref, manifest_sha256=stored.sha256, total_bytes=stored.total_bytes
@@ -184,23 +181,24 @@ class Exports:
         limits = self._options.limits or Limits.for_file(
             manifest.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, memory_mib
         )
-        try:
-            return run(WORKER, request, limits, partial(self._report, export, total))
-        except LimitExceeded as error:
-            raise CannotExport("limit_exceeded", str(error)) from error
-        except ProcessFailed as error:
-            if self.work.failures((export.id, export.attempt)) + 1 < MOST_FAILURES:
-                raise
-            self._logger.exception("export %s fails after several failures", export.id)
-            raise CannotExport("failed", "The process that writes the files failed.") from error
+        return run(WORKER, request, limits, partial(self._report, export, total))
 
     def _report(self, export: Export, total: int, progress: dict[str, int]) -> None:
-        """Store the progress. Raise CannotExport if the export was deleted meanwhile."""
+        """Store the progress. Raise Final if the export was deleted meanwhile."""
         with self._pool.connection() as connection:
             done = min(progress["bytes"], total)
             set_export_progress(connection, export.id, done, total)
         if self._log.load(Export, export.id).status is not ExportStatus.PENDING:
-            raise CannotExport("deleted", "The export was deleted.")
+            raise Final("deleted", "The export was deleted.")
+
+    def _local_base(self, ref: str) -> Path:
+        """Return a directory with the base model. Raise Final if it is missing or damaged."""
+        try:
+            return self._artifacts.local_directory(ref, self._options.cache / MODELS)
+        except FileNotFoundError as error:
+            raise Final("base_missing", f"The base is missing: {ref}") from error
+        except ArtifactCorrupt as error:
+            raise Final("base_damaged", f"The base is damaged: {error}") from error
 
     def _fetch_adapter(self, source: ExportSource, manifest: Manifest, target: Path) -> None:
         """Copy the adapter, with its model card and provenance.
@@ -210,40 +208,51 @@ class Exports:
         try:
             self._artifacts.get_directory(source.adapter_ref, target)
         except ArtifactCorrupt as error:
-            raise CannotExport("adapter_damaged", "The adapter is damaged.") from error
+            raise Final("adapter_damaged", "The adapter is damaged.") from error
         for name in (CARD, PROVENANCE):
             ref = f"{source.adapter_ref}/{name}"
             if not (target / name).exists() and self._artifacts.exists(ref):
                 (target / name).write_bytes(self._artifacts.get(ref))
 
     def _require(self, ref: str, manifest_sha256: str, what: str) -> Manifest:
-        """Return a manifest. Raise CannotExport if it is missing or differs from the log."""
+        """Return a manifest. Raise Final if it is missing or differs from the log."""
         try:
             manifest = self._artifacts.manifest(ref)
         except FileNotFoundError as error:
-            raise CannotExport(f"{what}_missing", f"The {what} is missing: {ref}") from error
+            raise Final(f"{what}_missing", f"The {what} is missing: {ref}") from error
         except ArtifactCorrupt as error:
-            raise CannotExport(f"{what}_damaged", f"The {what} is damaged: {ref}") from error
+            raise Final(f"{what}_damaged", f"The {what} is damaged: {ref}") from error
         if manifest.sha256 != manifest_sha256:
-            raise CannotExport(f"{what}_damaged", f"The {what} is damaged: {ref}")
+            raise Final(f"{what}_damaged", f"The {what} is damaged: {ref}")
         return manifest
 
-    def _require_space(self, needed: int) -> None:
-        """Raise CannotExport if the disk lacks space for a copy of the model."""
-        free = shutil.disk_usage(self._options.scratch).free - self._options.kept_free_gib * GIB
-        if free < needed:
-            raise CannotExport(
-                "no_space",
-                f"The export needs {needed / GIB:.1f} GiB of disk space, and "
-                f"{max(0, free) / GIB:.1f} GiB are free.",
-            )
+    def _require_space(self, base: Manifest, adapter: Manifest) -> None:
+        """Raise NoSpace if a disk lacks space for the files.
 
-    def _fail(self, found: Export, export: Export, code: str, message: str) -> None:
-        if found.attempt == export.attempt:
-            found.fail(code, message)
+        These are the export, the adapter, and a copy of a base model that is only in a remote
+        store.
+        """
+        needed = [(self._options.scratch, base.total_bytes + adapter.total_bytes)]
+        copies = self._options.cache / MODELS
+        if self._artifacts.root is None and not (copies / base.sha256).exists():
+            copies.mkdir(parents=True, exist_ok=True)
+            needed.append((copies, base.total_bytes))
+        require_space(needed, self._options.kept_free_gib)
+
+    def _fail(self, export: Export, failure: Final) -> None:
+        """Record a failure, unless the export was requested again. Delete the stored files."""
+        code, message = failure.code, str(failure)
+        self._logger.warning("export %s fails: %s %s", export.id, code, message)
+
+        def change(found: Export) -> None:
+            if found.attempt == export.attempt:
+                found.fail(code, message)
+
+        self._change(export.id, "fail", change)
+        self._drop_unwanted(export.id, export.ref)
 
     def _drop_unwanted(self, id: UUID, ref: str) -> None:
-        """Delete files that no event names, because the export was deleted meanwhile."""
+        """Delete files that no event names, because the export failed or was deleted."""
         export = self._log.load(Export, id)
         if export.files is None or export.files.ref != ref:
             self._artifacts.delete_directory(ref)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from domain.jobs.documents import PROVENANCE
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.fair_work import FairWork
+from infrastructure.full_disk import require_space
 from infrastructure.hub_targets import (
     delete_token,
     set_outcome,
@@ -30,17 +32,33 @@ from infrastructure.hub_targets import (
 from infrastructure.limited_process import Limits, run
 from infrastructure.store import Connection
 from projections.hub_pushes import pending_pushes
-from services.exporter.hub import HubRefused
+from services.exporter.attempts import Attempts, Final, Repeated
 
 WORKER = "services.exporter.hub"
 LIMITS = Limits(cpu_seconds=3600, wall_seconds=6 * 3600, memory_mib=2048)
 """Limits of the process that uploads. A large model takes hours over a slow line."""
 
 MOST_FAILURES = 5
-"""Number of attempts without a response of the hub, after which a push fails."""
+"""Number of failed attempts after which a push fails."""
 
 UNRECORDED = timedelta(hours=1)
 """Age of a token after which its push will not be recorded any more."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Hub, folder and limits of the pushes."""
+
+    endpoint: str | None
+    """URL of the hub. Without it, pushes fail."""
+    scratch: Path
+    """Folder of the files of running pushes, if the store is remote."""
+    kept_free_gib: float
+    """Disk space to leave free."""
+    at_once: int
+    """Number of pushes that run at the same time, each of another account."""
+    limits: Limits = LIMITS
+    """Limits of the process that uploads."""
 
 
 class Pushes:
@@ -55,22 +73,21 @@ class Pushes:
         clock: Clock,
         artifacts: Artifacts,
         pool: ConnectionPool[Connection],
-        endpoint: str | None,
-        scratch: Path,
+        options: Options,
     ) -> None:
-        """Create the service. Without an endpoint, pushes fail."""
+        """Create the service. Delete what a killed process left in the scratch folder."""
         self._log = log
         self._clock = clock
         self._artifacts = artifacts
         self._pool = pool
-        self._endpoint = endpoint
-        self._scratch = scratch
+        self._options = options
         self._logger = logging.getLogger("pushes")
-        self.work = FairWork[UUID]("pushes", clock, 1)
-        shutil.rmtree(scratch, ignore_errors=True)
+        self._attempts = Attempts[UUID](MOST_FAILURES, self._logger)
+        self.work = FairWork[UUID]("pushes", clock, options.at_once)
+        shutil.rmtree(options.scratch, ignore_errors=True)
 
     def start_pending(self) -> None:
-        """Start the oldest push of each account while the thread is free."""
+        """Start the oldest push of each account while threads are free."""
         with self._pool.connection() as connection:
             rows = pending_pushes(connection, self.work.excluded)
         self.work.start_in_turn(
@@ -98,29 +115,27 @@ class Pushes:
         push = self._log.load(HubPush, id)
         if push.status is not PushStatus.PENDING:
             return
-        scratch = self._scratch / str(id)
+        scratch = self._options.scratch / str(id)
         try:
             commit = self._commit(push, scratch)
-        except HubRefused as error:
-            self._fail(id, error.code, str(error))
-            return
-        except Exception:
-            if self.work.failures(id) + 1 < MOST_FAILURES:
+        except Exception as error:
+            failure = self._attempts.final(id, error)
+            if failure is None:
                 raise
-            self._logger.exception("push %s fails after several attempts", id)
-            self._fail(id, "unreachable", "The hub did not respond.")
-            return
+            self._fail(id, failure.code, str(failure))
+        else:
+            self._end(id, lambda found: found.complete(commit["commit"]), url=commit["url"])
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        self._end(id, lambda found: found.complete(commit["commit"]), url=commit["url"])
+        self._attempts.end(id)
 
     def _commit(self, push: HubPush, scratch: Path) -> dict[str, Any]:
         with self._pool.connection() as connection:
             target = target_of(connection, push.id)
         if target is None or target.token is None:
-            raise HubRefused("token_lost", "EcoLink no longer has the token.")
-        if self._endpoint is None:
-            raise HubRefused("disabled", "Your operator disabled pushes to a hub.")
+            raise Final("token_lost", "EcoLink no longer has the token.")
+        if self._options.endpoint is None:
+            raise Final("disabled", "Your operator disabled pushes to a hub.")
         directory = self._files(push, scratch)
         manifest = self._artifacts.manifest(push.files.ref)
         done = 0
@@ -134,7 +149,7 @@ class Pushes:
         answer = run(
             WORKER,
             {
-                "endpoint": self._endpoint,
+                "endpoint": self._options.endpoint,
                 "token": target.token,
                 "repository": target.repository,
                 "private": target.private,
@@ -145,15 +160,19 @@ class Pushes:
                     if target.provenance or each.path != PROVENANCE
                 ],
             },
-            LIMITS,
+            self._options.limits,
             lambda progress: on_bytes(progress["bytes"]),
         )
         if "code" in answer:
-            raise HubRefused(answer["code"], answer["message"])
+            failure = Final if answer["final"] else Repeated
+            raise failure(answer["code"], answer["message"])
         return answer
 
     def _files(self, push: HubPush, scratch: Path) -> Path:
-        """Return a directory with the files of the export. Raise HubRefused if they are gone."""
+        """Return a directory with the files of the export.
+
+        Raise Final if they are gone, and NoSpace if the disk lacks space for a copy.
+        """
         ref = push.files.ref
         try:
             if self._artifacts.manifest(ref).sha256 != push.files.manifest_sha256:
@@ -161,9 +180,11 @@ class Pushes:
             if self._artifacts.root is not None:
                 return self._artifacts.root / ref
             scratch.mkdir(parents=True)
+            needed = [(scratch, push.files.total_bytes)]
+            require_space(needed, self._options.kept_free_gib)
             self._artifacts.get_directory(ref, scratch)
         except (FileNotFoundError, ArtifactCorrupt) as error:
-            raise HubRefused("export_deleted", "The export was deleted meanwhile.") from error
+            raise Final("export_deleted", "The export was deleted meanwhile.") from error
         return scratch
 
     def _fail(self, id: UUID, code: str, message: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from infrastructure.full_disk import lacks_space
 from infrastructure.limited_process import serve
 from services.model_libraries import lean_imports
 
@@ -57,6 +58,10 @@ def handle(request: dict[str, Any], report: Report) -> dict[str, Any]:
         return {"code": "cannot_merge", "message": str(error)}
     except CannotConvert as error:
         return {"code": "cannot_convert", "message": str(error)}
+    except Exception as error:
+        if not lacks_space(error):
+            raise
+        return {"code": "no_space", "message": "The disk of EcoLink is full."}
 
 
 def _write(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

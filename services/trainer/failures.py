@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 
 from jinja2 import TemplateError
 
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.phases import Phase
+from infrastructure.full_disk import causes, lacks_space
 
-DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
-# Rust libraries (obstore, safetensors) report the error number in the text only.
-DISK_TEXTS = tuple(f"(os error {number})" for number in sorted(DISK_ERRNOS))
 # torch's messages for a GPU (OutOfMemoryError is a RuntimeError), for a CPU, and for cuBLAS's
 # workspace.
 MEMORY_TEXTS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -43,9 +40,9 @@ def classify(error: BaseException, phase: Phase) -> FailureClass:
 
     A lack of memory or disk space anywhere in the chain of causes takes precedence.
     """
-    if any(is_out_of_memory(each) for each in _chain(error)):
+    if any(is_out_of_memory(each) for each in causes(error)):
         return FailureClass.OUT_OF_MEMORY
-    if any(_disk_full(each) for each in _chain(error)):
+    if lacks_space(error):
         return FailureClass.DISK_FULL
     if isinstance(error, SegmentFailure):
         return error.failure
@@ -61,14 +58,6 @@ def shortage_of(error: BaseException | None) -> MemoryShortage | None:
     return error.shortage if isinstance(error, SegmentFailure) else None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        context = None if current.__suppress_context__ else current.__context__
-        current = current.__cause__ or context
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if the error itself, ignoring its causes, reports a lack of memory."""
     if isinstance(error, OSError):
@@ -76,9 +65,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in MEMORY_TEXTS)
     )
-
-
-def _disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in DISK_ERRNOS
-    return any(text in str(error) for text in DISK_TEXTS)

@@ -18,6 +18,7 @@ from infrastructure.limited_process import (
     LimitExceeded,
     Limits,
     ProcessFailed,
+    TimedOut,
     cpu_limit,
     run,
 )
@@ -67,7 +68,7 @@ def test_what_reaches_a_limit_is_ended(work: str, limits: Limits, exceeded: Exce
 def test_what_ends_without_a_result_may_be_tried_again() -> None:
     with pytest.raises(ProcessFailed, match="no idea"):
         run(WORK, {"do": "unknown"}, AMPLE)
-    with pytest.raises(ProcessFailed):
+    with pytest.raises(TimedOut):
         run(WORK, {"do": "wait"}, Limits(60, 0.5, 256))
 
 

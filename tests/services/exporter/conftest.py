@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import torch
@@ -107,6 +108,7 @@ class Service:
         self, platform: Platform, pool: ConnectionPool[Connection], base: Path, folder: Path
     ) -> None:
         self.platform, self.pool, self.folder, self.clock = platform, pool, folder, FixedClock()
+        self.artifacts: Artifacts = platform.artifacts  # the property makes a store for each call
         self.base_ref, self.adapter_ref = "models/tiny/1", "jobs/a/b/adapter"
         base_manifest = platform.artifacts.put_directory(self.base_ref, base)
         adapter = make_adapter(base, folder / "trained")
@@ -127,10 +129,6 @@ class Service:
         self.consumer = OrderedConsumer(effect, platform.log)
         self.start()
 
-    @property
-    def artifacts(self) -> Artifacts:
-        return self.platform.artifacts
-
     def start(self, kept_free_gib: float = 0.0, limits: Limits | None = None) -> None:
         """Start the exporter again, as after a crash."""
         options = Options(
@@ -143,16 +141,31 @@ class Service:
         )
         self.exports = Exports(self.platform.log, self.clock, self.artifacts, self.pool, options)
 
-    def request(self, format: ExportFormat = ExportFormat.SAFETENSORS, **source: str) -> Export:
+    def request(
+        self,
+        format: ExportFormat = ExportFormat.SAFETENSORS,
+        account_id: UUID = ACCOUNT_ID,
+        job_id: UUID = JOB_ID,
+        **source: str,
+    ) -> Export:
         """Request an export, or request it again."""
         wanted = self.source.model_copy(update=source)
         with because(self.platform.cause):
-            export = self.platform.log.find(Export, export_id(JOB_ID, format))
+            export = self.platform.log.find(Export, export_id(job_id, format))
             if export is None:
-                export = Export.request(ACCOUNT_ID, JOB_ID, MODEL, format, wanted)
+                export = Export.request(account_id, job_id, MODEL, format, wanted)
             export.renew(wanted)
             self.platform.log.commit(export)
         return export
+
+    def failure(self, export: Export) -> str | None:
+        """Return the code of a failed export."""
+        with self.pool.connection() as connection:
+            row = connection.execute(
+                "SELECT failure_code FROM exports WHERE export_id = %s", [export.id]
+            ).fetchone()
+        assert row is not None
+        return row["failure_code"]
 
     def delete(self, export: Export) -> None:
         with because(self.platform.cause):

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psycopg
 import pytest
 import torch
+from obstore.exceptions import GenericError
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deploy.operator.exports import completed, verify_export
 from domain.core.aggregate import because
 from domain.exports.export import ExportFormat, ExportStatus
 from domain.jobs.events import ModelDeleted
+from infrastructure import full_disk
+from infrastructure.disk_cache import MODELS
 from infrastructure.limited_process import ProcessFailed
 from infrastructure.measurements import export_progress
-from services.exporter import exporting
+from services.exporter import exporting, worker
 from services.exporter.documents import Origin
 from services.scheduler.verification import DirectoryCopy, StoredCopy
 from tests.services.exporter.conftest import KEPT, MODEL, PRIVATE, Service
@@ -127,7 +134,7 @@ def test_progress_is_stored_while_it_runs(
 )
 def test_damaged_weights_fail_the_export(service: Service, damage: str, code: str) -> None:
     artifacts = service.artifacts
-    source: dict[str, str] = {}
+    source: dict[str, Any] = {}
     match damage:
         case "base manifest":
             source["base_manifest_sha256"] = "0" * 64
@@ -144,10 +151,65 @@ def test_damaged_weights_fail_the_export(service: Service, damage: str, code: st
     service.run()
     service.platform.project()
     assert service.find(export).status is ExportStatus.FAILED
-    with service.pool.connection() as connection:
-        row = connection.execute("SELECT failure_code FROM exports").fetchone()
-    assert row == {"failure_code": code}
+    assert service.failure(export) == code
     assert service.artifacts.list(export.home) == []
+
+
+def test_a_damaged_base_in_a_remote_store_fails_the_export(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.artifacts, "root", None)
+    service.artifacts.put(f"{service.base_ref}/model.safetensors", b"other")
+    export = service.request()
+    service.run()
+    assert service.failure(export) == "base_damaged"
+
+
+def test_a_full_disk_fails_the_export_and_leaves_no_files(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def store(prefix: str, *_: Any) -> NoReturn:
+        service.artifacts.put(f"{prefix}/model.safetensors", b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(service.artifacts, "take_directory", store)
+    export = service.request()
+    service.run()
+    assert service.failure(export) == "no_space"
+    assert service.artifacts.list(export.home) == []
+
+
+def test_a_full_disk_of_the_process_fails_the_export(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: Any) -> NoReturn:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(worker, "_write", write)
+    export = service.request()
+    service.run()
+    assert service.failure(export) == "no_space"
+
+
+@pytest.mark.parametrize(
+    ("store", "code"), [("local", None), ("remote", "no_space"), ("cached", None)]
+)
+def test_a_remote_base_needs_space_for_two_copies(
+    service: Service, monkeypatch: pytest.MonkeyPatch, store: str, code: str | None
+) -> None:
+    size = service.artifacts.manifest(service.base_ref).total_bytes
+    if store != "local":
+        monkeypatch.setattr(service.artifacts, "root", None)
+    if store == "cached":
+        copies = service.folder / "cache" / MODELS
+        service.artifacts.release_directory(
+            service.artifacts.local_directory(service.base_ref, copies)
+        )
+    usage = shutil.disk_usage(service.folder)._replace(free=round(1.8 * size))
+    monkeypatch.setattr(full_disk.shutil, "disk_usage", lambda _: usage)
+    export = service.request()
+    service.run()
+    assert service.failure(export) == code
 
 
 def test_too_little_disk_space_fails_the_export(service: Service) -> None:
@@ -161,11 +223,12 @@ def test_too_little_disk_space_fails_the_export(service: Service) -> None:
     assert service.find(export).status is ExportStatus.READY
 
 
-def test_a_process_that_fails_is_repeated(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [ProcessFailed("It ended."), KeyError("a")], ids=str)
+def test_a_failed_attempt_is_repeated(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: Any) -> NoReturn:
-        raise ProcessFailed("It ended.")
+        raise error
 
     monkeypatch.setattr(exporting, "run", fail)
     export = service.request()
@@ -174,6 +237,26 @@ def test_a_process_that_fails_is_repeated(
         service.clock.time += timedelta(minutes=10)
         service.run()
     assert service.find(export).status is ExportStatus.FAILED
+
+
+@pytest.mark.parametrize(
+    "error", [GenericError("S3 is down."), psycopg.OperationalError("no server")], ids=str
+)
+def test_an_outage_fails_no_export(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> NoReturn:
+        raise error
+
+    export = service.request()
+    with monkeypatch.context() as patch:
+        patch.setattr(service.artifacts, "local_directory", fail)
+        for _ in range(exporting.MOST_FAILURES + 1):
+            service.run()
+            assert service.find(export).status is ExportStatus.PENDING
+            service.clock.time += timedelta(minutes=10)
+    service.run()
+    assert service.find(export).status is ExportStatus.READY
 
 
 def test_expired_exports_are_deleted(service: Service) -> None:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
 import pytest
 
 from domain.access.role import Role
 from domain.core.aggregate import because
+from domain.exports.export import Export
 from domain.exports.hub_push import HubPush, PushStatus
 from domain.exports.push_failures import push_advice
 from domain.jobs.documents import PROVENANCE
 from domain.use_cases.exports import Exporting
+from infrastructure import full_disk
 from infrastructure.hub_targets import Target, add_target, shown_targets, stored_tokens, target_of
+from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
 from infrastructure.store import connect
 from services.exporter import pushing
-from services.exporter.pushing import Pushes
+from services.exporter.pushing import LIMITS, Options, Pushes
 from tests.builders.commands import NOW
-from tests.builders.examples import ACCOUNT_ID
+from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.localhub.server import WRITE_TOKEN as TOKEN
 from tests.localhub.server import Hub, Repository, local_hub
 from tests.polling import TIMEOUT_SECONDS
@@ -31,6 +36,7 @@ from tests.services.exporter.conftest import PRIVATE, Service
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 REPOSITORY = "acme/support-bot"
+OTHER_ACCOUNT_ID = UUID("7b0c53b4-2f0e-4f0e-9d68-3f2f4f1f8a11")
 
 
 @pytest.fixture
@@ -44,22 +50,31 @@ class Pusher:
 
     def __init__(self, service: Service, hub: Hub) -> None:
         self.service, self.hub = service, hub
-        with because(service.platform.cause):
-            service.platform.ecolink.open_account(ACCOUNT_ID, Role.OWNER)
-        export = service.request()
-        service.run()
-        self.export = service.find(export)
+        self.export = self.exported(ACCOUNT_ID, JOB_ID)
         self.start()
 
-    def start(self, endpoint: str | None = "") -> None:
+    def exported(self, account_id: UUID, job_id: UUID) -> Export:
+        """Open an account, and return its ready export."""
+        with because(self.service.platform.cause):
+            self.service.platform.ecolink.open_account(account_id, Role.OWNER)
+        export = self.service.request(account_id=account_id, job_id=job_id)
+        self.service.run()
+        return self.service.find(export)
+
+    def start(self, endpoint: str | None = "", limits: Limits = LIMITS) -> None:
         """Start the exporter again."""
         self.pushes = Pushes(
             self.service.platform.log,
             self.service.clock,
             self.service.artifacts,
             self.service.pool,
-            self.hub.url if endpoint == "" else endpoint,
-            self.service.folder / "pushes",
+            Options(
+                endpoint=self.hub.url if endpoint == "" else endpoint,
+                scratch=self.service.folder / "pushes",
+                kept_free_gib=0.0,
+                at_once=2,
+                limits=limits,
+            ),
         )
 
     def request(self, token: str = TOKEN, *, private: bool = True, provenance: bool = True) -> UUID:
@@ -204,12 +219,81 @@ def test_a_hub_that_never_responds_fails_the_push(
     pusher: Pusher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pushing, "MOST_FAILURES", 2)
+    pusher.start("http://127.0.0.1:1")
     push_id = pusher.request()
-    pusher.hub.failures = [500] * 10
     for _ in range(2):
+        assert pusher.find(push_id).status is PushStatus.PENDING
         pusher.run()
         pusher.service.clock.time += timedelta(minutes=10)
-    assert pusher.row(push_id)["failure_code"] == "unreachable"
+    row = pusher.row(push_id)
+    assert (row["failure_code"], row["message"]) == ("unreachable", "The hub did not respond.")
+
+
+def test_a_hub_that_always_fails_ends_the_push_with_its_response(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushing, "MOST_FAILURES", 1)
+    pusher.start()
+    push_id = pusher.request()
+    pusher.hub.failures = [500] * 10
+    pusher.run()
+    row = pusher.row(push_id)
+    assert row["failure_code"] == "hub_error"
+    assert row["message"] == "The hub responded with status 500: The hub is down."
+
+
+def test_a_push_that_takes_too_long_fails(pusher: Pusher) -> None:
+    pusher.start(limits=Limits(cpu_seconds=60, wall_seconds=0.01, memory_mib=2048))
+    push_id = pusher.request()
+    pusher.run()
+    assert pusher.row(push_id)["failure_code"] == "timed_out"
+
+
+def test_a_push_that_exceeds_its_memory_fails(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: Any) -> NoReturn:
+        raise LimitExceeded(Exceeded.MEMORY)
+
+    monkeypatch.setattr(pushing, "run", run)
+    push_id = pusher.request()
+    pusher.run()
+    row = pusher.row(push_id)
+    assert (row["failure_code"], row["message"]) == (
+        "limit_exceeded",
+        "The work exceeded its memory limit.",
+    )
+
+
+def test_a_push_from_a_remote_store_needs_space(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pusher.service.artifacts, "root", None)
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(pusher.service.folder)._replace(free=1000)
+        patch.setattr(full_disk.shutil, "disk_usage", lambda _: usage)
+        push_id = pusher.request()
+        pusher.run()
+    assert pusher.row(push_id)["failure_code"] == "no_space"
+    push_id = pusher.request()
+    pusher.run()
+    assert pusher.find(push_id).status is PushStatus.COMPLETED
+
+
+def test_accounts_push_at_the_same_time(pusher: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
+    barrier = threading.Barrier(2, timeout=TIMEOUT_SECONDS)
+
+    def run(*_: Any) -> dict[str, Any]:
+        barrier.wait()
+        return {"commit": "c", "url": "u"}
+
+    monkeypatch.setattr(pushing, "run", run)
+    first = pusher.request()
+    pusher.export = pusher.exported(OTHER_ACCOUNT_ID, uuid4())
+    second = pusher.request()
+    pusher.run()
+    for push_id in (first, second):
+        assert pusher.find(push_id).status is PushStatus.COMPLETED
 
 
 def test_a_wrong_token_fails_the_push(pusher: Pusher) -> None:
