@@ -7,7 +7,7 @@ from uuid import UUID
 
 from domain.core.errors import Invalid
 from domain.core.value import Value
-from domain.training.hyperparameters import ALL_LINEAR, Hyperparameters, written
+from domain.training.hyperparameters import Hyperparameters, written
 
 SHAPE = ("lora_r", "lora_alpha", "use_rslora", "use_dora", "target_modules")
 """Hyperparameters that determine the shape and scale of an adapter. A job cannot change them."""
@@ -43,13 +43,12 @@ def split_checkpoint(name: str) -> tuple[str, int | None]:
 def inherited(own: Hyperparameters, parent: Hyperparameters, name: str) -> Hyperparameters:
     """Return hyperparameters with the shape of the parent's adapter.
 
+    The target modules of both are names of layers: `all-linear` is resolved before.
     Raise Invalid, with the name of the field, if `own` sets another shape.
     """
     for field in SHAPE:
         wanted, given = getattr(parent, field), getattr(own, field)
-        same = given in (wanted, (ALL_LINEAR,)) or (
-            field == "target_modules" and sorted(wanted) == sorted(given)
-        )
+        same = given == wanted or (field == "target_modules" and sorted(wanted) == sorted(given))
         if field in own.model_fields_set and not same:
             shown = written(wanted)
             raise Invalid(

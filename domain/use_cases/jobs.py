@@ -25,7 +25,6 @@ from domain.core.money import Toward, dollars
 from domain.jobs.choices import Choices
 from domain.jobs.job import Job, maximum_of
 from domain.jobs.job_request import JobRequest, RequestStatus
-from domain.training.start import inherited
 from domain.training.training_plan import Order
 from domain.use_cases.quoting import Quote, Quoting
 from domain.use_cases.spending_limits import CostRange, SpendingLimits
@@ -232,7 +231,7 @@ class Launching:
         try:
             if plan.start is None:
                 return self._quoting.resolved(existing.account_id, choices)
-            tuned = inherited(choices.hyperparameters, plan.lora, plan.start.model)
+            tuned = self._quoting.continued_shape(choices.hyperparameters, plan, plan.start.model)
             return replace(choices, hyperparameters=tuned)
         except DomainError:
             return choices

@@ -147,10 +147,22 @@ class Quoting:
         """
         fields, name = choices.hyperparameters, choices.base_model
         if is_fine_tuned(name):
-            fields = inherited(fields, self.parent(account_id, name).plan.lora, name)
+            fields = self.continued_shape(fields, self.parent(account_id, name).plan, name)
         elif ALL_LINEAR in fields.target_modules:
             fields = fields.with_modules_of(self._served_base(name).revision.shape.linears)
         return replace(choices, hyperparameters=fields)
+
+    def continued_shape(
+        self, own: Hyperparameters, plan: TrainingPlan, name: str
+    ) -> Hyperparameters:
+        """Return hyperparameters with the shape of the adapter `name`, which has that of `plan`.
+
+        Raise Invalid if `own` sets another shape, also if it has `all-linear` and the adapter
+        lacks a linear layer of the base model.
+        """
+        if ALL_LINEAR in own.target_modules:
+            own = own.with_modules_of(self._base(plan.base_model).revision.shape.linears)
+        return inherited(own, plan.lora, name)
 
     def base_of(self, account_id: UUID, name: str) -> BaseModel:
         """Return the served base model with a name, or that of a fine-tuned model with the name.

@@ -105,7 +105,7 @@ def generate(
         "instructions": instructions,
         "topics": [*(topic or []), *_lines(topics_file)],
         "documents": [
-            {"name": each.name, "text": each.read_text(errors="replace")} for each in document or []
+            {"name": each.name, "text": _text(each, "--document")} for each in document or []
         ],
         "seed_dataset": seed_dataset,
         "system": system,
@@ -138,8 +138,18 @@ def generate(
 
 
 def _lines(file: Path | None) -> list[str]:
-    text = "" if file is None else file.read_text(errors="replace")
+    text = "" if file is None else _text(file, "--topics-file")
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _text(file: Path, option: str) -> str:
+    """Return the text of a file. Raise BadParameter if it is not UTF-8."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(
+            f"{file.name} is not a text in UTF-8. Upload plain text or Markdown.", param_hint=option
+        ) from error
 
 
 def _followed(client: Client, synthesis: Reply[SynthesisAnswer]) -> Reply[SynthesisAnswer]:
