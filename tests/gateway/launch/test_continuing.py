@@ -12,6 +12,7 @@ from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import file_name, job_of
 from services.scheduler.segment_spec import segment_spec, store_access
 from tests.builders.platform import BASE_MODEL, Platform
+from tests.builders.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import ClientOf
 from tests.gateway.models.conftest import Deployer
 from tests.gateway.web.signed_in import signed_in
@@ -68,6 +69,31 @@ def test_another_shape_is_refused_with_the_field(owner: Deployer) -> None:
     error = refused.json()["error"]
     assert (refused.status_code, error["field"]) == (422, "lora_r")
     assert "lora_r 16" in error["message"]
+
+
+def test_all_linear_must_be_the_shape_of_the_model(owner: Deployer) -> None:
+    error = launch(owner, owner.model, target_modules="all-linear").json()["error"]
+    assert (error["field"], "q_proj, v_proj" in error["message"]) == ("target_modules", True)
+
+
+def test_a_model_of_all_linear_layers_continues_with_all_linear(
+    client: TestClient, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, tuned = Platform.ready, {"hyperparameters": {"target_modules": "all-linear"}}
+
+    def with_all_layers(*given: Any) -> Any:
+        person, form = ready(*given)
+        return person, form | tuned
+
+    monkeypatch.setattr(Platform, "ready", with_all_layers)
+    owner = Deployer(client, platform)
+    body = owner.form | {"base_model": owner.model}
+    headers = owner.person.headers | {"idempotency-key": "once"}
+    both = [client.post("/api/jobs", json=body, headers=headers) for _ in range(2)]
+    assert [each.status_code for each in both] == [201, 200]
+    assert both[0].json()["id"] == both[1].json()["id"]
+    job = platform.log.load(Job, job_of(both[0].json()["id"]))
+    assert set(job.plan.lora.target_modules) == set(TINY_SHAPE.linears)
 
 
 def test_a_checkpoint_continues_after_its_job_has_ended(
