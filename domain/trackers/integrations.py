@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from domain.core.errors import Invalid
 
@@ -121,7 +121,7 @@ INTEGRATION: TypeAdapter[Integration] = TypeAdapter(Integration)
 
 
 def name_of(integration: Integration) -> str:
-    """Return an integration as `integration_of` reads it, such as `mlflow:EXPERIMENT`."""
+    """Return the name of an integration, such as `mlflow:EXPERIMENT`, without run and tags."""
     match integration:
         case MlflowIntegration(mlflow=run):
             return f"{integration.type}:{run.experiment_name}"
@@ -130,6 +130,14 @@ def name_of(integration: Integration) -> str:
             return f"{integration.type}:{owner}{run.project}"
         case _:
             return str(integration.type)
+
+
+def text_of(integration: Integration) -> str:
+    """Return the shortest text that `integration_of` reads as the same integration."""
+    name = name_of(integration)
+    if integration_of(name) == integration:
+        return name
+    return INTEGRATION.dump_json(integration, exclude_defaults=True).decode()
 
 
 def require_different(integrations: Sequence[Integration]) -> None:
@@ -148,8 +156,10 @@ def integration_of(text: str) -> Integration:
     """Return the integration in a text such as `mlflow:experiment`. Raise Invalid.
 
     `wandb:entity/project` names a team of Weights & Biases. An experiment can contain any
-    character.
+    character. A text that begins with a brace is an integration in JSON.
     """
+    if text.lstrip().startswith("{"):
+        return _of_json(text)
     kind, _, name = text.partition(":")
     try:
         tracker = Tracker(kind.strip())
@@ -178,5 +188,18 @@ def integration_of(text: str) -> Integration:
                 if tracker is Tracker.MLFLOW
                 else "letters, digits, dots, hyphens or underscores."
             ),
+            field="integrations",
+        ) from None
+
+
+def _of_json(text: str) -> Integration:
+    try:
+        return INTEGRATION.validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(each) for each in problem["loc"][1:]) or "integration"
+        raise Invalid(
+            f"{text} is not an integration. {where}: {problem['msg']}. Write it as in the API, "
+            'such as {"type": "mlflow", "mlflow": {"experiment_name": "bot", "run_name": "a"}}.',
             field="integrations",
         ) from None

@@ -158,7 +158,8 @@ def launch(
         list[str] | None,
         typer.Option(
             help="Tracker of the metrics: mlflow:EXPERIMENT, wandb:PROJECT, wandb:TEAM/PROJECT or "
-            "tensorboard. Repeat for several. See `ecolink trackers`."
+            "tensorboard. To name the run or set tags, pass an integration of the API in JSON. "
+            "Repeat for several. See `ecolink trackers`."
         ),
     ] = None,
     watch: Annotated[

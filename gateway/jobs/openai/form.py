@@ -13,7 +13,7 @@ from domain.core.errors import Invalid
 from domain.trackers.integrations import Integrations
 from domain.training.hyperparameters import SUPERVISED, Hyperparameters
 from gateway.http import openai_vocabulary as vocabulary
-from gateway.launch.job_form import ModelSuffix
+from gateway.launch.job_form import MaxCost, ModelSuffix
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
@@ -91,6 +91,12 @@ class CreateJob(BaseModel, extra="allow", strict=True):
     region: str | None = Field(default=None, max_length=100, examples=["local"])
     gpu_type: str | None = Field(default=None, max_length=100, examples=["cpu"])
     gpu_count: int = Field(default=1, ge=1, le=64)
+    max_cost: MaxCost | None = Field(
+        default=None,
+        description="The job pauses before it costs more. Dollars, or `estimate` for the upper "
+        "bound of the estimate. By default, only the balance limits the cost.",
+        examples=["12.50"],
+    )
 
     def translated(self) -> Hyperparameters:
         """Return the hyperparameters under EcoLink's names.

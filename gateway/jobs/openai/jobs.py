@@ -38,6 +38,7 @@ from gateway.jobs.requests import (
     order_job,
 )
 from gateway.jobs.service import own_job
+from gateway.launch.job_form import max_cost_micros
 from gateway.schemas import job_name
 from gateway.trackers.service import require_trackable, track
 from infrastructure.profiles import set_job_metadata
@@ -72,7 +73,12 @@ async def create_job(
         key = command_key(backend, caller, idempotency_key, retries, request_sha256)
         if backend.launching.made_before(caller.account_id, key, request_sha256) is None:
             require_trackable(backend, caller, integrations)
-        order = Order(suffix=wanted.suffix, deploy=True, request_sha256=request_sha256)
+        order = Order(
+            suffix=wanted.suffix,
+            deploy=True,
+            request_sha256=request_sha256,
+            max_cost_micros=max_cost_micros(wanted.max_cost),
+        )
         job_id = _ordered(backend, caller, key, choices, order)
         if (validation_id := choices.validation_dataset_id) is not None:
             with suppress(DomainError):  # the files may not be validated yet

@@ -101,6 +101,10 @@ class EcoLinkObject(Answer):
     gpu_count: int
     rate_micros_per_hour: int | None
     cost_micros: int
+    max_cost_micros: int | None = Field(
+        description="The job pauses before it costs more. Null if only the balance limits it, and "
+        "until the approval if it is the upper bound of the estimate."
+    )
     hyperparameters: dict[str, JsonValue]
     warnings: list[str]
 
@@ -218,6 +222,7 @@ def _ours(row: Row, about_datasets: list[str]) -> EcoLinkObject:
 def requested_object(backend: Backend, request: JobRequest) -> JobObject:
     """Return the job object of a request that has no job yet. It has no charges."""
     choices, status = request.choices, PHASES[request.status]
+    maximum = request.order.max_cost_micros
     with backend.pool.connection() as connection:
         noted = job_metadata(connection, [request.job_id])
         tracked = runs_of(connection, [request.job_id])
@@ -251,6 +256,7 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
             gpu_count=choices.gpu_count,
             rate_micros_per_hour=None,
             cost_micros=0,
+            max_cost_micros=maximum if isinstance(maximum, int) else None,
             hyperparameters=request.hyperparameters,
             warnings=cautions(choices.hyperparameters),
         ),

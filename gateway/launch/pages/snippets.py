@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from domain.trackers.integrations import Integration, name_of
+from domain.trackers.integrations import Integration, text_of
 from domain.training.hyperparameters import SUPERVISED, Group, Hyperparameters, use_of
 from gateway.http.openai_vocabulary import FIELDS, file_name
 from gateway.launch.job_form import JobRequest
@@ -26,7 +26,7 @@ def command_line(wanted: JobRequest) -> str:
         "deploy": wanted.deploy or None,
         "wait": wanted.wait or None,
         "max_cost": wanted.max_cost,
-        "track": tuple(map(name_of, wanted.integrations)) or None,
+        "track": tuple(map(text_of, wanted.integrations)) or None,
     }
     options = (each for name, value in choices.items() for each in _options(name, value))
     return " \\\n  ".join(["ecolink jobs launch", *options])
@@ -67,6 +67,7 @@ def python(wanted: JobRequest, base_url: str) -> str:
         "gpu_type": wanted.gpu_type,
         "gpu_count": wanted.gpu_count,
         "region": wanted.region,
+        **({"max_cost": wanted.max_cost} if wanted.max_cost else {}),
         **tuned,
     }
     return "\n".join(

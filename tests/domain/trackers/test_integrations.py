@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from openai.types.fine_tuning import FineTuningJobWandbIntegrationObject
@@ -15,6 +16,7 @@ from domain.trackers.integrations import (
     Tracker,
     integration_of,
     require_different,
+    text_of,
 )
 from domain.trackers.retry_schedule import FIRST, LONGEST, delay_after
 
@@ -85,3 +87,41 @@ def test_delays_double_up_to_five_minutes() -> None:
     assert delays == sorted(delays)
     assert delay_after(3, draw=lambda: 1.0) == 4.4 * FIRST
     assert delay_after(10_000) <= timedelta(minutes=5.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"type": "mlflow", "mlflow": {"experiment_name": "a: b"}}, "mlflow:a: b"),
+        ({"type": "wandb", "wandb": {"project": "a", "entity": "b"}}, "wandb:b/a"),
+        ({"type": "tensorboard"}, "tensorboard"),
+        (
+            {"type": "mlflow", "mlflow": {"experiment_name": "a", "run_name": "b"}},
+            '{"type":"mlflow","mlflow":{"experiment_name":"a","run_name":"b"}}',
+        ),
+        (
+            {"type": "wandb", "wandb": {"project": "a", "tags": ["é"]}},
+            '{"type":"wandb","wandb":{"project":"a","tags":["é"]}}',
+        ),
+    ],
+)
+def test_a_text_has_all_of_an_integration(given: dict[str, Any], text: str) -> None:
+    integration = INTEGRATION.validate_python(given)
+    assert text_of(integration) == text
+    assert integration_of(text) == integration
+
+
+@pytest.mark.parametrize(
+    ("text", "figure"),
+    [
+        ('{"type": "mlflow"}', "mlflow: Field required"),
+        ('{"type": "wandb", "wandb": {"project": "a", "run_name": "b"}}', "wandb.run_name"),
+        ('{"type": "x"}', "'x'"),
+        ('{"type": ', "Invalid JSON"),
+    ],
+)
+def test_a_wrong_integration_in_json_is_refused(text: str, figure: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        integration_of(text)
+    assert figure in refused.value.message
+    assert refused.value.field == "integrations"

@@ -33,7 +33,7 @@ def test_a_job_is_created_and_retrieved(jobs: OpenAIJobs, platform: Platform) ->
             suffix="support",
             seed=7,
             metadata={"team": "a"},
-            extra_body={"lora_r": 8, "gpu_type": "cpu", "region": "local"},
+            extra_body={"lora_r": 8, "gpu_type": "cpu", "region": "local", "max_cost": "1.25"},
         )
     )
     assert (job.status, job.model, job.seed) == ("queued", BASE_MODEL, 7)
@@ -47,6 +47,7 @@ def test_a_job_is_created_and_retrieved(jobs: OpenAIJobs, platform: Platform) ->
     sent: Any = job.to_dict()
     assert sent["method"]["supervised"]["hyperparameters"]["batch_size"] == 8
     assert sent["ecolink"]["hyperparameters"]["lora_r"] == 8
+    assert sent["ecolink"]["max_cost_micros"] == 1_250_000
 
     read = whole(jobs.api.retrieve(job.id))
     # Nothing trains yet, so the expected end moves with the time.
@@ -164,6 +165,8 @@ def test_a_rejected_file_is_refused_with_its_errors(jobs: OpenAIJobs, platform: 
         ("gpu_type", {"extra_body": {"gpu_type": "none"}}),
         ("region", {"extra_body": {"region": "nowhere"}}),
         ("gpu_count", {"extra_body": {"gpu_count": 9}}),
+        ("max_cost", {"extra_body": {"max_cost": "cheap"}}),
+        ("max_cost", {"extra_body": {"max_cost": "0.000001"}}),
     ],
 )
 def test_an_error_names_the_sent_parameter(

@@ -58,8 +58,11 @@ def test_unusual_hyperparameters_have_a_warning_while_a_cancel_is_free(early: Ea
     assert job.status == "validating_files"
     (warning,) = job.to_dict()["ecolink"]["warnings"]  # type: ignore[index]
     assert "learning_rate_multiplier" in warning
-    usual = early.create(hyperparameters={"learning_rate_multiplier": 1.0})
-    assert usual.to_dict()["ecolink"]["warnings"] == []  # type: ignore[index]
+    usual = early.create(
+        hyperparameters={"learning_rate_multiplier": 1.0}, extra_body={"max_cost": "2"}
+    )
+    ours: Any = usual.to_dict()["ecolink"]
+    assert (ours["warnings"], ours["max_cost_micros"]) == ([], 2_000_000)
 
 
 def test_a_job_is_approved_when_its_files_are_ready(early: Early, platform: Platform) -> None:

@@ -44,7 +44,12 @@ def test_the_python_gives_the_same_choices(
     wizard.complete()
     own = str(wizard.platform.dataset(wizard.browser.person))
     wizard.change(
-        validation_dataset=own, suffix="mine", seed="7", target_modules=["q_proj", "o_proj"]
+        validation_dataset=own,
+        suffix="mine",
+        seed="7",
+        target_modules=["q_proj", "o_proj"],
+        capped="true",
+        max_cost="12.50",
     )
     program = wizard.shown["python"].raw
     assert "http://testserver/v1" in program
@@ -57,6 +62,7 @@ def test_the_python_gives_the_same_choices(
     ours = wizard.platform.log.load(Job, ours_id)
     assert theirs.plan.choices == ours.plan.choices
     assert (theirs.order.suffix, theirs.order.deploy) == ("mine", True)
+    assert theirs.max_cost_micros == ours.max_cost_micros == 12_500_000
 
 
 def _last_job(wizard: Wizard) -> Job:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +16,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect
 from infrastructure.tracked_runs import RunStatus, Sent, run_of, store_run
 from infrastructure.tracker_connections import connections_of
-from tests.builders.platform import Platform
+from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.launch.wizard_form import Wizard, problem
 from tests.gateway.trackers.conftest import MLFLOW, TO_MLFLOW, WANDB, Tracking
 from tests.gateway.web.signed_in import Browser, signed_in
@@ -105,6 +107,18 @@ def test_the_wizard_offers_the_connected_trackers(wizard: Wizard) -> None:
     runs = client.get(f"/api/jobs/{job}/trackers").json()["data"]
     assert [each["tracker"] for each in runs] == ["mlflow", "wandb"]
     assert runs[0]["integration"]["mlflow"]["experiment_name"] == "a bot"
+
+
+def test_the_code_of_a_duplicate_has_the_names_and_tags_of_runs(wizard: Wizard) -> None:
+    client, browser = wizard.browser.client, wizard.browser
+    assert client.put("/api/trackers/mlflow", json=MLFLOW, headers=browser.htmx).status_code == 200
+    tracked = {"type": "mlflow", "mlflow": {"experiment_name": "it's", "tags": {"team": "a"}}}
+    form = {"dataset": str(wizard.dataset), "base_model": BASE_MODEL, "integrations": [tracked]}
+    made = client.post("/api/jobs", json=form, headers=browser.htmx).json()
+    wizard.open(f"?like={made['id']}")
+    words = shlex.split(wizard.shown["command-line"].text.replace("\\", ""))
+    assert json.loads(words[words.index("--track") + 1]) == tracked
+    assert '"tags": {"team": "a"}' in wizard.shown["python"].text
 
 
 def test_a_duplicate_without_the_connection_shows_how_to_start_it(wizard: Wizard) -> None:
