@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from domain.datasets.columns import OF_PAIRS, OF_TURNS, Columns, Role
+from domain.datasets.columns import NOT_OF_PAIRS, OF_PAIRS, OF_TURNS, Columns, Role
 
 NAMES: Mapping[Role, tuple[str, ...]] = {
     Role.MESSAGES: (
@@ -23,6 +23,7 @@ NAMES: Mapping[Role, tuple[str, ...]] = {
         *("prompt", "instruction", "question", "user", "query", "user_prompt", "user_message"),
         *("human", "problem", "request", "input"),
     ),
+    Role.INPUT: ("input",),
     Role.ASSISTANT: (
         *("completion", "output", "answer", "response", "assistant", "assistant_message", "reply"),
         *("solution", "target", "gpt"),
@@ -89,23 +90,20 @@ def guess_columns(
     named = {plain_name(name): name for name in reversed(names)}
     found: dict[Role, str] = {}
     for role in Role:
-        for each in NAMES.get(role, ()):
+        for each in NAMES[role] if role is not Role.INPUT else ():
             if each in named and _suits(role, [row.get(named[each]) for row in rows]):
                 found[role] = named[each]
                 break
+    more = named.get("input")
+    is_free = Role.USER in found and more != found[Role.USER]
+    if is_free and more is not None and _suits(Role.INPUT, [row.get(more) for row in rows]):
+        found[Role.INPUT] = more
     if all(role in found for role in OF_PAIRS):
         return _of_pairs(found, rows)
     for role in OF_PAIRS:
         found.pop(role, None)
-    if (messages := found.get(Role.MESSAGES)) is not None:
-        system = found.get(Role.SYSTEM)
-        if system and any(_has_system(row.get(messages)) and row.get(system) for row in rows):
-            del found[Role.SYSTEM]  # the messages have their own
+    if Role.MESSAGES in found:
         return {role: name for role, name in found.items() if role not in OF_TURNS}
-    if Role.USER in found and Role.ASSISTANT in found and named.get("input") != found[Role.USER]:
-        more = named.get("input")
-        if more is not None and _suits(Role.INPUT, [row.get(more) for row in rows]):
-            found[Role.INPUT] = more
     if by_position and not (Role.USER in found and Role.ASSISTANT in found):
         free = [
             name
@@ -129,8 +127,41 @@ def _of_pairs(found: Columns, rows: Sequence[Mapping[str, Any]]) -> dict[Role, s
         chosen = (row.get(columns[Role.CHOSEN]) for row in rows)
         if not any(isinstance(each, list) and len(each) > 1 for each in chosen):
             columns[Role.USER] = columns[Role.MESSAGES]
-    wanted = (Role.SYSTEM, Role.USER, *OF_PAIRS, Role.HISTORY, Role.TOOLS)
-    return {role: columns[role] for role in wanted if role in columns}
+    return {role: columns[role] for role in Role if role in columns and role not in NOT_OF_PAIRS}
+
+
+def free_role(name: str, columns: Columns) -> Role | None:
+    """Return the role of a known name that no column has yet.
+
+    Return None for an unknown name, and for one that the other columns replace, such as a prompt
+    beside messages.
+    """
+    plain = plain_name(name)
+    replaced: tuple[Role, ...] = (Role.MESSAGES,)
+    if Role.CHOSEN in columns:
+        replaced = NOT_OF_PAIRS
+    elif Role.MESSAGES in columns:
+        replaced = OF_TURNS
+    for role, names in NAMES.items():
+        if plain in names and role not in columns and role not in replaced:
+            return role
+    return None
+
+
+def without_role(
+    columns: Columns, names: Iterable[str], rows: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Return a known name whose values do not suit its role, so that it has none, or None."""
+    for name in names:
+        is_known = name not in columns.values() and free_role(name, columns) is not None
+        if is_known and any(has_value(row.get(name)) for row in rows):
+            return name
+    return None
+
+
+def has_value(value: Any) -> bool:
+    """Return True unless a cell is empty."""
+    return value not in (None, "", [], {}) and not (isinstance(value, str) and value.isspace())
 
 
 def shape_of(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> Shape:
@@ -192,7 +223,8 @@ def to_example(
                 raise BadColumn(
                     "ambiguous_example",
                     "The messages have a system message, but so has the column "
-                    f"{_name(columns, 'system')}. Keep one of them.",
+                    f"{_name(columns, 'system')}. Keep one of them, or choose the columns without "
+                    "this one to ignore it.",
                 )
         else:
             messages = [{"role": "system", "content": system}, *messages]
@@ -259,7 +291,9 @@ def _calls(text: Any, name: str, position: int, parse: Callable[[str], Any]) -> 
 def _prompt(row: Mapping[str, Any], columns: Columns) -> list[Any]:
     turns = _turn(row, columns, Role.USER)
     more = optional_text(row, columns, Role.INPUT)
-    if more and turns and isinstance(row.get(columns[Role.USER]), str):
+    if more:
+        if not isinstance(row.get(columns[Role.USER]), str):
+            raise input_beside_messages(columns)
         turns[-1]["content"] += "\n\n" + more
     # The loss covers only the completion. Assistant messages of the prompt are context.
     return [
@@ -268,6 +302,15 @@ def _prompt(row: Mapping[str, Any], columns: Columns) -> list[Any]:
         else each
         for each in turns
     ]
+
+
+def input_beside_messages(columns: Columns) -> BadColumn:
+    """Return the error of a row whose user column has messages, to which no text can be added."""
+    return BadColumn(
+        "ambiguous_example",
+        f"The column {_name(columns, 'input')} has text, but the column {_name(columns, 'user')} "
+        "has messages. Add the text to them, or choose the columns without the first one.",
+    )
 
 
 def _turn(row: Mapping[str, Any], columns: Columns, role: Role) -> list[Any]:
@@ -334,6 +377,8 @@ def tools_of(row: Mapping[str, Any], columns: Columns, parse: Callable[[str], An
     value = row.get(name)
     if isinstance(value, str):
         value = _parsed(value, name, parse) if value.strip() else None
+    if isinstance(value, dict) and value:
+        value = [value]
     if not isinstance(value, list):
         return value
     return [
@@ -390,15 +435,13 @@ def _suits(role: Role, values: Sequence[Any]) -> bool:
         case Role.MESSAGES:
             return any(_is_conversation(_listed(value)) for value in given)
         case Role.WEIGHT:
-            return (
-                bool(given)
-                and all(type(value) in (int, float, str) for value in given)
-                and all(value in WEIGHTS for value in given)
-            )
+            return all(type(value) in (int, float, str) and value in WEIGHTS for value in given)
         case Role.HISTORY:
-            return any(_listed(value) is not None for value in given)
-        case Role.TOOLS:
             return not given or any(_listed(value) is not None for value in given)
+        case Role.TOOLS:
+            return not given or any(
+                _listed(value) is not None or _is_object(value) for value in given
+            )
         case Role.CHOSEN | Role.REJECTED:
             return bool(given) and all(isinstance(value, str | list | dict) for value in given)
         case Role.SYSTEM | Role.INPUT:
@@ -434,10 +477,14 @@ def _is_conversation(value: list[Any] | None) -> bool:
     )
 
 
-def _has_system(value: Any) -> bool:
-    messages = _listed(value)
-    first = messages[0] if messages else None
-    return isinstance(first, dict) and first.get("role", first.get("from")) == "system"
+def _is_object(value: Any) -> bool:
+    """Return True for an object, which may be JSON in a cell of a table."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(value, dict)
 
 
 def plain_name(name: str) -> str:

@@ -17,6 +17,7 @@ from infrastructure.chat_columns import (
     BadColumn,
     conversation_in,
     history_of,
+    input_beside_messages,
     message_of,
     optional_text,
     shown,
@@ -100,8 +101,12 @@ def _prompt(row: Mapping[str, Any], columns: Columns, parse: Parse) -> list[Mess
         value = value["messages"]
     if isinstance(value, str) and (messages := conversation_in(value)) is not None:
         value = messages
+    more = optional_text(row, columns, Role.INPUT)
+    if more and (not isinstance(value, str) or _turns(value)):
+        raise input_beside_messages(columns)
     if isinstance(value, str) and value.strip():
-        turns: list[Message] = _turns(value) or [{"role": "user", "content": value}]
+        text = f"{value}\n\n{more}" if more else value
+        turns: list[Message] = _turns(value) or [{"role": "user", "content": text}]
     elif isinstance(value, list) and value:
         turns = [message_of(each, name, at, parse) for at, each in enumerate(value, 1)]
     else:

@@ -53,6 +53,9 @@ OF_TURNS = (Role.USER, Role.INPUT, Role.ASSISTANT, Role.HISTORY)
 OF_PAIRS = (Role.CHOSEN, Role.REJECTED)
 """Roles that make a preference pair."""
 
+NOT_OF_PAIRS = (Role.MESSAGES, Role.ASSISTANT, Role.WEIGHT)
+"""Roles that a preference pair cannot have."""
+
 
 def chosen_columns(raw: Mapping[str, str]) -> dict[Role, str]:
     """Return the columns that a user chose, in the order of Role.
@@ -93,8 +96,7 @@ def _check_pair(columns: Columns, pair: list[Role]) -> None:
             f"The role {_words(pair)} needs the role {_words(missing)}, too. Choose columns for "
             "chosen and rejected."
         )
-    others = (Role.MESSAGES, Role.ASSISTANT, Role.WEIGHT)
-    if wrong := [role for role in others if role in columns]:
+    if wrong := [role for role in NOT_OF_PAIRS if role in columns]:
         raise _invalid(
             f"Preference pairs have no column for {_words(wrong)}. Choose columns for chosen and "
             "rejected, and for the prompt with the role user."

@@ -83,3 +83,8 @@ class ValidationReport(BaseModel):
     warnings: tuple[Notice, ...]
     errors: tuple[LineProblem, ...]
     error_count: int
+
+    @property
+    def is_json(self) -> bool:
+        """True for JSONL and JSON arrays, whose rows may have keys that the first ones lack."""
+        return self.format.startswith("JSON")

@@ -113,7 +113,12 @@ def read_again(
             f"that was filtered, {dataset.options.parent}."
         )
     names = _sample(backend, dataset_id)["names"]
-    if names and (missing := [each for each in columns.values() if each not in names]):
+    has_header = not report_of(backend, caller, dataset_id).is_json
+    if (
+        has_header
+        and names
+        and (missing := [each for each in columns.values() if each not in names])
+    ):
         raise Invalid(
             f"The file has no column {missing[0]!r}. It has {', '.join(names[:10])}.",
             field="columns",

@@ -16,6 +16,7 @@ from infrastructure.preference_columns import (
     to_pair,
 )
 from services.datasets.json_line import parse
+from services.datasets.key_columns import USELESS_KEYS, KeyColumns
 from services.datasets.messages import Message, Notes, normalized, plain_messages
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 from services.datasets.tools import Tools, check_calls, read_tools
@@ -23,31 +24,30 @@ from services.datasets.tools import Tools, check_calls, read_tools
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
 TOOL_KEYS = {"tools", "functions"}
 PAIR_KEYS = {PREFERRED, REJECTED}
-USELESS_KEYS = {"parallel_tool_calls"}
-"""Keys of OpenAI's format that have no effect on training."""
 
 
 def read_example(
-    text: str, notes: Notes, *, ignore_tools: bool = False, columns: Columns | None = None
+    text: str, notes: Notes, *, ignore_tools: bool = False, keys: KeyColumns | None = None
 ) -> dict[str, Any]:
     """Return the normalized example of a JSON text: `messages`, and `tools` if it defines some.
 
-    Without `columns`, the object has either `messages`, or `prompt` and `completion`. Prompt and
-    completion are strings or lists of messages. Append the warnings of the example to `notes`. If
-    `ignore_tools` is true, the example has no tools, and a warning says so. Raise Refused if the
-    text is not a valid example.
+    `keys` give the columns of the object. Without any, it has either `messages`, or `prompt` and
+    `completion`. Prompt and completion are strings or lists of messages. Append the warnings of
+    the example to `notes`. If `ignore_tools` is true, the example has no tools, and a warning says
+    so. Raise Refused if the text is not a valid example.
     """
-    if columns is None:
-        messages = plain_messages(text)
-        if messages is not None:
-            _check_conversation(messages, notes)
-            return {"messages": messages}
-        value = parse(text)
-        _require_chat(value)
-        return _normalized(value, notes, ignore_tools)
+    keys = keys or KeyColumns()
+    if keys.columns is None and (messages := plain_messages(text)) is not None:
+        _check_conversation(messages, notes)
+        return {"messages": messages}
     value = parse(text)
     if not isinstance(value, dict):
         raise _not_object(value)
+    if keys.columns is None or Role.CHOSEN not in keys.columns:
+        _require_chat(value)
+    columns = keys.of(value, notes)
+    if columns is None:
+        return _normalized(value, notes, ignore_tools)
     return read_row(value, notes, columns, ignore_tools=ignore_tools)
 
 
@@ -139,9 +139,9 @@ def _named_messages(raw: list[Any], name: str, notes: Notes) -> list[Message]:
         raise
 
 
-def _require_chat(value: Any) -> None:
-    """Raise Refused if a value of a file of chats is a preference pair."""
-    if isinstance(value, dict) and any(value.get(key) is not None for key in PAIR_KEYS):
+def _require_chat(value: dict[str, Any]) -> None:
+    """Raise Refused if a row of a file of chats is a preference pair."""
+    if any(value.get(key) is not None for key in PAIR_KEYS):
         raise Refused(
             Code.MIXED_KINDS,
             "The example is a preference pair, but the file starts with chats. Upload chats and "
@@ -157,7 +157,7 @@ def _cell(text: str) -> Any:
         raise ValueError(error.message) from None
 
 
-def _normalized(value: Any, notes: Notes, ignore_tools: bool) -> dict[str, Any]:
+def _normalized(value: dict[str, Any], notes: Notes, ignore_tools: bool) -> dict[str, Any]:
     messages = _messages(value, notes)
     _check_conversation(messages, notes)
     if ignore_tools:
@@ -169,9 +169,7 @@ def _normalized(value: Any, notes: Notes, ignore_tools: bool) -> dict[str, Any]:
     return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
 
-def _messages(value: Any, notes: Notes) -> list[Message]:
-    if not isinstance(value, dict):
-        raise _not_object(value)
+def _messages(value: dict[str, Any], notes: Notes) -> list[Message]:
     plain = len(value) == 1 and "messages" in value
     raw = value["messages"] if plain else _raw_messages(value, notes)
     if not isinstance(raw, list):

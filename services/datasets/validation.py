@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,20 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from domain.datasets.columns import Columns, Role
 from domain.datasets.dataset import DatasetKind, DatasetStatus, UploadOptions
-from infrastructure.chat_columns import Shape, guess_columns, is_openai, shape_of
+from infrastructure.chat_columns import (
+    Shape,
+    free_role,
+    guess_columns,
+    is_openai,
+    shape_of,
+    without_role,
+)
 from infrastructure.limited_process import CpuTimeExceeded, cpu_limit
 from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example, read_row
 from services.datasets.findings import Findings
 from services.datasets.json_line import decode
+from services.datasets.key_columns import KeyColumns
 from services.datasets.line_numbers import LINES, LineNumbers, LineNumbersWriter
 from services.datasets.messages import Notes
 from services.datasets.ndjson import in_words, limited, split_lines
@@ -119,6 +127,8 @@ def validate_file(
     bytes of the upload, even if it is packed.
     """
 
+    samples: list[Sample] = []
+
     def opened() -> _Upload:
         unpacked = unpack(path, directory, sizes)
         if unpacked.chunks is not None:
@@ -130,10 +140,16 @@ def validate_file(
             upload = _parquet(unpacked.parquet, path.stat().st_size, sizes.unpacked)
         upload.format += unpacked.packing
         (directory / SAMPLE).write_bytes(upload.sample.document())
+        samples.append(upload.sample)
         return upload
 
     with (directory / LINES).open("wb") as numbers:
-        return _Validation(sink, MAX_LINE_BYTES, choices, numbers.write).run(opened, on_progress)
+        validation = _Validation(sink, MAX_LINE_BYTES, choices, numbers.write)
+        report = validation.run(opened, on_progress)
+    for sample in samples:  # later rows of JSON may have more keys, which a user can choose
+        complete = replace(sample, names=tuple(validation.names))
+        (directory / SAMPLE).write_bytes(complete.document())
+    return report
 
 
 def _text(chunks: Iterable[bytes], max_line_bytes: int) -> _Upload:
@@ -202,6 +218,7 @@ class _Validation:
         self._ignore_tools = choices.options.ignore_tools
         self._chosen = self._columns = choices.columns
         self._shown: Columns = choices.columns or {}
+        self._keys = KeyColumns()
         self._format = UNKNOWN_FORMAT
         self._shape: Shape | None = None
         self._examples = self._with_tools = 0
@@ -218,6 +235,11 @@ class _Validation:
         return DatasetKind.PREFERENCES if pairs else DatasetKind.CHATS
 
     @property
+    def names(self) -> Collection[str]:
+        """Names of all columns of the upload, or of the keys of its rows."""
+        return self._keys.names
+
+    @property
     def bytes(self) -> int:
         """Bytes of the upload that were read."""
         return self._read_bytes if self._position is None else self._position()
@@ -231,6 +253,8 @@ class _Validation:
                 if self.bytes - reported >= PROGRESS_BYTES:
                     reported = self.bytes
                     on_progress(Progress(self.lines, reported))
+            if missing := self._keys.missing:
+                raise _not_in_file(missing[0], self.names)
         except Refused as error:
             only = error.code in (Code.UNSUPPORTED_FILE, Code.MISSING_COLUMN, Code.UNKNOWN_COLUMNS)
             self.findings.refuse_file(error.code, error.message, only=only)
@@ -256,17 +280,18 @@ class _Validation:
             yield row, 0
 
     def _choose_columns(self, upload: _Upload) -> None:
-        """Choose the columns of the examples. Raise Refused if tables have unknown ones."""
+        """Choose the columns of the examples.
+
+        Raise Refused if a table has unknown ones, or it is not clear what a column is for.
+        """
         names, values = upload.sample.names, upload.sample.values
         is_table = upload.table is not None and bool(upload.table.names)
+        chosen = self._chosen is not None
+        self._keys = KeyColumns(names=names)
         if self._chosen is not None:
             missing = [name for name in self._chosen.values() if name not in names]
-            if missing and names:
-                raise Refused(
-                    Code.MISSING_COLUMN,
-                    f"The column {quoted(missing[0])} is not in the file. It has "
-                    f"{_listed(names)}. Choose one of them.",
-                )
+            if missing and is_table:
+                raise _not_in_file(missing[0], names)
             columns = self._chosen
         else:
             positional = upload.table is not None and upload.table.positional
@@ -280,10 +305,22 @@ class _Validation:
                     "which the rejected answer. Choose the columns.",
                 )
             return
+        openai = is_openai(columns, values)
+        if not chosen and (unclear := without_role(columns, names, values)):
+            role = free_role(unclear, columns)
+            if not (openai and role is Role.TOOLS):  # which every example checks
+                raise Refused(
+                    Code.UNKNOWN_COLUMNS,
+                    f"The values of the column {quoted(unclear)} do not suit the role {role}. "
+                    f"Choose the columns: without {quoted(unclear)} to ignore it, or with a role "
+                    "for it.",
+                )
         self._shape = shape_of(columns, values)
         self._shown = columns
-        if is_table or self._chosen is not None or not is_openai(columns, values):
+        if is_table or chosen or not openai:
             self._columns = columns
+        if not is_table:
+            self._keys = KeyColumns(self._columns, names, chosen=chosen)
         upload.choose(columns)
 
     def _take(self, row: Row, size: int) -> None:
@@ -358,7 +395,7 @@ class _Validation:
             if not text or text.isspace():
                 notes.append((Code.BLANK_LINES, ()))
                 return None
-            example = read_example(text, notes, ignore_tools=ignore, columns=self._columns)
+            example = read_example(text, notes, ignore_tools=ignore, keys=self._keys)
         try:
             written = to_json(example)
         except PydanticSerializationError:
@@ -394,6 +431,11 @@ class _Validation:
             self._sink(line)
             self._numbers.add(self.lines)
 
+    def _all_columns(self) -> Columns:
+        """Return the columns with those that only later rows have."""
+        known = {**self._keys.late, **self._shown}
+        return {role: known[role] for role in Role if role in known}
+
     def report(self) -> Report:
         """Return the report. Call this after the last line."""
         findings = self.findings
@@ -410,7 +452,7 @@ class _Validation:
             format=self._format,
             shape=self._shape,
             kind=self._kind,
-            columns={str(role): name for role, name in self._shown.items()},
+            columns={str(role): name for role, name in self._all_columns().items()},
             columns_chosen=self._chosen is not None,
             unit=findings.unit,
             examples=self._examples,
@@ -427,9 +469,17 @@ class _Validation:
         )
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _not_in_file(name: str, names: Collection[str]) -> Refused:
+    return Refused(
+        Code.MISSING_COLUMN,
+        f"The column {quoted(name)} is not in the file. It has {_listed(names)}. Choose one of "
+        "them.",
+    )
+
+
+def _listed(names: Collection[str]) -> str:
     more = len(names) - NAMES_SHOWN
-    shown = ", ".join(map(quoted, names[:NAMES_SHOWN]))
+    shown = ", ".join(map(quoted, list(names)[:NAMES_SHOWN]))
     return f"{shown} and {more:,} more" if more > 0 else shown
 
 

@@ -17,7 +17,7 @@ from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import ClientOf
 from tests.gateway.datasets.conftest import Pages
-from tests.services.datasets.formats import table
+from tests.services.datasets.formats import jsonl, table
 
 ROWS = [
     {"id": str(number), "q": f"Question {number}?", "a": f"Answer {number}.", "note": "x"}
@@ -208,3 +208,20 @@ def test_a_copy_needs_room_in_the_quota(
     status, answer = call("POST", f"/{rejected}/columns", json={"columns": CHOSEN})
     assert (status, answer["error"]["code"]) == (429, "quota_exceeded")
     assert len(platform.artifacts.list("uploads")) == 1
+
+
+def test_a_key_that_only_a_late_row_has_can_be_chosen(
+    platform: Platform, person: Person, call: Call
+) -> None:
+    rows = [{"q": f"Question {number}?", "a": "Yes."} for number in range(60)]
+    content = jsonl([*rows, {"q": "Last?", "a": "No.", "context": "Be brief."}])
+    dataset_id = platform.upload(person.account_id, content)
+    platform.validate_upload(dataset_id)
+    platform.project()
+    status, shown = call("GET", f"/{dataset_id}/columns")
+    assert (status, shown["names"]) == (200, ["q", "a", "context"])
+    chosen = {"columns": CHOSEN | {"system": "context"}}
+    status, new = call("POST", f"/{dataset_id}/columns", json=chosen)
+    assert status == 202, new
+    *_, last = examples(platform, UUID(new["id"]))
+    assert [each["role"] for each in last] == ["system", "user", "assistant"]
