@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,18 +25,30 @@ def prompt_of(pair: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def said_in(example: dict[str, Any]) -> Iterator[str]:
-    """Yield what users, assistants and tools say, without system prompts and tool definitions.
-
-    Examples of one dataset often share these, so they say nothing about duplicates.
-    """
+    """Yield what users, assistants and tools say, without system prompts and tool calls."""
     for message in messages_of(example):
         if message["role"] != "system" and message["content"]:
             yield message["content"]
 
 
 def dialogue_of(example: dict[str, Any]) -> str:
-    """Return what users, assistants and tools say, as one text."""
-    return "\n".join(said_in(example))
+    """Return what users, assistants and tools say, and the tool calls, as one text to compare.
+
+    Examples of one dataset often share system prompts and tool definitions, so these say nothing
+    about duplicates.
+    """
+    calls = (
+        _written(call["function"])
+        for message in messages_of(example)
+        for call in message.get("tool_calls") or ()
+    )
+    return "\n".join([*said_in(example), *calls])
+
+
+def _written(function: dict[str, Any]) -> str:
+    """Return a tool call as one text, which does not depend on the order of its arguments."""
+    arguments = json.dumps(function["arguments"], sort_keys=True, ensure_ascii=False)
+    return f"{function['name']} {arguments}"
 
 
 def last_answer(example: dict[str, Any]) -> str | None:

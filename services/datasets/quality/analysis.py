@@ -81,7 +81,7 @@ class Analysis:
         number = len(self._first) + 1
         where = Found(number, self._lines.line_of(number))
         dialogue = dialogue_of(example)
-        language = self._languages.of(dialogue)
+        language = self._languages.of("\n".join(said_in(example)))
         spans = {text: self._recognizers.spans(text) for text in texts_of(example)}
         is_full = self._index.is_full
         match = self._index.find_or_add(number, dialogue)

@@ -21,6 +21,7 @@ from services.text_quality.texts import (
     dialogue_of,
     last_answer,
     messages_of,
+    said_in,
     texts_of,
     with_texts,
 )
@@ -76,7 +77,7 @@ class Filtering:
             return "answers"
         dialogue = dialogue_of(example)
         if self._languages is not None:
-            language = self._languages.of(dialogue)
+            language = self._languages.of("\n".join(said_in(example)))
             if language != UNKNOWN and language not in filters.languages:
                 return "languages"
         if filters.personal_data is PersonalData.REMOVE and self._has_personal_data(example):

@@ -14,7 +14,8 @@ from domain.datasets.findings import Finding
 from services.datasets.line_numbers import LineNumbers
 from services.datasets.quality.analysis import Analysis
 from services.synthesis.duplicates import SeenExamples
-from services.text_quality.near_duplicates import TextIndex
+from services.text_quality.near_duplicates import Match, TextIndex
+from services.text_quality.texts import dialogue_of
 
 WORDS = {
     "English": ("order", "parcel", "shirt", "invoice", "refund", "address", "size", "colour"),
@@ -75,3 +76,24 @@ def test_a_lower_similarity_finds_more(language: str) -> None:
         counts.append(sum(each is not None for each in found))
     assert counts == sorted(counts)
     assert counts[0] > 0
+
+
+def test_equal_requests_with_different_tool_calls_are_no_duplicates() -> None:
+    index = TextIndex(DEFAULT_SIMILARITY, 10)
+    calls = [
+        ("cancel_order", {"order": 7, "reason": "late"}),
+        ("find_customer", {"name": "Ada"}),
+        ("escalate", {}),
+        ("cancel_order", {"reason": "late", "order": 7}),
+    ]
+    matches = [
+        index.find_or_add(number, dialogue_of(calling(name, arguments)))
+        for number, (name, arguments) in enumerate(calls, 1)
+    ]
+    assert matches == [None, None, None, Match(1, 1.0)]
+
+
+def calling(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    asked = {"role": "user", "content": "Cancel my order please"}
+    return {"messages": [asked, {"role": "assistant", "content": "", "tool_calls": [call]}]}

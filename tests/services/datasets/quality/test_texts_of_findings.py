@@ -23,7 +23,7 @@ from services.datasets.quality.personal_data import Span
 from services.datasets.quality.secrets import secrets_in
 from services.text_quality.answers import findings_of
 from services.text_quality.near_duplicates import TextIndex
-from services.text_quality.texts import dialogue_of, last_answer, texts_of, with_texts
+from services.text_quality.texts import dialogue_of, last_answer, said_in, texts_of, with_texts
 
 LONG = "The delivery takes three days and the parcel leaves our warehouse in the evening. " * 3
 
@@ -108,7 +108,8 @@ EXAMPLE = {
 
 def test_texts_are_those_of_messages_and_arguments() -> None:
     assert list(texts_of(EXAMPLE)) == ["S", "U", "", "U", "U", "U", "A"]
-    assert dialogue_of(EXAMPLE) == "U\nU\nA"
+    assert list(said_in(EXAMPLE)) == ["U", "U", "A"]
+    assert dialogue_of(EXAMPLE) == 'U\nU\nA\nU {"U": ["U", 1, {"x": "U"}]}'
     changed = json.dumps(with_texts(EXAMPLE, lambda text: text.replace("U", "V")))
     expected = json.dumps(EXAMPLE).replace('"content": "U"', '"content": "V"')
     assert changed == expected.replace('["U", 1, {"x": "U"}]', '["V", 1, {"x": "V"}]')
