@@ -133,19 +133,26 @@ class Trainability:
     tool_lines: int
     tools_ignored: bool
 
+    @property
+    def lost_tools(self) -> str | None:
+        """The obstacle of removed tool definitions; None without any, or if a user confirmed it."""
+        if not self.tool_lines or self.tools_ignored:
+            return None
+        lines = "1 line" if self.tool_lines == 1 else f"{self.tool_lines:,} lines"
+        return (
+            f"EcoLink 0.1 removed the tool definitions of {lines}, so the model would not learn to "
+            "call the tools. Upload the file again to keep them, or confirm that training ignores "
+            "them."
+        )
+
     def obstacle(self, *, has_validation: bool = False) -> str | None:
         """Return why no job can train on the dataset; None if jobs can.
 
         If `has_validation` is true, the job has a validation dataset and needs no held-out
         examples.
         """
-        if self.tool_lines and not self.tools_ignored:
-            lines = "1 line" if self.tool_lines == 1 else f"{self.tool_lines:,} lines"
-            return (
-                f"EcoLink 0.1 removed the tool definitions of {lines}, so the model would not "
-                "learn to call the tools. Upload the file again to keep them, or confirm that "
-                "training ignores them."
-            )
+        if self.lost_tools is not None:
+            return self.lost_tools
         if self.examples + has_validation < LEAST_EXAMPLES:
             count = "1 example" if self.examples == 1 else f"{self.examples} examples"
             lines = "line" if self.duplicates == 1 else "lines"
@@ -415,7 +422,7 @@ class Dataset(Aggregate):
     def ignore_tools(self) -> None:
         """Let jobs ignore the tool definitions. Raise WrongState unless the file is valid."""
         self._require(DatasetStatus.READY_FOR_TRAINING)
-        if self.trainability.tool_lines and not self.trainability.tools_ignored:
+        if self.trainability.lost_tools is not None:
             self.trigger_event(self.ToolDefinitionsIgnored)
 
     @event(ToolDefinitionsIgnored)

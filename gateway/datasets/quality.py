@@ -99,7 +99,8 @@ def apply_filters(
 
     If the ID exists, return the existing version, also after the deletion of the parent. Raise
     NotFound if the account has no such dataset or validation dataset, Invalid without a filter,
-    WrongState unless both datasets are valid, and QuotaExceeded at a quota.
+    WrongState unless both datasets are valid, or if tool definitions were lost unconfirmed,
+    and QuotaExceeded at a quota.
     """
     filters = wanted.filters
     filters.require_some()
@@ -113,6 +114,8 @@ def apply_filters(
     if known is not None:
         return known
     parent = content_of(backend, caller, dataset_id)
+    if (lost := parent.trainability.lost_tools) is not None:  # a new version would not know it
+        raise WrongState(lost)
     if (other_id := filters.contaminates) is not None:
         _require_other(dataset_id, other_id, "filters.contaminates")
         content_of(backend, caller, other_id)

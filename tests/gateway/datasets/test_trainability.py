@@ -62,6 +62,10 @@ def test_examples_without_their_tools_are_refused_until_the_owner_confirms(
     file = client.get(f"/v1/files/file-{dataset_id.hex}", headers=person.headers).json()
     assert file["status_details"] == obstacle
 
+    filters = {"filters": {"near_duplicates": True}}
+    filtered = client.post(f"{path}/filters", json=filters, headers=person.headers)
+    assert (filtered.status_code, filtered.json()["error"]["message"]) == (409, obstacle)
+
     confirm = f"{path}/ignore-tools"
     assert client.post(confirm, headers=stranger.headers).status_code == 404
     for _ in range(2):
@@ -69,6 +73,7 @@ def test_examples_without_their_tools_are_refused_until_the_owner_confirms(
         assert (confirmed["tools_ignored"], confirmed["obstacle"]) == (True, None)
     assert platform.topics().count("ToolDefinitionsIgnored") == 1
     assert client.post("/api/jobs", json=job, headers=person.headers).status_code == 201
+    assert client.post(f"{path}/filters", json=filters, headers=person.headers).is_success
 
 
 def test_too_few_examples_have_no_train_button_and_are_refused_for_the_same_reason(
