@@ -126,9 +126,7 @@ def upload(
     with bar(f"uploading {file.name}", file.stat().st_size) as sent:
         document = client.upload(
             file,
-            name
-            or file.name.removesuffix(".gz").removesuffix(".zip").rpartition(".")[0]
-            or file.stem,
+            name or name_of(file),
             sent,
             keep_duplicates=keep_duplicates,
             ignore_tools=ignore_tools,
