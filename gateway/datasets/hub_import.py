@@ -9,18 +9,18 @@ from typing import Any
 from uuid import UUID
 
 from domain.core.errors import Invalid, NotFound, WrongState
-from domain.datasets.columns import chosen_columns
-from domain.datasets.dataset import (
-    Dataset,
-    HubSource,
-    UploadOptions,
-    source_document,
-    source_ref,
-)
+from domain.datasets.columns import Columns, chosen_columns
+from domain.datasets.dataset import Dataset, HubSource, UploadOptions
 from gateway.backend import Backend
 from gateway.datasets.schemas import HubDatasetRequest, HubSourceAnswer
 from gateway.datasets.service import own_dataset
-from gateway.datasets.uploads import Choices, StoredFile, record_upload, upload_ref
+from gateway.datasets.uploads import (
+    Choices,
+    StoredFile,
+    record_upload,
+    repeated_version,
+    upload_ref,
+)
 from gateway.http.access import Caller
 from gateway.http.errors import HubUnavailable
 from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
@@ -39,37 +39,62 @@ def import_from_hub(
 ) -> Row:
     """Download a split, and create a dataset from it like from an upload. Return its row.
 
-    Raise WrongState if no hub is configured, Invalid if the hub has no such files or they are too
-    large, and HubUnavailable if it does not respond.
+    If the ID exists, return the existing dataset without a download. Raise CommandReused if it is
+    from another request, WrongState if no hub is configured, Invalid if the hub has no such files
+    or they are too large, and HubUnavailable if it does not respond.
     """
+    columns = None if wanted.columns is None else chosen_columns(wanted.columns)
+    name = wanted.name or f"{wanted.repository} {wanted.split}"
+
+    def options(known: Dataset) -> UploadOptions:
+        source = known.options.source if _is_from(backend, known, wanted) else None
+        return _choices(wanted, columns, source).options
+
+    if (row := repeated_version(backend, caller, dataset_id, name, options)) is not None:
+        return dict(row)
     endpoint = backend.settings.hub_endpoint
     if endpoint is None:
         raise WrongState(
             "Datasets from a hub are disabled. Ask your operator to set ECOLINK_HUB_ENDPOINT, or "
             "upload a file."
         )
-    columns = None if wanted.columns is None else chosen_columns(wanted.columns)
     with tempfile.TemporaryDirectory() as folder:
         answer = _downloaded(endpoint, wanted, max_bytes, folder)
         ref = upload_ref(caller)
         backend.artifacts.put_file(ref, Path(folder) / "dataset")
-    document = {
+    document = _asked(wanted) | {"commit": answer["commit"], "files": answer["files"]}
+    file = StoredFile(ref, answer["sha256"], answer["bytes"])
+    choices = _choices(wanted, columns, HubSource.of(answer["commit"], document))
+    choices = choices._replace(source=document)
+    return dict(record_upload(backend, caller, dataset_id, name, file, choices))
+
+
+def _choices(
+    wanted: HubDatasetRequest, columns: Columns | None, source: HubSource | None
+) -> Choices:
+    options = UploadOptions(wanted.keep_duplicates, wanted.ignore_tools, source=source)
+    return Choices.of(options, columns)
+
+
+def _asked(wanted: HubDatasetRequest) -> dict[str, Any]:
+    """Return the part of the source document that a request determines."""
+    return {
         "repository": wanted.repository,
-        "commit": answer["commit"],
+        "revision": wanted.revision,
         "config": wanted.config,
         "split": wanted.split,
-        "files": answer["files"],
     }
-    source = HubSource.of(answer["commit"], document)
-    backend.artifacts.put(
-        source_ref(caller.account_id, dataset_id, source.document_sha256),
-        source_document(document),
-    )
-    options = UploadOptions(wanted.keep_duplicates, wanted.ignore_tools, source=source)
-    name = wanted.name or f"{wanted.repository} {wanted.split}"
-    file = StoredFile(ref, answer["sha256"], answer["bytes"])
-    choices = Choices.of(options, columns)
-    return dict(record_upload(backend, caller, dataset_id, name, file, choices))
+
+
+def _is_from(backend: Backend, dataset: Dataset, wanted: HubDatasetRequest) -> bool:
+    """Return True if a dataset has the source of a request. Deleted datasets no longer show it."""
+    if dataset.source_ref is None:
+        return False
+    try:
+        document = json.loads(backend.artifacts.get(dataset.source_ref))
+    except FileNotFoundError:
+        return True
+    return _asked(wanted).items() <= document.items()
 
 
 def _downloaded(

@@ -155,6 +155,9 @@ class HubSourceAnswer(Answer):
     """The origin of a dataset in a repository on a hub."""
 
     repository: str = Field(examples=["acme/support-chats"])
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit in the request; null for `main`."
+    )
     commit: str
     config: str | None
     split: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,7 +15,13 @@ from fastapi.concurrency import run_in_threadpool
 from domain.core.aggregate import because
 from domain.core.errors import DomainError
 from domain.datasets.columns import Columns, columns_document, columns_sha256
-from domain.datasets.dataset import Dataset, UploadOptions, columns_ref
+from domain.datasets.dataset import (
+    Dataset,
+    UploadOptions,
+    columns_ref,
+    source_document,
+    source_ref,
+)
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.errors import QuotaExceeded
@@ -68,6 +75,25 @@ def dropped_on(error: type[BaseException], backend: Backend, ref: str) -> Iterat
         raise
 
 
+@contextmanager
+def _documents_dropped_on(
+    error: type[BaseException], backend: Backend, dataset_id: UUID, documents: Iterable[str]
+) -> Iterator[None]:
+    """Delete the documents of a dataset if the block raises an error of this type.
+
+    Those of an existing dataset stay, because another request with the same key created it.
+    """
+    try:
+        yield
+    except error:
+        existing = backend.log.find(Dataset, dataset_id)
+        kept = set() if existing is None else {existing.columns_ref, existing.source_ref}
+        for ref in documents:
+            if ref not in kept:
+                backend.artifacts.delete(ref)
+        raise
+
+
 class StoredFile(NamedTuple):
     """A complete file in the artifact store. The size is in bytes."""
 
@@ -82,10 +108,28 @@ class StoredFile(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The options of an upload, and the columns that the user chose, if any."""
+    """The options of an upload, and the columns that the user chose, if any.
+
+    `source` describes the origin of a dataset from a hub. The options have its hash.
+    """
 
     options: UploadOptions
     columns: Columns | None = None
+    source: Mapping[str, Any] | None = None
+
+    def documents(self, account_id: UUID, dataset_id: UUID) -> dict[str, bytes]:
+        """Return the documents to store with the dataset, by ref.
+
+        Their refs contain their hashes, so equal requests agree.
+        """
+        documents: dict[str, bytes] = {}
+        if self.columns is not None:
+            ref = columns_ref(account_id, dataset_id, columns_sha256(self.columns))
+            documents[ref] = columns_document(self.columns)
+        if self.source is not None and self.options.source is not None:
+            ref = source_ref(account_id, dataset_id, self.options.source.document_sha256)
+            documents[ref] = source_document(self.source)
+        return documents
 
     @classmethod
     def of(cls, options: UploadOptions, columns: Columns | None) -> Choices:
@@ -105,15 +149,17 @@ def record_upload(
 ) -> Mapping[str, Any]:
     """Create a dataset from a stored file, start its validation, and return its row.
 
-    If the ID exists, return the existing dataset. Delete the file if this raises a DomainError, or
-    if the database does not have the dataset.
+    If the ID exists, return the existing dataset. If this raises a DomainError, or before the
+    dataset is recorded, delete the file and the documents of the choices.
     """
-    with dropped_on(Exception, backend, file.ref):
-        existing = backend.log.find(Dataset, dataset_id)
-        if choices.columns is not None and existing is None:
-            _store_columns(backend, caller, dataset_id, choices.columns)
+    documents = choices.documents(caller.account_id, dataset_id)
+    dropped = partial(_documents_dropped_on, backend=backend, dataset_id=dataset_id)
+    with dropped_on(Exception, backend, file.ref), dropped(Exception, documents=documents):
+        if backend.log.find(Dataset, dataset_id) is None:
+            for ref, content in documents.items():
+                backend.artifacts.put(ref, content)
     # Any other error may occur after a successful commit, so the file must stay.
-    with dropped_on(DomainError, backend, file.ref):
+    with dropped_on(DomainError, backend, file.ref), dropped(DomainError, documents=documents):
         dataset = _record(backend, caller, dataset_id, file, choices.options)
     if dataset.upload_ref != file.ref:
         backend.artifacts.delete(file.ref)
@@ -197,9 +243,3 @@ def named_row(backend: Backend, caller: Caller, dataset: Dataset, name: str) -> 
         "filters": dataset.options.filters,
         "synthesis_id": dataset.options.synthesis_id,
     }
-
-
-def _store_columns(backend: Backend, caller: Caller, dataset_id: UUID, columns: Columns) -> None:
-    """Store chosen columns. The name of the artifact is their hash, so equal requests agree."""
-    ref = columns_ref(caller.account_id, dataset_id, columns_sha256(columns))
-    backend.artifacts.put(ref, columns_document(columns))

@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pyarrow import parquet
 
+from domain.core.errors import WrongState
 from domain.datasets.dataset import Dataset
 from gateway.datasets.hub_files import NoFiles, files_of_split
 from tests.builders.platform import Person, Platform
@@ -132,11 +133,57 @@ def test_the_corpus_of_all_formats_has_the_same_hash_from_a_hub(
     assert (dataset.sha256, dataset.examples) == (expected.sha256, len(CORPUS))
 
 
-def test_a_repeated_request_returns_the_same_dataset(
-    client: TestClient, person: Person, chats: Repository
+def test_a_repeated_request_returns_the_same_dataset_without_the_hub(
+    client: TestClient, person: Person, hub: Hub, chats: Repository
 ) -> None:
     chats.files["train.jsonl"] = lines(ROWS)
-    assert ask(client, person).json()["id"] == ask(client, person).json()["id"]
+    columns = {"user": "question", "assistant": "answer"}
+    first = ask(client, person, revision="main", columns=columns)
+    hub.failures = [500] * 10
+    again = ask(client, person, revision="main", columns=columns)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    for other in ({"split": "test"}, {"revision": None}, {"columns": None}):
+        wanted = {"revision": "main", "columns": columns} | other
+        assert ask(client, person, **wanted).status_code == 409
+    assert len(hub.failures) == 10
+    path = f"/api/datasets/{first.json()['id']}"
+    assert client.get(f"{path}/source", headers=person.headers).json()["revision"] == "main"
+    assert client.delete(path, headers=person.headers).is_success
+    assert ask(client, person, revision="main", columns=columns).status_code == 409
+
+
+@pytest.mark.parametrize("stored", [0, 1, 2])
+def test_a_failed_request_leaves_no_files(
+    stored: int,
+    client: TestClient,
+    platform: Platform,
+    person: Person,
+    chats: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Storing fails after so many documents, or the account is suspended."""
+    chats.files["train.jsonl"] = lines(ROWS)
+    artifacts = client.app.state.backend.artifacts  # type: ignore[attr-defined]
+    put, refs = artifacts.put, []
+
+    def limited(ref: str, content: bytes) -> None:
+        if len(refs) == stored:
+            raise OSError("full")
+        put(ref, content)
+        refs.append(ref)
+
+    def suspended(*given: Any, **named: Any) -> None:
+        raise WrongState("suspended")
+
+    monkeypatch.setattr(artifacts, "put", limited)
+    ecolink = client.app.state.backend.ecolink  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(ecolink), "upload_dataset", suspended)
+    columns = {"user": "question", "assistant": "answer"}
+    client_of_errors = TestClient(client.app, raise_server_exceptions=False)
+    assert ask(client_of_errors, person, columns=columns).is_error
+    assert len(refs) == stored
+    assert not any(platform.artifacts.exists(ref) for ref in refs)
+    assert platform.artifacts.list(f"uploads/{person.account_id}") == []
 
 
 def test_a_private_repository_needs_a_token_which_is_not_stored(
