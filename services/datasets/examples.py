@@ -19,7 +19,7 @@ from services.datasets.json_line import parse
 from services.datasets.key_columns import USELESS_KEYS, KeyColumns
 from services.datasets.messages import Message, Notes, normalized, plain_messages
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
-from services.datasets.tools import Tools, check_calls, read_tools
+from services.datasets.tools import Tools, check_calls, check_tool_messages, read_tools
 
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
 TOOL_KEYS = {"tools", "functions"}
@@ -253,7 +253,7 @@ def _check_conversation(messages: list[Message], notes: Notes) -> None:
             position=1,
         )
     if "tool" in roles:
-        _check_answers(messages)
+        check_tool_messages(messages)
     if "assistant" not in roles:
         raise Refused(
             Code.NO_ASSISTANT, "The example has no assistant message to train on. Add one."
@@ -267,26 +267,3 @@ def _check_conversation(messages: list[Message], notes: Notes) -> None:
         notes.append((Code.SYSTEM_NOT_FIRST, ()))
     if roles[-1] != "assistant":
         notes.append((Code.ENDS_WITHOUT_ASSISTANT, ()))
-
-
-def _check_answers(messages: list[Message]) -> None:
-    """Raise Refused unless each tool message follows the assistant message with its call."""
-    call_ids: set[str] | None = None  # None: the previous message has no tool calls
-    for position, message in enumerate(messages, 1):
-        if message["role"] != "tool":
-            calls = message.get("tool_calls")
-            call_ids = {call["id"] for call in calls if "id" in call} if calls else None
-        elif call_ids is None:
-            raise Refused(
-                Code.ORPHAN_TOOL_MESSAGE,
-                f"Message {position} is from a tool, but no assistant message with "
-                f'"tool_calls" precedes it. Add such a message, or remove message {position}.',
-                position=position,
-            )
-        elif call_ids and message.get("tool_call_id") not in call_ids:
-            raise Refused(
-                Code.BAD_TOOL_CALL_ID,
-                f'The "tool_call_id" of message {position} matches no preceding tool call. Use '
-                'the "id" of that call.',
-                position=position,
-            )

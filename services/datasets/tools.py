@@ -121,10 +121,10 @@ def check_calls(messages: list[Message], tools: Tools, notes: Notes) -> None:
             if tools and not tools[name](call["function"]["arguments"]):
                 notes.append((Code.ARGUMENTS_DIFFER, (quoted(name),)))
         if position < len(messages):
-            _check_answered(calls, messages, position)
+            _require_answers(calls, messages, position)
 
 
-def _check_answered(calls: list[dict[str, Any]], messages: list[Message], position: int) -> None:
+def _require_answers(calls: list[dict[str, Any]], messages: list[Message], position: int) -> None:
     """Raise Refused unless tool messages after the message at `position` answer all its calls."""
     answers: list[Message] = []
     for message in messages[position:]:
@@ -145,6 +145,29 @@ def _check_answered(calls: list[dict[str, Any]], messages: list[Message], positi
         f"conversation with message {position}.",
         position=position,
     )
+
+
+def check_tool_messages(messages: list[Message]) -> None:
+    """Raise Refused unless each tool message follows the assistant message with its call."""
+    call_ids: set[str] | None = None  # None: the previous message has no tool calls
+    for position, message in enumerate(messages, 1):
+        if message["role"] != "tool":
+            calls = message.get("tool_calls")
+            call_ids = {call["id"] for call in calls if "id" in call} if calls else None
+        elif call_ids is None:
+            raise Refused(
+                Code.ORPHAN_TOOL_MESSAGE,
+                f"Message {position} is from a tool, but no assistant message with "
+                f'"tool_calls" precedes it. Add such a message, or remove message {position}.',
+                position=position,
+            )
+        elif call_ids and message.get("tool_call_id") not in call_ids:
+            raise Refused(
+                Code.BAD_TOOL_CALL_ID,
+                f'The "tool_call_id" of message {position} matches no preceding tool call. Use '
+                'the "id" of that call.',
+                position=position,
+            )
 
 
 def _short(error: Exception) -> str:
