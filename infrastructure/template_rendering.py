@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NoReturn
@@ -29,8 +30,30 @@ TEMPLATE_FILE, CONFIG, OTHER_TOKENS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
-TEMPLATE_FILES = (TEMPLATE_FILE, CONFIG, OTHER_TOKENS)
+TOOL_TEMPLATE_FILE = "additional_chat_templates/tool_use.jinja"
+"""File with the chat template for conversations with tools, if it is another one."""
+
+TEMPLATE_FILES = (TEMPLATE_FILE, TOOL_TEMPLATE_FILE, CONFIG, OTHER_TOKENS)
 """Files of a saved model from which EcoLink reads the chat template."""
+
+DEFAULT, TOOL_USE = "default", "tool_use"
+"""Names of a base model's chat templates. As in transformers, the second one is for tools."""
+
+
+def one_template(named: Mapping[str, str]) -> str | None:
+    """Return one template that renders like the named ones, or None without a default one.
+
+    Calls without definitions also use the template for tools, if the default one ignores calls.
+    """
+    default, tool_use = named.get(DEFAULT), named.get(TOOL_USE)
+    if default is None or tool_use is None:
+        return default
+    condition = "tools"
+    if "tool_calls" not in default:
+        condition += ' or messages | selectattr("tool_calls", "defined") | list'
+    # A plus sign keeps the white space of the templates. Jinja drops the newline at their ends.
+    with_tools, without = (re.sub(r"(\r\n|\r|\n)\Z", "", each) for each in (tool_use, default))
+    return f"{{%+ if {condition} +%}}{with_tools}{{%+ else +%}}{without}{{%+ endif +%}}"
 
 
 class ChatRefused(Exception):
@@ -66,22 +89,24 @@ class ChatTemplate:
     def of(cls, files: Mapping[str, bytes]) -> ChatTemplate:
         """Return the template in the TEMPLATE_FILES of a saved model, or the fallback.
 
-        The template is a separate file or part of the configuration. Of several named templates,
-        use `default`. Raise ChatRefused if the template is invalid.
+        The template is a separate file or part of the configuration. Named templates become one.
+        Raise ChatRefused if the template is invalid.
         """
         config = _json(files, CONFIG)
         named = {**_json(files, OTHER_TOKENS), **config}
         tokens = {name: _text(named[name]) for name in SPECIAL_TOKENS if named.get(name)}
         source = config.get("chat_template")
         if TEMPLATE_FILE in files:
-            source = files[TEMPLATE_FILE].decode("utf-8")
+            parts = {DEFAULT: TEMPLATE_FILE, TOOL_USE: TOOL_TEMPLATE_FILE}
+            source = one_template(
+                {name: files[file].decode("utf-8") for name, file in parts.items() if file in files}
+            )
         if isinstance(source, list):
-            templates = {entry["name"]: entry["template"] for entry in source}
-            if "default" not in templates:
+            source = one_template({entry["name"]: entry["template"] for entry in source})
+            if source is None:
                 raise ChatRefused(
                     "the base model has several chat templates, but none is named default"
                 )
-            source = templates["default"]
         return cls(source or FALLBACK_CHAT_TEMPLATE, tokens)
 
     def render(

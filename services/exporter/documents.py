@@ -16,6 +16,7 @@ from domain.exports.export import ExportFormat, ExportSource
 from domain.jobs.documents import CARD, PROVENANCE
 from infrastructure.artifacts import ManifestFile
 from infrastructure.chat_template import CHAT_TEMPLATE
+from infrastructure.template_rendering import TOOL_TEMPLATE_FILE
 
 ORIGIN = "export.json"
 """Name of the file with the Origin of an export."""
@@ -30,6 +31,7 @@ TOKENIZER = (
     "vocab.json",
     "merges.txt",
     CHAT_TEMPLATE,
+    TOOL_TEMPLATE_FILE,
 )
 SECTIONS = ("Result", "Hyperparameters")
 """Sections of the adapter's card that the card of an export repeats."""
@@ -77,6 +79,7 @@ def copy_tokenizer(base: Path, adapter: Path, target: Path) -> None:
     """
     for name in (*CONFIGS, *TOKENIZER):
         if (base / name).exists():
+            (target / name).parent.mkdir(exist_ok=True)
             copyfile(base / name, target / name)
     has_template = (target / CHAT_TEMPLATE).exists() or _names_template(target)
     if not has_template and (adapter / CHAT_TEMPLATE).exists():

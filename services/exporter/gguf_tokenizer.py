@@ -11,6 +11,13 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
 from infrastructure.gguf_support import SENTENCEPIECE, split_of
+from infrastructure.template_rendering import (
+    CONFIG,
+    DEFAULT,
+    TEMPLATE_FILE,
+    TOOL_TEMPLATE_FILE,
+    TOOL_USE,
+)
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 SPACE = "▁"
@@ -46,16 +53,17 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int) -> None:
         writer.add_eot_token_id(end)
 
 
-def chat_template_of(directory: Path) -> str | None:
-    """Return the chat template of a saved tokenizer, or None."""
-    if (path := directory / "chat_template.jinja").exists():
-        return path.read_text()
-    config = _json(directory / "tokenizer_config.json")
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several templates, by name
-        named = {each["name"]: each["template"] for each in template}
-        template = named.get("default")
-    return template
+def chat_template_of(directory: Path) -> str | list[dict[str, str]] | None:
+    """Return the chat template of a saved tokenizer, a list of several named ones, or None."""
+    if not (path := directory / TEMPLATE_FILE).exists():
+        return _json(directory / CONFIG).get("chat_template")
+    template = path.read_text()
+    if not (tools := directory / TOOL_TEMPLATE_FILE).exists():
+        return template
+    return [
+        {"name": DEFAULT, "template": template},
+        {"name": TOOL_USE, "template": tools.read_text()},
+    ]
 
 
 def end_of_turn(directory: Path, eos: int | None) -> int | None:

@@ -90,9 +90,11 @@ def _write(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     documents.copy_documents(Path(request["licenses"]), adapter, out)
     repository, trained = documents.repository_of(adapter), documents.card_of(adapter)
     (out / CARD).write_text(documents.card(origin, file, repository, trained))
-    paths = sorted(path for path in out.iterdir() if path.is_file())
+    paths = sorted(path for path in out.rglob("*") if path.is_file())
     files = [
-        ManifestFile(path=path.name, bytes=path.stat().st_size, sha256=_sha256(path))
+        ManifestFile(
+            path=str(path.relative_to(out)), bytes=path.stat().st_size, sha256=_sha256(path)
+        )
         for path in paths
     ]
     described = origin.model_copy(update={"files": tuple(files)})

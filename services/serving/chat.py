@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from infrastructure.chat_labels import ChatRenderer, Unrenderable
 from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
 from infrastructure.limited_rendering import LimitedTemplate
+from infrastructure.template_rendering import one_template
 from infrastructure.text_encoder import TextEncoder
 from services.model_libraries import core_of
 from services.serving.refusals import TemplateRefused
@@ -85,7 +86,7 @@ class Chat:
 def _template(tokenizer: PreTrainedTokenizerFast, adapter: Path | None) -> str:
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        template = template.get("default")
+        template = one_template(template)
     if template:
         return template
     if adapter is not None and (adapter / CHAT_TEMPLATE).exists():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from infrastructure.chat_labels import ChatRenderer, Example, Marked, Unrenderable, labeled
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from infrastructure.preference_columns import conversations_of, is_pair
-from infrastructure.template_rendering import ChatTemplate
+from infrastructure.template_rendering import ChatTemplate, one_template
 from infrastructure.text_encoder import TextEncoder
 from services.model_libraries import core_of
 from services.trainer.pairs import Item, Pair
@@ -90,7 +90,7 @@ class Renderer(ChatRenderer):
         self.max_tokens = max_tokens
         source = tokenizer.chat_template
         if isinstance(source, dict):
-            source = source.get("default")
+            source = one_template(source)
         self.uses_fallback = not source
         tokens = tokenizer.special_tokens_map
         super().__init__(

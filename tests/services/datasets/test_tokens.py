@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from domain.training.token_lengths import Bucket, TokenLengths
 from infrastructure.base_tokenizer import FILES, BaseTokenizer
+from infrastructure.chat_labels import Example
 from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from infrastructure.limited_process import Exceeded
 from infrastructure.template_rendering import CONFIG, ChatRefused, ChatTemplate
@@ -157,7 +158,8 @@ def test_label_counts_after_truncation_equal_the_trainers(
     assert labels is not None
     renderer = Renderer(PreTrainedTokenizerFast.from_pretrained(tmp_path), limit)
     rendered = renderer.render_all((json.loads(line) for line in lines), lambda: None)
-    kept = sum(each.label_tokens for parts in rendered.conversations for each in parts)
+    examples = (each for parts in rendered.conversations for each in parts)
+    kept = sum(each.label_tokens for each in examples if isinstance(each, Example))
     assert (labels.kept(limit) > 0) == (kept > 0)
     assert labels.kept(limit) == pytest.approx(kept, abs=5)
     assert labels.teaching(limit) == pytest.approx(len(rendered.conversations), abs=1)
@@ -191,7 +193,8 @@ def test_a_template_in_the_configuration_and_a_list_of_templates_are_read() -> N
     template = read(REWRITES, bos_token={"content": "<s>"})
     assert (template.source, template.special_tokens) == (REWRITES, {"bos_token": "<s>"})
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": REWRITES}]
-    assert read(named).source == REWRITES
+    assert read(named).render([USER, ASSISTANT]) == template.render([USER, ASSISTANT])
+    assert read(named).render([USER, ASSISTANT], [{}]) == "x"
     with pytest.raises(ChatRefused):
         read(named[:1])
 

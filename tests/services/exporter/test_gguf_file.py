@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, copytree
 from typing import Any
 
 import pytest
@@ -26,6 +26,8 @@ from transformers import (
 )
 
 from infrastructure.gguf_support import NoGguf, require_gguf, require_gguf_of
+from infrastructure.template_rendering import TOOL_TEMPLATE_FILE
+from services.exporter.documents import copy_tokenizer
 from services.exporter.gguf_file import CannotConvert, write_gguf
 from services.exporter.merged_weights import MergedWeights
 from services.exporter.safetensors_files import write_safetensors
@@ -279,3 +281,19 @@ def test_gemma_needs_the_attention_scale_of_llama_cpp(
         return
     with pytest.raises(NoGguf, match=f"query_pre_attn_scalar is {scalar}.*with {expected}"):
         require_gguf(config, tokenizer)
+
+
+def test_has_the_template_for_tools(tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    copytree(tiny_base, base)
+    (base / TOOL_TEMPLATE_FILE).parent.mkdir()
+    (base / TOOL_TEMPLATE_FILE).write_text("{{ tools }}")
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    copy_tokenizer(base, tmp_path / "adapter", copied)
+    named = AutoTokenizer.from_pretrained(copied).chat_template
+    assert named["tool_use"] == "{{ tools }}"
+    weights = MergedWeights(base, make_adapter(base, tmp_path / "adapter"))
+    fields = GGUFReader(written(weights, copied, tmp_path, F16)).fields
+    assert fields["tokenizer.chat_template"].contents() == named["default"]
+    assert fields["tokenizer.chat_template.tool_use"].contents() == "{{ tools }}"
