@@ -283,13 +283,15 @@ class Synthesis(Aggregate):
     def resume(self, max_cost_micros: int | None = None) -> None:
         """Continue a paused run. `max_cost_micros` replaces the maximum cost, if given.
 
-        Raise WrongState unless the run is paused, and Invalid if the maximum cost is used up.
+        Raise WrongState unless the run is paused, and Invalid if the maximum cost is below the
+        charges, or equal to them and the next attempt is not free.
         """
         if self.status is SynthesisStatus.GENERATING and max_cost_micros is None:
             return
         self._require(SynthesisStatus.PAUSED)
         most = self.max_cost_micros if max_cost_micros is None else max_cost_micros
-        if most < self.charged_micros:
+        needs_more = self.wants_attempts and not self.plan.rates.free
+        if most < self.charged_micros or (most == self.charged_micros and needs_more):
             raise Invalid(
                 f"The maximum cost is {dollars(most)}, but the generation has cost "
                 f"{dollars(self.charged_micros)}. Enter a higher amount.",

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.billing.token_rates import TokenRates, TokenUsage
+from domain.billing.token_rates import FREE, TokenRates, TokenUsage
 from domain.core.errors import Invalid, WrongState
 from domain.synthesis.plan import Generator, SourceKind, SynthesisPlan
 from domain.synthesis.price import CostRange
@@ -47,9 +47,9 @@ PLAN = SynthesisPlan(
 )
 
 
-def approved() -> Synthesis:
+def approved(plan: SynthesisPlan = PLAN) -> Synthesis:
     made = Synthesis.approve(
-        SYNTHESIS_ID, ACCOUNT_ID, PLAN, CostRange(low_micros=10, high_micros=9_000), 9_000, None
+        SYNTHESIS_ID, ACCOUNT_ID, plan, CostRange(low_micros=10, high_micros=9_000), 9_000, None
     )
     made.collect_events()
     return made
@@ -110,13 +110,24 @@ def test_a_pause_lets_the_batch_end_and_a_resume_continues() -> None:
     assert given.status is SynthesisStatus.GENERATING
 
 
-def test_a_maximum_cost_below_the_charges_is_refused() -> None:
+def test_a_maximum_cost_that_the_charges_use_up_is_refused() -> None:
     given = after(4)
     given.pause()
-    with pytest.raises(Invalid):
-        given.resume(1_399)
-    given.resume(1_400)
-    assert given.left_micros == 0
+    for most in (1_399, 1_400):
+        with pytest.raises(Invalid):
+            given.resume(most)
+    given.resume(1_401)
+    assert given.left_micros == 1
+
+
+def test_a_run_without_further_charges_resumes_at_its_maximum_cost() -> None:
+    complete = after(PLAN.examples)
+    complete.pause()
+    complete.resume(complete.charged_micros)
+    free = approved(PLAN.model_copy(update={"rates": FREE}))
+    free.pause()
+    free.resume(0)
+    assert free.status is complete.status is SynthesisStatus.GENERATING
 
 
 def test_stopping_needs_two_examples_and_leads_to_the_review() -> None:
