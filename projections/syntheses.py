@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS syntheses (
     prompt_tokens bigint NOT NULL,
     completion_tokens bigint NOT NULL,
     open_batch boolean NOT NULL,
+    paused_at timestamptz,
+    paused_seconds double precision NOT NULL,
     dataset_id uuid,
     approved_at timestamptz NOT NULL,
     changed_at timestamptz NOT NULL
@@ -69,6 +71,7 @@ def apply(cursor: Cursor, event: Event) -> None:
                 **dict.fromkeys(("accepted", "invalid", "rejected", "duplicates"), 0),
                 **dict.fromkeys(("prompt_tokens", "completion_tokens"), 0),
                 open_batch=False,
+                paused_seconds=0,
                 approved_at=event.timestamp,
                 changed_at=event.timestamp,
             )
@@ -77,7 +80,7 @@ def apply(cursor: Cursor, event: Event) -> None:
         case Synthesis.BatchCompleted(counts=counts, usage=usage):
             _change(cursor, event, open_batch=False, **counts.model_dump(), **usage.model_dump())
         case Synthesis.SynthesisPaused(reason=reason, status=status):
-            paused = {"pause_reason": reason, "pause_status": status}
+            paused = {"pause_reason": reason, "pause_status": status, "paused_at": event.timestamp}
             _change(cursor, event, status=SynthesisStatus.PAUSED, **paused)
         case Synthesis.SynthesisResumed(max_cost_micros=micros):
             _generate(cursor, event, max_cost_micros=micros)
@@ -96,7 +99,12 @@ def apply(cursor: Cursor, event: Event) -> None:
 
 
 def _generate(cursor: Cursor, event: Event, **columns: object) -> None:
-    running = {"pause_reason": None, "pause_status": None, **columns}
+    cursor.execute(
+        "UPDATE syntheses SET paused_seconds = paused_seconds + extract(epoch FROM %s - paused_at) "
+        "WHERE synthesis_id = %s AND paused_at IS NOT NULL",
+        [event.timestamp, event.originator_id],
+    )
+    running = {"pause_reason": None, "pause_status": None, "paused_at": None, **columns}
     _change(cursor, event, status=SynthesisStatus.GENERATING, **running)
 
 

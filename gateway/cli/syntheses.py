@@ -13,6 +13,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY
 from domain.synthesis.synthesis import SynthesisStatus
 from gateway.cli.client import Client, Reply
 from gateway.cli.exits import ExitCode
@@ -89,6 +90,20 @@ def generate(
     temperature: Annotated[
         float, typer.Option(min=0, max=2, help="Temperature of the model.")
     ] = 0.9,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Probability mass of the most likely tokens to sample from."
+        ),
+    ] = 0.95,
+    similarity: Annotated[
+        float,
+        typer.Option(
+            min=LEAST_SIMILARITY,
+            max=DEFAULT_SIMILARITY,
+            help="Similarity from which a chat is a duplicate of another one.",
+        ),
+    ] = DEFAULT_SIMILARITY,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn material.")] = 0,
     max_cost: MaxCost = None,
     quote: Annotated[
@@ -120,6 +135,8 @@ def generate(
         "answer_tokens": answer_tokens,
         "attempts": attempts,
         "temperature": temperature,
+        "top_p": top_p,
+        "similarity": similarity,
         "seed": seed,
         "max_cost": max_cost,
     }

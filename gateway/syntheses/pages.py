@@ -266,8 +266,9 @@ async def _entered(request: Request) -> tuple[SynthesisForm, str]:
     for name in ("examples", "turns", "least_score", "answer_tokens", "attempts", "seed"):
         if given.get(name):
             fields[name] = _whole(given[name], name)
-    if given.get("temperature"):
-        fields["temperature"] = _number(given["temperature"], "temperature")
+    for name in ("temperature", "top_p", "similarity"):
+        if given.get(name):
+            fields[name] = _number(given[name], name)
     fields["topics"] = [
         line.strip() for line in given.get("topics", "").splitlines() if line.strip()
     ]

@@ -105,7 +105,13 @@ class SynthesisForm(BaseModel):
     answer_tokens: int = whole(512, 32, MOST_ANSWER_TOKENS, "Most tokens of one generated chat.")
     attempts: int = whole(3, 1, MOST_ATTEMPTS, "Most attempts for each wanted example, on average.")
     temperature: float = Field(default=0.9, ge=0, le=2, allow_inf_nan=False)
-    top_p: float = Field(default=0.95, gt=0, le=1, allow_inf_nan=False)
+    top_p: float = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Probability mass of the most likely tokens to sample from.",
+    )
     seed: int = whole(0, 0, 2**31 - 1, "Seed of the drawn material.")
     similarity: float = Field(
         default=DEFAULT_SIMILARITY,

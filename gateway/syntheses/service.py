@@ -260,8 +260,8 @@ def _explanation(endpoints: Mapping[UUID, SynthesisEndpoint], row: Row) -> str |
 
 
 def _eta_seconds(row: Row) -> int | None:
-    """Return the seconds until all examples are accepted, at the speed since the approval."""
+    """Return the seconds until all examples are accepted, at the speed so far, without pauses."""
     if row["status"] != SynthesisStatus.GENERATING or not row["accepted"]:
         return None
-    taken = (row["changed_at"] - row["approved_at"]).total_seconds()
+    taken = (row["changed_at"] - row["approved_at"]).total_seconds() - row["paused_seconds"]
     return round(taken * (row["wanted"] - row["accepted"]) / row["accepted"])

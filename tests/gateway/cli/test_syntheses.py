@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from domain.synthesis.synthesis import Synthesis
 from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import CommandLine
 
@@ -33,3 +35,13 @@ def test_a_file_that_is_not_a_text_is_refused(
     assert "sizes.txt is not a text in UTF-8." in shown
     assert option in shown
     assert me.read("syntheses", "list")["data"] == []
+
+
+def test_a_generation_has_the_sampling_of_its_options(me: CommandLine, platform: Platform) -> None:
+    options = {"--name": "x", "--instructions": "Talk about tea.", "--endpoint-model": "gpt-test"}
+    endpoint = me.read("syntheses", "add-endpoint", "provider", "https://93.184.216.34/v1")
+    options |= {"--endpoint": endpoint["id"], "--top-p": "0.8", "--similarity": "0.55"}
+    given = [part for option in options.items() for part in option]
+    made = me.read("datasets", "generate", *given, "--no-follow")
+    plan = platform.log.load(Synthesis, UUID(made["id"])).plan
+    assert (plan.top_p, plan.similarity) == (0.8, 0.55)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,10 +17,11 @@ from psycopg_pool import ConnectionPool
 
 from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
+from domain.billing.token_rates import TokenUsage
 from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
-from domain.synthesis.synthesis import StopReason, Synthesis
+from domain.synthesis.synthesis import Counts, StopReason, StoredFile, Synthesis
 from gateway.http.read_your_writes import caught_up
 from gateway.syntheses import reviewing
 from infrastructure.artifacts import Artifacts
@@ -298,6 +302,52 @@ def test_a_seed_dataset_is_kept_while_its_synthesis_generates(
     holder.post(f"{path}/cancel")
     deleted = holder.client.delete(f"/api/datasets/{dataset}", headers=holder.headers)
     assert deleted.status_code == 204
+
+
+def test_the_time_left_does_not_count_pauses(holder: Holder, platform: Platform) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    approved_at = datetime.fromisoformat(made["approved_at"])
+
+    def change(seconds: int, *changes: Callable[[Synthesis], Any]) -> None:
+        with because(replace(platform.cause, now=approved_at + timedelta(seconds=seconds))):
+            run = platform.log.load(Synthesis, UUID(made["id"]))
+            for each in changes:
+                each(run)
+            platform.log.commit(run)
+
+    file, used = StoredFile(ref="x", sha256="f" * 64), TokenUsage()
+    counts = Counts(accepted=3)
+    change(0, lambda run: run.start_batch(6, 0))
+    change(100, lambda run: run.complete_batch(counts, used, file), lambda run: run.pause())
+    platform.project()
+    assert holder.get(f"/syntheses/{made['id']}")["eta_seconds"] is None
+    change(40_000, lambda run: run.resume())
+    change(40_000, lambda run: run.pause())
+    change(50_000, lambda run: run.resume())
+    platform.project()
+    assert holder.get(f"/syntheses/{made['id']}")["eta_seconds"] == 100
+
+
+def test_the_page_has_the_choices_of_the_api(holder: Holder, platform: Platform) -> None:
+    browser = signed_in(holder.client, holder.person)
+    page = browser.client.get("/datasets/generate").text
+    assert re.findall(r'name="(top_p|similarity)" .*?value="([^"]*)"', page) == [
+        ("top_p", "0.95"),
+        ("similarity", "0.7"),
+    ]
+    form = {
+        "name": "support chats",
+        "instructions": "Customers of a shop ask about their orders.",
+        "generator": f"endpoint:{holder.endpoint['id']}",
+        "endpoint_model": "gpt-test",
+        "top_p": "0.8",
+        "similarity": "0.55",
+    }
+    made = browser.client.post("/datasets/generate", data=form, headers=browser.htmx)
+    assert made.status_code == 200, made.text
+    id = UUID(made.headers["hx-redirect"].rpartition("/")[2])
+    plan = platform.log.load(Synthesis, id).plan
+    assert (plan.top_p, plan.similarity) == (0.8, 0.55)
 
 
 def test_commands_and_their_states(holder: Holder) -> None:
