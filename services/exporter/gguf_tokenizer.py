@@ -18,6 +18,7 @@ from infrastructure.template_rendering import (
     TOOL_TEMPLATE_FILE,
     TOOL_USE,
 )
+from services.exporter.answer_ends import ends_of
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 SPACE = "▁"
@@ -48,7 +49,7 @@ def add_tokenizer(writer: GGUFWriter, directory: Path, vocab_size: int) -> None:
     special.add_special_token["bos"] = _adds_bos(directory, special.special_token_ids.get("bos"))
     special.chat_template = chat_template_of(directory)
     special.add_to_gguf(writer, quiet=True)
-    end = end_of_turn(directory, special.special_token_ids.get("eos"))
+    end = ends_of(directory).besides(special.special_token_ids.get("eos"))
     if end is not None:
         writer.add_eot_token_id(end)
 
@@ -64,12 +65,6 @@ def chat_template_of(directory: Path) -> str | list[dict[str, str]] | None:
         {"name": DEFAULT, "template": template},
         {"name": TOOL_USE, "template": tools.read_text()},
     ]
-
-
-def end_of_turn(directory: Path, eos: int | None) -> int | None:
-    """Return a token, other than EOS, at which generation also ends, or None."""
-    ends = _json(directory / "generation_config.json").get("eos_token_id")
-    return next((id for id in ends if id != eos), None) if isinstance(ends, list) else None
 
 
 def _tokens(

@@ -29,6 +29,12 @@ CHATS: tuple[tuple[str, ...], ...] = (
 
 QUOTES = '"""'
 
+MAX_CONTEXT = 8192
+"""Largest context that a Modelfile requests, in tokens.
+
+The whole context of Llama 3.1 8B, 131,072 tokens, takes 16 GiB for keys and values in float16.
+"""
+
 
 @dataclass(frozen=True)
 class ChatFormat:
@@ -74,8 +80,10 @@ def modelfile(
 ) -> str:
     """Return the content of a Modelfile for a GGUF file in the same directory.
 
-    `ends` are the texts of the tokens that end an answer. If `adds_bos` is true, llama.cpp puts the
-    BOS token before each text, so the template must not. `generation` is generation_config.json.
+    `ends` are the texts that end an answer. If `adds_bos` is true, llama.cpp puts the BOS token
+    before each text, so the template must not. `context` is the number of tokens that the model
+    supports. Ollama allocates memory for all of `num_ctx`, so it has a limit. `generation` is
+    generation_config.json.
     """
     lines = [f"FROM ./{file}", ""]
     format = None if template is None else chat_format(template)
@@ -88,7 +96,9 @@ def modelfile(
     else:
         lines += ["# Ollama uses the chat template in the GGUF file.", ""]
     lines += [f"PARAMETER stop {json.dumps(each, ensure_ascii=False)}" for each in ends]
-    lines.append(f"PARAMETER num_ctx {context}")
+    if context > MAX_CONTEXT:
+        lines.append(f"# The model supports {context:,} tokens. More context needs more memory.")
+    lines.append(f"PARAMETER num_ctx {min(context, MAX_CONTEXT)}")
     for name in ("temperature", "top_p", "top_k"):
         if isinstance(value := generation.get(name), int | float):
             lines.append(f"PARAMETER {name} {value}")

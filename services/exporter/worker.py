@@ -115,6 +115,7 @@ def _write_gguf(
 
     from infrastructure.template_rendering import TEMPLATE_FILES, ChatTemplate
     from services.exporter import documents
+    from services.exporter.answer_ends import ends_of
     from services.exporter.gguf_file import write_gguf
     from services.exporter.gguf_tokenizer import chat_template_of
     from services.exporter.modelfile import modelfile
@@ -138,14 +139,12 @@ def _write_gguf(
     loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     generation_file = tokenizer / "generation_config.json"
     generation = json.loads(generation_file.read_bytes()) if generation_file.exists() else {}
-    ends = generation.get("eos_token_id") or []
-    ids = [loaded.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
     config = json.loads((tokenizer / "config.json").read_bytes())
     text = modelfile(
         name,
         ChatTemplate.of(found) if has_template else None,
         adds_bos=loaded("a").input_ids[:1] == [loaded.bos_token_id],
-        ends=[loaded.convert_ids_to_tokens(id) for id in dict.fromkeys(ids) if id is not None],
+        ends=ends_of(tokenizer).texts,
         context=config["max_position_embeddings"],
         generation=generation,
     )

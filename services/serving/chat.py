@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from infrastructure.answer_end import MARKS, answer_end
 from infrastructure.chat_labels import ChatRenderer, Unrenderable
 from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
 from infrastructure.limited_rendering import LimitedTemplate
@@ -15,8 +16,6 @@ from infrastructure.text_encoder import TextEncoder
 from services.model_libraries import core_of
 from services.serving.refusals import TemplateRefused
 from services.serving.tool_calls import CallFormat, CallReader
-
-MARKS = ("\u2402", "\u2403")  # placeholders for the text of a message
 
 
 class Chat:
@@ -63,16 +62,9 @@ class Chat:
     def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
         """Return the tokens and strings that end an answer, from the tokenizer and the template."""
         own = self._tokenizer.eos_token_id
-        tokens = {own} if isinstance(own, int) else set()
-        probe = [{"role": "user", "content": MARKS[0]}, {"role": "assistant", "content": MARKS[1]}]
-        try:
-            after = self._render(probe).rpartition(MARKS[1])[2].strip()
-        except TemplateRefused:
-            return frozenset(tokens), ()
-        ids = self._renderer.encode(after).ids
-        if ids and ids[0] in self._tokenizer.all_special_ids:
-            return frozenset(tokens | {ids[0]}), ()
-        return frozenset(tokens), (after,) if after else ()
+        end = answer_end(self._renderer, self._tokenizer.all_special_ids)
+        tokens = frozenset(id for id in (own, end.token) if isinstance(id, int))
+        return tokens, (end.text,) if end.text else ()
 
     def _render(
         self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False

@@ -31,7 +31,7 @@ from services.exporter.documents import copy_tokenizer
 from services.exporter.gguf_file import CannotConvert, write_gguf
 from services.exporter.merged_weights import MergedWeights
 from services.exporter.safetensors_files import write_safetensors
-from tests.builders.tiny_model import CORPUS, make_tiny_tokenizer
+from tests.builders.tiny_model import CHAT_TEMPLATE, CORPUS, make_tiny_tokenizer
 from tests.services.exporter.conftest import make_adapter, widened
 from tests.services.exporter.rounding import rounded
 
@@ -168,6 +168,17 @@ def test_has_the_origin_template_and_special_tokens(tiny_base: Path, tmp_path: P
     assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.eos_token_id
     assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
     assert fields["tokenizer.ggml.add_bos_token"].contents() is False
+    assert "tokenizer.ggml.eot_token_id" not in fields
+
+
+def test_the_end_of_the_template_is_the_end_of_a_turn(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", CONFIGS["llama"])
+    template = CHAT_TEMPLATE.replace("<|im_end|>", "<|endoftext|>")
+    make_tiny_tokenizer(template).save_pretrained(base)
+    weights = MergedWeights(base, make_adapter(base, tmp_path / "adapter"))
+    fields = GGUFReader(written(weights, base, tmp_path, Q8_0)).fields
+    end = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids("<|endoftext|>")
+    assert fields["tokenizer.ggml.eot_token_id"].contents() == end
 
 
 def test_long_contexts_of_llama_3_have_their_frequencies(tmp_path: Path) -> None:

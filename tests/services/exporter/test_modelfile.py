@@ -52,6 +52,23 @@ def test_chatml_becomes_a_template_of_ollama() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("context", "lines"),
+    [
+        (8192, "PARAMETER num_ctx 8192\n"),
+        (
+            131_072,
+            "# The model supports 131,072 tokens. More context needs more memory.\n"
+            "PARAMETER num_ctx 8192\n",
+        ),
+    ],
+    ids=["short", "long"],
+)
+def test_a_long_context_is_not_allocated_by_default(context: int, lines: str) -> None:
+    made = modelfile("m.gguf", None, adds_bos=False, ends=[], context=context, generation={})
+    assert made.endswith(f"GGUF file.\n\n{lines}")
+
+
 def test_keeps_a_default_system_message() -> None:
     found = chat_format(ChatTemplate(SMOLLM2, CHATML))
     assert found is not None
