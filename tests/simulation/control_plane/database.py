@@ -65,7 +65,8 @@ CREATE TABLE IF NOT EXISTS job_detail (
     relaunch_at timestamptz,
     expires_at timestamptz,
     expired boolean NOT NULL DEFAULT false,
-    promoted boolean NOT NULL DEFAULT false
+    promoted boolean NOT NULL DEFAULT false,
+    continued_job_id uuid
 )
 """
 
@@ -84,6 +85,7 @@ def apply_due(cursor: Cursor, event: Event) -> None:
                 account_id=event.account_id,
                 status=JobStatus.TRAINING,
                 approved_at=event.timestamp,
+                continued_job_id=event.plan.start.job_id if event.plan.start else None,
             )
         case events.EvaluationStarted():
             _change(cursor, event, status=JobStatus.EVALUATING)
