@@ -211,13 +211,14 @@ class Hyperparameters(BaseModel):
         title="Save steps",
         description="Number of optimizer steps between two checkpoints.",
     )
-    eval_steps: Annotated[int | None, Use(Group.API)] = Field(
+    eval_steps: Annotated[int | None, Use(Group.ADVANCED, Affects.PRICE)] = Field(
         default=None,
         ge=1,
         le=100_000,
         title="Eval steps",
         description="Number of optimizer steps between two evaluations on held-out examples. The "
-        "default is save_steps. EcoLink also saves a step that has the lowest loss so far.",
+        "default is the number of save steps. EcoLink also saves a step that has the lowest loss "
+        "so far.",
     )
     early_stopping_patience: Annotated[int | None, Use(Group.ADVANCED, Affects.PRICE, format=2)] = (
         Field(
@@ -229,13 +230,15 @@ class Hyperparameters(BaseModel):
             "the held-out loss. By default, training never stops early.",
         )
     )
-    early_stopping_threshold: Annotated[float, Use(Group.API, Affects.NEITHER, format=2)] = Field(
-        default=0.0,
-        ge=0,
-        le=100,
-        title="Early stopping threshold",
-        description="Smallest decrease of the lowest held-out loss, in nats per token, that counts "
-        "for early stopping.",
+    early_stopping_threshold: Annotated[float, Use(Group.ADVANCED, Affects.NEITHER, format=2)] = (
+        Field(
+            default=0.0,
+            ge=0,
+            le=100,
+            title="Early stopping threshold",
+            description="Smallest decrease of the lowest held-out loss that counts for early "
+            "stopping, in nats per token.",
+        )
     )
     n_checkpoints: Annotated[int | None, Use(Group.ADVANCED, Affects.NEITHER, format=2)] = Field(
         default=None,
@@ -243,7 +246,8 @@ class Hyperparameters(BaseModel):
         le=20,
         title="Checkpoints to keep",
         description="Number of newest checkpoints to keep, besides the one with the lowest "
-        "held-out loss. The default is 2 while the job runs, and 1 after it has a model.",
+        "held-out loss. The default is 2 while the job runs, and 1 after it has a model. "
+        "A running job always keeps at least 2.",
     )
     seed: Annotated[int, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=42,

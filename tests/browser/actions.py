@@ -268,6 +268,7 @@ def fill_wizard(until: str, **fields: str) -> Callable[[Page], None]:
 def choose_every_option(page: Page) -> None:
     """Choose each option that is not the default, with a learning rate that cannot learn."""
     options = {"learning_rate": "1e-8", "early_stopping_patience": "2", "n_checkpoints": "3"}
+    options |= {"eval_steps": "25", "early_stopping_threshold": "0.01"}
     fill_wizard("#cautions", suffix="support", max_sequence_length="128", **options)(page)
     for name in ("deploy", "load_best_model_at_end", "use_rslora", "use_dora", "capped"):
         page.locator(f"#{name}").check()

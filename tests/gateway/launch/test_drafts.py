@@ -133,6 +133,7 @@ def test_an_address_alone_changes_no_draft(wizard: Wizard) -> None:
 
 def test_a_duplicate_has_all_choices_of_the_job(wizard: Wizard, settings: Settings) -> None:
     tuned = {"epochs": 2, "learning_rate": 5e-5, "lora_r": 8, "lora_alpha": 8, "eval_steps": 7}
+    tuned |= {"use_dora": True, "weight_decay": 0.02}
     body = {"dataset": str(wizard.dataset), "base_model": BASE_MODEL, "suffix": "mine"}
     body |= {"region": "local", "gpu_type": "cpu"}
     made = wizard.browser.client.post(
@@ -141,7 +142,9 @@ def test_a_duplicate_has_all_choices_of_the_job(wizard: Wizard, settings: Settin
     shown = wizard.open(f"?like={made['id']}")
     sent = shown.fields
     assert (sent["epochs"], sent["learning_rate"], sent["eval_steps"]) == ("2", "5e-5", "7")
-    assert "Eval steps 7" in shown["carried"].text
+    carried = shown["carried"].text
+    assert "Weight decay 0.02" in carried
+    assert "Eval steps" not in carried  # which has an input
     again = wizard.approve()
     assert again is not None
     first = wizard.platform.log.load(Job, UUID(made["id"].removeprefix("ftjob-")))
