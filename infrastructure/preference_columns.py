@@ -16,6 +16,7 @@ from domain.datasets.columns import Columns, Role
 from infrastructure.chat_columns import (
     BadColumn,
     conversation_in,
+    has_value,
     history_of,
     input_beside_messages,
     message_of,
@@ -94,6 +95,14 @@ def to_pair(row: Mapping[str, Any], columns: Columns, parse: Parse = json.loads)
 def _prompt(row: Mapping[str, Any], columns: Columns, parse: Parse) -> list[Message]:
     """Return the messages of the prompt's column, with earlier turns; none without the column."""
     if Role.USER not in columns:
+        for role in (Role.INPUT, Role.HISTORY):
+            if role in columns and has_value(row.get(columns[role])):
+                raise BadColumn(
+                    "bad_prompt",
+                    f"The column {shown(columns[role])} ({role}) belongs to a prompt, but the row "
+                    "has none. Choose a column with the role user, or the columns without "
+                    f"{shown(columns[role])} to ignore it.",
+                )
         return []
     name = columns[Role.USER]
     value = row.get(name)

@@ -14,6 +14,9 @@ from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 USELESS_KEYS = {"parallel_tool_calls"}
 """Keys of OpenAI's format that have no effect on training."""
 
+OPTIONAL = (Role.SYSTEM, Role.INPUT, Role.HISTORY, Role.TOOLS, Role.WEIGHT)
+"""Roles that an example need not have."""
+
 MOST_LATE_NAMES = 200
 
 
@@ -59,11 +62,12 @@ class KeyColumns:
         base = _openai_columns(row) if self.columns is None else self.columns
         if base is None:
             return None
-        used, found, unused = {*base.values(), *USELESS_KEYS}, dict(base), []
+        used, unused = {*base.values(), *USELESS_KEYS}, list[str]()
+        found = dict(base)
         for key, value in row.items():
             if key in used or not has_value(value):
                 continue
-            role = None if self._chosen else free_role(key, found)
+            role = None if self._chosen else free_role(key, _filled(found, row))
             if role is None:
                 unused.append(key)
             elif role in OF_PAIRS:
@@ -75,11 +79,20 @@ class KeyColumns:
                 )
             else:
                 found[role] = self.late[role] = key
-        if self.columns is None and len(found) == len(base):
+        if self.columns is None and found == base:
             return None  # the reader of OpenAI's format warns about its keys
         if unused:
             notes.append((Code.UNUSED_KEYS, tuple(map(quoted, unused[:NAMES_SHOWN]))))
         return found
+
+
+def _filled(columns: Columns, row: Mapping[str, Any]) -> Columns:
+    """Return the columns without optional ones that are empty, for which another key may stand."""
+    return {
+        role: name
+        for role, name in columns.items()
+        if role not in OPTIONAL or has_value(row.get(name))
+    }
 
 
 def _openai_columns(row: Mapping[str, Any]) -> Columns | None:

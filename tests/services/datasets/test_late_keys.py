@@ -126,3 +126,23 @@ def test_text_cannot_be_added_to_messages() -> None:
     rows = [ALPACA | {"instruction": CHAT["messages"][:1], "input": "More."}]
     report, _, _ = validated_file(jsonl(rows))
     assert [each.code for each in report.errors] == [Code.AMBIGUOUS_EXAMPLE]
+
+
+@pytest.mark.parametrize("write", [jsonl, array])
+def test_another_key_stands_for_an_empty_one(write: Any) -> None:
+    brief = ALPACA | {"system": "Be brief."}
+    rows = [brief, brief | {"system": "", "system_prompt": "Be brief.", "output": "?"}]
+    _, examples, _ = validated_file(write(rows))
+    assert [each["messages"][0]["content"] for each in examples] == ["Be brief."] * 2
+    rows = [SHAREGPT | {"tools": None, "functions": [TOOL]}]
+    report, (example,), _ = validated_file(write(rows))
+    assert (report.warnings, example["tools"][0]["function"]) == ((), TOOL)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_earlier_turns_of_a_pair_need_a_prompt(late: bool) -> None:
+    question, answer = CHAT["messages"]
+    both = {"chosen": [question, answer], "rejected": [question, {**answer, "content": "."}]}
+    rows = [both, both | {"history": [["a", "b"]]}]
+    report, _, _ = validated_file(jsonl(rows if late else rows[::-1]))
+    assert [(each.line, each.code) for each in report.errors] == [(1 + late, Code.BAD_PROMPT)]
