@@ -20,8 +20,9 @@ from gateway.launch.pages.entries import GONE_DATASET, refusal, remedy, typed
 from gateway.launch.pages.wizard import CHANGED, USED
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.launch.wizard_form import PATH, Wizard, problem
-from tests.gateway.web.html import read_html
+from tests.gateway.web.html import Node, read_html
 from tests.gateway.web.signed_in import Browser, signed_in
+from tests.polling import eventually
 
 
 def test_a_new_form_has_the_default_of_each_hyperparameter(wizard: Wizard) -> None:
@@ -238,7 +239,10 @@ def test_a_region_without_free_gpus_shows_the_wait_and_free_gpus_elsewhere(
     assert not wizard.is_clickable
     assert wizard.approve() is None
 
-    click = next(each for each in shown["elsewhere"].all() if each.tag == "button")
+    def offers() -> list[Node]:  # once the new pool is visible
+        return [each for each in wizard.look()["elsewhere"].all() if each.tag == "button"]
+
+    click = eventually(offers)[0]
     choose = unquote(click.attributes["hx-post"].partition("choose=")[2])
     assert wizard.click(choose).fields["gpu_type"] == "cpu-small"
     assert wizard.is_clickable
