@@ -31,15 +31,12 @@ from services.scheduler.model_card import RESUME_FILES, model_card
 from services.scheduler.provenance import (
     CheckpointFacts,
     CostFacts,
-    DatasetFacts,
     Provenance,
     ResumeFacts,
     SegmentFacts,
 )
 
 WEIGHTS = "adapter_model.safetensors"
-ORIGIN = {"synthesis_id", "hub_commit"}
-"""Fields of the origin of a dataset's version."""
 
 MISSING, NOWHERE = "nothing", "no such event"
 
@@ -122,7 +119,6 @@ def verify(
         return [*checks, Check("provenance", "a provenance of schema version 1", MISSING)]
     environment = _read(copy, ENVIRONMENT, TrainingEnvironment)
     expected = _expected(log, job, event, manifest, environment, stated.base.repository)
-    expected = _as_documented(expected, stated)
     if isinstance(event, events.AdapterPromoted):
         card = hashlib.sha256(model_card(expected).encode()).hexdigest()
         checks.append(Check(f"file {CARD}", card, _sha256(copy, CARD)))
@@ -195,28 +191,6 @@ def _expected(
             segments=job.usage.segments,
         ),
     )
-
-
-def _as_documented(expected: Provenance, stated: Provenance) -> Provenance:
-    """Return the expected provenance in the form of the stated one.
-
-    In documents written before versions had an origin, each version of a dataset has none.
-    """
-
-    def form(wanted: DatasetFacts | None, found: DatasetFacts | None) -> DatasetFacts | None:
-        if wanted is None or found is None or not found.versions:
-            return wanted
-        if any(ORIGIN & each.model_fields_set for each in found.versions):
-            return wanted
-        without = dict.fromkeys(ORIGIN)
-        versions = tuple(each.model_copy(update=without) for each in wanted.versions)
-        return wanted.model_copy(update={"versions": versions})
-
-    facts = {
-        "dataset": form(expected.dataset, stated.dataset),
-        "validation": form(expected.validation, stated.validation),
-    }
-    return expected.model_copy(update=facts)
 
 
 def _repositories(log: EventLog, base_model: str) -> list[str | None]:
