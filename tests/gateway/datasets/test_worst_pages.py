@@ -7,18 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
-import psutil
 import pytest
 
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import MEBIBYTE, Gateway
 from tests.gateway.datasets.conftest import ASSISTANT, SHORT, USER
 from tests.polling import eventually
+from tests.process_memory import peak_bytes, reset_peak
 from tests.services.datasets.uploads import GROWING, LOOPING
 
 CALL = {"id": "a", "type": "function", "function": {"name": "look", "arguments": {}}}
@@ -103,11 +102,6 @@ def another_account(gateway: Gateway, person: Person) -> Iterator[list[float]]:
         thread.join()
 
 
-def peak_bytes(process: psutil.Process) -> int:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
 @pytest.mark.full
 def test_the_worst_files_are_shown_and_disturb_no_other_account(
     gateway: Gateway, platform: Platform, record_property: Callable[[str, object], None]
@@ -123,7 +117,7 @@ def test_the_worst_files_are_shown_and_disturb_no_other_account(
         }
         small = validated(platform, client, owner, json.dumps(SHORT))
         opened(client, small, "tiny")  # the first call of a route takes longer
-        before = gateway.process.memory_info().rss
+        before = reset_peak(gateway.process)
         for name, dataset_id in datasets.items():
             for base in ("tiny", *TEMPLATES) if name == "6 MB of words" else ("tiny",):
                 with another_account(gateway, other) as durations:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from openai import OpenAI
 
@@ -17,12 +16,7 @@ from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import MEBIBYTE, UPLOAD_BYTES, Gateway, healthy
 from tests.polling import eventually
-
-
-def _peak_bytes(process: psutil.Process) -> int:
-    """Return the peak memory of a process."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+from tests.process_memory import peak_bytes, reset_peak
 
 
 def _files(settings: Settings) -> list[Path]:
@@ -54,9 +48,9 @@ def test_uploads_are_streamed(
     process, path = gateway.process, tmp_path / "large.jsonl"
     with path.open("wb") as file:
         file.truncate(UPLOAD_BYTES)
-    before = process.memory_info().rss
+    before = reset_peak(process)
     assert upload(gateway.url, platform.person(), path) == UPLOAD_BYTES
-    peak = _peak_bytes(process)
+    peak = peak_bytes(process)
     print(f"RSS of the gateway, MiB: {before // MEBIBYTE} before, {peak // MEBIBYTE} at most")
     assert peak - before < 40 * MEBIBYTE
     assert peak < 200 * MEBIBYTE
@@ -76,13 +70,13 @@ def test_downloads_are_streamed(gateway: Gateway, platform: Platform) -> None:
     dataset_id = platform.dataset(person)
     ref = platform.log.load(Dataset, dataset_id).ref
     Artifacts(platform.settings.artifacts).put(ref, b"x" * 100 * MEBIBYTE)
-    before, received = process.memory_info().rss, 0
+    before, received = reset_peak(process), 0
     path = f"{gateway.url}/api/datasets/{dataset_id}/content"
     with httpx.stream("GET", path, headers=person.headers, timeout=120) as answer:
         for chunk in answer.iter_bytes():
             received += len(chunk)
     assert received == 100 * MEBIBYTE
-    assert _peak_bytes(process) - before < 40 * MEBIBYTE
+    assert peak_bytes(process) - before < 40 * MEBIBYTE
 
 
 def test_a_failed_upload_leaves_nothing(gateway: Gateway, platform: Platform) -> None:
