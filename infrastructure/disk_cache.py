@@ -89,6 +89,17 @@ def delete_killed(folder: Path) -> None:
                     shutil.rmtree(other, ignore_errors=True)
 
 
+def delete_damaged(copy: Path, seen: os.stat_result) -> None:
+    """Delete a damaged copy, even if processes use it. They keep the files that they have opened.
+
+    `seen` is the status of its folder before it was verified. A newer copy at this path stays.
+    """
+    with suppress(FileNotFoundError):  # another process or thread was faster
+        if os.path.samestat(copy.stat(), seen):
+            copy.rename(partial_of(copy))
+            shutil.rmtree(partial_of(copy), ignore_errors=True)
+
+
 def trim_copies(folder: Path, max_bytes: int) -> Deleted:
     """Evict unused copies, the least recently used first, until at most `max_bytes` are left."""
     delete_killed(folder)

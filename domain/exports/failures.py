@@ -7,6 +7,7 @@ AGAIN = "Export the model again. If this fails again, ask your operator."
 ADVICE = {
     "base_missing": "Ask your operator to import the base model again.",
     "base_damaged": "Ask your operator to import the base model again.",
+    "copy_damaged": "Ask your operator to check the disk of the exporter's cache.",
     "adapter_missing": "Start a new job.",
     "adapter_damaged": "Start a new job, and send this message to your operator.",
     "cannot_merge": "Download the adapter and use it with PEFT.",

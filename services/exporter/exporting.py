@@ -21,14 +21,14 @@ from domain.jobs.documents import CARD, PROVENANCE
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.base_licenses import fetch_licenses
 from infrastructure.clock import Clock
-from infrastructure.disk_cache import GIB, MODELS, trim_copies
+from infrastructure.disk_cache import GIB, MODELS, delete_damaged, trim_copies
 from infrastructure.fair_work import FairWork
 from infrastructure.full_disk import require_space
 from infrastructure.limited_process import Limits, run
 from infrastructure.measurements import delete_export_progress, set_export_progress
 from infrastructure.store import Connection
 from projections.exports import Attempt, expired_exports, pending_exports
-from services.exporter.attempts import Attempts, Final
+from services.exporter.attempts import Attempts, Final, Repeated
 
 WORKER = "services.exporter.worker"
 
@@ -141,12 +141,7 @@ class Exports:
         licenses.mkdir()
         fetch_licenses(self._artifacts, source.base_ref, licenses)
         self._fetch_adapter(source, manifest, adapter)
-        base = self._local_base(source.base_ref)
-        try:
-            answer = self._written(export, base_manifest, base, adapter, out)
-        finally:
-            self._artifacts.release_directory(base)
-            trim_copies(self._options.cache / MODELS, round(self._options.cache_gib * GIB))
+        answer = self._written(export, base_manifest, adapter, out)
         if "code" in answer:
             raise Final(answer["code"], answer["message"])
         stored = self._artifacts.take_directory(export.ref, out, answer["hashes"])
@@ -162,6 +157,29 @@ class Exports:
         self._drop_unwanted(export.id, export.ref)
 
     def _written(
+        self, export: Export, manifest: Manifest, adapter: Path, out: Path
+    ) -> dict[str, Any]:
+        """Write the files. If the base model in the cache is damaged, fetch it again once.
+
+        Return the answer of the process that writes. Raise Final if the stored base model is
+        missing or damaged, and Repeated if the new copy is damaged, too.
+        """
+        ref = export.source.base_ref
+        for _ in range(2):
+            base = self._local_base(ref)
+            seen = base.stat()
+            try:
+                answer = self._process(export, manifest, base, adapter, out)
+            finally:
+                self._artifacts.release_directory(base)
+                trim_copies(self._options.cache / MODELS, round(self._options.cache_gib * GIB))
+            if answer.get("code") != "base_damaged" or self._artifacts.root is not None:
+                return answer
+            self._logger.warning("deleting the copy of %s: %s", ref, answer["message"])
+            delete_damaged(base, seen)
+        raise Repeated("copy_damaged", f"Two copies of the base were damaged in the cache: {ref}")
+
+    def _process(
         self, export: Export, manifest: Manifest, base: Path, adapter: Path, out: Path
     ) -> dict[str, Any]:
         """Run the process that writes the files. Return its answer."""

@@ -51,7 +51,8 @@ def handle(request: dict[str, Any], report: Report) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True)
     progress = Progress(report)
     if (damaged := _damaged(Path(request["base"]), request["base_files"], progress)) is not None:
-        return {"code": "base_damaged", "message": f"{damaged} differs from its manifest."}
+        message = f"The base is damaged: {damaged} differs from its manifest."
+        return {"code": "base_damaged", "message": message}
     try:
         return _write(request, progress)
     except CannotMerge as error:

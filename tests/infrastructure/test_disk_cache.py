@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.disk_cache import Deleted, hold, trim_copies, trim_kernels
+from infrastructure.disk_cache import Deleted, delete_damaged, hold, trim_copies, trim_kernels
 
 OLD, NEW, OTHER = "0" * 64, "1" * 64, "2" * 64
 KEY = "c" + "2" * 51
@@ -71,6 +71,19 @@ def test_entries_within_the_limit_stay(copies: Path, kernels: Path, tmp_path: Pa
     assert names(copies) == {OLD, NEW, OTHER}
     assert files(kernels) == {KERNEL, GRAPH, LOCK}
     assert trim_copies(tmp_path / "none", 0) == trim_kernels(tmp_path / "none", 0) == Deleted()
+
+
+def test_a_damaged_copy_is_deleted_even_in_use_but_never_its_successor(copies: Path) -> None:
+    copy = copies / OLD
+    seen, handle = copy.stat(), hold(copy)
+    assert handle is not None
+    delete_damaged(copy, seen)
+    assert names(copies) == {NEW, OTHER}
+    delete_damaged(copy, seen)
+    copy.mkdir()
+    delete_damaged(copy, seen)
+    assert names(copies) == {OLD, NEW, OTHER}
+    os.close(handle)
 
 
 def test_least_recently_used_copies_are_evicted(copies: Path) -> None:

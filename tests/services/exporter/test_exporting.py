@@ -165,6 +165,52 @@ def test_a_damaged_base_in_a_remote_store_fails_the_export(
     assert service.failure(export) == "base_damaged"
 
 
+def damaged_copy(service: Service, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the weights of a copy of the base model in the cache, with a changed byte."""
+    monkeypatch.setattr(service.artifacts, "root", None)
+    cache = service.folder / "cache" / MODELS
+    copy = service.artifacts.local_directory(service.base_ref, cache)
+    service.artifacts.release_directory(copy)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    return weights
+
+
+def test_a_damaged_copy_of_the_base_is_fetched_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = damaged_copy(service, monkeypatch)
+    export = service.request()
+    service.run()
+    assert service.find(export).status is ExportStatus.READY
+    assert weights.read_bytes() == service.artifacts.get(f"{service.base_ref}/model.safetensors")
+
+
+def test_a_damaged_copy_of_a_damaged_base_fails_the_export(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged_copy(service, monkeypatch)
+    service.artifacts.put(f"{service.base_ref}/model.safetensors", b"other")
+    export = service.request()
+    service.run()
+    assert service.failure(export) == "base_damaged"
+
+
+def test_a_disk_that_damages_each_copy_fails_the_export_after_all_attempts(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.artifacts, "root", None)
+    monkeypatch.setattr(worker, "_damaged", lambda *_: "model.safetensors")
+    export = service.request()
+    for number in range(exporting.MOST_FAILURES):
+        assert service.find(export).status is ExportStatus.PENDING, number
+        service.clock.time += timedelta(minutes=10)
+        service.run()
+    assert service.failure(export) == "copy_damaged"
+
+
 def test_a_full_disk_fails_the_export_and_leaves_no_files(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
