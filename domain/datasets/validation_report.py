@@ -34,7 +34,10 @@ class LineProblem(BaseModel):
 
 
 class Notice(BaseModel):
-    """A warning, with the number of affected lines and the first of them."""
+    """A warning, with the number of affected lines and the first of them.
+
+    A warning about the whole file has no lines.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -307,6 +307,8 @@ def _columns(found: ColumnsAnswer) -> RenderableType:
     lines = [Text(_format(found))]
     if found.names:
         lines.append(Text(f"columns of the file: {', '.join(found.names)}"))
+    if found.unused:
+        lines.append(Text(f"unused columns: {', '.join(found.unused)}", style="yellow"))
     for row in found.rows:
         lines.append(Text(f"{found.unit} {row.row:,}", style="bold"))
         if row.problem:

@@ -74,6 +74,7 @@ def shown_columns(
         unit=report.unit,
         names=sample["names"],
         columns=known,
+        unused=[each for each in sample["names"] if known and each not in known.values()],
         chosen=report.columns_chosen if columns is None else True,
         rows=[_preview(row, known) for row in sample["rows"]],
     )

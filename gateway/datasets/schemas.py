@@ -250,6 +250,11 @@ class ColumnsAnswer(Answer):
     columns: dict[str, str] = Field(
         description="Column of each role.", examples=[{"user": "question", "assistant": "answer"}]
     )
+    unused: list[str] = Field(
+        default_factory=list,
+        description="Columns or keys without a role, which the examples do not use.",
+        examples=[["id"]],
+    )
     chosen: bool = Field(
         description="True if you chose the columns, false if EcoLink guessed them."
     )

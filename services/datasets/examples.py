@@ -43,7 +43,7 @@ def read_example(
     value = parse(text)
     if not isinstance(value, dict):
         raise _not_object(value)
-    if keys.columns is None or Role.CHOSEN not in keys.columns:
+    if keys.columns is None:
         _require_chat(value)
     columns = keys.of(value, notes)
     if columns is None:
@@ -63,7 +63,6 @@ def read_row(
     try:
         if Role.CHOSEN in columns:
             return _pair(row, columns, notes, ignore_tools)
-        _require_chat(row)
         value = to_example(row, columns, _cell)
     except BadColumn as error:
         raise Refused(Code(error.code), error.message) from None

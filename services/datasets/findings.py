@@ -20,6 +20,7 @@ SENTENCES: dict[Code, str] = {
         "{repeats}: {lines} {first})."
     ),
     Code.UNUSED_KEYS: "{count:,} {lines} {have} keys that training ignores: {names}.",
+    Code.UNUSED_COLUMNS: "The file has columns that training ignores: {names}.",
     Code.TOOL_DEFINITIONS: (
         "{count:,} {lines} {define} tools. EcoLink removed the definitions, as you chose, so the "
         "model does not learn to read them."
@@ -100,6 +101,10 @@ class Findings:
         for name in names:
             if len(kind.names) < NAMES_SHOWN:
                 kind.names[name] = None
+
+    def warn_file(self, code: Code, names: tuple[str, ...]) -> None:
+        """Record a warning about the whole file."""
+        self._kinds[code] = _Kind(names=dict.fromkeys(names))
 
     def count(self, code: Code) -> int:
         """Return the number of lines with a warning of this code."""

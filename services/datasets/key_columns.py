@@ -71,12 +71,7 @@ class KeyColumns:
             if role is None:
                 unused.append(key)
             elif role in OF_PAIRS:
-                raise Refused(
-                    Code.MIXED_KINDS,
-                    f"The example has {quoted(key)} like a preference pair, but the file has "
-                    "chats. Upload chats and preference pairs in separate files, or choose the "
-                    f"columns without {quoted(key)} to ignore it.",
-                )
+                raise answer_of_pair(key)
             else:
                 found[role] = self.late[role] = key
         if self.columns is None and found == base:
@@ -84,6 +79,16 @@ class KeyColumns:
         if unused:
             notes.append((Code.UNUSED_KEYS, tuple(map(quoted, unused[:NAMES_SHOWN]))))
         return found
+
+
+def answer_of_pair(name: str) -> Refused:
+    """Return the error of a chat that has an answer of a preference pair under a known name."""
+    return Refused(
+        Code.MIXED_KINDS,
+        f"The example has {quoted(name)} like a preference pair, but the file has chats. Upload "
+        "chats and preference pairs in separate files, or choose the columns without "
+        f"{quoted(name)} to ignore it.",
+    )
 
 
 def _filled(columns: Columns, row: Mapping[str, Any]) -> Columns:

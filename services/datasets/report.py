@@ -75,6 +75,7 @@ class Code(StrEnum):
     BLANK_LINES = "blank_lines"
     DUPLICATE_LINES = "duplicate_lines"
     UNUSED_KEYS = "unused_keys"
+    UNUSED_COLUMNS = "unused_columns"
     TOOL_DEFINITIONS = "tool_definitions"
     CALLS_WITHOUT_TOOLS = "calls_without_tools"
     ARGUMENTS_DIFFER = "arguments_differ"

@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from domain.datasets.columns import Columns, Role
+from domain.datasets.columns import OF_PAIRS, Columns, Role
 from domain.datasets.dataset import DatasetKind, DatasetStatus, UploadOptions
 from infrastructure.chat_columns import (
     Shape,
     free_role,
     guess_columns,
+    has_value,
     is_openai,
     shape_of,
     without_role,
@@ -25,7 +26,7 @@ from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example, read_row
 from services.datasets.findings import Findings
 from services.datasets.json_line import decode
-from services.datasets.key_columns import KeyColumns
+from services.datasets.key_columns import KeyColumns, answer_of_pair
 from services.datasets.line_numbers import LINES, LineNumbers, LineNumbersWriter
 from services.datasets.messages import Notes
 from services.datasets.ndjson import in_words, limited, split_lines
@@ -83,8 +84,8 @@ class _Upload:
     position: Callable[[], int] | None = None
     """Bytes of the upload that were read. None: the sizes of the lines."""
 
-    choose: Callable[[Columns], None] = field(default=lambda _: None)
-    """Called with the columns before the rows are read."""
+    choose: Callable[[Collection[str]], None] = field(default=lambda _: None)
+    """Called with the names of the needed columns before the rows are read."""
 
 
 def validate(
@@ -173,8 +174,8 @@ def _parquet(path: Path, size: int, max_bytes: int) -> _Upload:
     table = Table("Parquet", ROW, iter(()), file.names, positional=True)
     unpacked_size = path.stat().st_size or 1
 
-    def choose(columns: Columns) -> None:
-        table.rows = file.rows(list(columns.values()))
+    def choose(names: Collection[str]) -> None:
+        table.rows = file.rows(list(names))
 
     def position() -> int:
         return size * file.position() // unpacked_size
@@ -219,6 +220,9 @@ class _Validation:
         self._chosen = self._columns = choices.columns
         self._shown: Columns = choices.columns or {}
         self._keys = KeyColumns()
+        self._answers_of_pairs: list[str] = []
+        """Columns of a table of chats that belong to preference pairs, so they must be empty."""
+
         self._format = UNKNOWN_FORMAT
         self._shape: Shape | None = None
         self._examples = self._with_tools = 0
@@ -321,7 +325,14 @@ class _Validation:
             self._columns = columns
         if not is_table:
             self._keys = KeyColumns(self._columns, names, chosen=chosen)
-        upload.choose(columns)
+            return
+        unused = [name for name in names if name not in columns.values()]
+        if unused:
+            self.findings.warn_file(Code.UNUSED_COLUMNS, (_listed(unused),))
+        if not chosen:
+            roles = {name: free_role(name, columns) for name in unused}
+            self._answers_of_pairs = [name for name in unused if roles[name] in OF_PAIRS]
+        upload.choose([*columns.values(), *self._answers_of_pairs])
 
     def _take(self, row: Row, size: int) -> None:
         """Check the next row. `size` is that of a line in bytes, including the newline."""
@@ -386,6 +397,8 @@ class _Validation:
         ignore = self._ignore_tools
         if row.value is not None:
             assert self._columns is not None
+            if name := next((n for n in self._answers_of_pairs if has_value(row.value[n])), None):
+                raise answer_of_pair(name)
             example = read_row(row.value, notes, self._columns, ignore_tools=ignore)
         else:
             text = decode(row.text or b"")

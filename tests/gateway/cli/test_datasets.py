@@ -75,6 +75,7 @@ def test_columns_are_shown_and_changed(me: CommandLine, platform: Platform, tmp_
     platform.project()
     shown = me.run("datasets", "columns", new["id"])
     assert "user=q, assistant=a (chosen)" in shown
+    assert "unused columns: id, n" in shown
     assert "assistant: Yes." in shown
     assert me.refused("datasets", "columns", new["id"], "--column", "user", code=2)
 

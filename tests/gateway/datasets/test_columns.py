@@ -83,6 +83,9 @@ def test_columns_are_chosen_at_the_upload(
     _, report = call("GET", f"/{uploaded['id']}/report")
     assert (report["format"], report["unit"]) == ("CSV", "row")
     assert (report["columns"], report["columns_chosen"]) == (CHOSEN, True)
+    assert [each["code"] for each in report["warnings"]] == ["unused_columns"]
+    _, shown = call("GET", f"/{uploaded['id']}/columns")
+    assert set(shown["unused"]) == set(shown["names"]) - set(CHOSEN.values()) != set()
 
 
 @pytest.mark.parametrize(
@@ -188,6 +191,8 @@ def test_the_page_changes_columns_after_a_preview(pages: Pages, platform: Platfo
     preview = pages.open(f"/{dataset_id}/columns?user=q&assistant=a&system=", part=True)
     assert "Answer 2." in preview
     assert "Answer 3." not in preview
+    assert "data-unused" in preview
+    assert "<code>note</code>" in preview
     assert "data-problem" in pages.open(f"/{dataset_id}/columns?user=q", part=True)
     answer = pages.browser.client.post(
         f"/datasets/{dataset_id}/columns",

@@ -9,7 +9,7 @@ import pytest
 
 from domain.datasets.columns import Role
 from services.datasets.report import Code
-from tests.services.datasets.formats import array, jsonl, table, validated_file
+from tests.services.datasets.formats import array, jsonl, parquet, table, validated_file
 
 EARLIER = 60
 TOOL = {"name": "cancel", "parameters": {"type": "object", "properties": {}}}
@@ -66,6 +66,40 @@ def test_an_unsuitable_late_value_is_refused() -> None:
 def test_a_late_answer_of_a_pair_is_refused(key: str) -> None:
     report, _, _ = validated_file(jsonl([*_numbered(ALPACA), ALPACA | {key: "."}]))
     assert [(each.line, each.code) for each in report.errors] == [(EARLIER + 1, Code.MIXED_KINDS)]
+
+
+@pytest.mark.parametrize("write", [table, parquet])
+@pytest.mark.parametrize("name", ["chosen", "non_preferred_output"])
+def test_answers_of_pairs_only_in_later_rows_of_a_table_are_refused(name: str, write: Any) -> None:
+    rows = [each | {"id": "1", name: ""} for each in [*_numbered(ALPACA), ALPACA]]
+    report, examples, _ = validated_file(write(rows))
+    assert (report.errors, len(examples)) == ((), EARLIER + 1)
+    rows[-1] |= {name: "."}
+    report, _, _ = validated_file(write(rows))
+    assert [(each.line, each.code) for each in report.errors] == [(EARLIER + 1, Code.MIXED_KINDS)]
+    assert f'without "{name}"' in report.errors[0].message
+    chosen = {Role.USER: "instruction", Role.ASSISTANT: "output"}
+    report, examples, _ = validated_file(write(rows), columns=chosen)
+    assert (report.errors, len(examples)) == ((), EARLIER + 1)
+
+
+@pytest.mark.parametrize("write", [table, parquet])
+@pytest.mark.parametrize("chosen", [None, {Role.USER: "instruction", Role.ASSISTANT: "output"}])
+def test_a_warning_names_the_columns_of_a_table_that_training_ignores(
+    chosen: dict[Role, str] | None, write: Any
+) -> None:
+    rows = [each | {"id": "1", "chosen": "", "rejected": ""} for each in _numbered(ALPACA)]
+    report, _, _ = validated_file(write(rows), columns=chosen)
+    assert [(each.code, each.lines) for each in report.warnings] == [(Code.UNUSED_COLUMNS, ())]
+    assert '"id", "chosen", "rejected"' in report.warnings[0].message
+
+
+def test_chosen_columns_of_json_ignore_the_answers_of_pairs() -> None:
+    chosen = {Role.USER: "instruction", Role.ASSISTANT: "output"}
+    rows = [ALPACA | {"preferred_output": "."}]
+    report, examples, _ = validated_file(jsonl(rows), columns=chosen)
+    assert (report.errors, len(examples)) == ((), 1)
+    assert [each.code for each in report.warnings] == [Code.UNUSED_KEYS]
 
 
 @pytest.mark.parametrize("write", [jsonl, array, table])
