@@ -12,7 +12,7 @@ from eventsourcing.domain import event
 from domain.billing.token_rates import TokenUsage
 from domain.core.aggregate import Aggregate, Created, Event
 from domain.core.errors import Invalid, WrongState
-from domain.core.money import dollars
+from domain.core.money import Toward, dollars
 from domain.core.value import Value
 from domain.datasets.dataset import LEAST_EXAMPLES
 from domain.synthesis.plan import SynthesisPlan
@@ -283,14 +283,22 @@ class Synthesis(Aggregate):
     def resume(self, max_cost_micros: int | None = None) -> None:
         """Continue a paused run. `max_cost_micros` replaces the maximum cost, if given.
 
-        Raise WrongState unless the run is paused, and Invalid if the maximum cost is below the
-        charges, or equal to them and the next attempt is not free.
+        Raise WrongState unless the run is paused. Raise Invalid if the maximum cost is below the
+        charges and the highest cost of the open batch, or leaves nothing for the next attempt.
         """
         if self.status is SynthesisStatus.GENERATING and max_cost_micros is None:
             return
         self._require(SynthesisStatus.PAUSED)
         most = self.max_cost_micros if max_cost_micros is None else max_cost_micros
-        needs_more = self.wants_attempts and not self.plan.rates.free
+        if self.open_batch and most < (least := self.charged_micros + self.most_micros):
+            raise Invalid(
+                f"The maximum cost is {dollars(most)}, but the generation has cost "
+                f"{dollars(self.charged_micros)}, and its requests in progress can cost "
+                f"{dollars(self.most_micros)} more. Enter at least {dollars(least, Toward.UP)}, or "
+                "wait until they end.",
+                field="max_cost",
+            )
+        needs_more = self.wants_attempts and not self.plan.rates.free and not self.open_batch
         if most < self.charged_micros or (most == self.charged_micros and needs_more):
             raise Invalid(
                 f"The maximum cost is {dollars(most)}, but the generation has cost "

@@ -120,6 +120,20 @@ def test_a_maximum_cost_that_the_charges_use_up_is_refused() -> None:
     assert given.left_micros == 1
 
 
+def test_a_maximum_cost_below_that_of_the_open_batch_is_refused() -> None:
+    given = approved()
+    given.start_batch(16, 8_000)
+    given.pause()
+    for most in (1, 7_999):
+        with pytest.raises(Invalid, match="Enter at least") as refused:
+            given.resume(most)
+        assert refused.value.field == "max_cost"
+    given.resume(8_000)
+    usage = TokenUsage(prompt_tokens=80_000, completion_tokens=0)
+    given.complete_batch(Counts(accepted=3), usage, FILE)
+    assert given.charged_micros == given.max_cost_micros == 8_000
+
+
 def test_a_run_without_further_charges_resumes_at_its_maximum_cost() -> None:
     complete = after(PLAN.examples)
     complete.pause()
