@@ -189,6 +189,7 @@ class Synthesis(Aggregate):
         self.account_id = event.account_id
         self.plan = event.plan
         self.estimate = event.estimate
+        self.approved_max_micros = event.max_cost_micros
         self.max_cost_micros = event.max_cost_micros
         self.key_id = event.key_id
         self.status = SynthesisStatus.GENERATING

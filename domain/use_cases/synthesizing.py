@@ -16,7 +16,7 @@ from domain.core.errors import (
     SpendingLimitReached,
 )
 from domain.core.event_log import EventLog, retrying
-from domain.core.money import Toward, dollars
+from domain.core.money import Toward, dollars, exact_dollars
 from domain.datasets.dataset import Dataset, UploadOptions
 from domain.synthesis.plan import SynthesisPlan
 from domain.synthesis.price import CostRange
@@ -52,15 +52,15 @@ class Synthesizing:
         """Approve a synthesis, once for each ID.
 
         By default, it costs at most the upper bound of the estimate. Raise CommandReused if the ID
-        was approved with other choices, and Suspended for a suspended account. Raise
-        InsufficientBalance if the balance is below the upper bound and the maximum cost, and
-        SpendingLimitReached if a budget leaves nothing.
+        was approved with other choices or another maximum cost, and Suspended for a suspended
+        account. Raise InsufficientBalance if the balance is below the upper bound and the maximum
+        cost, and SpendingLimitReached if a budget leaves nothing.
         """
-        most = estimate.high_micros if max_cost_micros is None else max_cost_micros
         existing = self.log.find(Synthesis, synthesis_id)
         if existing is not None:
-            require_repetition(existing, plan)
+            require_repetition(existing, plan, max_cost_micros)
             return existing
+        most = estimate.high_micros if max_cost_micros is None else max_cost_micros
         account = self.log.load(Account, account_id)
         account.require_active()
         key_id = acting_key(current_cause().actor)
@@ -135,11 +135,21 @@ class Synthesizing:
         return found
 
 
-def require_repetition(existing: Synthesis, plan: SynthesisPlan) -> None:
-    """Raise CommandReused if a plan has other choices than that of an approved synthesis."""
+def require_repetition(
+    existing: Synthesis, plan: SynthesisPlan, max_cost_micros: int | None
+) -> None:
+    """Raise CommandReused unless a synthesis was approved with these choices and maximum cost."""
     if existing.plan.choices != plan.choices:
         raise CommandReused(
             "You already used this idempotency key for another synthesis. Use a new key."
+        )
+    most = existing.estimate.high_micros if max_cost_micros is None else max_cost_micros
+    if most != existing.approved_max_micros:
+        raise CommandReused(
+            "You already used this idempotency key for a synthesis with the maximum cost "
+            f"{exact_dollars(existing.approved_max_micros)}, and not {exact_dollars(most)}. Use a "
+            "new key, or repeat that maximum cost.",
+            field="max_cost",
         )
 
 

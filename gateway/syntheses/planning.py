@@ -55,8 +55,12 @@ def planned(backend: Backend, caller: Caller, synthesis_id: UUID, form: Synthesi
     ref = request_ref(caller.account_id, synthesis_id, request.sha256)
     plan = _plan(form, request, ref, generator, seed_sha256, rates)
     cost = Pricing(plan, prompt_sizes(plan, request, seed_sizes)).range()
-    most = None if not form.max_cost else micros_of(form.max_cost, field="max_cost")
-    return Planned(plan, request, cost, most)
+    return Planned(plan, request, cost, max_cost_of(form))
+
+
+def max_cost_of(form: SynthesisForm) -> int | None:
+    """Return the maximum cost of a form in micro-dollars, if it has one. Raise Invalid."""
+    return micros_of(form.max_cost, field="max_cost") if form.max_cost else None
 
 
 def repeated_plan(caller: Caller, existing: Synthesis, form: SynthesisForm) -> SynthesisPlan:

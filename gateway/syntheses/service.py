@@ -27,7 +27,7 @@ from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.schemas import Money
-from gateway.syntheses.planning import planned, repeated_plan
+from gateway.syntheses.planning import max_cost_of, planned, repeated_plan
 from gateway.syntheses.reviewing import create_dataset
 from gateway.syntheses.schemas import (
     QuoteAnswer,
@@ -88,13 +88,13 @@ def approve(
     """Approve a synthesis, once for each command key.
 
     A repetition returns the existing synthesis, whatever changed since. Raise CommandReused if it
-    was approved with another form, the errors of `planned` and of `Synthesizing.approve`, and
-    QuotaExceeded.
+    was approved with another form or maximum cost, the errors of `planned` and of
+    `Synthesizing.approve`, and QuotaExceeded.
     """
     synthesis_id = created_id(caller.account_id, "synthesis", command_key)
     existing = backend.log.find(Synthesis, synthesis_id)
     if existing is not None:
-        require_repetition(existing, repeated_plan(caller, existing, form))
+        require_repetition(existing, repeated_plan(caller, existing, form), max_cost_of(form))
     else:
         _approve_new(backend, caller, synthesis_id, form)
     with backend.pool.connection() as connection:

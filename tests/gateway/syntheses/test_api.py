@@ -170,6 +170,28 @@ def test_a_repeated_approval_returns_the_synthesis_after_an_undeploy_and_a_price
     assert platform.artifacts.list("uploads") == stored
 
 
+def test_a_repeated_approval_with_another_maximum_cost_is_refused(
+    client: TestClient, platform: Platform, model: Scripted
+) -> None:
+    platform.base_model()
+    holder = Holder(client, platform.person(dollars=50), model)
+    platform.deploy_base()
+    platform.project()
+    form = FORM | {"model": "tiny"}
+    range_end, capped = {"idempotency-key": "range"}, {"idempotency-key": "capped"}
+    made = holder.post("/syntheses", form, 201, **range_end)
+    high = f"{made['max_cost']['micros'] / 1_000_000:.6f}"
+    assert holder.post("/syntheses", form | {"max_cost": high}, 201, **range_end) == made
+    other = holder.post("/syntheses", form | {"max_cost": "0.01"}, 409, **range_end)
+    assert other["error"]["code"] == "idempotency_key_reused"
+    id = holder.post("/syntheses", form | {"max_cost": "0.01"}, 201, **capped)["id"]
+    assert holder.post("/syntheses", form, 409, **capped)["error"]["field"] == "max_cost"
+    holder.post(f"/syntheses/{id}/pause")
+    holder.post(f"/syntheses/{id}/resume", {"max_cost": "0.02"})
+    again = holder.post("/syntheses", form | {"max_cost": "0.01"}, 201, **capped)
+    assert again["max_cost"]["micros"] == 20_000
+
+
 def test_edits_are_rows_of_which_the_newest_counts(
     holder: Holder, bench: Bench, platform: Platform, pool: ConnectionPool[Connection]
 ) -> None:
