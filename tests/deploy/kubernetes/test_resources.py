@@ -134,17 +134,38 @@ def test_every_process_has_limits_and_probes(name: str) -> None:
     assert {"cpu", "memory"} <= resources["requests"].keys()
     assert "memory" in resources["limits"]
     if name in PROCESSES:
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            command = container(name)[probe]["exec"]["command"]
-            ports = [str(each["containerPort"]) for each in container(name).get("ports", [])]
-            assert command == ["python", "-m", "deploy.docker.healthy", *ports]
+        ports = [str(each["containerPort"]) for each in container(name).get("ports", [])]
+        assert checks(name) == {"startupProbe": [], "livenessProbe": [], "readinessProbe": ports}
+
+
+def checks(name: str) -> dict[str, list[str]]:
+    """Return the arguments of the health check of each probe.
+
+    Only readiness may ask a port. A port does not answer well while the process stands by, loads
+    models or waits for the database, and a restart would not help.
+    """
+    probes = {key: value for key, value in container(name).items() if key.endswith("Probe")}
+    commands = {key: value["exec"]["command"] for key, value in probes.items()}
+    assert all(each[:3] == ["python", "-m", "deploy.docker.healthy"] for each in commands.values())
+    return {key: command[3:] for key, command in commands.items()}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_rollout_needs_no_pod_that_becomes_ready_only_when_another_has_ended(name: str) -> None:
+    """A standby of serving has no port until it leads; the sealer's volume has one writer."""
+    spec = WORKLOADS[name]["spec"]
+    one_at_a_time = spec["replicas"] == 1
+    assert (spec.get("strategy") == {"type": "Recreate"}) is one_at_a_time
 
 
 def test_the_example_has_what_the_object_store_requires(tmp_path: Path) -> None:
     named = variables(BASE / "settings.env") | variables(EXAMPLE / "settings.env")
-    chosen = ("ECOLINK_ARTIFACTS_URL", "ECOLINK_ARTIFACTS_ROLE")
-    values = {name.removeprefix("ECOLINK_").lower(): named[name] for name in chosen}
-    assert required_store_issuer(Settings(home=tmp_path, **values)) is not None
+    settings = Settings(
+        home=tmp_path,
+        artifacts_url=named["ECOLINK_ARTIFACTS_URL"],
+        artifacts_role=named["ECOLINK_ARTIFACTS_ROLE"],
+    )
+    assert required_store_issuer(settings) is not None
 
 
 def test_no_secret_value_is_stored_here() -> None:
@@ -164,7 +185,7 @@ def test_the_end_of_an_upgrade_waits_and_has_only_the_role_of_the_operator() -> 
 
 def files_of(name: str) -> set[str]:
     """Return the names of the secret files of a workload."""
-    return {"ecolink_database_url"} if name == FINISH else secrets_of(name)
+    return {"ecolink_database_url"} if name == FINISH else set(secrets_of(name))
 
 
 @every_workload
