@@ -38,6 +38,9 @@ RETRY_SECONDS = 1
 KEEPALIVE_SECONDS = 5.0
 """Pause between two lines that show a waiting client that this process works."""
 
+END_SECONDS = 3.0
+"""Maximum seconds for which an ending server waits for the requests that it interrupts."""
+
 BODY_BYTES = 4 * 1024**2
 """Maximum size of a request body. The gateway accepts a quarter of this size."""
 
@@ -155,9 +158,25 @@ class Server(GuardedServer):
     def capture_signals(self) -> Generator[None]:
         yield
 
+    async def interrupt(self) -> None:
+        """Close all connections, so that requests end as if their clients had disconnected.
+
+        uvicorn would log an error with its traceback for each request that is cancelled.
+        """
+        for each in self.servers:
+            each.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        if requests := self.server_state.tasks:
+            log.info("the process ends: interrupting %d requests", len(requests))
+            await asyncio.wait(requests, timeout=END_SECONDS)
+
 
 async def serve_app(app: FastAPI, host: str, port: int) -> None:
-    """Serve until the task is cancelled. If the port is in use, end the process."""
+    """Serve until the task is cancelled, then interrupt all requests.
+
+    If the port is in use, end the process.
+    """
     # The gateway opens a connection for each answer.
     guard = ConnectionGuard(Limits({}), exempt=frozenset({"127.0.0.1", "::1"}))
     config = uvicorn.Config(
@@ -169,4 +188,9 @@ async def serve_app(app: FastAPI, host: str, port: int) -> None:
         access_log=False,
         **guard.protocols(),
     )
-    await Server(config, guard).serve()
+    server = Server(config, guard)
+    try:
+        await server.serve()
+    finally:
+        if server.started:
+            await server.interrupt()

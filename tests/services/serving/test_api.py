@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
+from deploy.local.ports import free_port
 from infrastructure.generation import GENERATE_PATH
 from services.serving import api
 from services.serving.engine import Engine
@@ -96,6 +100,44 @@ def test_a_failed_answer_ends_with_an_error_line(
     monkeypatch.setattr(answers.batch, "step", lambda: 1 / 0)
     response = client.post(GENERATE_PATH, json=chat())
     assert "failed" in json.loads(response.text.splitlines()[-1])
+
+
+def test_the_end_of_the_process_ends_streams_without_an_error_in_the_log(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers.attach()
+    step, may_step = answers.batch.step, Event()
+    monkeypatch.setattr(answers.batch, "step", lambda: (may_step.wait(30), step()))
+    app, port = api.create_app(answers.engine, SECRET), free_port(0)
+    started: list[asyncio.Task[None]] = []
+
+    async def process() -> None:
+        started.append(asyncio.ensure_future(api.serve_app(app, "127.0.0.1", port)))
+        await asyncio.wait(started)  # as in a service, it ends while requests are in progress
+
+    thread = Thread(target=lambda: asyncio.run(process()))
+    thread.start()
+    try:
+        with client_of(f"http://127.0.0.1:{port}") as client:
+            eventually(lambda: _accepts(client))
+            with client.stream("POST", GENERATE_PATH, json=chat(), timeout=30) as response:
+                lines = response.iter_lines()
+                assert "prompt_tokens" in next(lines)
+                (serving,) = started
+                serving.get_loop().call_soon_threadsafe(serving.cancel)
+                with pytest.raises(httpx.RemoteProtocolError):
+                    next(lines)
+    finally:
+        may_step.set()
+        thread.join()
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+    eventually(lambda: not answers.batch.busy)
+
+
+def _accepts(client: httpx.Client) -> bool:
+    with suppress(httpx.ConnectError):
+        return client.get("/").status_code == 404
+    return False
 
 
 def test_an_answer_that_waits_sends_keepalive_lines_on_request(
