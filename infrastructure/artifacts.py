@@ -11,6 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
@@ -108,7 +109,9 @@ class Artifacts:
             self.root = Path(unquote(parsed.path))
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._store = open_store(url, patience_seconds, credentials)
-        self._held: dict[Path, int] = {}  # descriptor of the lock of each copy in use
+        self._held: dict[Path, list[int]] = {}  # a lock for each user of a copy, oldest first
+        self._holding = Lock()
+        self._copying: dict[Path, Lock] = {}  # by copy: one thread creates it
 
     def put(self, ref: str, content: bytes) -> None:
         """Store bytes under a ref, replacing existing content."""
@@ -370,48 +373,57 @@ class Artifacts:
         """Return a local directory with the files of an artifact.
 
         For a file store, this is the stored directory itself, so that all processes map the same
-        base model. For a remote store, it is a copy in `cache`. Several processes may share the
-        cache, and a process may be killed while it copies. The copy stays at least until this
-        process releases it or ends.
+        base model. For a remote store, it is a copy in `cache`. Several processes and threads may
+        share the cache, and a process may be killed while it copies. The copy stays at least until
+        `release_directory` was called once for each call of this method, or the process ends.
         """
         if self.root is not None:
             if not (self.root / prefix / MANIFEST).exists():
                 raise FileNotFoundError(f"{prefix}/{MANIFEST}")
             return self.root / prefix
         target = cache / self.manifest(prefix).sha256
-        while not self._hold(target, target):
-            self._copy_whole(prefix, target)
+        with self._holding:
+            copying = self._copying.setdefault(target, Lock())
+        with copying:
+            handle = hold(target)
+            while handle is None:
+                handle = self._copy_whole(prefix, target)
+        with self._holding:
+            self._held.setdefault(target, []).append(handle)
         return target
 
     def release_directory(self, directory: Path) -> None:
-        """Unlock a local directory that this process no longer uses."""
-        if (handle := self._held.pop(directory, None)) is not None:
-            os.close(handle)
+        """Unlock a local directory that one of its users no longer needs.
 
-    def _hold(self, directory: Path, target: Path) -> bool:
-        """Lock `directory` as the copy at `target`. Return False if it does not exist."""
-        handle = hold(directory)
-        if handle is None:
-            return False
-        self.release_directory(target)
-        self._held[target] = handle
-        return True
+        The oldest lock ends first, because a damaged copy may have been replaced. The locks that
+        are left are then those of the newest copy.
+        """
+        with self._holding:
+            handles = self._held.get(directory, [])
+            if handles:
+                os.close(handles.pop(0))
+            if not handles:
+                self._held.pop(directory, None)
 
-    def _copy_whole(self, prefix: str, target: Path) -> None:
-        """Copy a directory artifact to `target`. The target appears only when it is complete."""
+    def _copy_whole(self, prefix: str, target: Path) -> int | None:
+        """Copy a directory artifact to `target`, which appears only when it is complete.
+
+        Return the lock of the copy, or None if another process deleted it again.
+        """
         delete_killed(target.parent)
         partial = partial_of(target)
-        while not self._hold(partial, target):  # without the lock, other processes would delete it
+        while (handle := hold(partial)) is None:  # unlocked, other processes would delete it
             partial.mkdir(parents=True, exist_ok=True)
         try:
             self.get_directory(prefix, partial)
             partial.rename(target)
-        except OSError as error:
-            # Another process created it first.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        finally:
+        except BaseException as error:
+            os.close(handle)
             shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return hold(target)  # another process created it first
+            raise
+        return handle
 
     def _sync(self, ref: str) -> None:
         """Flush a file of a file store, and its directory. Object stores are always durable."""

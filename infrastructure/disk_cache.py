@@ -14,9 +14,10 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 GIB = 1024**3
 
@@ -72,18 +73,19 @@ def hold(folder: Path) -> int | None:
 
 
 def partial_of(copy: Path) -> Path:
-    """Return the temporary path of a copy that this process creates or deletes.
+    """Return a new temporary path for a copy that is being created or deleted.
 
-    If the process is killed, `delete_killed` deletes the temporary copy.
+    Each call returns another path, so that no thread deletes what another one creates. If the
+    process is killed, `delete_killed` deletes the temporary copy.
     """
-    return copy.with_name(f"{copy.name}.{os.getpid()}")
+    return copy.with_name(f"{copy.name}.{uuid4().int}")
 
 
 def delete_killed(folder: Path) -> None:
     """Delete partial copies that killed processes left behind."""
     for other in folder.glob("*.*"):
-        name, _, process = other.name.rpartition(".")
-        if COPY.fullmatch(name) and process.isdecimal():
+        name, _, number = other.name.rpartition(".")
+        if COPY.fullmatch(name) and number.isdecimal():
             with suppress(OSError), _unused(other) as unused:  # for example, `other` is a file
                 if unused:
                     shutil.rmtree(other, ignore_errors=True)
@@ -96,8 +98,7 @@ def delete_damaged(copy: Path, seen: os.stat_result) -> None:
     """
     with suppress(FileNotFoundError):  # another process or thread was faster
         if os.path.samestat(copy.stat(), seen):
-            copy.rename(partial_of(copy))
-            shutil.rmtree(partial_of(copy), ignore_errors=True)
+            shutil.rmtree(copy.rename(partial_of(copy)), ignore_errors=True)
 
 
 def trim_copies(folder: Path, max_bytes: int) -> Deleted:
@@ -106,14 +107,18 @@ def trim_copies(folder: Path, max_bytes: int) -> Deleted:
     copies = sorted(_copies(folder))
     deleted = Deleted(left_bytes=sum(copy.size for copy in copies))
     for _, copy, size in copies:
-        with _unused(copy) as unused:
-            if not unused:
-                os.utime(copy)  # marks the copy as just used
-                continue
-            if deleted.left_bytes <= max_bytes:
-                continue
-            copy.rename(partial_of(copy))
-        shutil.rmtree(partial_of(copy), ignore_errors=True)
+        try:
+            with _unused(copy) as unused:
+                if not unused:
+                    os.utime(copy)  # marks the copy as just used
+                    continue
+                if deleted.left_bytes <= max_bytes:
+                    continue
+                evicted = copy.rename(partial_of(copy))
+        except FileNotFoundError:  # another process or thread deleted it
+            deleted = replace(deleted, left_bytes=deleted.left_bytes - size)
+            continue
+        shutil.rmtree(evicted, ignore_errors=True)
         deleted = deleted.one(size)
     return deleted
 
@@ -121,8 +126,12 @@ def trim_copies(folder: Path, max_bytes: int) -> Deleted:
 def _copies(folder: Path) -> Iterator[_File]:
     for copy in folder.glob("*"):
         if COPY.fullmatch(copy.name) and copy.is_dir():
-            size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
-            yield _File(copy.stat().st_mtime, copy, size)
+            try:
+                size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
+                used = copy.stat().st_mtime
+            except FileNotFoundError:  # another process or thread deleted it
+                continue
+            yield _File(used, copy, size)
 
 
 def trim_kernels(folder: Path, max_bytes: int) -> Deleted:
@@ -163,7 +172,10 @@ def _kernels(folder: Path) -> Iterator[_File]:
 
 @contextmanager
 def _unused(folder: Path) -> Iterator[bool]:
-    """Yield True if the folder is unused. It then stays unused until the block ends."""
+    """Yield True if the folder is unused. It then stays unused until the block ends.
+
+    Raise FileNotFoundError if it does not exist.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,6 +184,7 @@ def _unused(folder: Path) -> Iterator[bool]:
     else:
         unused = True
     try:
-        yield unused
+        # Otherwise the folder was renamed, and a process may use a new one of this name.
+        yield unused and os.path.samestat(os.fstat(handle), folder.stat())
     finally:
         os.close(handle)

@@ -62,7 +62,7 @@ class WeightStore:
 
     def _forget_base(self, deployment_id: UUID) -> None:
         base = self._bases.pop(deployment_id, None)
-        if base is not None and base not in self._bases.values():
+        if base is not None:
             self._artifacts.release_directory(base)
 
     def _forget_adapter(self, deployment_id: UUID) -> None:
@@ -85,9 +85,8 @@ class WeightStore:
             base = self._artifacts.local_directory(weights.base_ref, self._models)
         except ArtifactCorrupt as error:
             raise _damaged("base model") from error
-        if self._bases.get(deployment_id) != base:
-            self._forget_base(deployment_id)
-            self._bases[deployment_id] = base
+        self._forget_base(deployment_id)
+        self._bases[deployment_id] = base
         return base
 
     def _adapter(self, adapter: AdapterWeights) -> Path:

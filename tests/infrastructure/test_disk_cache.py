@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,21 @@ def test_a_copy_being_deleted_is_not_found(copies: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(fcntl, "flock", deleted_meanwhile)
     assert hold(copies / OLD) is None
     assert hold(copies / "none") is None
+
+
+def test_a_copy_that_disappears_does_not_stop_an_eviction(
+    copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def evicted_meanwhile(handle: int, operation: int) -> None:
+        monkeypatch.undo()
+        shutil.rmtree(copies / NEW)
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", evicted_meanwhile)
+    assert trim_copies(copies, 0).count == 2
+    assert names(copies) == set()
 
 
 def test_only_partial_copies_are_deleted(copies: Path) -> None:
