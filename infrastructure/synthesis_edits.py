@@ -95,6 +95,16 @@ def set_removed(
     )
 
 
+def edit_sizes(connection: Connection, synthesis_id: UUID, after: int, last: int) -> dict[int, int]:
+    """Return the bytes of edits of examples with numbers above `after`, up to `last`."""
+    rows = connection.execute(
+        "SELECT number, octet_length(messages::text) AS size FROM synthesis_edits "
+        "WHERE synthesis_id = %s AND number > %s AND number <= %s",
+        [synthesis_id, after, last],
+    ).fetchall()
+    return {row["number"]: row["size"] for row in rows}
+
+
 def edits_between(
     connection: Connection, synthesis_id: UUID, after: int, last: int
 ) -> dict[int, Edit]:

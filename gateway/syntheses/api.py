@@ -109,7 +109,11 @@ def list_examples(
     after: Annotated[After, Query(description="Return only examples with a higher number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of examples.")] = 100,
 ) -> Page[ExampleAnswer]:
-    """List the generated examples with their origins, as you edited them."""
+    """List the generated examples with their origins, as you edited them.
+
+    A page has at least one example, and otherwise at most 4 MiB. If it has fewer examples than the
+    limit, see `has_more`.
+    """
     return reviewing.examples(backend, caller, synthesis_id, after, limit)
 
 
@@ -117,7 +121,7 @@ def list_examples(
 def edit_example(
     synthesis_id: UUID, number: Number, edit: ExampleEdit, caller: MayTrain, backend: BackendOf
 ) -> ExampleAnswer:
-    """Replace the messages of an example."""
+    """Replace the messages of an example. Their texts have at most 64 KiB in total."""
     return reviewing.edit(backend, caller, synthesis_id, number, edit.messages)
 
 

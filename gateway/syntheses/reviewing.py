@@ -7,8 +7,8 @@ import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,11 +33,18 @@ from infrastructure.synthesis_edits import (
     EditCounts,
     all_edits,
     edit_counts,
+    edit_sizes,
     edits_between,
     locked_edits,
     set_messages,
     set_removed,
 )
+
+PAGE_BYTES = 4 * 1024**2
+"""Most bytes of a page of examples, with their origins and edits, unless it is one example."""
+
+EDIT_BYTES = 64 * 1024
+"""Most bytes of the texts of an edited example."""
 
 KEPT_STARTS = 100
 """Files of which the process keeps the offsets of the lines, at most 80 kB for each."""
@@ -46,34 +53,64 @@ KEPT_STARTS = 100
 def examples(
     backend: Backend, caller: Caller, synthesis_id: UUID, after: int, limit: int
 ) -> Page[ExampleAnswer]:
-    """Return generated examples after a number, as edited.
+    """Return generated examples after a number, as edited: at least one, up to `PAGE_BYTES`.
 
     Raise NotFound, and WrongState until the generation has ended.
     """
     synthesis = _generated(backend, caller, synthesis_id)
     assert synthesis.examples is not None
     assert synthesis.provenance is not None
-    lines = _lines(backend.artifacts, synthesis.examples.ref, after, limit + 1)
-    origins = _lines(backend.artifacts, synthesis.provenance.ref, after + 1, limit + 1)
+    artifacts = backend.artifacts
+    lines = Lines.of(artifacts, synthesis.examples.ref)
+    origins = Lines.of(artifacts, synthesis.provenance.ref)  # after a header
     with backend.pool.connection() as connection:
-        edits = edits_between(connection, synthesis_id, after, after + limit)
-    numbered = enumerate(zip(lines, origins, strict=True), after + 1)
+        last = min(after + limit, lines.count)
+        sizes = edit_sizes(connection, synthesis_id, after, last)
+        total = 0
+        for number in range(after + 1, last + 1):
+            total += lines.size(number) + origins.size(number + 1) + sizes.get(number, 0)
+            if total > PAGE_BYTES and number > after + 1:
+                last = number - 1
+                break
+        edits = edits_between(connection, synthesis_id, after, last)
+    found = zip(lines.between(after, last), origins.between(after + 1, last + 1), strict=True)
     return Page(
         data=[
             _shown(number, line, origin, edits.get(number))
-            for number, (line, origin) in islice(numbered, limit)
+            for number, (line, origin) in enumerate(found, after + 1)
         ],
-        has_more=len(lines) > limit,
+        has_more=last < lines.count,
     )
 
 
-def _lines(artifacts: Artifacts, ref: str, after: int, most: int) -> list[bytes]:
-    """Return lines of a file after some, without reading the rest of it."""
-    starts = _starts(artifacts, ref)
-    last = min(after + most, len(starts) - 1)
-    if after >= last:
-        return []
-    return artifacts.get_range(ref, starts[after], starts[last]).split(b"\n")[: last - after]
+@dataclass(frozen=True)
+class Lines:
+    """Lines of a stored file, with numbers from 1, read without the rest of the file."""
+
+    artifacts: Artifacts
+    ref: str
+    starts: array[int]
+
+    @classmethod
+    def of(cls, artifacts: Artifacts, ref: str) -> Lines:
+        """Return the lines of a file."""
+        return cls(artifacts, ref, _starts(artifacts, ref))
+
+    @property
+    def count(self) -> int:
+        """The number of all lines."""
+        return len(self.starts) - 1
+
+    def size(self, number: int) -> int:
+        """Return the bytes of a line, with its newline."""
+        return self.starts[number] - self.starts[number - 1]
+
+    def between(self, after: int, last: int) -> list[bytes]:
+        """Return the lines with numbers above `after`, up to `last`."""
+        if after >= last:
+            return []
+        content = self.artifacts.get_range(self.ref, self.starts[after], self.starts[last])
+        return content.split(b"\n")[: last - after]
 
 
 @lru_cache(KEPT_STARTS)
@@ -103,6 +140,7 @@ def edit(
 ) -> ExampleAnswer:
     """Replace the messages of an example. Raise NotFound, Invalid or WrongState."""
     _require_chat(messages)
+    _require_short(messages)
     stored = [each.model_dump() for each in messages]
 
     def change(connection: Connection) -> None:
@@ -247,5 +285,14 @@ def _require_chat(messages: list[ExampleMessage]) -> None:
         raise Invalid(
             f"The roles are {', '.join(roles)}. Let user and assistant take turns, beginning with "
             "the user and ending with the assistant.",
+            field="messages",
+        )
+
+
+def _require_short(messages: list[ExampleMessage]) -> None:
+    size = sum(len(each.content.encode()) for each in messages)
+    if size > EDIT_BYTES:
+        raise Invalid(
+            f"The messages have {size:,} bytes. Shorten them to at most {EDIT_BYTES:,} in total.",
             field="messages",
         )

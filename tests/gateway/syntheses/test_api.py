@@ -293,6 +293,55 @@ def test_an_edit_reads_only_its_example(
     assert answer == listed["data"][5] | {"removed": True}
 
 
+def test_a_page_of_examples_has_a_limit_in_bytes(
+    holder: Holder, bench: Bench, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    generate(bench, made["id"])
+    platform.project()
+    path = f"/syntheses/{made['id']}/examples"
+    whole = holder.get(path)["data"]
+    long = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "x" * 60_000}]
+    for number in (2, 3, 5):
+        answer = holder.client.patch(
+            f"/api{path}/{number}", json={"messages": long}, headers=holder.headers
+        )
+        assert answer.status_code == 200
+    listed = holder.get(path)
+    assert ([each["number"] for each in listed["data"]], listed["has_more"]) == (
+        [1, 2, 3, 4, 5, 6],
+        False,
+    )
+    monkeypatch.setattr(reviewing, "PAGE_BYTES", 100_000)
+    pages = [holder.get(f"{path}?after={after}&limit=1000") for after in (0, 2, 4, 6)]
+    numbers = [[each["number"] for each in page["data"]] for page in pages]
+    assert (numbers, [page["has_more"] for page in pages]) == (
+        [[1, 2], [3, 4], [5, 6], []],
+        [True, True, False, False],
+    )
+    assert pages[1]["data"][1] == whole[3]
+    monkeypatch.setattr(reviewing, "PAGE_BYTES", 10)
+    assert [each["number"] for each in holder.get(f"{path}?after=1")["data"]] == [2]
+    browser = signed_in(holder.client, holder.person)
+    assert f"{path}?after=2" in browser.client.get(f"{path}?after=1").text
+
+
+def test_a_long_edit_is_refused(holder: Holder, bench: Bench, platform: Platform) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    generate(bench, made["id"])
+    platform.project()
+    path = f"/api/syntheses/{made['id']}/examples/1"
+    for text, status in (("é" * 32_766, 200), ("é" * 32_767, 422)):
+        messages = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": text}]
+        answer = holder.client.patch(path, json={"messages": messages}, headers=holder.headers)
+        assert answer.status_code == status
+    error = answer.json()["error"]
+    assert error["field"] == "messages"
+    assert "65,537 bytes" in error["message"]
+    (shown,) = holder.get(f"/syntheses/{made['id']}/examples?limit=1")["data"]
+    assert len(shown["messages"][1]["content"]) == 32_766
+
+
 def test_a_quote_reads_its_seed_dataset_once(
     holder: Holder, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
