@@ -85,10 +85,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Seed:
-    """A seed example as JSON, already shortened, and the number of its questions."""
+    """The turns of a seed example, already shortened."""
 
-    text: str
-    questions: int
+    turns: tuple[Message, ...]
 
     @classmethod
     def of(cls, example: dict[str, Any]) -> Seed:
@@ -103,9 +102,20 @@ class Seed:
             elif message.get("role") == "assistant" and user:
                 turns.append({"user": _cut(user, SEED_TEXT), "assistant": _cut(text, SEED_TEXT)})
                 user = ""
-        while len(turns) > 1 and len(_chat(turns)) > SEED_CHARACTERS:
-            turns.pop()
-        return cls(_chat(turns), len(turns))
+                if len(turns) > 1 and len(_chat(turns)) > SEED_CHARACTERS:
+                    turns.pop()
+                    break
+        return cls(tuple(turns))
+
+    @property
+    def text(self) -> str:
+        """The example as JSON."""
+        return _chat(self.turns)
+
+    @property
+    def questions(self) -> int:
+        """Number of the user's questions."""
+        return len(self.turns)
 
     @property
     def messages(self) -> list[Message]:
@@ -129,10 +139,10 @@ class Prompts:
 
     @classmethod
     def of(
-        cls, plan: SynthesisPlan, request: SynthesisRequest, seeds: Sequence[dict[str, Any]] = ()
+        cls, plan: SynthesisPlan, request: SynthesisRequest, seeds: Sequence[Seed] = ()
     ) -> Prompts:
         """Return the prompts with the parts of all documents, and the seed examples."""
-        return cls(plan, request, _parts(request), [Seed.of(each) for each in seeds])
+        return cls(plan, request, _parts(request), seeds)
 
     def drawn(self, attempt: int) -> Drawn:
         """Return the material of an attempt, counted from 0."""

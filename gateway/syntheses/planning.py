@@ -13,7 +13,7 @@ from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
 from domain.synthesis.plan import Generator, SynthesisPlan
 from domain.synthesis.price import CostRange, Pricing
-from domain.synthesis.prompts import Seed, prompt_sizes
+from domain.synthesis.prompts import prompt_sizes
 from domain.synthesis.request import SynthesisRequest, request_ref
 from domain.synthesis.synthesis import Synthesis
 from gateway.backend import Backend
@@ -23,7 +23,12 @@ from gateway.syntheses.schemas import SynthesisForm
 from infrastructure.artifacts import Artifacts
 from infrastructure.ndjson import lines_of
 from infrastructure.synthesis_endpoints import endpoint_of
-from infrastructure.synthesis_seeds import seed_examples
+from infrastructure.synthesis_seeds import (
+    MOST_BYTES,
+    MOST_LINE_BYTES,
+    READ_EXAMPLES,
+    seed_examples,
+)
 from projections.deployments import deployment_named
 
 KEPT_SIZES = 1_000
@@ -163,7 +168,9 @@ def _seeds(
     sizes = _seed_sizes(backend.artifacts, dataset.ref, form.seed)
     if not sizes:
         raise Invalid(
-            "The seed dataset has no chat with texts of a user and an assistant. Choose another.",
+            f"The first {READ_EXAMPLES:,} examples of the seed dataset, or its first "
+            f"{MOST_BYTES // 1024**2} MiB, have no chat of at most {MOST_LINE_BYTES // 1024} KiB "
+            "with texts of a user and an assistant. Choose another.",
             field="seed_dataset",
         )
     return dataset.sha256, sizes
@@ -173,4 +180,4 @@ def _seeds(
 def _seed_sizes(artifacts: Artifacts, ref: str, seed: int) -> tuple[int, ...]:
     """Return the sizes of a dataset's seed examples. The file with a ref never changes."""
     lines = lines_of(artifacts.stream(ref))
-    return tuple(Seed.of(each).size for each in seed_examples(lines, seed))
+    return tuple(each.size for each in seed_examples(lines, seed))

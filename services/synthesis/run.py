@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,7 +13,7 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.synthesis.demonstrations import DEMONSTRATIONS, Message
 from domain.synthesis.price import Pricing, PromptBytes
-from domain.synthesis.prompts import Prompts
+from domain.synthesis.prompts import Prompts, Seed
 from domain.synthesis.request import SynthesisRequest
 from domain.synthesis.synthesis import Synthesis, SynthesisFailure
 from infrastructure.artifacts import Artifacts
@@ -112,7 +111,7 @@ def _request(artifacts: Artifacts, synthesis: Synthesis) -> SynthesisRequest:
     return read(SynthesisRequest, content)
 
 
-def _seeds(log: EventLog, artifacts: Artifacts, synthesis: Synthesis) -> list[dict[str, Any]]:
+def _seeds(log: EventLog, artifacts: Artifacts, synthesis: Synthesis) -> list[Seed]:
     plan = synthesis.plan
     if plan.seed_dataset_id is None:
         return []
@@ -125,10 +124,10 @@ def _seeds(log: EventLog, artifacts: Artifacts, synthesis: Synthesis) -> list[di
         raise CannotContinue(SynthesisFailure.SEED_LOST) from error
 
 
-def _shown(seeds: Iterable[dict[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+def _shown(seeds: Iterable[Seed]) -> Iterator[Sequence[Message]]:
     """Yield the chats that prompts show, so that a copy is a duplicate."""
     for each in DEMONSTRATIONS:
         for last in range(len(each.turns)):
             yield messages_of(each.turns[: last + 1], "")
     for seed in seeds:
-        yield seed["messages"]
+        yield messages_of(seed.turns, "")

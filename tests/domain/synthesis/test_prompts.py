@@ -15,13 +15,15 @@ from domain.synthesis.prompts import (
     SEED_CHARACTERS,
     STYLES,
     Prompts,
+    Seed,
     prompt_sha256,
 )
 from domain.synthesis.request import Document, SynthesisRequest
 from tests.domain.synthesis.test_synthesis import PLAN
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=3_000)
-SEED = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+SEED = Seed.of({"messages": CHAT})
 
 
 @for_all(
@@ -69,9 +71,9 @@ def test_the_range_covers_the_guaranteed_attempts() -> None:
 
 
 def test_seed_examples_are_shown_without_their_system_message() -> None:
-    example = {"messages": [{"role": "system", "content": "hidden"}, *SEED["messages"]]}
+    example = {"messages": [{"role": "system", "content": "hidden"}, *CHAT]}
     request = SynthesisRequest(name="x", instructions="Talk about tea.")
-    prompts = Prompts.of(PLAN, request, [example])
+    prompts = Prompts.of(PLAN, request, [Seed.of(example)])
     _, request_of_seed, seed, wanted = prompts.write(prompts.drawn(0))
     assert json.loads(seed["content"]) == {"turns": [{"user": "q", "assistant": "a"}]}
     assert seed["role"] == "assistant"
@@ -82,7 +84,7 @@ def test_seed_examples_are_shown_without_their_system_message() -> None:
 def test_a_long_seed_example_is_shown_as_valid_json() -> None:
     turn = [{"role": "user", "content": "q" * 900}, {"role": "assistant", "content": "ä" * 900}]
     request = SynthesisRequest(name="x", instructions="Talk about tea.")
-    prompts = Prompts.of(PLAN, request, [{"messages": turn * 5}])
+    prompts = Prompts.of(PLAN, request, [Seed.of({"messages": turn * 5})])
     (shown,) = prompts.seeds
     assert len(shown.text) <= SEED_CHARACTERS
     assert len(json.loads(shown.text)["turns"]) == shown.questions == 1

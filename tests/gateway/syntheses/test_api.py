@@ -356,6 +356,19 @@ def test_a_quote_reads_its_seed_dataset_once(
     assert holder.post("/syntheses/quote", form | {"examples": 7}) == first | {"most_attempts": 21}
 
 
+def test_a_seed_dataset_with_long_examples_only_is_refused(
+    holder: Holder, platform: Platform
+) -> None:
+    chat = [{"role": "user", "content": "q" * 70_000}, {"role": "assistant", "content": "a"}]
+    line = json.dumps({"messages": chat}).encode() + b"\n"
+    dataset = platform.upload(holder.account_id, line * 2)
+    platform.validate_upload(dataset)
+    platform.project()
+    refused = holder.post("/syntheses/quote", holder.form | {"seed_dataset": str(dataset)}, 422)
+    assert refused["error"]["field"] == "seed_dataset"
+    assert "64 KiB" in refused["error"]["message"]
+
+
 def test_a_seed_dataset_is_kept_while_its_synthesis_generates(
     holder: Holder, platform: Platform
 ) -> None:

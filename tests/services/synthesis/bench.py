@@ -23,7 +23,7 @@ from domain.core.identity import token_meter_id
 from domain.deployments.deployment import Deployment, Weights
 from domain.synthesis.plan import Generator, SynthesisPlan
 from domain.synthesis.price import Pricing
-from domain.synthesis.prompts import Prompts
+from domain.synthesis.prompts import Prompts, Seed
 from domain.synthesis.request import SynthesisRequest, request_ref
 from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.accounts import EcoLink
@@ -127,7 +127,9 @@ class Bench:
             "rates": FREE if generator.external else RATES,
         }
         made = SynthesisPlan(**(given | plan))
-        cost = Pricing(made, Prompts.of(made, request, seeds or ()).sizes()).range()
+        cost = Pricing(
+            made, Prompts.of(made, request, [Seed.of(each) for each in seeds or ()]).sizes()
+        ).range()
         with self.commanding() as use_case:
             use_case.approve(ACCOUNT_ID, id, made, cost, max_cost_micros)
         return id
