@@ -93,7 +93,7 @@ def main() -> None:
     try:
         if recorded:
             await_revision(settings, REVISION)
-        watch(settings)  # a process that waits for a migration has no beat, so it is not ready
+        watch(settings)  # a process that waits for a migration does not beat, so it is not ready
         with present(settings, arguments.name) if recorded else nullcontext():
             module, _, function = target.partition(":")
             getattr(import_module(module), function)(settings)

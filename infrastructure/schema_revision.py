@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -47,6 +49,12 @@ FOUND = "SELECT FROM schema_revisions WHERE revision = %s"
 
 POLL_SECONDS = 1.0
 
+WAITING = ".waiting"
+"""Ending of the file that a waiting process touches, after the name of its beat file.
+
+The process is alive, so a restart does not help. It is not ready, so it does not beat.
+"""
+
 
 def store_revision(connection: psycopg.Connection[Any], revision: str) -> None:
     """Record that the database has a revision.
@@ -67,18 +75,25 @@ def has_revision(connection: psycopg.Connection[Any], revision: str) -> bool:
 
 
 def await_revision(settings: Settings, revision: str) -> None:
-    """Wait until a migration has given the database a revision.
+    """Wait until a migration has given the database a revision. Touch its file meanwhile.
 
     Raise NewerFormat if this version of EcoLink cannot read the format in use.
     """
     log, reported = logging.getLogger("schema"), ""
     while problem := _problem(settings, revision):
+        _touch(settings.beat_file)
         if problem != reported:
             log.warning("%s", problem)
         reported = problem
         time.sleep(POLL_SECONDS)
     if reported:
         log.info("the database has the schema of this version")
+
+
+def _touch(beat_file: Path | None) -> None:
+    if beat_file is not None:
+        with suppress(OSError):
+            beat_file.with_name(beat_file.name + WAITING).touch()
 
 
 def _problem(settings: Settings, revision: str) -> str | None:

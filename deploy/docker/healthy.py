@@ -1,8 +1,9 @@
 """`python -m deploy.docker.healthy` is the health check of a container.
 
 Without an argument, the process must have touched its ECOLINK_BEAT_FILE. With a port, it must
-also answer GET /healthz without an error of the server (5xx). The exit status is 0 if the process
-is healthy. It imports as little as possible, because it runs often.
+also answer GET /healthz without an error of the server (5xx). With `--alive`, it is enough that the
+process waits for the database or its migration. The exit status is 0 if the process is healthy. It
+imports as little as possible, because it runs often.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import time
 
 MAX_AGE_SECONDS = 30.0
 """Age of the last beat at which a process is unhealthy. It beats every second."""
+
+WAITING = ".waiting"
+"""Ending of the file of a waiting process, as in infrastructure.schema_revision."""
 
 ANSWER_SECONDS = 5.0
 SERVER_ERROR = 500
@@ -43,8 +47,10 @@ def answers(port: int) -> bool:
 
 def main() -> int:
     """Return 0 if the process is healthy, otherwise 1."""
-    healthy = beats(os.environ["ECOLINK_BEAT_FILE"], time.time())
-    return 0 if healthy and all(answers(int(port)) for port in sys.argv[1:]) else 1
+    path, now, arguments = os.environ["ECOLINK_BEAT_FILE"], time.time(), sys.argv[1:]
+    if arguments == ["--alive"]:
+        return 0 if beats(path, now) or beats(path + WAITING, now) else 1
+    return 0 if beats(path, now) and all(answers(int(port)) for port in arguments) else 1
 
 
 if __name__ == "__main__":

@@ -65,6 +65,13 @@ def test_the_new_version_migrates_again_after_the_migration_of_the_old_one(
     assert not has_revision(owner, "new")
 
 
+def healthy(beat: Path, *arguments: str) -> bool:
+    """Return the result of the health check of a container."""
+    argv = [sys.executable, "-m", "deploy.docker.healthy", *arguments]
+    variables = os.environ | {"ECOLINK_BEAT_FILE": str(beat)}
+    return subprocess.run(argv, env=variables, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("undo", ["DROP TABLE schema_revisions", "DELETE FROM schema_revisions"])
 def test_a_process_waits_for_the_migration(
     owner: Connection, settings: Settings, tmp_path: Path, undo: str
@@ -81,10 +88,12 @@ def test_a_process_waits_for_the_migration(
     try:
         eventually(lambda: "waits until a migration of this version has ended" in log.read_text())
         assert not beat.exists(), "the process is ready, so its predecessor is stopped"
+        assert not healthy(beat)
+        assert healthy(beat, "--alive"), "it is restarted while it waits"
         assert owner.execute("SELECT FROM processes").rowcount == 0
         migrate(settings)
         eventually(lambda: "the database has the schema of this version" in log.read_text())
-        eventually(beat.exists)
+        eventually(lambda: healthy(beat) and healthy(beat, "--alive"))
         eventually(lambda: owner.execute("SELECT FROM processes").rowcount == 1)
     finally:
         process.kill()

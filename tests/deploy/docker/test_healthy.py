@@ -55,17 +55,30 @@ def test_a_port_without_a_listener_is_not_healthy() -> None:
     assert not answers(free_port())
 
 
-@pytest.mark.parametrize("beating", [True, False])
-def test_the_exit_status_tells_the_engine(tmp_path: Path, beating: bool) -> None:
+@pytest.mark.parametrize(
+    ("file", "arguments", "healthy"),
+    [
+        ("beat", [], True),
+        ("beat", ["--alive"], True),
+        ("beat.waiting", [], False),
+        ("beat.waiting", ["--alive"], True),
+        (None, [], False),
+        (None, ["--alive"], False),
+    ],
+)
+def test_the_exit_status_tells_the_engine(
+    tmp_path: Path, file: str | None, arguments: list[str], healthy: bool
+) -> None:
+    """A process that waits for its migration is alive, but not ready."""
     beat = tmp_path / "beat"
-    if beating:
-        beat.touch()
+    if file is not None:
+        (tmp_path / file).touch()
     ran = subprocess.run(
-        [sys.executable, "-m", "deploy.docker.healthy"],
+        [sys.executable, "-m", "deploy.docker.healthy", *arguments],
         env=os.environ | {"ECOLINK_BEAT_FILE": str(beat)},
         check=False,
     )
-    assert ran.returncode == (0 if beating else 1)
+    assert ran.returncode == (0 if healthy else 1)
 
 
 def test_it_imports_nothing_of_ecolink() -> None:

@@ -135,14 +135,19 @@ def test_every_process_has_limits_and_probes(name: str) -> None:
     assert "memory" in resources["limits"]
     if name in PROCESSES:
         ports = [str(each["containerPort"]) for each in container(name).get("ports", [])]
-        assert checks(name) == {"startupProbe": [], "livenessProbe": [], "readinessProbe": ports}
+        alive = ["--alive"]
+        assert checks(name) == {
+            "startupProbe": alive,
+            "livenessProbe": alive,
+            "readinessProbe": ports,
+        }
 
 
 def checks(name: str) -> dict[str, list[str]]:
     """Return the arguments of the health check of each probe.
 
     Only readiness may ask a port. A port does not answer well while the process stands by, loads
-    models or waits for the database, and a restart would not help.
+    models or waits for the database or its migration, and a restart would not help.
     """
     probes = {key: value for key, value in container(name).items() if key.endswith("Probe")}
     commands = {key: value["exec"]["command"] for key, value in probes.items()}
