@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
+from infrastructure.event_handlers import UNREACHABLE
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections.open_meters import bound_segments
@@ -67,18 +68,22 @@ class PodWatch:
         self._logger = logging.getLogger("pods")
 
     async def run(self) -> None:
-        """Watch until cancelled. If polling a pod fails, log the error and poll it again."""
+        """Watch until cancelled. If polling a pod fails, log the error and poll it again.
+
+        While the launcher or the database does not answer, no segment ends.
+        """
         while True:
             try:
                 await self._poll_all()
-            except LauncherUnavailable as error:
+            except (LauncherUnavailable, *UNREACHABLE) as error:
                 self._logger.warning("cannot see the pods, so none of them ends: %s", error)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _poll_all(self) -> None:
         """Poll the pods of the launcher and those that the read model expects.
 
-        Raise LauncherUnavailable if the launcher does not answer.
+        Raise LauncherUnavailable if the launcher does not answer, or one of UNREACHABLE if the
+        database does not.
         """
         expected = await asyncio.to_thread(self._expected)
         held = set(await asyncio.to_thread(self._launcher.pods))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
+from psycopg_pool import PoolTimeout
 
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
@@ -20,6 +21,9 @@ from infrastructure.bus import REPORTS, provision
 from infrastructure.reports import Phase, PodSeen, Report
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
+from infrastructure.store import Connection
+from projections.projection import Row
+from services.scheduler import pod_watch
 from services.scheduler.launchers.launcher import Pod, PodName
 from services.scheduler.pod_reports import PodReports
 from services.scheduler.pod_watch import PodWatch, Silences
@@ -321,6 +325,30 @@ async def test_no_segment_ends_while_the_cluster_does_not_answer(
         await until(lambda: asked >= 3)
         assert history.job.running
         launcher.away = False
+        await until(lambda: history.events(events.SegmentEnded))
+
+
+async def test_the_watch_continues_after_an_outage_of_the_database(
+    history: History,
+    launcher: FakeLauncher,
+    watching: Watching,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, away, read = 0, True, pod_watch.bound_segments
+
+    def count(connection: Connection) -> list[Row]:
+        nonlocal asked
+        asked += 1
+        if away:
+            raise PoolTimeout("couldn't get a connection after 10.00 sec")
+        return read(connection)
+
+    monkeypatch.setattr(pod_watch, "bound_segments", count)
+    launcher.end(NAME)
+    async with watching():
+        await until(lambda: asked >= 3)
+        assert history.job.running
+        away = False
         await until(lambda: history.events(events.SegmentEnded))
 
 
