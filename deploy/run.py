@@ -61,12 +61,13 @@ class Throttle(logging.Filter):
 
 
 def set_up_logging(settings: Settings, process: str) -> None:
-    """Send all log records to standard error."""
+    """Send all log records to standard error, without the URLs of requests to other servers."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLine(process) if settings.log_format == "json" else OneLine())
     handler.addFilter(Throttle())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, which may have a token
 
 
 def main() -> None:

@@ -245,7 +245,6 @@ def urls_of(text: str | None) -> list[str]:
 @asynccontextmanager
 async def open_serving(settings: Settings) -> AsyncGenerator[Serving]:
     """Open the connection pool for the lifetime of the gateway."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # the gateway already logs requests
     async with httpx.AsyncClient(
         headers={
             "authorization": f"Bearer {settings.serving_secret}",

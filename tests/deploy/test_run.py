@@ -10,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from deploy.processes import PROCESSES, environment
 from deploy.run import MOST_LINES, MOST_WARNINGS, WINDOW_SECONDS, Throttle
 from infrastructure.log_format import OneLine
 from infrastructure.settings import Settings
-from tests.deploy.local.fakes import CRASHING, HARD_TO_CANCEL, STEADY
+from tests.deploy.local.fakes import CRASHING, HARD_TO_CANCEL, REQUESTING, STEADY
 from tests.polling import eventually
 
 
@@ -56,6 +58,20 @@ def test_an_error_that_ends_a_process_is_one_log_line(home: Path) -> None:
     [_, last] = result.stderr.splitlines()
     assert "CRITICAL deploy.run: bad failed" in last
     assert "RuntimeError: this service always crashes" in last
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_the_log_has_no_urls_of_requests(home: Path, level: str) -> None:
+    settings = environment(Settings(home=home, log_level=level))
+    result = subprocess.run(
+        command("one", REQUESTING),
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "one ended" in result.stderr
+    assert "secret-token" not in result.stderr
 
 
 def test_an_unknown_process_is_refused() -> None:

@@ -15,8 +15,6 @@ from pydantic import BaseModel, ValidationError
 
 from services.scheduler.launchers.launcher import LauncherUnavailable
 
-logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line for each request
-
 API = "/slurm/v0.0.42"
 """Version of the API, which Slurm 24.11, 25.05 and 25.11 have."""
 

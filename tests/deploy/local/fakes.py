@@ -8,6 +8,8 @@ import signal
 import time
 from contextlib import suppress
 
+import httpx
+
 from infrastructure.progress import PROGRESS
 from infrastructure.service import every, run_until_stopped
 from infrastructure.settings import Settings
@@ -17,6 +19,7 @@ STUBBORN = "tests.deploy.local.fakes:stubborn"
 LOOPING = "tests.deploy.local.fakes:looping"
 HARD_TO_CANCEL = "tests.deploy.local.fakes:hard_to_cancel"
 CRASHING = "tests.deploy.local.fakes:crashing"
+REQUESTING = "tests.deploy.local.fakes:requesting"
 
 
 def steady(settings: Settings) -> None:
@@ -48,6 +51,12 @@ def hard_to_cancel(settings: Settings) -> None:
 def crashing(settings: Settings) -> None:
     """Fail at once."""
     raise RuntimeError("this service always crashes")
+
+
+def requesting(settings: Settings) -> None:
+    """Send a request to a URL with a token."""
+    with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+        client.get("https://example.com/secret-token/v1")
 
 
 def looping(settings: Settings) -> None:
