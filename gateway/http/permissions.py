@@ -128,6 +128,8 @@ MayRead = Annotated[Caller, _checks(READ)]
 MayDownload = Annotated[Caller, _checks(DOWNLOAD)]
 """Reads the content of datasets and models, which auditors may not see."""
 MayTrain = Annotated[Caller, _checks(Permission((Scope.TRAIN,)))]
+MayEdit = Annotated[Caller, _checks(Permission((Scope.TRAIN, Scope.READ), HOLDERS))]
+"""Changes the content of datasets. Responses show it, so the caller must be allowed to read it."""
 MayDeploy = Annotated[Caller, _checks(Permission((Scope.DEPLOY,)))]
 MayPublish = Annotated[Caller, _checks(Permission((Scope.DEPLOY, Scope.READ), HOLDERS))]
 """Sends the content of models to another server, so it must be allowed to download them, too."""

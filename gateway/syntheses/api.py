@@ -14,7 +14,7 @@ from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answ
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.paging import After, Limit, Page
-from gateway.http.permissions import MayDownload, MayRead, MayTrain
+from gateway.http.permissions import MayDownload, MayEdit, MayRead, MayTrain
 from gateway.syntheses import reviewing, service
 from gateway.syntheses.schemas import (
     ExampleAnswer,
@@ -119,7 +119,7 @@ def list_examples(
 
 @router.patch("/{synthesis_id}/examples/{number}", responses=refusals(404, 409))
 def edit_example(
-    synthesis_id: UUID, number: Number, edit: ExampleEdit, caller: MayTrain, backend: BackendOf
+    synthesis_id: UUID, number: Number, edit: ExampleEdit, caller: MayEdit, backend: BackendOf
 ) -> ExampleAnswer:
     """Replace the messages of an example. Their texts have at most 64 KiB in total."""
     return reviewing.edit(backend, caller, synthesis_id, number, edit.messages)
@@ -127,7 +127,7 @@ def edit_example(
 
 @router.delete("/{synthesis_id}/examples/{number}", responses=refusals(404, 409))
 def remove_example(
-    synthesis_id: UUID, number: Number, caller: MayTrain, backend: BackendOf
+    synthesis_id: UUID, number: Number, caller: MayEdit, backend: BackendOf
 ) -> ExampleAnswer:
     """Leave an example out of the dataset. You can restore it."""
     return reviewing.remove(backend, caller, synthesis_id, number, removed=True)
@@ -135,7 +135,7 @@ def remove_example(
 
 @router.post("/{synthesis_id}/examples/{number}/restore", responses=refusals(404, 409))
 def restore_example(
-    synthesis_id: UUID, number: Number, caller: MayTrain, backend: BackendOf
+    synthesis_id: UUID, number: Number, caller: MayEdit, backend: BackendOf
 ) -> ExampleAnswer:
     """Restore a removed example."""
     return reviewing.remove(backend, caller, synthesis_id, number, removed=False)

@@ -17,7 +17,7 @@ from domain.synthesis.request import MOST_DOCUMENT_CHARACTERS, MOST_DOCUMENTS
 from domain.synthesis.synthesis import SynthesisStatus
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
-from gateway.http.permissions import MayDownload, MayManageKeys, MayRead, MayTrain
+from gateway.http.permissions import MayDownload, MayEdit, MayManageKeys, MayRead, MayTrain
 from gateway.syntheses import endpoints, reviewing, service
 from gateway.syntheses.schemas import EndpointForm, ExampleMessage, KeyForm, SynthesisForm
 from gateway.web.rendering import fragment, is_htmx, page
@@ -139,7 +139,7 @@ def show_examples(
 
 @router.post("/syntheses/{synthesis_id}/examples/{number}")
 async def edit_example(
-    synthesis_id: UUID, number: int, request: Request, caller: MayTrain, backend: BackendOf
+    synthesis_id: UUID, number: int, request: Request, caller: MayEdit, backend: BackendOf
 ) -> Response:
     """Replace the texts of an example, and show it."""
     form = await request.form(max_files=0, max_fields=FORM_FIELDS * 4)
@@ -161,7 +161,7 @@ async def edit_example(
 
 @router.post("/syntheses/{synthesis_id}/examples/{number}/remove")
 def remove_example(
-    synthesis_id: UUID, number: int, caller: MayTrain, backend: BackendOf
+    synthesis_id: UUID, number: int, caller: MayEdit, backend: BackendOf
 ) -> Response:
     """Leave an example out, and show it so."""
     shown = reviewing.remove(backend, caller, synthesis_id, number, removed=True)
@@ -170,7 +170,7 @@ def remove_example(
 
 @router.post("/syntheses/{synthesis_id}/examples/{number}/restore")
 def restore_example(
-    synthesis_id: UUID, number: int, caller: MayTrain, backend: BackendOf
+    synthesis_id: UUID, number: int, caller: MayEdit, backend: BackendOf
 ) -> Response:
     """Restore an example, and show it."""
     shown = reviewing.remove(backend, caller, synthesis_id, number, removed=False)

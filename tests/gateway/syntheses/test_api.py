@@ -559,6 +559,31 @@ def test_only_keys_that_manage_keys_change_and_see_endpoints(
     assert replaced.status_code == 403
 
 
+def test_only_keys_that_also_read_change_examples(
+    holder: Holder, bench: Bench, platform: Platform
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    generate(bench, made["id"])
+    platform.project()
+    example = f"/syntheses/{made['id']}/examples/1"
+    edit = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    key = platform.key(holder.account_id, KeyRequest(scopes=(Scope.TRAIN,)))
+    browser = signed_in(holder.client, key)
+    for method, path, body in (
+        ("PATCH", example, edit),
+        ("DELETE", example, None),
+        ("POST", f"{example}/restore", None),
+    ):
+        answer = holder.client.request(method, f"/api{path}", json=body, headers=key.headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "missing_scope")
+    for path in (example, f"{example}/remove", f"{example}/restore"):
+        refused = browser.client.post(path, headers=browser.htmx)
+        assert 'data-code="missing_scope"' in refused.text
+    both = platform.key(holder.account_id, KeyRequest(scopes=(Scope.READ, Scope.TRAIN)))
+    answer = holder.client.delete(f"/api{example}", headers=both.headers)
+    assert answer.json()["removed"]
+
+
 def test_an_endpoint_that_is_not_public_is_refused(platform: Platform, projecting: None) -> None:
     headers = platform.person().headers
     with TestClient(application(platform.settings)) as client:
