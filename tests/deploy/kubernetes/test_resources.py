@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from deploy.docker.secrets import OPERATOR
 from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 from infrastructure.store_credentials import required_store_issuer
@@ -109,7 +110,7 @@ def test_every_file_is_used_and_no_resource_is_twice(folder: Path) -> None:
 
 
 def test_every_process_is_a_deployment() -> None:
-    assert set(WORKLOADS) == {*PROCESSES, MIGRATE, FINISH}
+    assert set(WORKLOADS) == {*PROCESSES, MIGRATE, FINISH, OPERATOR}
     for name in PROCESSES:
         assert container(name)["command"] == ["python", "-m", "deploy.run", name]
 
@@ -125,7 +126,7 @@ def test_no_process_has_more_rights_than_it_needs(name: str) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert pod(name)["automountServiceAccountToken"] is (name == "scheduler")
+    assert pod(name)["automountServiceAccountToken"] is (name in ("scheduler", OPERATOR))
 
 
 @every_workload
@@ -191,6 +192,17 @@ def test_the_end_of_an_upgrade_waits_and_has_only_the_role_of_the_operator() -> 
 def files_of(name: str) -> set[str]:
     """Return the names of the secret files of a workload."""
     return {"ecolink_database_url"} if name == FINISH else set(secrets_of(name))
+
+
+def test_operator_commands_run_in_a_pod_that_an_operator_starts() -> None:
+    """It has all that the container of operator commands has, and the page shows its use."""
+    spec, page = WORKLOADS[OPERATOR]["spec"], (ROOT / "docs" / "kubernetes.md").read_text()
+    assert spec["replicas"] == 0
+    assert container(OPERATOR)["image"] == "ecolink-trainer"  # it imports models
+    assert set(checks(OPERATOR)) == set()
+    assert "scale --namespace ecolink deployment/operator --replicas 1" in page
+    users = re.findall(r"exec --namespace ecolink (?:-\w+ )?deployment/(\w+) -- ecolink", page)
+    assert set(users) == {OPERATOR}
 
 
 @every_workload
@@ -265,14 +277,18 @@ def test_both_namespaces_deny_what_is_not_listed() -> None:
     assert restricted == ["restricted", "restricted"]
 
 
-def test_only_the_scheduler_has_rights_in_the_cluster() -> None:
+def test_only_the_scheduler_and_operators_have_rights_in_the_cluster() -> None:
     bindings = of_kind("RoleBinding") + of_kind("ClusterRoleBinding")
     subjects = [subject for each in bindings for subject in each["subjects"]]
     assert {(each["namespace"], each["name"]) for each in subjects} == {
-        ("ecolink", "ecolink-scheduler")
+        ("ecolink", "ecolink-scheduler"),
+        ("ecolink", "ecolink-operator"),
     }
-    users = {name for name in WORKLOADS if pod(name)["serviceAccountName"] != "ecolink"}
-    assert users == {"scheduler"}
+    accounts = {name: pod(name)["serviceAccountName"] for name in WORKLOADS}
+    assert {name: each for name, each in accounts.items() if each != "ecolink"} == {
+        "scheduler": "ecolink-scheduler",
+        OPERATOR: "ecolink-operator",
+    }
 
 
 @pytest.mark.full
@@ -291,7 +307,7 @@ def test_kustomize_renders_valid_resources(folder: Path) -> None:
         by_identity = {identity(each): each for each in yaml.safe_load_all(text)}
         assert [by_identity[identity(each)] for each in RESOURCES] == RESOURCES
     deployments = [each for each in rendered if each["kind"] == "Deployment"]
-    assert len(deployments) == len(PROCESSES)
+    assert len(deployments) == len({*PROCESSES, OPERATOR})
     for each in deployments:
         (container,) = each["spec"]["template"]["spec"]["containers"]
         (source,) = container["envFrom"]

@@ -1,4 +1,4 @@
-"""The rights of the scheduler in deploy/kubernetes are exactly those that the launcher uses."""
+"""The rights in deploy/kubernetes are exactly those that the launcher and its checks use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from infrastructure.machine_checks import Level
+from infrastructure.settings import Settings
+from services.scheduler.launchers import launcher_checks
 from services.scheduler.launchers.kubernetes import launcher as module
 from services.scheduler.launchers.kubernetes.launcher import KubernetesLauncher
 from services.scheduler.launchers.launcher import PodPending
@@ -19,13 +22,20 @@ from tests.services.scheduler.launchers.kubernetes.test_launcher import NAME, sp
 RBAC = Path(__file__).parents[5] / "deploy" / "kubernetes" / "base" / "rbac.yaml"
 
 
-def rights(kind: str) -> Iterator[tuple[str, str, str]]:
-    """Return the (verb, resource, API group) that a Role or ClusterRole grants."""
-    for resource in yaml.safe_load_all(RBAC.read_text()):
-        if resource["kind"] != kind:
+def rights(account: str) -> Iterator[tuple[str, str, str]]:
+    """Return the (verb, resource, API group) that a service account has."""
+    resources = list(yaml.safe_load_all(RBAC.read_text()))
+    roles = {
+        (each["kind"], each["metadata"]["name"]): each for each in resources if "rules" in each
+    }
+    for binding in (each for each in resources if "roleRef" in each):
+        if account not in [subject["name"] for subject in binding["subjects"]]:
             continue
-        assert resource["metadata"].get("namespace") in (None, NAMESPACE)
-        for rule in resource["rules"]:
+        role = roles[binding["roleRef"]["kind"], binding["roleRef"]["name"]]
+        assert role["metadata"].get("namespace") in (None, NAMESPACE)
+        of_the_cluster = role["kind"] == "ClusterRole"
+        for rule in role["rules"]:
+            assert (rule["resources"] == ["nodes"]) is of_the_cluster
             yield from product(rule["verbs"], rule["resources"], rule["apiGroups"])
 
 
@@ -53,10 +63,16 @@ def test_the_rights_are_exactly_those_of_the_calls(
     launcher: KubernetesLauncher, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_everything(launcher, cluster, monkeypatch)
-    granted = [*rights("Role"), *rights("ClusterRole")]
+    granted = list(rights("ecolink-scheduler"))
     assert len(granted) == len(set(granted))
     assert set(cluster.calls) == set(granted)
-    assert {resource for _, resource, _ in rights("ClusterRole")} == {"nodes"}
+
+
+def test_operators_have_exactly_the_rights_of_the_checks(
+    settings: Settings, cluster: FakeCluster
+) -> None:
+    assert [each.level for each in launcher_checks(settings)] == [Level.OK]
+    assert sorted(cluster.calls) == sorted(rights("ecolink-operator"))
 
 
 def test_every_call_of_the_api_is_covered() -> None:
