@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
@@ -103,6 +106,11 @@ def counted(attempts: Sequence[Attempt]) -> tuple[Counts, TokenUsage]:
     return counts, usage
 
 
+def accepted_in(attempts: Iterable[Attempt]) -> Iterator[Attempt]:
+    """Yield the accepted attempts."""
+    return (each for each in attempts if each.outcome is Outcome.ACCEPTED)
+
+
 class BatchDamaged(Exception):
     """A stored batch is missing, or differs from the hash in its event."""
 
@@ -114,9 +122,8 @@ class AttemptStore:
         self._artifacts = artifacts
         self._home = synthesis.home
 
-    def completed(self, files: Sequence[StoredFile]) -> list[Attempt]:
-        """Return the attempts of completed batches. Raise BatchDamaged."""
-        found: list[Attempt] = []
+    def batches(self, files: Sequence[StoredFile]) -> Iterator[list[Attempt]]:
+        """Yield the attempts of each completed batch. Raise BatchDamaged."""
         for file in files:
             try:
                 content = self._artifacts.get(file.ref)
@@ -124,8 +131,7 @@ class AttemptStore:
                 raise BatchDamaged(f"{file.ref} is missing.") from error
             if hashlib.sha256(content).hexdigest() != file.sha256:
                 raise BatchDamaged(f"{file.ref} differs from its hash.")
-            found += [Attempt.model_validate_json(line) for line in content.splitlines()]
-        return found
+            yield [Attempt.model_validate_json(line) for line in content.splitlines()]
 
     def loose(self, known: set[int]) -> tuple[dict[int, Answer], dict[int, Attempt]]:
         """Return the answers and finished attempts that are in no completed batch, by number."""
@@ -148,7 +154,7 @@ class AttemptStore:
         If a completed batch is lost, there are none, because some may be billed already.
         """
         try:
-            known = {each.number for each in self.completed(files)}
+            known = {each.number for batch in self.batches(files) for each in batch}
             return list(self.loose(known)[1].values())
         except (BatchDamaged, ValidationError):
             return []
@@ -173,15 +179,25 @@ class AttemptStore:
         content = b"".join(each.model_dump_json().encode() + b"\n" for each in ordered)
         return self._keep(f"batches/{batch:05d}.jsonl", content)
 
-    def keep_examples(self, accepted: Sequence[Attempt]) -> StoredFile:
-        """Store the accepted examples as the lines of a dataset."""
-        return self._keep("examples.jsonl", b"".join(each.line for each in accepted))
+    def keep_examples(self, files: Sequence[StoredFile]) -> StoredFile:
+        """Store the accepted examples of batches as the lines of a dataset. Raise BatchDamaged."""
+        return self._keep_lines("examples.jsonl", (each.line for each in self._accepted(files)))
 
-    def keep_provenance(self, header: dict[str, object], accepted: Sequence[Attempt]) -> StoredFile:
-        """Store a header and the origin of each example, in the order of the examples."""
-        lines = [json.dumps(header, sort_keys=True)]
-        for number, each in enumerate(accepted, 1):
-            origin = {
+    def keep_provenance(self, header: dict[str, object], files: Sequence[StoredFile]) -> StoredFile:
+        """Store a header and the origin of each example, in the order of the examples.
+
+        Raise BatchDamaged.
+        """
+        documents = chain([header], self._origins(files))
+        lines = (json.dumps(each, sort_keys=True).encode() + b"\n" for each in documents)
+        return self._keep_lines("provenance.jsonl", lines)
+
+    def _accepted(self, files: Sequence[StoredFile]) -> Iterator[Attempt]:
+        return accepted_in(chain.from_iterable(self.batches(files)))
+
+    def _origins(self, files: Sequence[StoredFile]) -> Iterator[dict[str, object]]:
+        for number, each in enumerate(self._accepted(files), 1):
+            yield {
                 "example": number,
                 "example_sha256": hashlib.sha256(each.line).hexdigest(),
                 "attempt": each.number,
@@ -190,8 +206,6 @@ class AttemptStore:
                 "usage": each.usage.model_dump(),
                 "score": None if each.judgement is None else each.judgement.score,
             }
-            lines.append(json.dumps(origin, sort_keys=True))
-        return self._keep("provenance.jsonl", "".join(f"{each}\n" for each in lines).encode())
 
     def forget(self, attempts: Sequence[Attempt]) -> None:
         """Delete the single files of attempts that a completed batch contains."""
@@ -203,6 +217,18 @@ class AttemptStore:
         ref = f"{self._home}/{name}"
         self._artifacts.put(ref, content)
         return StoredFile(ref=ref, sha256=hashlib.sha256(content).hexdigest())
+
+    def _keep_lines(self, name: str, lines: Iterable[bytes]) -> StoredFile:
+        """Store lines through a temporary file, however many there are."""
+        ref, digest = f"{self._home}/{name}", hashlib.sha256()
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            with path.open("wb") as file:
+                for line in lines:
+                    file.write(line)
+                    digest.update(line)
+            self._artifacts.put_file(ref, path)
+        return StoredFile(ref=ref, sha256=digest.hexdigest())
 
     def _ref(self, number: int, kind: str) -> str:
         return f"{self._home}/attempts/{number:06d}.{kind}.json"

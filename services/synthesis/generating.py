@@ -229,8 +229,7 @@ class Generating:
 
     async def _attempts(self, run: Run, synthesis: Synthesis, stop: Stop) -> list[Attempt]:
         """Return the finished attempts of the batch."""
-        known = set(run.attempts)
-        answers, done = await asyncio.to_thread(run.store.loose, known)
+        answers, done = await asyncio.to_thread(run.store.loose, set(run.outcomes))
         numbers = run.numbers(synthesis.batch_attempts)
         found = [done[number] for number in numbers if number in done]
         for each in found:
@@ -290,11 +289,12 @@ class Generating:
         self, run: Run, synthesis: Synthesis, attempts: list[Attempt], stop: Stop
     ) -> None:
         """Complete the open batch. Pause the run if the batch stopped, or if nothing is usable."""
-        counts, usage = counted([*run.attempts.values(), *attempts])
+        new_counts, new_usage = counted(attempts)
+        counts, usage = synthesis.counts + new_counts, synthesis.usage + new_usage
         file = await asyncio.to_thread(run.store.keep_batch, synthesis.batch, attempts)
         reason = stop.reason
         run.add(attempts)
-        most = BARREN_ATTEMPTS if run.accepted else UNUSABLE_ATTEMPTS
+        most = BARREN_ATTEMPTS if run.fruitful else UNUSABLE_ATTEMPTS
         if reason is None and run.barren >= most:
             reason = StopReason.UNUSABLE
 
@@ -312,14 +312,14 @@ class Generating:
 
     async def _finish(self, run: Run, synthesis: Synthesis) -> None:
         """Store the examples and their provenance."""
-        accepted = run.accepted
+        files = list(synthesis.files)
         header = {
             "synthesis_id": str(synthesis.id),
             "plan": synthesis.plan.model_dump(mode="json"),
-            "batches": [each.model_dump() for each in synthesis.files],
+            "batches": [each.model_dump() for each in files],
         }
-        examples = await asyncio.to_thread(run.store.keep_examples, accepted)
-        provenance = await asyncio.to_thread(run.store.keep_provenance, header, accepted)
+        examples = await asyncio.to_thread(run.store.keep_examples, files)
+        provenance = await asyncio.to_thread(run.store.keep_provenance, header, files)
 
         def finish(found: Synthesis) -> None:
             if found.status is SynthesisStatus.GENERATING and not found.open_batch:

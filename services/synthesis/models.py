@@ -38,8 +38,14 @@ ANSWER_SECONDS = 300.0
 """Most seconds of one answer, including the wait in the queue of the model."""
 
 CONNECT_SECONDS = 5.0
-ANSWER_BYTES = 2 * 1024**2
+ANSWER_BYTES = 256 * 1024
 """Most bytes of an external answer. EcoLink reads no more."""
+
+TOKEN_CHARACTERS = 16
+"""Characters of a token that the longest external text assumes. On average, a token has four."""
+
+MOST_REASON = 100
+"""Most characters of the reason why an external answer ends."""
 
 PASSING = (
     *(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY),
@@ -204,11 +210,14 @@ class ExternalModel:
             raise RefusedByModel(str(error)) from error
         except httpx.HTTPError as error:
             raise Unavailable(f"The endpoint failed: {type(error).__name__}.") from error
-        return _completion(content)
+        return _completion(content, TOKEN_CHARACTERS * question.max_tokens)
 
 
-def _completion(content: bytes) -> Reply:
-    """Return the reply in a completion of OpenAI's format. A malformed one is an empty answer."""
+def _completion(content: bytes, longest: int) -> Reply:
+    """Return the reply in a completion of OpenAI's format, cut after some characters.
+
+    A malformed completion is an empty answer.
+    """
     try:
         document = json.loads(content)
         choice = document["choices"][0]
@@ -218,8 +227,8 @@ def _completion(content: bytes) -> Reply:
     usage = document.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     return Reply(
-        _storable(text) if isinstance(text, str) else "",
-        _storable(reason) if isinstance(reason, str) else None,
+        _storable(text[:longest]) if isinstance(text, str) else "",
+        _storable(reason[:MOST_REASON]) if isinstance(reason, str) else None,
         TokenUsage(
             prompt_tokens=_count(counts.get("prompt_tokens")),
             completion_tokens=_count(counts.get("completion_tokens")),

@@ -21,7 +21,13 @@ from infrastructure.exchange import read
 from infrastructure.ndjson import lines_of
 from infrastructure.synthesis_seeds import seed_examples
 from services.synthesis.answers import messages_of
-from services.synthesis.attempts import Attempt, AttemptStore, BatchDamaged, Outcome
+from services.synthesis.attempts import (
+    Attempt,
+    AttemptStore,
+    BatchDamaged,
+    Outcome,
+    accepted_in,
+)
 from services.synthesis.duplicates import SeenExamples
 
 
@@ -35,35 +41,37 @@ class CannotContinue(Exception):
 
 @dataclass
 class Run:
-    """The prompts, the finished attempts by number, and the examples so far."""
+    """The prompts, the outcomes of attempts by number, and what examples look like so far.
+
+    The texts stay in the files of batches, because those of a long run do not fit into memory.
+    """
 
     prompts: Prompts
     store: AttemptStore
     seen: SeenExamples
-    attempts: dict[int, Attempt] = field(default_factory=dict[int, Attempt])
+    outcomes: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
 
     @property
-    def accepted(self) -> list[Attempt]:
-        """The accepted attempts, in the order of their numbers."""
-        ordered = sorted(self.attempts.items())
-        return [each for _, each in ordered if each.outcome is Outcome.ACCEPTED]
+    def fruitful(self) -> bool:
+        """True if an attempt was accepted."""
+        return Outcome.ACCEPTED in self.outcomes.values()
 
     @property
     def barren(self) -> int:
         """Attempts since the last accepted one."""
-        ordered = sorted(self.attempts.items(), reverse=True)
-        outcomes = (each.outcome is Outcome.ACCEPTED for _, each in ordered)
+        newest = sorted(self.outcomes, reverse=True)
+        accepted = (self.outcomes[each] is Outcome.ACCEPTED for each in newest)
         return next(
-            (count for count, is_accepted in enumerate(outcomes) if is_accepted), len(ordered)
+            (count for count, is_accepted in enumerate(accepted) if is_accepted), len(newest)
         )
 
-    def add(self, attempts: list[Attempt]) -> None:
-        """Add the attempts of a completed batch."""
-        self.attempts |= {each.number: each for each in attempts}
+    def add(self, attempts: Sequence[Attempt]) -> None:
+        """Add the outcomes of a completed batch."""
+        self.outcomes |= {each.number: each.outcome for each in attempts}
 
     def numbers(self, size: int) -> list[int]:
         """Return the numbers of the next attempts, which are in no completed batch."""
-        return list(islice((each for each in count() if each not in self.attempts), size))
+        return list(islice((each for each in count() if each not in self.outcomes), size))
 
     def prompt(self, number: int) -> list[Message]:
         """Return the prompt of an attempt."""
@@ -92,12 +100,13 @@ def load_run(log: EventLog, artifacts: Artifacts, synthesis: Synthesis) -> Run:
         seen.add(shown)
     run = Run(Prompts.of(plan, request, seeds), store, seen)
     try:
-        run.add(store.completed(synthesis.files))
+        for batch in store.batches(synthesis.files):
+            run.add(batch)
+            for each in accepted_in(batch):
+                assert each.messages is not None
+                seen.add(each.messages)
     except (BatchDamaged, ValidationError) as error:
         raise CannotContinue(SynthesisFailure.BATCH_LOST) from error
-    for accepted in run.accepted:
-        assert accepted.messages is not None
-        seen.add(accepted.messages)
     return run
 
 

@@ -9,7 +9,13 @@ import json
 import httpx
 
 from infrastructure.synthesis_endpoints import EndpointAccess
-from services.synthesis.models import ExternalModel, Question, Reply
+from services.synthesis.models import (
+    ANSWER_BYTES,
+    TOKEN_CHARACTERS,
+    ExternalModel,
+    Question,
+    Reply,
+)
 
 QUESTION = Question(
     messages=({"role": "user", "content": "Hello?"},),
@@ -50,3 +56,13 @@ def test_a_compressed_answer_is_not_decompressed() -> None:
 def test_an_answer_can_be_stored_even_if_it_is_no_unicode() -> None:
     reply = reply_to(completion("\ud800", "\udfff"))
     assert (reply.text, reply.finish_reason) == ("?", "?")
+
+
+def test_a_long_answer_is_cut() -> None:
+    longest = QUESTION.max_tokens * TOKEN_CHARACTERS
+    assert reply_to(completion("a" * longest)).text == "a" * longest
+    assert reply_to(completion("😀" * (longest + 1))).text == "😀" * longest
+
+
+def test_an_answer_of_many_bytes_is_not_read() -> None:
+    assert reply_to(completion("Hello.", "x" * ANSWER_BYTES)).text == ""
