@@ -15,7 +15,7 @@ import psycopg
 import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from gateway.audit.verification.process import open_verifications
 from gateway.backend import Backend, open_backend
@@ -220,7 +220,17 @@ def run(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(settings)
     guard = ConnectionGuard(Limits(settings.limits), exempt=settings.proxies)
-    config = uvicorn.Config(
+    server = Server(server_config(app, settings, guard), guard)
+    # After a graceful stop, uvicorn raises the signal again, which would kill the process.
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    server.run()
+    if not server.started:
+        raise RuntimeError("The gateway could not start. See its log.")
+
+
+def server_config(app: ASGIApp, settings: Settings, guard: ConnectionGuard) -> uvicorn.Config:
+    """Return uvicorn's configuration. It reads the client's address from a trusted proxy."""
+    return uvicorn.Config(
         app,
         host=settings.gateway_host,
         port=settings.gateway_port,
@@ -231,12 +241,6 @@ def run(settings: Settings) -> None:
         ws_per_message_deflate=False,
         ws_max_size=MESSAGE_BYTES,
         proxy_headers=bool(settings.proxies),
-        forwarded_allow_ips=",".join(settings.proxies),
+        forwarded_allow_ips=",".join(map(str, settings.proxies)),
         **guard.protocols(),
     )
-    server = Server(config, guard)
-    # After a graceful stop, uvicorn raises the signal again, which would kill the process.
-    signal.signal(signal.SIGTERM, server.handle_exit)
-    server.run()
-    if not server.started:
-        raise RuntimeError("The gateway could not start. See its log.")

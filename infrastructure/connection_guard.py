@@ -12,8 +12,9 @@ import logging
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, cast
 
 import h11
@@ -21,6 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from domain.webhooks.target import Network
 from infrastructure.limits import Limits
 
 log = logging.getLogger("connections")
@@ -63,12 +65,12 @@ class ConnectionGuard:
         self,
         limits: Limits,
         *,
-        exempt: frozenset[str] = frozenset(),
+        exempt: Sequence[Network] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create a guard.
 
-        `exempt` contains the addresses of trusted proxies, which have many clients.
+        `exempt` contains the networks of trusted proxies, which have many clients.
         """
         self.limits, self.clock = limits, clock
         self._exempt = exempt
@@ -100,9 +102,8 @@ class ConnectionGuard:
         complete request.
         """
         peer = str((transport.get_extra_info("peername") or ("",))[0])
-        limit = (
-            self._max_connections if peer in self._exempt else self.limits["address_connections"]
-        )
+        exempt = self._is_exempt(peer)
+        limit = self._max_connections if exempt else self.limits["address_connections"]
         full = self._of_address[peer] >= limit and not self._make_room(peer)
         if full or (len(self._peers) >= self._max_connections and not self._make_room(None)):
             self._ended["refused"] += 1
@@ -110,6 +111,13 @@ class ConnectionGuard:
         self._peers[transport] = peer
         self._of_address[peer] += 1
         return True
+
+    def _is_exempt(self, peer: str) -> bool:
+        try:
+            address = ip_address(peer)
+        except ValueError:  # the server listens on a Unix socket
+            return False
+        return any(address in network for network in self._exempt)
 
     def release(self, transport: asyncio.BaseTransport) -> None:
         """Stop counting a connection that was closed."""

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from domain.webhooks.target import TargetPolicy, parsed_networks
+from domain.webhooks.target import Network, TargetPolicy, parsed_networks
 from infrastructure.limits import known_limits
 
 
@@ -28,6 +28,19 @@ def _origin(url: str) -> str:
 def _networks(text: str) -> str:
     """Raise ValueError if the text is not a list of networks."""
     parsed_networks(text)
+    return text
+
+
+def _proxies(text: str) -> str:
+    """Raise ValueError if the text is not a list of addresses and networks."""
+    for each in text.split(","):
+        try:
+            parsed_networks(each)
+        except ValueError as error:
+            raise ValueError(
+                f"{each.strip()!r} is not an IP address or network: {error}. Use for example "
+                "10.0.0.10 or 10.0.0.0/24."
+            ) from error
     return text
 
 
@@ -144,11 +157,11 @@ class Settings(BaseSettings):
         description="Public URL of the gateway behind a reverse proxy, such as "
         "`https://ecolink.example.org`. If unset, the gateway uses the address of each request.",
     )
-    trusted_proxies: str | None = Field(
+    trusted_proxies: Annotated[str, AfterValidator(_proxies)] | None = Field(
         default=None,
-        description="Comma-separated addresses of reverse proxies whose `X-Forwarded-For` "
-        "header the gateway trusts. The default is loopback if `ECOLINK_PUBLIC_URL` is "
-        "set, otherwise none.",
+        description="Comma-separated addresses and networks, such as `10.0.0.10,10.1.0.0/24`, of "
+        "reverse proxies whose `X-Forwarded-For` header the gateway trusts. The default is "
+        "loopback if `ECOLINK_PUBLIC_URL` is set, otherwise none.",
     )
     limits: Annotated[dict[str, int], AfterValidator(known_limits)] = Field(
         default={},
@@ -617,11 +630,11 @@ class Settings(BaseSettings):
         return self.mlflow_url, self.mlflow_user, self.mlflow_password
 
     @property
-    def proxies(self) -> frozenset[str]:
-        """Addresses of the reverse proxies whose X-Forwarded-For header EcoLink trusts."""
+    def proxies(self) -> tuple[Network, ...]:
+        """Networks of the reverse proxies whose X-Forwarded-For header EcoLink trusts."""
         if self.trusted_proxies is not None:
-            return frozenset(filter(None, map(str.strip, self.trusted_proxies.split(","))))
-        return frozenset({"127.0.0.1", "::1"} if self.public_url else ())
+            return parsed_networks(self.trusted_proxies)
+        return parsed_networks("127.0.0.1, ::1") if self.public_url else ()
 
     @property
     def cache(self) -> Path:

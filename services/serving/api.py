@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from domain.webhooks.target import parsed_networks
 from infrastructure.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.exchange import read
 from infrastructure.generation import (
@@ -178,7 +179,7 @@ async def serve_app(app: FastAPI, host: str, port: int) -> None:
     If the port is in use, end the process.
     """
     # The gateway opens a connection for each answer.
-    guard = ConnectionGuard(Limits({}), exempt=frozenset({"127.0.0.1", "::1"}))
+    guard = ConnectionGuard(Limits({}), exempt=parsed_networks("127.0.0.1, ::1"))
     config = uvicorn.Config(
         app,
         host=host,

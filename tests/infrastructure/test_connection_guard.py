@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from websockets.asyncio.client import connect
 
+from domain.webhooks.target import Network
 from infrastructure.connection_guard import ConnectionGuard, GuardedHttp, GuardedServer
 from infrastructure.limits import Limits, known_limits
 from infrastructure.settings import Settings
@@ -38,9 +39,9 @@ class Clock:
 class Guarded:
     """A server that answers with a body's length and records its requests."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, exempt: Sequence[Network]) -> None:
         self.clock = Clock()
-        self.guard = ConnectionGuard(limits, clock=self.clock)
+        self.guard = ConnectionGuard(limits, exempt=exempt, clock=self.clock)
         self.port = 0
         self.writers: list[asyncio.StreamWriter] = []
         self.received = 0
@@ -86,8 +87,8 @@ class Guarded:
 
 
 @asynccontextmanager
-async def guarded(**changed: int) -> AsyncIterator[Guarded]:
-    server_side = Guarded(Limits(changed))
+async def guarded(*exempt: Network, **changed: int) -> AsyncIterator[Guarded]:
+    server_side = Guarded(Limits(changed), exempt)
     config = uvicorn.Config(
         server_side.app,
         port=0,
@@ -216,6 +217,22 @@ async def test_an_address_has_a_connection_limit() -> None:
         await eventually(lambda: len(server.guard) == 2)
         reader, _ = await server.connect(GET)
         assert b" 200 " in await in_time(reader.readuntil(b"0\r\n\r\n"))
+
+
+@pytest.mark.parametrize(
+    ("proxies", "limited"),
+    [("127.0.0.1", False), ("127.0.0.0/8", False), ("10.0.0.0/8, ::/0", True), ("", True)],
+)
+async def test_a_trusted_proxy_has_no_connection_limit_of_an_address(
+    proxies: str, limited: bool
+) -> None:
+    trusted = Settings(trusted_proxies=proxies).proxies
+    async with guarded(*trusted, address_connections=1) as server:
+        await server.connect(HEAD % 10 + b"x")
+        await eventually(lambda: server.received == 1)
+        reader, _ = await server.connect(GET)
+        status = b" 503 " if limited else b" 200 "
+        assert status in await in_time(reader.readuntil(b"\r\n"))
 
 
 async def test_a_websocket_counts_as_a_connection_until_it_is_closed() -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
+from domain.webhooks.target import parsed_networks
+from gateway.app import server_config
 from gateway.http.sessions import COOKIE
+from infrastructure.connection_guard import ConnectionGuard
+from infrastructure.limits import Limits
 from infrastructure.settings import Settings
 from tests.builders.platform import Platform
 from tests.gateway.conftest import application
@@ -84,3 +90,41 @@ def test_an_address_is_normalized_like_an_origin_header(
 def test_an_invalid_origin_is_refused(written: str) -> None:
     with pytest.raises(ValidationError, match="public_url"):
         Settings(public_url=written)
+
+
+@pytest.mark.parametrize(
+    ("written", "public", "meant"),
+    [
+        ("10.0.0.10, 2001:db8::/32,", None, "10.0.0.10/32, 2001:db8::/32"),
+        ("", PUBLIC, ""),
+        (None, PUBLIC, "127.0.0.1, ::1"),
+        (None, None, ""),
+    ],
+)
+def test_proxies_are_networks(written: str | None, public: str | None, meant: str) -> None:
+    found = Settings(trusted_proxies=written, public_url=public).proxies
+    assert found == parsed_networks(meant)
+
+
+@pytest.mark.parametrize("wrong", ["*", "proxy.example.org", "10.0.0.1/8", "10.0.0.0/33"])
+def test_a_proxy_that_is_no_network_is_refused(wrong: str) -> None:
+    with pytest.raises(ValidationError, match="trusted_proxies") as refused:
+        Settings(trusted_proxies=f"192.0.2.7, {wrong}")
+    assert f"{wrong!r}" in str(refused.value)
+    assert "10.0.0.0/24" in str(refused.value), "an example"
+
+
+@pytest.mark.parametrize(("peer", "seen"), [("10.0.3.9", "192.0.2.7"), ("10.1.0.9", "10.1.0.9")])
+async def test_the_gateway_reads_the_header_of_a_proxy_in_a_network(peer: str, seen: str) -> None:
+    clients: list[str] = []
+
+    async def app(scope: Any, *_: Any) -> None:
+        clients.append(scope["client"][0])
+
+    settings = Settings(trusted_proxies="10.0.0.0/16")
+    config = server_config(app, settings, ConnectionGuard(Limits({})))
+    config.load()
+    headers = [(b"x-forwarded-for", b"192.0.2.7")]
+    scope: Any = {"type": "http", "client": (peer, 1), "headers": headers}
+    await config.loaded_app(scope, Mock(), Mock())
+    assert clients == [seen]
