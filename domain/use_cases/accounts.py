@@ -225,7 +225,8 @@ class EcoLink:
 
         `used_by` and `seed_of` contain the IDs of the unfinished jobs and syntheses that use it.
         Raise NotFound if the account has no such dataset, and WrongState while any of them is
-        unfinished. A job or synthesis approved at the same time fails, free of charge.
+        unfinished. An approval refuses a deleted dataset. If it is saved between the look-up of
+        these IDs and the deletion, its job or synthesis fails, free of charge.
         """
         dataset = self.log.load(Dataset, dataset_id)
         if dataset.account_id != account_id:

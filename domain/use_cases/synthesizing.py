@@ -14,10 +14,11 @@ from domain.core.errors import (
     InsufficientBalance,
     NotFound,
     SpendingLimitReached,
+    WrongState,
 )
 from domain.core.event_log import EventLog, retrying
 from domain.core.money import Toward, dollars, exact_dollars
-from domain.datasets.dataset import Dataset, UploadOptions
+from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from domain.synthesis.plan import SynthesisPlan
 from domain.synthesis.price import CostRange
 from domain.synthesis.synthesis import Synthesis
@@ -54,7 +55,8 @@ class Synthesizing:
         By default, it costs at most the upper bound of the estimate. Raise CommandReused if the ID
         was approved with other choices or another maximum cost, and Suspended for a suspended
         account. Raise InsufficientBalance if the balance is below the upper bound and the maximum
-        cost, and SpendingLimitReached if a budget leaves nothing.
+        cost, and SpendingLimitReached if a budget leaves nothing. Raise WrongState if the seed
+        dataset was deleted since the plan was made.
         """
         existing = self.log.find(Synthesis, synthesis_id)
         if existing is not None:
@@ -65,6 +67,7 @@ class Synthesizing:
         account.require_active()
         key_id = acting_key(current_cause().actor)
         _require_funds(account, key_id, min(most, estimate.high_micros))
+        self._require_seed(plan)
         synthesis = Synthesis.approve(synthesis_id, account_id, plan, estimate, most, key_id)
         self.log.commit(synthesis)
         return synthesis
@@ -124,6 +127,18 @@ class Synthesizing:
         if found is None or found.account_id != account_id:
             raise NotFound(f"Unknown synthesis {synthesis_id}. See `ecolink syntheses list`.")
         return found
+
+    def _require_seed(self, plan: SynthesisPlan) -> None:
+        """Raise WrongState unless the examples of the plan's seed dataset, if any, are stored."""
+        if plan.seed_dataset_id is None:
+            return
+        dataset = self.log.load(Dataset, plan.seed_dataset_id)
+        is_ready = dataset.status is DatasetStatus.READY_FOR_TRAINING
+        if not is_ready or dataset.sha256 != plan.seed_dataset_sha256:
+            raise WrongState(
+                f"The seed dataset is {dataset.status}. Choose one that is ready for training.",
+                field="seed_dataset",
+            )
 
     @retrying
     def _command(

@@ -165,7 +165,12 @@ def _seeds(
             f"The seed dataset is {dataset.status}. Choose one that is ready for training.",
             field="seed_dataset",
         )
-    sizes = _seed_sizes(backend.artifacts, dataset.ref, form.seed)
+    try:
+        sizes = _seed_sizes(backend.artifacts, dataset.ref, form.seed)
+    except FileNotFoundError:
+        raise WrongState(
+            "The seed dataset was deleted. Choose another one.", field="seed_dataset"
+        ) from None
     if not sizes:
         raise Invalid(
             f"The first {READ_EXAMPLES:,} examples of the seed dataset, or its first "

@@ -23,7 +23,7 @@ from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.synthesis.synthesis import Counts, StopReason, StoredFile, Synthesis
 from gateway.http.read_your_writes import caught_up
-from gateway.syntheses import reviewing
+from gateway.syntheses import reviewing, service
 from infrastructure.artifacts import Artifacts
 from infrastructure.store import Connection, connect
 from infrastructure.synthesis_edits import counts_of_edits, locked_edits, set_removed
@@ -386,6 +386,45 @@ def test_a_seed_dataset_is_kept_while_its_synthesis_generates(
     holder.post(f"{path}/cancel")
     deleted = holder.client.delete(f"/api/datasets/{dataset}", headers=holder.headers)
     assert deleted.status_code == 204
+
+
+def test_a_seed_dataset_that_is_deleted_during_the_approval_refuses_it(
+    holder: Holder, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    lines = b"".join(json.dumps({"messages": [*chat, *chat * n]}).encode() + b"\n" for n in (0, 1))
+    dataset = platform.upload(holder.account_id, lines)
+    platform.validate_upload(dataset)
+    platform.project()
+    planned = service.planned
+
+    def planned_before_a_deletion(*arguments: Any) -> Any:
+        plan = planned(*arguments)
+        deleted = holder.client.delete(f"/api/datasets/{dataset}", headers=holder.headers)
+        assert deleted.status_code == 204
+        return plan
+
+    monkeypatch.setattr(service, "planned", planned_before_a_deletion)
+    stored = platform.artifacts.list("uploads")
+    form = holder.form | {"seed_dataset": str(dataset)}
+    error = holder.post("/syntheses", form, 409)["error"]
+    assert (error["code"], error["field"]) == ("wrong_state", "seed_dataset")
+    assert "deleted" in error["message"]
+    assert holder.get("/syntheses")["data"] == []
+    assert set(platform.artifacts.list("uploads")) <= set(stored)
+
+
+def test_a_quote_whose_seed_dataset_is_being_deleted_is_refused(
+    holder: Holder, platform: Platform
+) -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    lines = b"".join(json.dumps({"messages": [*chat, *chat * n]}).encode() + b"\n" for n in (0, 1))
+    dataset = platform.upload(holder.account_id, lines)
+    platform.validate_upload(dataset)
+    platform.project()
+    platform.artifacts.delete(platform.log.load(Dataset, dataset).ref)
+    form = holder.form | {"seed_dataset": str(dataset)}
+    assert holder.post("/syntheses/quote", form, 409)["error"]["field"] == "seed_dataset"
 
 
 def test_the_time_left_does_not_count_pauses(holder: Holder, platform: Platform) -> None:

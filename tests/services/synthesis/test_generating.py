@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.datasets.dataset import Dataset
+from domain.datasets.dataset import Contents, Dataset
 from domain.synthesis.demonstrations import DEMONSTRATIONS
 from domain.synthesis.plan import SourceKind
 from domain.synthesis.price import JUDGE_TOKENS
@@ -289,7 +289,8 @@ def test_a_stopped_run_no_longer_needs_its_seed_dataset(bench: Bench, model: Scr
     chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     bench.artifacts.put("uploads/seed", json.dumps(chat).encode() + b"\n")
     with bench.commanding():
-        seed = Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/seed", "s" * 64, 100)
+        seed = Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/upload", "u" * 64, 100)
+        seed.validate("uploads/seed", "s" * 64, Contents(1), "uploads/report")
         bench.log.commit(seed)
 
     def script(number: int, _: dict[str, Any]) -> Said:
