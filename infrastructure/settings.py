@@ -387,8 +387,8 @@ class Settings(BaseSettings):
     kubernetes_pending_seconds: float = Field(
         default=900.0,
         gt=0,
-        description="Seconds that a pod may wait for a node and its image, before the launch "
-        "fails. The time in which Kueue suspends its Job does not count.",
+        description="Seconds that a pod may take to start on its node, for example to pull its "
+        "image, before the launch fails. A pod may wait for a node or for Kueue without a limit.",
     )
     slurm_url: str | None = Field(
         default=None, description="URL of slurmrestd, such as `http://slurm:6820`."

@@ -102,6 +102,7 @@ class KubernetesLauncher(ClusterLauncher):
         self._renewed: dict[PodName, float] = {}  # times of the Secrets, by the monotonic clock
         self._kept_logs: dict[PodName, bytes] = {}  # of killed pods, whose log the cluster deletes
         self._report_refs: dict[PodName, str] = {}  # in case an operator deletes a Job
+        self._reasons: dict[PodName, str] = {}  # why pending pods wait, as logged
         self._warned: set[str] = set()  # names of devices, and pods whose end is logged
         self._gpu_types: dict[str, GpuType] = {}  # includes withdrawn types
         self._recent = RecentCapacity()
@@ -205,7 +206,7 @@ class KubernetesLauncher(ClusterLauncher):
         """Create the Job, or continue with the existing one until its pod has started.
 
         Raise PodPending until then. Raise LaunchFailed, and delete the Job, if the pod cannot start
-        or has not started for too long.
+        or takes too long to start on its node.
         """
         name = PodName(spec.job_id, spec.segment)
         with self._launching:
@@ -327,23 +328,31 @@ class KubernetesLauncher(ClusterLauncher):
         except Refused as refused:
             raise _unavailable(refused) from refused
         self._renewed.pop(name, None)
+        self._reasons.pop(name, None)
 
     def _pending_or_failed(
         self, name: PodName, spec: SegmentSpec, job: Resource, pods: Sequence[Resource]
     ) -> PodPending | LaunchFailed:
-        """Return the error of a launch whose pod has not started. After LaunchFailed, none will."""
+        """Return the error of a launch whose pod has not started. After LaunchFailed, none will.
+
+        A pod may wait for a node without a limit. Waiting is free, and a busy cluster, a quota of
+        pods or a queue of Kueue is no fault of the job.
+        """
         if (failure := pod_state.failure_to_start(job, pods)) is not None:
             return self._failed(name, f"The pod of {name} cannot start: {failure}")
-        reason, since = pod_state.waits_for(job, pods), pod_state.pending_since(job)
+        reason, since = pod_state.waits_for(job, pods), pod_state.on_a_node_since(job, pods)
         limit = self._settings.kubernetes_pending_seconds
         if since is not None and self._clock.now() - since > timedelta(seconds=limit):
             return self._failed(
                 name,
-                f"The pod of {name} did not start within {limit:g} s "
+                f"The pod of {name} did not start within {limit:g} s on its node "
                 f"(ECOLINK_KUBERNETES_PENDING_SECONDS): {reason}",
             )
         if time.monotonic() - self._renewed.get(name, 0.0) > RENEW_SECONDS:
             self._store_secret(name, spec, job)
+        if reason != self._reasons.get(name):
+            self._logger.info("%s waits: %s", name, reason)
+            self._reasons[name] = reason
         return PodPending(reason)
 
     def _failed(self, name: PodName, text: str) -> LaunchFailed:
@@ -448,6 +457,7 @@ class KubernetesLauncher(ClusterLauncher):
         with _ignoring_absence(), self._changing():
             self._cluster.delete_job(manifests.resource_name(name))
         self._renewed.pop(name, None)
+        self._reasons.pop(name, None)
         self._kept_logs.pop(name, None)
         self._report_refs.pop(name, None)
         self._warned.discard(f"end {name}")

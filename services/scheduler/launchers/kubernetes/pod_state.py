@@ -117,12 +117,19 @@ def waits_for(job: Resource, pods: Iterable[Resource]) -> str:
     return "; ".join(filter(None, texts)) or "The Job has no pod yet. See `kubectl describe job`."
 
 
-def pending_since(job: Resource) -> datetime | None:
-    """Return since when a Job may have a pod. None: it is suspended."""
+def on_a_node_since(job: Resource, pods: Iterable[Resource]) -> datetime | None:
+    """Return since when the newest pod of a Job has a node. None: no pod has one."""
     if job["spec"].get("suspend"):
         return None
-    started = job.get("status", {}).get("startTime") or job["metadata"]["creationTimestamp"]
-    return time_of(started)
+    return max(
+        (
+            time_of(each.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"])
+            for pod in pods
+            for each in _conditions(pod)
+            if each["type"] == "PodScheduled" and each["status"] == "True"
+        ),
+        default=None,
+    )
 
 
 def _state(pod: Resource) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from services.scheduler.launchers.launcher import (
 from tests.builders.commands import NOW, FixedClock
 from tests.builders.examples import JOB_ID
 from tests.services.scheduler.launchers.kubernetes.conftest import OpenLauncher
-from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster
+from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster, stamp
 from tests.services.scheduler.launchers.test_launcher import spec as example
 
 NAME = PodName(JOB_ID, 1)
@@ -218,16 +218,55 @@ UNSCHEDULABLE = {
 }
 
 
-def test_an_unschedulable_pod_waits_for_its_limit(
+MONTH = timedelta(days=30)
+
+
+def test_an_unschedulable_pod_waits_without_a_limit(
+    launcher: KubernetesLauncher,
+    cluster: FakeCluster,
+    clock: FixedClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Waiting is free, and a busy cluster is no fault of the job."""
+    caplog.set_level("INFO", "launcher")
+    launch_pending(launcher)
+    cluster.change("pods", {"status": {"conditions": [UNSCHEDULABLE]}})
+    clock.time = NOW + MONTH
+    for _ in range(2):
+        with pytest.raises(PodPending, match="Insufficient"):
+            launcher.launch(spec())
+    assert [each.message for each in caplog.records if "Insufficient" in each.message] == [
+        f"{NAME} waits: Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    ]
+    cluster.start()
+    assert launcher.launch(spec()).alive
+
+
+def test_a_job_without_a_pod_waits_without_a_limit(
+    launcher: KubernetesLauncher, cluster: FakeCluster, clock: FixedClock
+) -> None:
+    """A quota of GPUs refuses the pod, not the Job."""
+    launch_pending(launcher)
+    cluster.delete("pods")
+    clock.time = NOW + MONTH
+    with pytest.raises(PodPending, match="no pod yet"):
+        launcher.launch(spec())
+
+
+def test_a_pod_on_a_node_must_start_within_the_limit(
     launcher: KubernetesLauncher, cluster: FakeCluster, clock: FixedClock
 ) -> None:
     launch_pending(launcher)
     cluster.change("pods", {"status": {"conditions": [UNSCHEDULABLE]}})
-    clock.time = NOW + timedelta(seconds=900)
-    with pytest.raises(PodPending, match="Insufficient"):
+    clock.time = NOW + MONTH
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(clock.time)}
+    cluster.change("pods", {"status": {"conditions": [scheduled]}})
+    cluster.wait("ImagePullBackOff", "Back-off pulling image")
+    clock.time += timedelta(seconds=900)
+    with pytest.raises(PodPending, match="Back-off"):
         launcher.launch(spec())
-    clock.time = NOW + timedelta(seconds=901)
-    with pytest.raises(LaunchFailed, match=r"900 s.*PENDING_SECONDS.*Insufficient"):
+    clock.time += timedelta(seconds=1)
+    with pytest.raises(LaunchFailed, match=r"900 s.*PENDING_SECONDS.*Back-off pulling image"):
         launcher.launch(spec())
     assert cluster.all("jobs") == []
 
