@@ -180,11 +180,13 @@ class Uncountable(StrEnum):
 class Counted:
     """Token lengths of the examples under one revision of a base model.
 
-    They are the lengths of sequences, of which a preference pair has two.
+    They are the lengths of sequences, of which a preference pair has two. If `every_sequence` is
+    false, they contain only one sequence of each chat.
     """
 
     base_manifest_sha256: str
     lengths: TokenLengths
+    every_sequence: bool
 
 
 @dataclass(frozen=True)
@@ -303,13 +305,31 @@ class Dataset(Aggregate):
         findings: dict[str, int]
 
     class TokensCounted(Event):
-        """The token lengths of the examples were computed for one base model revision."""
+        """The token lengths of the examples were computed for one base model revision.
+
+        Version 0.1 counted one sequence of each chat, although a template that rewrites history
+        makes one for each answer. `every_sequence` is false for such a count.
+        """
+
+        class_version: ClassVar[int] = 2
+        formats: ClassVar[Mapping[int, int]] = {2: 2}
 
         base_model: str
         base_manifest_sha256: str
         tokens: int
         longest_example: int
         lengths: TokenLengths
+        every_sequence: bool
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            """Add that only one sequence of each chat was counted."""
+            state["every_sequence"] = False
+
+        @staticmethod
+        def downcast_v1_v2(state: dict[str, Any]) -> None:
+            """Remove whether every sequence was counted."""
+            del state["every_sequence"]
 
     class TokensUncountable(Event):
         """The tokens cannot be counted for a base model. No job can fine-tune it on the dataset."""
@@ -490,11 +510,19 @@ class Dataset(Aggregate):
         self.status = DatasetStatus.DELETED
 
     def record_tokens(
-        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
+        self,
+        base_model: str,
+        base_manifest_sha256: str,
+        lengths: TokenLengths,
+        *,
+        every_sequence: bool = True,
     ) -> None:
-        """Record the token lengths under one base model revision, unless they are already known."""
+        """Record the token lengths under one base model revision, unless they are already known.
+
+        Replace a count that does not contain every sequence by one that does.
+        """
         self._require(DatasetStatus.READY_FOR_TRAINING)
-        if not self.is_counted(base_model, base_manifest_sha256):
+        if not self.is_counted(base_model, base_manifest_sha256, every_sequence=every_sequence):
             self.trigger_event(
                 self.TokensCounted,
                 base_model=base_model,
@@ -502,13 +530,18 @@ class Dataset(Aggregate):
                 tokens=lengths.tokens,
                 longest_example=lengths.longest,
                 lengths=lengths,
+                every_sequence=every_sequence,
             )
 
     @event(TokensCounted)
     def _tokens_counted(
-        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
+        self,
+        base_model: str,
+        base_manifest_sha256: str,
+        lengths: TokenLengths,
+        every_sequence: bool,
     ) -> None:
-        self.counted[base_model] = Counted(base_manifest_sha256, lengths)
+        self.counted[base_model] = Counted(base_manifest_sha256, lengths, every_sequence)
 
     def refuse_tokens(
         self,
@@ -546,10 +579,17 @@ class Dataset(Aggregate):
             return None
         return str(refused)
 
-    def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
-        """Return True if the lengths for this base model revision are known."""
+    def is_counted(
+        self, base_model: str, base_manifest_sha256: str, *, every_sequence: bool = False
+    ) -> bool:
+        """Return True if the lengths for this base model revision are known.
+
+        If `every_sequence` is true, return False for a count without every sequence.
+        """
         known = self.counted.get(base_model)
-        return known is not None and known.base_manifest_sha256 == base_manifest_sha256
+        if known is None or known.base_manifest_sha256 != base_manifest_sha256:
+            return False
+        return known.every_sequence or not every_sequence
 
     def _require(self, status: DatasetStatus) -> None:
         if self.status is not status:

@@ -51,7 +51,9 @@ class Batch(NamedTuple):
 class Work:
     """The work of a job: its examples, base model and hyperparameters.
 
-    A chat is one sequence, and a preference pair is two.
+    A chat is one sequence and one example. If the chat template rewrites history, it is one
+    sequence and one example for each of its answers. A preference pair is two sequences and one
+    example. As in training, examples that keep no trainable token after truncation do not count.
     """
 
     shape: ModelShape
@@ -62,6 +64,9 @@ class Work:
     validation: TokenLengths | None = None
     # Number of ranks when the job was approved; None: the ranks of the query.
     approved_ranks: int | None = None
+    # Numbers of chats or pairs in both datasets; None: each is one example.
+    conversations: int | None = None
+    validation_conversations: int | None = None
 
     @property
     def sequences(self) -> int:
@@ -71,14 +76,18 @@ class Work:
     @property
     def examples(self) -> int:
         """Number of examples of the training dataset."""
-        return self.lengths.examples // self.sequences
+        return self._kept(self.lengths)
 
     @property
     def held_out(self) -> int:
         """Number of held-out examples, which are evaluated and never trained on."""
         if self.validation is not None:
-            return min(VALIDATION_MAXIMUM, self.validation.examples // self.sequences)
-        return held_out_examples(self.examples)
+            return round(self._validated * self._kept(self.validation))
+        conversations = self.examples
+        if self.conversations is not None:
+            conversations = min(self.examples, self.conversations)
+        # All examples of a chat are held out together.
+        return round(held_out_examples(conversations) * self.examples / max(1, conversations))
 
     @property
     def trained_on(self) -> int:
@@ -93,23 +102,22 @@ class Work:
         """Numbers of sequences and tokens to render and tokenize."""
         examples, tokens = float(self.lengths.examples), float(self.lengths.tokens)
         if (own := self.validation) is not None:
-            examples += self.held_out * self.sequences
-            tokens += self.held_out * self.sequences * own.tokens / own.examples
+            examples += self._validated * own.examples
+            tokens += self._validated * own.tokens
         return examples, tokens
 
     @property
     def mean_tokens(self) -> float:
         """Mean tokens of an example, after truncation."""
-        return self.lengths.after_truncation(self.sequence_length) / self.examples
+        return self._tokens / self.examples
 
     @property
     def label_share(self) -> float:
         """Share of trainable tokens after truncation, assumed if they were not counted."""
         if (labels := self.lengths.labels) is None:
             return LABEL_SHARE
-        tokens = self.lengths.after_truncation(self.sequence_length)
         # Both numbers are exact, except for one bucket each.
-        return min(1.0, labels.kept(self.sequence_length) / max(1, tokens))
+        return min(1.0, labels.kept(self.sequence_length) / max(1, self._tokens))
 
     @property
     def trained_tokens(self) -> int:
@@ -143,7 +151,7 @@ class Work:
         examples = math.ceil(min(self.examples_per_step(ranks), self.trained_on) / ranks)
         kinds = min(examples * self.sequences, KINDS_OF_EXAMPLES)
         shares = [(kind + 0.5) / kinds for kind in range(kinds)]
-        lengths = self.lengths.quantiles(shares, self.sequence_length)
+        lengths = self._quantiles(self.lengths, shares)
         steps = self.hyperparameters.epochs * self.trained_on * self.sequences / kinds
         return [
             Batch(steps, len(batch), fmean(lengths[each] for each in batch))
@@ -156,8 +164,49 @@ class Work:
         starts = range(0, self.held_out, size)
         rows = [min(size, self.held_out - start) for start in starts]
         shares = [(start + r / 2) / self.held_out for start, r in zip(starts, rows, strict=True)]
-        means = lengths.quantiles(shares, self.sequence_length)
+        means = self._quantiles(lengths, shares)
         return [Batch(1, self.sequences * r, tokens) for r, tokens in zip(rows, means, strict=True)]
+
+    @property
+    def _validated(self) -> float:
+        """Share of the validation dataset that is evaluated."""
+        assert self.validation is not None
+        conversations = self.validation_conversations
+        if conversations is None:
+            conversations = self.validation.examples // self.sequences
+        return min(1.0, VALIDATION_MAXIMUM / max(1, conversations))
+
+    @property
+    def _tokens(self) -> float:
+        """Tokens of the examples of the training dataset, after truncation."""
+        lengths, limit = self.lengths, self.sequence_length
+        dropped = self._dropped(lengths)
+        # Dropped examples are longer than the limit. The mean represents those without any
+        # trainable token.
+        tokens = lengths.after_truncation(limit) - dropped * limit
+        kept = self._kept(lengths) * self.sequences
+        return max(kept, tokens * kept / max(1, lengths.examples - dropped))
+
+    def _kept(self, lengths: TokenLengths) -> int:
+        """Return the number of examples that keep a trainable token after truncation."""
+        examples = lengths.examples // self.sequences
+        if (labels := lengths.labels) is None:
+            return examples
+        return min(examples, labels.teaching(self.sequence_length))
+
+    def _dropped(self, lengths: TokenLengths) -> int:
+        """Return the number of sequences that lose all their trainable tokens by truncation."""
+        if (labels := lengths.labels) is None:
+            return 0
+        return self.sequences * (labels.first.examples - labels.teaching(self.sequence_length))
+
+    def _quantiles(self, lengths: TokenLengths, shares: list[float]) -> list[float]:
+        """Return the quantiles of the lengths of examples after truncation.
+
+        Dropped sequences reach the limit, so they are above the quantiles of the others.
+        """
+        kept = 1 - self._dropped(lengths) / max(1, lengths.examples)
+        return lengths.quantiles([share * kept for share in shares], self.sequence_length)
 
 
 def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase, float]:

@@ -43,7 +43,11 @@ class Bucket(Value):
 
 
 class TokenLengths(Value):
-    """Lengths of all examples under one tokenizer, before truncation. No bucket is empty."""
+    """Lengths of all sequences under one tokenizer, before truncation. No bucket is empty.
+
+    A chat is one sequence, or one for each answer if the chat template rewrites history. A
+    preference pair is two. Here, each sequence counts as an example.
+    """
 
     examples: int
     tokens: int
@@ -90,6 +94,8 @@ class TokenLengths(Value):
         the smallest and largest possible numbers. The error is below 2% of the tokens in that
         bucket.
         """
+        if limit >= self.longest:
+            return self.tokens
         return round(sum(_kept(bucket, limit) for bucket in self.buckets))
 
     def longer_than(self, limit: int) -> int:
@@ -128,17 +134,28 @@ class LabelTokens(Value):
     """
 
     positions: TokenLengths  # positions of all trainable tokens
-    first: TokenLengths  # position of the first trainable token in each example that has one
-    least: tuple[int, ...]  # the two smallest values of `first`, exact; fewer if there are fewer
+    # Position of the first trainable token in each example that has one. A chat has an example for
+    # each of its sequences, and a preference pair is one.
+    first: TokenLengths
+    # The two smallest positions of the first trainable token in a chat or pair, exact; fewer if
+    # there are fewer.
+    least: tuple[int, ...]
 
     @classmethod
-    def of_counts(cls, positions: Mapping[int, int], first: Mapping[int, int]) -> LabelTokens:
+    def of_counts(
+        cls,
+        positions: Mapping[int, int],
+        first: Mapping[int, int],
+        least: Iterable[int] | None = None,
+    ) -> LabelTokens:
         """Return the histograms of given positions.
 
         `positions` has the number of trainable tokens by position. `first` has the number of
-        examples by the position of their first trainable token.
+        examples by the position of their first trainable token. If `least` is None, each chat has
+        one example.
         """
-        least = islice(Counter({each: first[each] for each in sorted(first)}).elements(), 2)
+        if least is None:
+            least = islice(Counter({each: first[each] for each in sorted(first)}).elements(), 2)
         return cls(
             positions=TokenLengths.of_counts(positions),
             first=TokenLengths.of_counts(first),
@@ -156,10 +173,18 @@ class LabelTokens(Value):
             return 0
         return max(1, self.positions.examples - self.positions.longer_than(limit))
 
+    def least_teaching(self, limit: int) -> int:
+        """Return the number of chats or pairs that keep a trainable token, but at most two."""
+        return sum(each <= limit for each in self.least)
+
     def teaching(self, limit: int) -> int:
-        """Return the number of examples that keep a trainable token, exact up to two."""
-        exact = sum(each <= limit for each in self.least)
-        return exact if exact < 2 else max(2, self.first.examples - self.first.longer_than(limit))
+        """Return the number of examples that keep a trainable token, exact except for one bucket.
+
+        The result is 0 only if no example keeps any.
+        """
+        if not (least := self.least_teaching(limit)):
+            return 0
+        return max(least, self.first.examples - self.first.longer_than(limit))
 
 
 def _kept(bucket: Bucket, limit: int) -> float:

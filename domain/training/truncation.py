@@ -79,10 +79,10 @@ def require_trainable(
     Accept a dataset whose trainable tokens were not counted. The error's figures contain the
     remaining trainable tokens and, if a longer limit would help, the length of the longest example.
     """
-    if (labels := lengths.labels) is None or labels.teaching(limit) >= least_examples:
+    if (labels := lengths.labels) is None or labels.least_teaching(limit) >= least_examples:
         return
-    if labels.teaching(lengths.longest) < least_examples:
-        count = "1 example" if labels.teaching(lengths.longest) == 1 else "no examples"
+    if labels.least_teaching(lengths.longest) < least_examples:
+        count = "1 example" if labels.least_teaching(lengths.longest) == 1 else "no examples"
         raise Invalid(
             f"The {name} has {count} with trainable tokens, but needs at least {least_examples}. "
             "Add examples with assistant messages.",
@@ -104,11 +104,11 @@ def _nothing_left(
         f"If EcoLink truncates the examples of the {name} to {limit:,} tokens, "
         f"they keep {labels.kept(limit):,} of {labels.tokens:,} trainable tokens"
     )
-    if found := labels.teaching(limit):
+    if found := labels.least_teaching(limit):
         left += f", in {found} example. At least {least_examples} examples must keep some"
     figures: dict[str, object] = {"trainable_tokens": labels.kept(limit)}
     longer = min(lengths.longest, context_length)
-    if labels.teaching(longer) < least_examples:
+    if labels.least_teaching(longer) < least_examples:
         return Invalid(
             f"{left}. The context of the base model has {context_length:,} tokens. Choose a "
             "base model with a longer context, or shorten the examples.",

@@ -57,6 +57,8 @@ class Quote:
     estimate: Estimate
     alternatives: frozenset[str]
     """GPU types on which the job fits, including the chosen one."""
+    examples: int
+    """Number of chats or preference pairs of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,7 @@ class Quoting:
             fit=fit,
             estimate=estimate(work, gpu, count, fit, calibration, rate),
             alternatives=frozenset(each.name for each in (gpu, *others) if fits(layout, each)),
+            examples=dataset.examples,
         )
 
     def _others(self, catalog: Catalog, choices: Choices) -> list[GpuType]:
@@ -498,7 +501,16 @@ def _work(
     shape, lengths = base.revision.shape, _lengths(dataset, base)
     own = _lengths(validation, base, "validation_dataset") if validation else None
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
-    return Work(shape, lengths, fields, length, own, approved.gpu_count if approved else None)
+    return Work(
+        shape,
+        lengths,
+        fields,
+        length,
+        own,
+        approved.gpu_count if approved else None,
+        conversations=dataset.examples,
+        validation_conversations=validation and validation.examples,
+    )
 
 
 def _require_trainable(work: Work) -> None:

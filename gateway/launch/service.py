@@ -82,7 +82,7 @@ def quote(
         dataset_warnings=about_datasets,
         warnings=[
             *about_datasets,
-            *size_warnings(quoted.plan.truncation.examples),
+            *size_warnings(quoted.examples),
             *quoted.plan.warnings,
             *(each.text for each in notices),
         ],

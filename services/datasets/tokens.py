@@ -11,7 +11,7 @@ from domain.training.token_lengths import LabelTokens, TokenLengths
 from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.chat_labels import Marked, Unrenderable, labeled
 from infrastructure.limited_process import CpuTimeExceeded, Exceeded, cpu_limit
-from infrastructure.preference_columns import conversations_of
+from infrastructure.preference_columns import conversations_of, is_pair
 from infrastructure.template_rendering import ChatRefused
 
 BATCH_CHARACTERS = 1_000_000
@@ -31,7 +31,7 @@ class Costly(Exception):
 
 
 class _Conversation(NamedTuple):
-    """The text of a conversation, and its marked texts, of which there is usually only one."""
+    """The text of a conversation, and the marked texts of its sequences, usually only one."""
 
     text: str
     marked: list[Marked]
@@ -40,14 +40,17 @@ class _Conversation(NamedTuple):
 def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths:
     """Count the tokens and the trainable tokens of each sequence, without truncation.
 
-    A chat is one sequence. A preference pair is two: the prompt with each of its answers. Both must
-    keep a trainable token to train on the pair, so its first one is that of the later answer.
+    A chat is one sequence, or one for each answer if the template rewrites history. As in training,
+    sequences without a trainable token do not count. A chat that has no other one counts as a
+    whole. A preference pair is two sequences: the prompt with each of its answers. Both must keep a
+    trainable token to train on the pair, so its first one is that of the later answer.
 
     `examples` are the lines of a normalized dataset. The function reads them in batches. Raise
     ChatRefused, with the number of the example, if the chat template rejects it. Raise Costly if
     rendering exceeds a limit. Call this only from the main thread.
     """
     lengths, positions, first = Counter[int](), Counter[int](), Counter[int]()
+    least: list[int] = []
     for batch in _batches(_conversations(examples, base)):
         texts = dict.fromkeys(
             text
@@ -57,20 +60,20 @@ def count_tokens(examples: Iterable[bytes], base: BaseTokenizer) -> TokenLengths
         )
         encoded = dict(zip(texts, base.encoder.encode(list(texts)), strict=True))
         for example in batch:
-            starts: list[int] = []
+            starts: list[list[int]] = []  # first trainable tokens of each conversation's sequences
             for each in example:
-                lengths[len(encoded[each.text].ids)] += 1
-                trained = [
-                    position
-                    for part in each.marked
-                    for position in labeled(encoded[part.text], part).label_positions
-                ]
-                positions.update(trained)
-                if trained:
-                    starts.append(min(trained))
-            if len(starts) == len(example):
-                first[max(starts)] += 1
-    labels = LabelTokens.of_counts(positions, first)
+                sequences = [labeled(encoded[part.text], part) for part in each.marked]
+                trained = [found for found in sequences if found.label_tokens]
+                sizes = [len(found.input_ids) for found in trained]
+                lengths.update(sizes or [len(encoded[each.text].ids)])
+                positions.update(at for found in trained for at in found.label_positions)
+                starts.append([found.label_positions[0] for found in trained])
+            if all(starts):
+                pair = len(example) > 1
+                kept = [max(found for (found,) in starts)] if pair else starts[0]
+                first.update(kept)
+                least = sorted([*least, min(kept)])[:2]
+    labels = LabelTokens.of_counts(positions, first, least)
     return TokenLengths.of_counts(lengths).model_copy(update={"labels": labels})
 
 
@@ -79,17 +82,23 @@ _Example = list[_Conversation]
 
 
 def _conversations(examples: Iterable[bytes], base: BaseTokenizer) -> Iterator[_Example]:
-    for number, example in enumerate(examples, 1):
+    for number, line in enumerate(examples, 1):
         try:
             with cpu_limit(RENDER_CPU_SECONDS):
-                rendered = [_rendered(each, base) for each in conversations_of(json.loads(example))]
+                example = json.loads(line)
+                rendered = [_rendered(each, base) for each in conversations_of(example)]
         except Unrenderable as error:
             raise ChatRefused(f"Example {number:,}: {error}", number) from error
         except CpuTimeExceeded:
             raise Costly(Exceeded.TIME, number) from None
         except MemoryError:
             raise Costly(Exceeded.MEMORY, number) from None
-        yield rendered
+        yield [_last(each) for each in rendered] if is_pair(example) else rendered
+
+
+def _last(conversation: _Conversation) -> _Conversation:
+    """Return a conversation of a pair, of which the trainer uses only the last sequence."""
+    return conversation._replace(marked=conversation.marked[-1:])
 
 
 def _rendered(conversation: dict[str, Any], base: BaseTokenizer) -> _Conversation:

@@ -48,13 +48,26 @@ def test_tokens_are_counted_once_for_each_revision_of_a_base() -> None:
     given.validate("datasets/x", "n" * 64, Contents(9, 0), report_ref="report")
     given.record_tokens("tiny", "r1", lengths)
     given.record_tokens("tiny", "r1", lengths)
-    assert given.counted == {"tiny": Counted("r1", lengths)}
+    assert given.counted == {"tiny": Counted("r1", lengths, every_sequence=True)}
     assert given.is_counted("tiny", "r1")
     assert not given.is_counted("tiny", "r2")
     given.record_tokens("tiny", "r2", longer)
-    assert given.counted == {"tiny": Counted("r2", longer)}
+    assert given.counted == {"tiny": Counted("r2", longer, every_sequence=True)}
     counted = [each for each in given.collect_events() if isinstance(each, Dataset.TokensCounted)]
     assert [(each.tokens, each.longest_example) for each in counted] == [(60, 40), (66, 44)]
+
+
+def test_a_count_without_every_sequence_is_replaced_once() -> None:
+    given = uploaded()
+    given.validate("datasets/x", "n" * 64, Contents(9, 0), report_ref="report")
+    chats, sequences = TokenLengths.of([20, 40]), TokenLengths.of([12, 20, 25, 40])
+    given.record_tokens("tiny", "r1", chats, every_sequence=False)
+    assert given.is_counted("tiny", "r1")
+    assert not given.is_counted("tiny", "r1", every_sequence=True)
+    given.record_tokens("tiny", "r1", sequences)
+    assert given.is_counted("tiny", "r1", every_sequence=True)
+    given.record_tokens("tiny", "r1", chats, every_sequence=False)
+    assert given.counted == {"tiny": Counted("r1", sequences, every_sequence=True)}
 
 
 SYNTHESIS_ID = UUID(int=77)

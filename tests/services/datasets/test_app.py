@@ -15,6 +15,7 @@ from domain.core.aggregate import because
 from domain.core.event_format import FORMAT
 from domain.datasets.columns import Role, columns_document, columns_sha256
 from domain.datasets.dataset import Dataset, DatasetKind, DatasetStatus, Uncountable, UploadOptions
+from domain.training.token_lengths import TokenLengths
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import FIRST_PAUSE, MAX_PAUSE
 from infrastructure.event_handlers import parked_events
@@ -211,6 +212,33 @@ def test_new_datasets_and_new_bases_are_counted_once(
     monkeypatch.setattr(limited_work, "run", lambda *_: again.append(1))
     service.count()  # the read model still lists the last pairs
     assert again == []
+
+
+def test_counts_without_every_sequence_are_repeated_after_the_upgrade(
+    service: Service, platform: Platform
+) -> None:
+    def counted() -> list[tuple[int, bool]]:
+        service.catch_up()
+        service.count()
+        found = service.dataset(dataset_id).counted.values()
+        return [(each.lengths.examples, each.every_sequence) for each in found]
+
+    base = platform.store_base("tiny")
+    dataset_id = service.upload()
+    service.catch_up()
+    with because(platform.cause):
+        dataset = service.dataset(dataset_id)
+        dataset.record_tokens(
+            "tiny", base.manifest_sha256, TokenLengths.of([9]), every_sequence=False
+        )
+        platform.log.commit(dataset)
+    platform.log.format_in_use = 1
+    assert counted() == [(1, False)]
+    platform.store_base("little")
+    (_, early) = counted()
+    assert early[1] is False
+    platform.log.format_in_use = FORMAT
+    assert counted() == [(early[0], True)] * 2
 
 
 def _without_tokenizer(directory: Path) -> None:

@@ -158,11 +158,12 @@ def test_label_counts_after_truncation_equal_the_trainers(
     assert labels is not None
     renderer = Renderer(PreTrainedTokenizerFast.from_pretrained(tmp_path), limit)
     rendered = renderer.render_all((json.loads(line) for line in lines), lambda: None)
-    examples = (each for parts in rendered.conversations for each in parts)
+    examples = [each for parts in rendered.conversations for each in parts]
     kept = sum(each.label_tokens for each in examples if isinstance(each, Example))
     assert (labels.kept(limit) > 0) == (kept > 0)
     assert labels.kept(limit) == pytest.approx(kept, abs=5)
-    assert labels.teaching(limit) == pytest.approx(len(rendered.conversations), abs=1)
+    assert labels.teaching(limit) == pytest.approx(len(examples), abs=2)
+    assert labels.least_teaching(limit) == min(2, len(rendered.conversations))
     if limit == 10_000:
         assert labels.tokens == kept
 
