@@ -18,7 +18,7 @@ from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 from infrastructure.store_credentials import required_store_issuer
 from services.scheduler.launchers.kubernetes.settings_check import problems
-from tests.deploy.docker.test_compose import secrets_of
+from tests.deploy.docker.test_compose import BACKUP, SERVICES, secrets_of
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -262,14 +262,46 @@ def test_processes_with_several_instances_survive_the_drain_of_a_node() -> None:
     assert set(PROCESSES) - several == {"sealer", "serving"}
 
 
+def policy(name: str, namespace: str = "ecolink") -> Resource:
+    (found,) = [
+        each["spec"]
+        for each in of_kind("NetworkPolicy")
+        if identity(each) == ("NetworkPolicy", namespace, name)
+    ]
+    return found
+
+
 def test_both_namespaces_deny_what_is_not_listed() -> None:
-    for namespace in ("ecolink", "ecolink-trainers"):
-        (policy,) = [
-            each
-            for each in of_kind("NetworkPolicy")
-            if identity(each) == ("NetworkPolicy", namespace, "deny-all")
-        ]
-        assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    """Pods of PostgreSQL, NATS or certificates in the first one have policies of their own."""
+    both = ["Ingress", "Egress"]
+    own = {"matchLabels": {"app.kubernetes.io/name": "ecolink"}}
+    assert policy("deny-all") == {"podSelector": own, "policyTypes": both}
+    trainers = policy("deny-all", "ecolink-trainers")
+    assert trainers == {"podSelector": {}, "policyTypes": both}
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in WORKLOADS.values()]
+    assert all(own["matchLabels"].items() <= each.items() for each in labels)
+
+
+def test_processes_that_send_requests_to_other_hosts_may_use_any_port() -> None:
+    """They are those that the containers connect to the outside. Stripe answers at port 443."""
+    outside = {
+        name for name, service in SERVICES.items() if "outside" in service.get("networks", ())
+    }
+    (expression,) = policy("receivers")["podSelector"]["matchExpressions"]
+    assert set(expression["values"]) == outside - {BACKUP, "billing"}
+    assert policy("receivers")["egress"] == [{}]
+
+
+def test_the_example_opens_the_port_of_metrics_of_each_process() -> None:
+    """The ports follow the order of the processes."""
+    (opened,) = [each for each in resources_of(EXAMPLE) if each["kind"] == "NetworkPolicy"]
+    first = int(variables(EXAMPLE / "settings.env")["ECOLINK_METRICS_PORT"])
+    (rule,) = opened["spec"]["ingress"]
+    last = first + len(PROCESSES) - 1
+    assert rule["ports"] == [{"protocol": "TCP", "port": first, "endPort": last}]
+
+
+def test_both_namespaces_refuse_privileged_pods() -> None:
     restricted = [
         each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
         for each in of_kind("Namespace")
