@@ -30,7 +30,9 @@ class LineProblem(BaseModel):
     line: int | None = Field(description="Number of the line or row, from 1.")
     code: str
     message: str = Field(examples=["`messages` is missing."])
-    excerpt: Excerpt | None = Field(default=None, description="Part of the line.")
+    excerpt: Excerpt | None = Field(
+        default=None, description="Part of the line; null for auditors."
+    )
 
 
 class Notice(BaseModel):
@@ -86,6 +88,19 @@ class ValidationReport(BaseModel):
     warnings: tuple[Notice, ...]
     errors: tuple[LineProblem, ...]
     error_count: int
+
+    def without_texts(self) -> ValidationReport:
+        """Return the report without excerpts, and without messages that quote a line."""
+        errors = tuple(
+            LineProblem(
+                line=each.line,
+                code=each.code,
+                message=f"The {'file' if each.line is None else self.unit} has the error "
+                f"`{each.code}`.",
+            )
+            for each in self.errors
+        )
+        return self.model_copy(update={"errors": errors})
 
     @property
     def is_json(self) -> bool:

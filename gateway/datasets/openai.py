@@ -51,7 +51,6 @@ from gateway.http.openai_vocabulary import (
 from gateway.http.operations import OpenAIOperation
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
 from gateway.schemas import Answer
-from infrastructure.artifacts import Artifacts
 from infrastructure.profiles import dataset_names
 from projections import datasets as rows
 from projections.file_list import FileKey, files_of
@@ -109,7 +108,7 @@ async def create_file(
             key = command_key(backend, caller, idempotency_key, retries, request_sha256)
         dataset_id = created_id(caller.account_id, "dataset", key)
         row = record_upload(backend, caller, dataset_id, name, file, choices)
-        return _dataset_file(row, _name_of(backend, dataset_id), backend.artifacts)
+        return _dataset_file(backend, caller, row, _name_of(backend, dataset_id))
 
     return await run_in_threadpool(record)
 
@@ -141,7 +140,7 @@ def list_files(
             ascending=order == "asc",
             result=None if purpose is None else purpose == RESULTS,
         )
-    return page_from(keys, _file_name, limit, partial(_files, backend))
+    return page_from(keys, _file_name, limit, partial(_files, backend, caller))
 
 
 @router.get("/{file_id}")
@@ -154,7 +153,7 @@ def retrieve_file(file_id: str, caller: MayRead, backend: BackendOf) -> FileObje
             size = metrics_sizes(connection, [job_id])[job_id]
         return _metrics_file(job_id, end, size)
     row = own_dataset(backend, caller, dataset_of(file_id))
-    return _dataset_file(row, _name_of(backend, row["dataset_id"]), backend.artifacts)
+    return _dataset_file(backend, caller, row, _name_of(backend, row["dataset_id"]))
 
 
 @router.get(
@@ -223,7 +222,7 @@ def _key(backend: Backend, caller: Caller, file_id: str) -> FileKey:
     return FileKey(dataset.created_on, False, dataset.id)
 
 
-def _files(backend: Backend, keys: Sequence[FileKey]) -> list[FileObject]:
+def _files(backend: Backend, caller: Caller, keys: Sequence[FileKey]) -> list[FileObject]:
     """Return the files of a page. Files deleted since the page was read are omitted."""
     uploads = [key.id for key in keys if not key.is_result]
     with backend.pool.connection() as connection:
@@ -233,15 +232,17 @@ def _files(backend: Backend, keys: Sequence[FileKey]) -> list[FileObject]:
     return [
         _metrics_file(key.id, key.at, sizes[key.id])
         if key.is_result
-        else _dataset_file(found[key.id], names.get(key.id), backend.artifacts)
+        else _dataset_file(backend, caller, found[key.id], names.get(key.id))
         for key in keys
         if key.is_result or key.id in found
     ]
 
 
-def _dataset_file(row: Mapping[str, Any], name: str | None, artifacts: Artifacts) -> FileObject:
+def _dataset_file(
+    backend: Backend, caller: Caller, row: Mapping[str, Any], name: str | None
+) -> FileObject:
     if row["status"] == DatasetStatus.REJECTED:
-        details = rejection_summary(artifacts, row["report_ref"])
+        details = rejection_summary(backend, caller, row["report_ref"])
     else:
         details = obstacle_of(row)
     return FileObject(

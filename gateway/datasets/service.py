@@ -18,8 +18,8 @@ from gateway.backend import Backend
 from gateway.datasets.schemas import DatasetAnswer, Progress, TokenCount
 from gateway.http.access import Caller
 from gateway.http.paging import Page
+from gateway.http.permissions import DOWNLOAD
 from gateway.http.read_your_writes import caught_up, found
-from infrastructure.artifacts import Artifacts
 from infrastructure.exchange import read
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names
@@ -101,14 +101,15 @@ def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
 def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationReport:
     """Return the report of a validation.
 
-    Raise NotFound if the account has no such dataset, and WrongState until it is validated.
+    Callers who may not download datasets get it without texts of the file. Raise NotFound if the
+    account has no such dataset, and WrongState until it is validated.
     """
     row = own_dataset(backend, caller, dataset_id)
     if row["report_ref"] is None:
         raise WrongState(
             "EcoLink is still validating the dataset. Try again when the validation is complete."
         )
-    report = _stored_report(backend.artifacts, row["report_ref"])
+    report = _stored_report(backend, caller, row["report_ref"])
     if report is None:
         raise NotFound(f"Dataset {dataset_id} was deleted. See `ecolink datasets list`.")
     return report
@@ -132,9 +133,9 @@ def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
     return dataset
 
 
-def rejection_summary(artifacts: Artifacts, report_ref: str) -> str | None:
+def rejection_summary(backend: Backend, caller: Caller, report_ref: str) -> str | None:
     """Return the first errors of a rejected file, or None if its report was deleted."""
-    report = _stored_report(artifacts, report_ref)
+    report = _stored_report(backend, caller, report_ref)
     if report is None:
         return None
     errors = [
@@ -182,15 +183,16 @@ def base_views(backend: Backend, dataset_id: UUID) -> list[BaseView]:
     return views
 
 
-def _stored_report(artifacts: Artifacts, report_ref: str) -> ValidationReport | None:
-    """Return a stored report.
+def _stored_report(backend: Backend, caller: Caller, report_ref: str) -> ValidationReport | None:
+    """Return a stored report, without texts of the file if the caller may not download it.
 
     Return None if it was deleted, which the read models may not show yet.
     """
     try:
-        return read(ValidationReport, artifacts.get(report_ref))
+        report = read(ValidationReport, backend.artifacts.get(report_ref))
     except FileNotFoundError:
         return None
+    return report if DOWNLOAD.allows(caller.rights) else report.without_texts()
 
 
 def dataset_answers(

@@ -112,7 +112,7 @@ def _ordered(backend: Backend, caller: Caller, key: str, choices: Choices, order
         return order_job(backend, caller, key, choices, order)
     except FileRejected as refusal:
         dataset_id = files_of(choices)[refusal.field or TRAINING_FILE]
-        message = explained(backend, caller.account_id, refusal.message, dataset_id)
+        message = explained(backend, caller, refusal.message, dataset_id)
         raise FileRejected(message, field=refusal.field) from None
 
 
@@ -142,7 +142,7 @@ def _objects(backend: Backend, caller: Caller, job_ids: Sequence[UUID]) -> list[
     for job_id in job_ids:
         if job_id not in known:
             request = backend.log.load(JobRequest, job_request_id(job_id))
-            known[job_id] = requested_object(backend, request)
+            known[job_id] = requested_object(backend, caller, request)
     return [known[job_id] for job_id in job_ids]
 
 
@@ -207,6 +207,6 @@ def _give(
 def job_object(backend: Backend, caller: Caller, job_id: UUID) -> JobObject:
     """Return a caller's job or its request. Raise NotFound if there is neither."""
     if (request := backend.launching.requested(caller.account_id, job_id)) is not None:
-        return requested_object(backend, request)
+        return requested_object(backend, caller, request)
     (shown,) = job_objects(backend, caller, [own_job(backend, caller, job_id)])
     return shown

@@ -219,7 +219,7 @@ def _ours(row: Row, about_datasets: list[str]) -> EcoLinkObject:
     )
 
 
-def requested_object(backend: Backend, request: JobRequest) -> JobObject:
+def requested_object(backend: Backend, caller: Caller, request: JobRequest) -> JobObject:
     """Return the job object of a request that has no job yet. It has no charges."""
     choices, status = request.choices, PHASES[request.status]
     maximum = request.order.max_cost_micros
@@ -232,7 +232,7 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
     return JobObject(
         id=job_name(request.job_id),
         created_at=int(request.created_on.timestamp()),
-        error=_refusal(backend, request),
+        error=_refusal(backend, caller, request),
         fine_tuned_model=None,
         finished_at=int(request.modified_on.timestamp()) if ended else None,
         hyperparameters=numbers,
@@ -263,14 +263,14 @@ def requested_object(backend: Backend, request: JobRequest) -> JobObject:
     )
 
 
-def _refusal(backend: Backend, request: JobRequest) -> ErrorObject | None:
+def _refusal(backend: Backend, caller: Caller, request: JobRequest) -> ErrorObject | None:
     """Return the error of a failed request, with the first errors of a rejected file."""
     if (refusal := request.refusal) is None:
         return None
     message, field = refusal.message, refusal.field
     if refusal.code == FileRejected.code and field is not None:
         dataset_id = files_of(request.choices)[field]
-        message = explained(backend, request.account_id, message, dataset_id)
+        message = explained(backend, caller, message, dataset_id)
     return ErrorObject(
         code=refusal.code,
         message=message,
@@ -278,11 +278,11 @@ def _refusal(backend: Backend, request: JobRequest) -> ErrorObject | None:
     )
 
 
-def explained(backend: Backend, account_id: UUID, sentence: str, dataset_id: UUID) -> str:
+def explained(backend: Backend, caller: Caller, sentence: str, dataset_id: UUID) -> str:
     """Add the first errors of a rejected file to a message, if its report still exists."""
     with backend.pool.connection() as connection:
-        row = dataset_rows.dataset(connection, account_id, dataset_id)
+        row = dataset_rows.dataset(connection, caller.account_id, dataset_id)
     if row is None or row["report_ref"] is None:
         return sentence
-    why = rejection_summary(backend.artifacts, row["report_ref"])
+    why = rejection_summary(backend, caller, row["report_ref"])
     return f"{sentence}: {why}" if why else sentence

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from uuid import uuid4
 
 from fastapi.testclient import TestClient
 
+from domain.access.role import Role
 from domain.datasets.dataset import Dataset
 from infrastructure.measurements import set_progress
 from infrastructure.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.conftest import application
+from tests.gateway.web.signed_in import signed_in
 from tests.services.datasets.uploads import VALID
 
 
@@ -45,6 +48,32 @@ def test_progress_and_report(client: TestClient, platform: Platform) -> None:
     assert shown["progress"] is None
     report = client.get(f"{path}/report", headers=person.headers).json()
     assert report["warnings"][0]["lines"] == [3, 4]
+
+
+def test_an_auditor_sees_the_errors_of_a_report_without_texts_of_the_dataset(
+    client: TestClient, platform: Platform
+) -> None:
+    person, auditor = platform.person(), platform.person(Role.AUDITOR)
+    bad = json.dumps({"messages": [{"role": "stranger", "content": "Aunt Mary"}]}).encode()
+    dataset_id = platform.upload(person.account_id, bad)
+    platform.validate_upload(dataset_id)
+    platform.project()
+    reading = auditor.headers | {"ecolink-account": str(person.account_id)}
+    for path in (f"/api/datasets/{dataset_id}/report", "/v1/files"):
+        assert "stranger" in client.get(path, headers=person.headers).text
+        seen = client.get(path, headers=reading)
+        assert "wrong_role" in seen.text
+        assert "stranger" not in seen.text
+        assert "Aunt Mary" not in seen.text
+    (error,) = client.get(f"/api/datasets/{dataset_id}/report", headers=reading).json()["errors"]
+    assert (error["line"], error["excerpt"]) == (1, None)
+    browser = signed_in(client, auditor)
+    form = {"account": str(person.account_id), "csrf_token": browser.csrf_token}
+    client.post("/viewing", data=form)
+    page = client.get(f"/datasets/{dataset_id}").text
+    assert "wrong_role" in page
+    assert "Aunt Mary" not in page
+    assert "stranger" not in page
 
 
 def test_a_repeated_upload_is_one_dataset(client: TestClient, platform: Platform) -> None:
