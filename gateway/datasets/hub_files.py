@@ -12,6 +12,13 @@ KINDS = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".csv")
 JOINED = (".parquet", ".jsonl", ".jsonl.gz")
 """Types of which EcoLink joins several files."""
 
+WILDCARD = re.compile(r"[*?]")
+PARTS = re.compile(r"\*\*/|\*\*|\*|\?|[^*?]+")
+"""Parts of a pattern: wildcards, and the texts between them."""
+
+MOST_PATTERNS, LONGEST_PATTERN = 1_000, 1_000
+"""Most patterns with wildcards of a split, and most characters of one."""
+
 SHOWN = 10
 DEFAULT = "default"
 
@@ -64,7 +71,7 @@ def _declared(
         raise NoFiles(
             f"The config {chosen!r} has no split {split!r}. Choose from {_some(splits)}.", "split"
         )
-    return [path for path in paths if any(_matches(path, each) for each in splits[split])]
+    return _matching(paths, splits[split], split)
 
 
 def _default(known: Mapping[str, Any]) -> str | None:
@@ -99,14 +106,60 @@ def _texts(value: Any) -> list[str]:
     return [each for each in values if isinstance(each, str)]
 
 
-def _matches(path: str, pattern: str) -> bool:
-    """Return True if a path matches a pattern, in which `*` stays in a folder and `**` does not."""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern.removeprefix("./"))
-    regex = "".join(
-        {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(each, re.escape(each))
-        for each in parts
-    )
-    return re.fullmatch(regex, path) is not None
+def _matching(paths: Sequence[str], patterns: Sequence[str], split: str) -> list[str]:
+    """Return the paths that match a pattern. Raise NoFiles for too many or too long patterns."""
+    patterns = [each.removeprefix("./") for each in patterns]
+    names = {each for each in patterns if WILDCARD.search(each) is None}
+    wild = [each for each in patterns if each not in names]
+    longest = max(map(len, wild), default=0)
+    for number, most, what in (
+        (len(wild), MOST_PATTERNS, "patterns"),
+        (longest, LONGEST_PATTERN, "characters in a pattern"),
+    ):
+        if number > most:
+            raise NoFiles(
+                f"The split {split!r} has {number:,} {what}. EcoLink reads up to {most:,}. Choose "
+                "another split, or download its files and upload them.",
+                "split",
+            )
+    parts = [PARTS.findall(each) for each in wild]
+    return [path for path in paths if path in names or any(_matches(path, each) for each in parts)]
+
+
+def _matches(path: str, parts: Sequence[str]) -> bool:
+    """Return True if a path matches the parts of a pattern.
+
+    `*` stays in a folder, `**` does not, and `**/` is any number of folders. The time is
+    proportional to the length of the path and to the number of parts, unlike that of a regex.
+    """
+    ends = {0}  # all positions in the path at which the parts so far can end
+    for part in parts:
+        match part:
+            case "?":
+                ends = {at + 1 for at in ends if path[at : at + 1] not in ("", "/")}
+            case "*":
+                ends = _in_folder(path, ends)
+            case "**":
+                ends = set(range(min(ends), len(path) + 1))
+            case "**/":
+                first = min(ends)
+                ends |= {at for at in range(first + 1, len(path) + 1) if path[at - 1] == "/"}
+            case _:
+                ends = {at + len(part) for at in ends if path.startswith(part, at)}
+        if not ends:
+            return False
+    return len(path) in ends
+
+
+def _in_folder(path: str, starts: set[int]) -> set[int]:
+    """Return the starts, and the positions after them up to the next slash."""
+    found: set[int] = set()
+    inside = False
+    for at in range(len(path) + 1):
+        inside = at in starts or (inside and path[at - 1] != "/")
+        if inside:
+            found.add(at)
+    return found
 
 
 def _named(paths: Sequence[str], config: str | None, split: str) -> list[str]:

@@ -302,6 +302,51 @@ def test_the_files_of_a_split(
 
 
 @pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("./a/x.jsonl", ["a/x.jsonl"]),
+        ("*.jsonl", ["x.jsonl"]),
+        ("*/x.jsonl", ["a/x.jsonl"]),
+        ("**/x.jsonl", ["a/b/x.jsonl", "a/x.jsonl", "x.jsonl"]),
+        ("a/**", ["a/b/x.jsonl", "a/b/y-1.jsonl", "a/x.jsonl"]),
+        ("a**/x.jsonl", ["a/b/x.jsonl", "a/x.jsonl"]),
+        ("**b/?-?.jsonl", ["a/b/y-1.jsonl"]),
+        ("**/**/b/*-*", ["a/b/y-1.jsonl"]),
+        ("a?x.jsonl", []),
+        ("a/*", ["a/x.jsonl"]),
+        ("x.json", []),
+    ],
+)
+def test_patterns_name_the_files_of_a_split(pattern: str, expected: list[str]) -> None:
+    paths = ["x.jsonl", "a/x.jsonl", "a/b/x.jsonl", "a/b/y-1.jsonl"]
+    configs = [{"data_files": [{"split": "train", "path": [pattern, "none.jsonl"]}]}]
+    try:
+        assert files_of_split(paths, configs, None, "train") == expected
+    except NoFiles:
+        assert expected == []
+
+
+def test_many_wildcards_take_little_time() -> None:
+    """With backtracking, this would take years."""
+    path = "a/" * 100 + "x.jsonl"
+    configs = [{"data_files": ["**/" * 50 + "y.jsonl", "*a*/" * 100 + "x.jsonl"]}]
+    assert files_of_split([path], configs, None, "train") == [path]
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        pytest.param(["*" * 1_001], id="a long pattern"),
+        pytest.param([f"{number}-*" for number in range(1_001)], id="many patterns"),
+    ],
+)
+def test_too_many_wildcards_are_refused(patterns: list[str]) -> None:
+    with pytest.raises(NoFiles, match=r"1,001.*Choose another") as refused:
+        files_of_split(["0-a.jsonl"], [{"data_files": patterns}], None, "train")
+    assert refused.value.field == "split"
+
+
+@pytest.mark.parametrize(
     ("configs", "config", "split", "field"),
     [
         (CONFIGS, None, "train", "config"),
