@@ -45,6 +45,7 @@ class StopReason(StrEnum):
     ENDPOINT = "endpoint"  # the model did not answer, or refused, several times in a row
     UNUSABLE = "unusable"  # the model answers, but nothing that can be an example
     SUSPENDED = "suspended"  # an operator suspended the account
+    ERROR = "error"  # the work failed several times in a row, and the operator's log says why
 
 
 class SynthesisFailure(StrEnum):

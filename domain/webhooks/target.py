@@ -69,6 +69,8 @@ class TargetPolicy:
         try:
             address = ip_address(parts.hostname)
         except ValueError:
+            if "[" in parts.netloc:
+                raise _invalid(f"{parts.hostname!r} is not an IPv6 address.") from None
             return
         if not self.permits(address):
             raise _invalid(f"{address} is not a public address. Enter a public one.")

@@ -254,7 +254,8 @@ class FinishForm(BaseModel):
     )
 
 
-Key = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)]
+Key = Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000, pattern=r"^[!-~]*$")]
+"""A key that an HTTP header can have: printable ASCII characters without spaces."""
 
 
 class EndpointForm(BaseModel):
@@ -271,7 +272,10 @@ class EndpointForm(BaseModel):
     url: Annotated[
         str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_URL)
     ] = Field(description="Base URL, to which EcoLink appends `/chat/completions`.")
-    key: Key = Field(default="", description="API key of the provider. No response shows it.")
+    key: Key = Field(
+        default="",
+        description="API key of the provider, in ASCII without spaces. No response shows it.",
+    )
 
 
 class KeyForm(BaseModel):
@@ -280,7 +284,8 @@ class KeyForm(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"key": "sk-..."}]})
 
     key: Key = Field(
-        description="API key of the provider. No response shows it. An empty text removes the key."
+        description="API key of the provider, in ASCII without spaces. No response shows it. An "
+        "empty text removes the key."
     )
 
 

@@ -54,6 +54,8 @@ EXPLANATIONS: dict[StopReason, str] = {
     StopReason.UNUSABLE: "The model answers, but none of its last attempts was usable. Change the "
     "model, or resume to try again.",
     StopReason.SUSPENDED: "The account was suspended. Resume after an operator reinstates it.",
+    StopReason.ERROR: "The generation failed several times in a row with an unexpected error. "
+    "Resume to try again, or report it to the operator.",
 }
 
 FAILURES: dict[SynthesisFailure, str] = {

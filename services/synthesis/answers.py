@@ -77,9 +77,9 @@ def read_score(text: str) -> int | None:
     """
     try:
         document = _document(text)
-    except Unusable:
-        return None
-    if not SCORES.is_valid(document):
+        if not SCORES.is_valid(document):
+            return None
+    except (Unusable, ValueError, RecursionError):  # half of a surrogate pair, or many levels
         return None
     return document["score"] if document["helpful"] == "yes" else UNHELPFUL_SCORE
 

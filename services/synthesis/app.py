@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 from uuid import UUID
 
 import psycopg
@@ -29,6 +31,9 @@ LISTED = 200
 MOST_RUNS, MOST_RUNS_OF_ACCOUNT = 16, 2
 """Syntheses that the process works on at the same time, in total and of one account."""
 
+MOST_FAILURES = 5
+"""Unexpected errors in a row after which a synthesis pauses: those of more than a minute."""
+
 UNAVAILABLE = (psycopg.Error, PoolTimeout)
 
 log = logging.getLogger("synthesis")
@@ -48,26 +53,41 @@ async def _generate(settings: Settings, leadership: Leadership) -> None:
         generating = Generating(event_log, clock, artifacts, pool, connections, pace)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_log(event_log))
-            tasks.create_task(Working(generating, pool, clock).run())
+            tasks.create_task(Working(generating, clock).run(pool))
+
+
+class Work(Protocol):
+    """The work on one synthesis."""
+
+    async def work(self, synthesis_id: UUID) -> None:
+        """Generate until the run pauses or ends."""
+        ...
+
+    async def give_up(self, synthesis_id: UUID) -> None:
+        """Pause a run whose work keeps failing."""
+        ...
 
 
 class Working:
     """Starts the work on syntheses that the read model lists, a few at a time."""
 
-    def __init__(
-        self, generating: Generating, pool: ConnectionPool[Connection], clock: Clock
-    ) -> None:
-        self._generating, self._pool, self._clock = generating, pool, clock
+    def __init__(self, work: Work, clock: Clock) -> None:
+        self._generating, self._clock = work, clock
         self._running: dict[UUID, tuple[UUID, asyncio.Task[None]]] = {}  # account and task
         self._backoff = Backoff[UUID]()
 
-    async def run(self) -> None:
-        """Work until cancelled."""
+    async def run(self, pool: ConnectionPool[Connection]) -> None:
+        """Work on what the read model lists, until cancelled."""
+
+        def listed() -> list[Row]:
+            with pool.connection() as connection:
+                return working(connection, LISTED)
+
         try:
             while True:
                 try:
                     with PROGRESS.step("synthesis"):
-                        self._start(await asyncio.to_thread(self._listed))
+                        self.start(await asyncio.to_thread(listed))
                 except UNAVAILABLE as error:
                     log.warning("cannot read syntheses, retrying: %s", error)
                 await asyncio.sleep(POLL_SECONDS)
@@ -77,11 +97,12 @@ class Working:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _listed(self) -> list[Row]:
-        with self._pool.connection() as connection:
-            return working(connection, LISTED)
+    async def settled(self) -> None:
+        """Wait until all work that was started has ended."""
+        await asyncio.gather(*(task for _, task in self._running.values()))
 
-    def _start(self, rows: list[Row]) -> None:
+    def start(self, rows: Sequence[Mapping[str, UUID]]) -> None:
+        """Start the work on listed syntheses, as far as there is room."""
         waiting = self._backoff.waiting(self._clock.now())
         accounts = Counter(account_id for account_id, _ in self._running.values())
         for row in sorted(rows, key=lambda each: accounts[each["account_id"]]):
@@ -100,7 +121,18 @@ class Working:
         except Exception:
             pause = self._backoff.postpone(synthesis_id, self._clock.now())
             log.exception("synthesis %s failed, retrying in %s", synthesis_id, pause)
+            if self._backoff.failures(synthesis_id) >= MOST_FAILURES:
+                await self._give_up(synthesis_id)
         else:
             self._backoff.reset(synthesis_id)
         finally:
             self._running.pop(synthesis_id, None)
+
+    async def _give_up(self, synthesis_id: UUID) -> None:
+        """Pause a synthesis, so that it does not fail forever. If that fails, retry it as well."""
+        try:
+            await self._generating.give_up(synthesis_id)
+        except Exception:
+            log.exception("synthesis %s cannot be paused", synthesis_id)
+        else:
+            self._backoff.reset(synthesis_id)

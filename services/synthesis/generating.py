@@ -157,6 +157,16 @@ class Generating:
                 await self._finish(run, synthesis)
             synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
 
+    async def give_up(self, synthesis_id: UUID) -> None:
+        """Pause a run whose work keeps failing. Complete its open batch with what is stored."""
+        await self._close(await asyncio.to_thread(self._log.load, Synthesis, synthesis_id))
+
+        def pause(found: Synthesis) -> None:
+            if found.status is SynthesisStatus.GENERATING:
+                found.pause(StopReason.ERROR)
+
+        await self._change(synthesis_id, "give-up", pause)
+
     async def _start(self, run: Run, synthesis: Synthesis) -> None:
         """Start a batch that the balance and the maximum cost pay for, or pause."""
         account = await asyncio.to_thread(self._log.load, Account, synthesis.account_id)
@@ -188,6 +198,8 @@ class Generating:
     async def _batch(self, run: Run, synthesis: Synthesis) -> None:
         """Make the attempts of the open batch, as far as they are not stored, and complete it."""
         stop = Stop(asyncio.Event())
+        if synthesis.status is not SynthesisStatus.GENERATING or synthesis.stopped:
+            stop.because_of(None)
         watcher = asyncio.create_task(self._watch(synthesis.id, stop))
         attempts: list[Attempt] = []
         try:

@@ -208,6 +208,8 @@ class ExternalModel:
             raise Unavailable(f"No answer within {self.seconds:.0f} seconds.") from None
         except Refused as error:
             raise RefusedByModel(str(error)) from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise RefusedByModel("The URL or the key cannot be sent.") from error
         except httpx.HTTPError as error:
             raise Unavailable(f"The endpoint failed: {type(error).__name__}.") from error
         return _completion(content, TOKEN_CHARACTERS * question.max_tokens)

@@ -92,6 +92,7 @@ def test_public_https_urls_are_permitted(url: str) -> None:
         ("https://example.com:0/", "port 0"),
         ("https://example.com:99999/", "not a URL"),
         ("https://[::1/", "not a URL"),
+        ("https://[v1.abc]/", "not an IPv6 address"),
         ("https://exämple.com/", "outside ASCII"),
         ("https://example.com/a b", "a space"),
         ("https://example.com/\n", "a space"),

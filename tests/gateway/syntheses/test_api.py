@@ -535,6 +535,14 @@ def test_other_accounts_see_nothing(
     other.post("/syntheses", holder.form, 422)
 
 
+def test_a_key_that_no_header_can_have_is_refused(holder: Holder) -> None:
+    form = {"name": "x", "url": "https://example.com/v1", "key": "sk-caf\u00e9"}
+    refused = holder.post("/synthesis-endpoints", form, 422)
+    assert [each["field"] for each in refused["error"]["fields"]] == ["key"]
+    path = f"/api/synthesis-endpoints/{holder.endpoint['id']}/key"
+    assert holder.client.put(path, json={"key": "a b"}, headers=holder.headers).status_code == 422
+
+
 def test_endpoints_are_shown_without_their_keys_and_can_be_deleted(holder: Holder) -> None:
     (shown,) = holder.get("/synthesis-endpoints")["data"]
     assert (shown["name"], shown["has_key"]) == ("provider", True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
@@ -192,13 +192,26 @@ async def work(
     policy: TargetPolicy = LOCAL,
 ) -> None:
     """Work on a synthesis until it pauses or ends."""
+    async with _generating(bench, serving_url, pace, seconds, policy) as generating:
+        await generating.work(id)
+
+
+async def give_up(bench: Bench, id: UUID) -> None:
+    """Pause a synthesis whose work keeps failing."""
+    async with _generating(bench, None, QUICK, 20.0, LOCAL) as generating:
+        await generating.give_up(id)
+
+
+@asynccontextmanager
+async def _generating(
+    bench: Bench, serving_url: str | None, pace: Pace, seconds: float, policy: TargetPolicy
+) -> AsyncIterator[Generating]:
     settings = bench.settings.model_copy(
         update={"serving_url": serving_url, "serving_secret": "secret"}
     )
     async with open_connections(settings, policy) as connections:
-        generating = Generating(
+        yield Generating(
             *(bench.log, FixedClock(), bench.artifacts, bench.pool),
             connections.within(seconds),
             pace,
         )
-        await generating.work(id)

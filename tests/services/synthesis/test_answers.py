@@ -61,6 +61,8 @@ def test_texts_of_a_model_without_a_grammar_may_have_any_length() -> None:
         ('{"helpful": "yes", "score": 11}', None),
         ('{"score": 8}', None),
         ("8", None),
+        ('{"helpful": "\\ud800", "score": 3}', None),
+        (f'{{"helpful": "yes", "score": {"[" * 400}{"]" * 400}}}', None),
     ],
 )
 def test_a_judgement_has_a_score(text: str, score: int | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +26,7 @@ from domain.synthesis.synthesis import (
 from domain.webhooks.target import TargetPolicy
 from infrastructure.artifacts import Artifacts
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID
-from tests.services.synthesis.bench import RATES, Bench
+from tests.services.synthesis.bench import QUICK, RATES, Bench, give_up
 from tests.services.synthesis.scripted import Said, Scripted, always, first, is_judge
 
 DONE = SynthesisStatus.REVIEWING
@@ -282,6 +284,38 @@ def test_a_run_that_ends_with_an_open_batch_releases_its_reserve(
     assert run.status is (SynthesisStatus.CANCELLED if cancelled else SynthesisStatus.FAILED)
     assert not run.needs_work
     assert bench.account.reserved_micros == 0
+    assert model.requests == []
+
+
+def test_a_run_that_is_given_up_pauses_and_releases_its_reserve(
+    bench: Bench, model: Scripted
+) -> None:
+    id = bench.approve(bench.deployed())
+    with bench.commanding(), bench.billing():
+        synthesis = bench.synthesis(id)
+        synthesis.start_batch(4, 1_000)
+        bench.log.commit(synthesis)
+    with bench.billing():
+        asyncio.run(give_up(bench, id))
+    run = bench.synthesis(id)
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ERROR)
+    assert not run.needs_work
+    assert bench.account.reserved_micros == 0
+    with bench.commanding() as use_case:
+        use_case.resume(ACCOUNT_ID, id, None)
+    assert bench.work(id, model.url).status is DONE
+
+
+def test_a_paused_run_with_an_open_batch_sends_no_request(bench: Bench, model: Scripted) -> None:
+    id = bench.approve(bench.deployed())
+    with bench.commanding(), bench.billing():
+        synthesis = bench.synthesis(id)
+        synthesis.start_batch(4, 1_000)
+        synthesis.pause()
+        bench.log.commit(synthesis)
+    run = bench.work(id, model.url, pace=replace(QUICK, look=0.2))
+    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.OWNER)
+    assert not run.needs_work
     assert model.requests == []
 
 

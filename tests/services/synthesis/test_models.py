@@ -7,6 +7,7 @@ import gzip
 import json
 
 import httpx
+import pytest
 
 from infrastructure.synthesis_endpoints import EndpointAccess
 from services.synthesis.models import (
@@ -14,6 +15,7 @@ from services.synthesis.models import (
     TOKEN_CHARACTERS,
     ExternalModel,
     Question,
+    RefusedByModel,
     Reply,
 )
 
@@ -33,7 +35,12 @@ def completion(text: str, finish_reason: str = "stop") -> bytes:
     return json.dumps({"choices": [choice]}).encode()
 
 
-def reply_to(content: bytes, **headers: str) -> Reply:
+EXAMPLE = EndpointAccess("https://example.com/v1", "")
+
+
+def reply_to(
+    content: bytes, headers: dict[str, str] | None = None, access: EndpointAccess = EXAMPLE
+) -> Reply:
     """Return the reply of an endpoint that sends this body."""
 
     async def ask() -> Reply:
@@ -41,7 +48,6 @@ def reply_to(content: bytes, **headers: str) -> Reply:
             lambda _: httpx.Response(200, headers=headers, stream=httpx.ByteStream(content))
         )
         async with httpx.AsyncClient(transport=transport) as client:
-            access = EndpointAccess("https://example.com/v1", "")
             return await ExternalModel(client, access, "gpt-test").ask(QUESTION)
 
     return asyncio.run(ask())
@@ -50,7 +56,7 @@ def reply_to(content: bytes, **headers: str) -> Reply:
 def test_a_compressed_answer_is_not_decompressed() -> None:
     compressed = gzip.compress(completion("Hello."))
     assert reply_to(completion("Hello.")).text == "Hello."
-    assert reply_to(compressed, **{"content-encoding": "gzip"}).text == ""
+    assert reply_to(compressed, {"content-encoding": "gzip"}).text == ""
 
 
 def test_an_answer_can_be_stored_even_if_it_is_no_unicode() -> None:
@@ -66,3 +72,13 @@ def test_a_long_answer_is_cut() -> None:
 
 def test_an_answer_of_many_bytes_is_not_read() -> None:
     assert reply_to(completion("Hello.", "x" * ANSWER_BYTES)).text == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [("https://[v1.abc]/v1", ""), ("https://example.com/v1", "sk-\u00e9")],
+    ids=["url", "key"],
+)
+def test_a_stored_url_or_key_that_cannot_be_sent_is_a_refusal(url: str, key: str) -> None:
+    with pytest.raises(RefusedByModel):
+        reply_to(b"", access=EndpointAccess(url, key))
