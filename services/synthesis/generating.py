@@ -55,6 +55,7 @@ from services.synthesis.models import (
     Reply,
     Unavailable,
 )
+from services.synthesis.parameters import Parameters
 from services.synthesis.run import CannotContinue, Run, load_run, prompt_bytes
 
 BATCH_ATTEMPTS = 16
@@ -353,7 +354,8 @@ class Generating:
                 raise RefusedByModel("The endpoint was deleted.")
             if access.key is None:
                 raise RefusedByModel("The key of the endpoint is lost. Replace the key.")
-            return self._connections.endpoint(access, run.prompts.request.external_model or "")
+            name = run.prompts.request.external_model or ""
+            return self._connections.endpoint(access, name, run.refused_parameters)
 
         return await asyncio.to_thread(read)
 
@@ -442,10 +444,12 @@ class Attempting:
                 messages=prompt,
                 schema_name="chat",
                 schema=chat_schema(drawn.turns, plan.answer_tokens),
-                max_tokens=plan.answer_tokens,
-                temperature=plan.temperature,
-                top_p=plan.top_p,
-                seed=drawn.seed,
+                parameters=Parameters(
+                    max_tokens=plan.answer_tokens,
+                    temperature=plan.temperature,
+                    top_p=plan.top_p,
+                    seed=drawn.seed,
+                ),
             )
         )
         parameters = {"prompt_sha256": prompt_sha256(prompt), "seed": drawn.seed}
@@ -465,10 +469,13 @@ class Attempting:
                 messages=prompt,
                 schema_name="score",
                 schema=SCORE_SCHEMA,
-                max_tokens=JUDGE_TOKENS,
-                temperature=0.0,
-                top_p=1.0,
-                seed=drawn.seed,
+                parameters=Parameters(
+                    max_tokens=JUDGE_TOKENS,
+                    temperature=0.0,
+                    top_p=1.0,
+                    seed=drawn.seed,
+                    may_vary=True,  # no record of a judgement names its temperature
+                ),
             )
         )
         return Judgement(

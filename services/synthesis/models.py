@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from infrastructure.ndjson import lines_as_they_come
 from infrastructure.retry_after import requested_delay
 from infrastructure.settings import Settings
 from infrastructure.synthesis_endpoints import EndpointAccess
+from services.synthesis.parameters import Parameters, refused_parameter
 
 ANSWER_SECONDS = 300.0
 """Most seconds of one answer, including the wait in the queue of the model."""
@@ -61,10 +62,7 @@ class Question:
     messages: Sequence[Message]
     schema_name: str
     schema: dict[str, Any]
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
+    parameters: Parameters
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,16 @@ class Unavailable(Exception):
 
 
 class RefusedByModel(Exception):
-    """A model refuses the request for good, such as for a wrong key."""
+    """A model refuses the request for good, such as for a wrong key.
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    `parameter` is the one that it does not accept, if any.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, parameter: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.parameter = status, parameter
 
 
 class ChatModel(Protocol):
@@ -120,14 +123,15 @@ class DeployedModel:
 
     async def ask(self, question: Question) -> Reply:
         """Return the answer to a question. Raise Unavailable or RefusedByModel."""
+        parameters = question.parameters
         asked = GenerationRequest(
             deployment_id=self.deployment_id,
             account_id=self.account_id,
             messages=[dict(each) for each in question.messages],
-            max_tokens=question.max_tokens,
-            temperature=question.temperature,
-            top_p=question.top_p,
-            seed=question.seed,
+            max_tokens=parameters.max_tokens,
+            temperature=parameters.temperature,
+            top_p=parameters.top_p,
+            seed=parameters.seed,
             response_schema=question.schema,
             keepalive=True,
         )
@@ -169,22 +173,44 @@ class DeployedModel:
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """A model of another provider, whose answers may ignore the schema."""
+    """A model of another provider, whose answers may ignore the schema.
+
+    `refused` contains the parameters that it refused so far.
+    """
 
     client: httpx.AsyncClient
     access: EndpointAccess
     model: str
+    refused: set[str] = field(default_factory=set[str])
     seconds: float = ANSWER_SECONDS
 
     async def ask(self, question: Question) -> Reply:
-        """Return the answer to a question. Raise Unavailable or RefusedByModel."""
+        """Return the answer to a question. Raise Unavailable or RefusedByModel.
+
+        If the model refuses a parameter that it does not need, ask again without it.
+        """
+        refused = frozenset(self.refused)
+        fields = question.parameters.without(refused)
+        while True:
+            try:
+                reply = await self._ask(question, fields)
+            except RefusedByModel as error:
+                if error.parameter is None:
+                    raise
+                refused |= {error.parameter}
+                fewer = question.parameters.without(refused)
+                if fewer == fields:
+                    raise
+                fields = fewer
+            else:
+                self.refused.update(refused)
+                return reply
+
+    async def _ask(self, question: Question, fields: dict[str, Any]) -> Reply:
         body = {
             "model": self.model,
             "messages": list(question.messages),
-            "max_tokens": question.max_tokens,
-            "temperature": question.temperature,
-            "top_p": question.top_p,
-            "seed": question.seed,
+            **fields,
             "response_format": {
                 "type": "json_schema",
                 "json_schema": {
@@ -203,7 +229,11 @@ class ExternalModel:
             ):
                 content = await _limited(response)
                 if response.status_code != HTTPStatus.OK:
-                    raise _problem(response, b"")
+                    problem = _problem(response, b"")
+                    if response.status_code == HTTPStatus.BAD_REQUEST:
+                        parameter = refused_parameter(content)
+                        problem = RefusedByModel(str(problem), response.status_code, parameter)
+                    raise problem
         except TimeoutError:
             raise Unavailable(f"No answer within {self.seconds:.0f} seconds.") from None
         except Refused as error:
@@ -212,7 +242,7 @@ class ExternalModel:
             raise RefusedByModel("The URL or the key cannot be sent.") from error
         except httpx.HTTPError as error:
             raise Unavailable(f"The endpoint failed: {type(error).__name__}.") from error
-        return _completion(content, TOKEN_CHARACTERS * question.max_tokens)
+        return _completion(content, TOKEN_CHARACTERS * question.parameters.max_tokens)
 
 
 def _completion(content: bytes, longest: int) -> Reply:
@@ -297,8 +327,8 @@ class Connections:
             self.serving, self.serving_urls, deployment_id, account_id, self.seconds
         )
 
-    def endpoint(self, access: EndpointAccess, model: str) -> ExternalModel:
-        """Return a model of an external endpoint.
+    def endpoint(self, access: EndpointAccess, model: str, refused: set[str]) -> ExternalModel:
+        """Return a model of an external endpoint, which adds to the parameters that it refused.
 
         Raise RefusedByModel if the operator no longer permits its URL.
         """
@@ -306,7 +336,7 @@ class Connections:
             self.policy.require_url(access.url)
         except Invalid as error:
             raise RefusedByModel("The operator no longer permits the URL.") from error
-        return ExternalModel(self.external, access, model, self.seconds)
+        return ExternalModel(self.external, access, model, refused, self.seconds)
 
     def within(self, seconds: float) -> Connections:
         """Return the same connections with another limit on the time of an answer."""

@@ -50,6 +50,8 @@ class Run:
     store: AttemptStore
     seen: SeenExamples
     outcomes: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
+    refused_parameters: set[str] = field(default_factory=set[str])
+    """Parameters that the external model refused since the process continued the run."""
 
     @property
     def fruitful(self) -> bool:

@@ -118,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _completion_tokens(self, body: dict[str, Any]) -> int:
-        return min(self.scripted.completion_tokens, body["max_tokens"])
+        most = body["max_tokens"] if "max_tokens" in body else body["max_completion_tokens"]
+        return min(self.scripted.completion_tokens, most)
 
     def _lines(self, text: str, said: Said, tokens: int) -> bytes:
         if said.status != 200:

@@ -87,6 +87,17 @@ def test_an_external_endpoint_costs_nothing_and_gets_its_key(bench: Bench, model
     assert set(model.keys) == {"Bearer sk-secret"}
 
 
+def test_a_run_asks_an_endpoint_that_refuses_max_tokens_without_it(
+    bench: Bench, model: Scripted
+) -> None:
+    model.script = lambda _, body: Said(status=400 if "max_tokens" in body else 200)
+    run = bench.work(bench.approve(bench.external(model.url)))
+    assert (run.status, run.counts.accepted, run.batch) == (DONE, 20, 2)
+    refused = [number for number, body in enumerate(model.requests) if "max_tokens" in body]
+    assert len(model.requests) == 40 + len(refused)
+    assert max(refused) < 16  # only the first batch asked with it
+
+
 def test_failures_and_limits_of_rate_are_retried(bench: Bench, model: Scripted) -> None:
     busy = Said(status=429, headers={"retry-after": "0"})
     model.script = first([Said(status=500), busy, Said(status=503), busy])
