@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infrastructure.disk_cache import delete_killed, hold, partial_of
@@ -42,6 +48,12 @@ STORE_ERRORS = (BaseError, OSError)
 """Errors of an unreachable or failing store.
 
 FileNotFoundError is not among them: it means that the store has no such ref.
+"""
+
+DENIED = (PermissionDeniedError, UnauthenticatedError)
+"""Errors of a store that refuses the keys of this process. They end only when an operator acts.
+
+A refused list is not among them: for it, obstore raises GenericError.
 """
 
 

@@ -67,6 +67,13 @@ TRACKER_FAILING_SECONDS = Gauge(
     "ecolink_tracker_failing_seconds", "Longest time for which a tracker has accepted nothing."
 )
 
+PENDING_SECONDS = Gauge(
+    "ecolink_pending_seconds",
+    "Longest time for which an account waits for the end of an export or of a push, or for the "
+    "progress of a synthesis.",
+    ["work"],
+)
+
 
 def serve_metrics(settings: Settings, place: int) -> None:
     """Serve the metrics of this process, if `metrics_port` is set.

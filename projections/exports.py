@@ -140,6 +140,23 @@ def pending_exports(connection: Connection, without: Sequence[Attempt]) -> list[
     ).fetchall()
 
 
+def stalled_seconds(connection: Connection, now: datetime) -> float:
+    """Return the longest time in which no export of an account with pending ones has ended.
+
+    It counts from the request of the oldest pending one if that is newer. Zero without any.
+    """
+    row = connection.execute(
+        "SELECT coalesce(max(extract(epoch FROM %s - since)), 0) AS seconds FROM ("
+        "SELECT greatest(min(requested_at) FILTER (WHERE status = 'pending'), "
+        "max(ended_at) FILTER (WHERE status IN ('ready', 'failed'))) AS since FROM exports "
+        "WHERE account_id IN (SELECT account_id FROM exports WHERE status = 'pending') "
+        "GROUP BY account_id) AS waiting",
+        [now],
+    ).fetchone()
+    assert row is not None
+    return float(row["seconds"])
+
+
 def expired_exports(connection: Connection, now: datetime) -> list[UUID]:
     """Return the exports whose retention time has ended."""
     rows = connection.execute(

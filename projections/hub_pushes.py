@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from domain.core.aggregate import Event
@@ -81,3 +82,20 @@ def pending_pushes(connection: Connection, without: Sequence[UUID]) -> list[Row]
         "ORDER BY account_id, requested_at, push_id",
         [list(without)],
     ).fetchall()
+
+
+def stalled_seconds(connection: Connection, now: datetime) -> float:
+    """Return the longest time in which no push of an account with pending ones has ended.
+
+    It counts from the request of the oldest pending one if that is newer. Zero without any.
+    """
+    row = connection.execute(
+        "SELECT coalesce(max(extract(epoch FROM %s - since)), 0) AS seconds FROM ("
+        "SELECT greatest(min(requested_at) FILTER (WHERE status = 'pending'), max(ended_at)) "
+        "AS since FROM hub_pushes "
+        "WHERE account_id IN (SELECT account_id FROM hub_pushes WHERE status = 'pending') "
+        "GROUP BY account_id) AS waiting",
+        [now],
+    ).fetchone()
+    assert row is not None
+    return float(row["seconds"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from domain.core.aggregate import Event
@@ -168,3 +169,19 @@ def working(connection: Connection, limit: int) -> list[Row]:
         "WHERE open_batch OR status = 'generating' ORDER BY approved_at, synthesis_id LIMIT %s",
         [limit],
     ).fetchall()
+
+
+def stalled_seconds(connection: Connection, now: datetime, most_of_account: int) -> float:
+    """Return the longest time without progress of a synthesis. Zero if none needs work.
+
+    The process works on the oldest `most_of_account` syntheses of each account. The others wait.
+    """
+    row = connection.execute(
+        "SELECT coalesce(max(extract(epoch FROM %s - changed_at)), 0) AS seconds FROM ("
+        "SELECT changed_at, row_number() OVER "
+        "(PARTITION BY account_id ORDER BY approved_at, synthesis_id) AS place FROM syntheses "
+        "WHERE open_batch OR status = 'generating') AS working WHERE place <= %s",
+        [now, most_of_account],
+    ).fetchone()
+    assert row is not None
+    return float(row["seconds"])

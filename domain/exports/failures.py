@@ -13,6 +13,7 @@ ADVICE = {
     "cannot_merge": "Download the adapter and use it with PEFT.",
     "cannot_convert": "Export the model as safetensors.",
     "no_space": "Ask your operator to free disk space, then export the model again.",
+    "store_denied": "Ask your operator to check the rights of the exporter's key of the store.",
     "limit_exceeded": "Ask your operator to give the exporter more memory.",
 }
 """Advice by failure code."""

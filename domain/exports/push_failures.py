@@ -13,6 +13,7 @@ ADVICE = {
     "invalid_name": "Use a name such as owner/model.",
     "timed_out": "Push the export again. EcoLink skips the large files that the hub has.",
     "no_space": "Ask your operator to free disk space, then push the export again.",
+    "store_denied": "Ask your operator to check the rights of the exporter's key of the store.",
     "export_deleted": "Export the model again.",
     "disabled": "Ask your operator.",
     "token_lost": "Push the export again.",

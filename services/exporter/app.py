@@ -5,15 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 
+from psycopg_pool import ConnectionPool
+
 from infrastructure.artifacts import Artifacts
-from infrastructure.clock import clock_of
+from infrastructure.clock import Clock, clock_of
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
+from infrastructure.metrics import PENDING_SECONDS
 from infrastructure.service import broker_of, every, serve
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
+from infrastructure.store import Connection, open_log, open_pool
+from projections import exports as export_rows
+from projections import hub_pushes as push_rows
 from services.exporter import exporting, pushing
 from services.exporter.exporting import Exports
 from services.exporter.handlers import Cleaning
@@ -23,6 +28,9 @@ POLL_SECONDS = 1.0
 """Maximum seconds between two queries for new work."""
 
 EXPIRY_SECONDS = 60.0
+
+MEASURE_SECONDS = 15.0
+"""Time between two updates of the gauges."""
 
 
 def run(settings: Settings) -> None:
@@ -75,11 +83,21 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         exports.start_pending()
         exports.work.wait_for_any(POLL_SECONDS)
 
+    measure = partial(measure_pending, pool, clock)
     work = [
         every(0, poll, "exports"),
         every(0, push, "pushes"),
         every(EXPIRY_SECONDS, exports.expire, "expiry"),
         every(EXPIRY_SECONDS, pushes.delete_tokens, "tokens"),
+        every(MEASURE_SECONDS, measure, "metrics"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])
+
+
+def measure_pending(pool: ConnectionPool[Connection], clock: Clock) -> None:
+    """Set the gauges of pending exports and pushes."""
+    now = clock.now()
+    with pool.connection() as connection:
+        PENDING_SECONDS.labels("exports").set(export_rows.stalled_seconds(connection, now))
+        PENDING_SECONDS.labels("pushes").set(push_rows.stalled_seconds(connection, now))

@@ -11,11 +11,15 @@ import psycopg
 from eventsourcing.persistence import PersistenceError
 from obstore.exceptions import BaseError
 
+from infrastructure.artifacts import DENIED
 from infrastructure.full_disk import NoSpace, lacks_space
 from infrastructure.limited_process import LimitExceeded, TimedOut
 
 OUTAGES = (BaseError, psycopg.Error, PersistenceError)
-"""Errors of an unreachable artifact store or database. They end no export and no push."""
+"""Errors of an unreachable artifact store or database. They end no export and no push.
+
+A store that denies access (DENIED) does end them, after all attempts.
+"""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -65,12 +69,14 @@ class Attempts(Generic[Key]):
                 return Final("no_space", str(error))
             case _ if lacks_space(error):
                 return Final("no_space", "The disk of EcoLink is full.")
-            case _ if isinstance(error, OUTAGES):
+            case _ if isinstance(error, OUTAGES) and not isinstance(error, DENIED):
                 return None
         self._failed[key] += 1
         if self._failed[key] < self._most:
             return None
         self._logger.error("%s fails after %d attempts", key, self._most, exc_info=error)
+        if isinstance(error, DENIED):
+            return Final("store_denied", "The artifact store denied access to the exporter.")
         if isinstance(error, Repeated):
             return Final(error.code, str(error))
         return Final("failed", f"{self._most} attempts failed.")

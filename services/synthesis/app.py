@@ -17,14 +17,18 @@ from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock, clock_of
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log
+from infrastructure.metrics import PENDING_SECONDS
 from infrastructure.progress import PROGRESS
-from infrastructure.service import run_until_stopped
+from infrastructure.service import every, run_until_stopped
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool
 from projections.projection import Row
-from projections.syntheses import working
+from projections.syntheses import stalled_seconds, working
 from services.synthesis.generating import Generating, Pace
 from services.synthesis.models import open_connections
+
+MEASURE_SECONDS = 15.0
+"""Time between two updates of the gauge."""
 
 POLL_SECONDS = 0.5
 LISTED = 200
@@ -52,6 +56,7 @@ async def _generate(settings: Settings, leadership: Leadership) -> None:
     async with open_connections(settings, settings.webhook_policy) as connections:
         generating = Generating(event_log, clock, artifacts, pool, connections, pace)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_measure(pool, clock))
             tasks.create_task(watch_log(event_log))
             tasks.create_task(Working(generating, clock).run(pool))
 
@@ -66,6 +71,17 @@ class Work(Protocol):
     async def give_up(self, synthesis_id: UUID) -> None:
         """Pause a run whose work keeps failing."""
         ...
+
+
+async def _measure(pool: ConnectionPool[Connection], clock: Clock) -> None:
+    await every(MEASURE_SECONDS, lambda: measure_pending(pool, clock), "metrics")()
+
+
+def measure_pending(pool: ConnectionPool[Connection], clock: Clock) -> None:
+    """Set the gauge of syntheses without progress."""
+    with pool.connection() as connection:
+        seconds = stalled_seconds(connection, clock.now(), MOST_RUNS_OF_ACCOUNT)
+    PENDING_SECONDS.labels("syntheses").set(seconds)
 
 
 class Working:

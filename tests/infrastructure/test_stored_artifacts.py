@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from infrastructure.artifacts import (
+    DENIED,
     MANIFEST,
     MOST_PARTS,
     PART_BYTES,
@@ -187,3 +188,17 @@ def test_changed_and_missing_files_are_found(
 def test_an_upload_has_at_most_ten_thousand_parts(size: int, part: int) -> None:
     assert part_bytes(size) == part
     assert part * MOST_PARTS >= size
+
+
+def test_a_store_that_refuses_the_keys_is_not_an_outage(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    refused, small, large = Artifacts(s3_url), tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"x")
+    large.write_bytes(bytes(SEVERAL_PARTS))
+    with pytest.raises(DENIED):
+        refused.get("a")
+    for path in (small, large):
+        with pytest.raises(DENIED):
+            refused.put_file("a", path)

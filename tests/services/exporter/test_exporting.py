@@ -13,20 +13,23 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 import torch
-from obstore.exceptions import GenericError
+from obstore.exceptions import GenericError, PermissionDeniedError, UnauthenticatedError
 from peft import PeftModel
+from prometheus_client import REGISTRY
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deploy.operator.exports import completed, verify_export
 from domain.core.aggregate import because
 from domain.exports.export import ExportFormat, ExportStatus
+from domain.exports.failures import advice_on
 from domain.jobs.events import ModelDeleted
 from infrastructure import full_disk
 from infrastructure.disk_cache import MODELS
 from infrastructure.limited_process import ProcessFailed
 from infrastructure.measurements import export_progress
 from services.exporter import exporting, worker
+from services.exporter.app import measure_pending
 from services.exporter.documents import Origin
 from services.scheduler.verification import DirectoryCopy, StoredCopy
 from tests.services.exporter.conftest import KEPT, MODEL, PRIVATE, Service
@@ -303,6 +306,59 @@ def test_an_outage_fails_no_export(
             service.clock.time += timedelta(minutes=10)
     service.run()
     assert service.find(export).status is ExportStatus.READY
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionDeniedError("AccessDenied"), UnauthenticatedError("no keys")], ids=str
+)
+def test_a_store_that_denies_access_fails_the_export_after_all_attempts(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def deny(*_: Any) -> NoReturn:
+        raise error
+
+    export = service.request()
+    with monkeypatch.context() as patch:
+        patch.setattr(service.artifacts, "take_directory", deny)
+        patch.setattr(service.artifacts, "delete_directory", deny)
+        for number in range(exporting.MOST_FAILURES):
+            assert service.find(export).status is ExportStatus.PENDING, number
+            service.clock.time += timedelta(minutes=10)
+            service.run()
+    assert service.failure(export) == "store_denied"
+    assert "rights" in advice_on("store_denied")
+    service.request()
+    service.run()
+    assert service.find(export).status is ExportStatus.READY
+
+
+def pending_seconds(service: Service) -> float | None:
+    measure_pending(service.pool, service.clock)
+    return REGISTRY.get_sample_value("ecolink_pending_seconds", {"work": "exports"})
+
+
+def test_the_wait_of_an_account_is_measured_since_its_last_export(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> NoReturn:
+        raise GenericError("S3 is down.")
+
+    start = service.clock.time = service.platform.cause.now
+    service.platform.project()
+    assert pending_seconds(service) == 0
+    first = service.request()
+    with monkeypatch.context() as patch:
+        patch.setattr(service.artifacts, "local_directory", fail)
+        service.run()
+    service.clock.time = start + timedelta(hours=7)
+    assert pending_seconds(service) == 7 * 3600
+    service.run()
+    assert service.find(first).status is ExportStatus.READY
+    assert pending_seconds(service) == 0
+    service.request(ExportFormat.GGUF_F16)
+    service.platform.project()
+    service.clock.time += timedelta(hours=1)
+    assert pending_seconds(service) == 3600
 
 
 def test_expired_exports_are_deleted(service: Service) -> None:

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
 import pytest
+from obstore.exceptions import PermissionDeniedError
+from prometheus_client import REGISTRY
 
 from domain.access.role import Role
 from domain.core.aggregate import because
@@ -25,6 +27,7 @@ from infrastructure.hub_targets import Target, add_target, shown_targets, stored
 from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
 from infrastructure.store import connect
 from services.exporter import pushing
+from services.exporter.app import measure_pending
 from services.exporter.pushing import LIMITS, Options, Pushes
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
@@ -313,6 +316,41 @@ def test_a_push_whose_token_a_restore_lost_fails(pusher: Pusher) -> None:
         connection.execute("DELETE FROM hub_tokens")
     pusher.run()
     assert pusher.row(push_id)["failure_code"] == "token_lost"
+
+
+def test_a_store_that_denies_access_fails_the_push_after_all_attempts(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(*_: Any) -> NoReturn:
+        raise PermissionDeniedError("AccessDenied")
+
+    monkeypatch.setattr(pusher.service.artifacts, "manifest", deny)
+    push_id = pusher.request()
+    for number in range(pushing.MOST_FAILURES):
+        assert pusher.find(push_id).status is PushStatus.PENDING, number
+        pusher.run()
+        pusher.service.clock.time += timedelta(minutes=10)
+    assert pusher.row(push_id)["failure_code"] == "store_denied"
+
+
+def test_the_wait_of_an_account_is_measured_since_its_last_push(pusher: Pusher) -> None:
+    service = pusher.service
+    start = service.clock.time = service.platform.cause.now
+
+    def seconds() -> float | None:
+        service.platform.project()
+        measure_pending(service.pool, service.clock)
+        return REGISTRY.get_sample_value("ecolink_pending_seconds", {"work": "pushes"})
+
+    assert seconds() == 0
+    pusher.request()
+    service.clock.time = start + timedelta(hours=2)
+    assert seconds() == 2 * 3600
+    pusher.run()
+    assert seconds() == 0
+    pusher.request()
+    service.clock.time += timedelta(hours=1)
+    assert seconds() == 3600
 
 
 def test_a_push_of_an_erased_account_ends(pusher: Pusher) -> None:
