@@ -68,6 +68,13 @@ RESTARTED = (
 )
 """Columns of a run that its owner changes by a retry, or by another connection."""
 
+TESTING = "test_requested_at, tested_at, test_error"
+"""Columns of a connection to a tracker that its test changes.
+
+No role may change the URL of a tracker or an external endpoint. Otherwise a compromised gateway
+could have the hidden secret sent to its own server. A deletion also deletes the secret.
+"""
+
 HIDDEN_KEYS = "INSERT, DELETE, SELECT (endpoint_id)"
 """Rights to store and replace the keys of endpoints, without reading any."""
 
@@ -156,7 +163,7 @@ ACCESS: dict[str, Access] = {
         tables=_each(("job_detail", "projection_positions", "profiles"), READ)
         | _each(("step_measurements", "evaluation_measurements"), READ)
         | {
-            "tracker_connections": "SELECT, UPDATE (test_requested_at, tested_at, test_error)",
+            "tracker_connections": f"SELECT, UPDATE ({TESTING})",
             "tracker_secrets": READ,
             "tracked_runs": f"SELECT, UPDATE ({SENDING})",
         },
@@ -229,9 +236,11 @@ ACCESS: dict[str, Access] = {
         | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}
         | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
         | {"webhook_secrets": HIDDEN_SECRETS}
-        | {"tracker_connections": CHANGE, "tracked_runs": f"{ADD}, UPDATE ({RESTARTED})"}
+        | {"tracker_connections": f"{ADD}, DELETE, UPDATE ({TESTING})"}
+        | {"tracked_runs": f"{ADD}, UPDATE ({RESTARTED})"}
         | {"tracker_secrets": "INSERT, DELETE, SELECT (account_id, tracker)"}
-        | {"synthesis_endpoints": CHANGE, "synthesis_endpoint_keys": HIDDEN_KEYS}
+        | {"synthesis_endpoints": f"{ADD}, DELETE, UPDATE (has_key)"}
+        | {"synthesis_endpoint_keys": HIDDEN_KEYS}
         | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
         | {"hub_targets": f"{ADD}, DELETE", "hub_tokens": "INSERT"}
         | {"parked_events": "SELECT, UPDATE (replay)"}

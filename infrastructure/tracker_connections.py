@@ -41,6 +41,8 @@ CREATE TABLE IF NOT EXISTS tracker_secrets (
 )
 """
 
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+
 
 @dataclass(frozen=True)
 class TrackerConnection:
@@ -89,20 +91,23 @@ def set_connection(
     server: Server,
     now: datetime,
 ) -> None:
-    """Store or replace the connection of an account. Waiting runs are sent immediately."""
+    """Store or replace the connection of an account. Waiting runs are sent immediately.
+
+    The gateway may not change a URL, so this function deletes the earlier one with its secret.
+    """
     key = [account_id, tracker]
     with connection.transaction():
+        connection.execute(LOCK, [f"tracker:{account_id}:{tracker}"])
+        earlier = connection.execute(
+            "DELETE FROM tracker_connections WHERE account_id = %s AND tracker = %s "
+            "RETURNING created_at",
+            key,
+        ).fetchone()
+        created_at = now if earlier is None else earlier["created_at"]
         connection.execute(
             "INSERT INTO tracker_connections (account_id, tracker, url, username, has_secret, "
-            "created_at, changed_at) VALUES (%s, %s, %s, %s, %s, %s, %s) "
-            "ON CONFLICT (account_id, tracker) DO UPDATE SET url = excluded.url, "
-            "username = excluded.username, has_secret = excluded.has_secret, "
-            "changed_at = excluded.changed_at, test_requested_at = NULL, tested_at = NULL, "
-            "test_error = NULL",
-            [*key, server.url, server.username, server.secret is not None, now, now],
-        )
-        connection.execute(
-            "DELETE FROM tracker_secrets WHERE account_id = %s AND tracker = %s", key
+            "created_at, changed_at) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            [*key, server.url, server.username, server.secret is not None, created_at, now],
         )
         if server.secret is not None:
             connection.execute(

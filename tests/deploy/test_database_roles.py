@@ -323,9 +323,15 @@ def test_the_gateway_connects_trackers_and_only_their_process_reads_the_secrets(
         tracked_runs.restart_runs(connection, account_id, Tracker.MLFLOW, now)
         tracked_runs.retry_run(connection, job_id, Tracker.MLFLOW, now)
         tracker_connections.request_test(connection, account_id, Tracker.MLFLOW, now)
-        for column in ("secret", "*"):
+        for query in (
+            "SELECT secret FROM tracker_secrets",
+            "SELECT * FROM tracker_secrets",
+            "UPDATE tracker_secrets SET secret = 'x'",
+            "UPDATE tracker_connections SET url = 'https://b.example'",  # would send it the secret
+            "UPDATE tracker_connections SET account_id = gen_random_uuid()",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(f"SELECT {column} FROM tracker_secrets".encode())
+                connection.execute(query.encode())
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("UPDATE tracked_runs SET finished_at = now()")
     own = make_conninfo(settings.owner_database_url, user=role_of("trackers"), password=PASSWORD)
@@ -404,9 +410,15 @@ def test_the_gateway_replaces_keys_of_endpoints_and_only_the_synthesis_process_r
         )
         assert synthesis_endpoints.replace_key(connection, account_id, made.id, "sk-2")
         assert synthesis_endpoints.endpoints_of(connection, account_id) == [made]
-        for column in ("key", "*"):
+        for query in (
+            "SELECT key FROM synthesis_endpoint_keys",
+            "SELECT * FROM synthesis_endpoint_keys",
+            "UPDATE synthesis_endpoint_keys SET endpoint_id = gen_random_uuid()",
+            "UPDATE synthesis_endpoints SET url = 'https://b.example/v1'",  # would send it the key
+            "UPDATE synthesis_endpoints SET id = gen_random_uuid()",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(f"SELECT {column} FROM synthesis_endpoint_keys".encode())
+                connection.execute(query.encode())
     own = make_conninfo(settings.owner_database_url, user=role_of("synthesis"), password=PASSWORD)
     with connect(settings.model_copy(update={"database_url": own})) as connection:
         access = synthesis_endpoints.access_of(connection, account_id, made.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,19 @@ from infrastructure.measurements import add_evaluation, add_step
 from infrastructure.personal_data import PERSONAL
 from infrastructure.reports import EvaluationMeasured, StepMeasured
 from infrastructure.settings import Settings
-from infrastructure.store import connect
-from infrastructure.tracker_connections import connections_of, end_test
+from infrastructure.store import connect, scalar
+from infrastructure.tracker_connections import (
+    Server,
+    connections_of,
+    end_test,
+    server_of,
+    set_connection,
+)
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.api_user import ApiUser
 from tests.gateway.conftest import application
 from tests.gateway.trackers.conftest import MLFLOW, TO_MLFLOW, WANDB, Tracking
+from tests.polling import eventually
 
 
 def test_a_connection_is_made_shown_replaced_and_deleted(user: Tracking) -> None:
@@ -89,6 +97,29 @@ def test_the_gateway_cannot_read_a_secret(user: Tracking, settings: Settings) ->
     assert [row["secret"] for row in rows] == ["token-1"]
     assert "token-1" not in user.get("/api/trackers").text
     assert {"tracker_connections", "tracked_runs"} <= PERSONAL.keys()
+
+
+def test_two_requests_replace_a_connection_at_the_same_time(
+    user: Tracking, settings: Settings
+) -> None:
+    account_id, key = user.person.account_id, Tracker.MLFLOW
+    at, later = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))
+    first, second = (Server(f"https://{each}.example", None, each) for each in "ab")
+    with (
+        ThreadPoolExecutor(1) as threads,
+        connect(settings) as one,
+        connect(settings) as two,
+        connect(settings) as three,
+    ):
+        with one.transaction():
+            set_connection(one, account_id, key, first, at)
+            waiting = threads.submit(set_connection, two, account_id, key, second, later)
+            query = "SELECT cardinality(pg_blocking_pids(%s))"
+            eventually(lambda: scalar(three, query, [two.info.backend_pid]))
+        waiting.result()
+        assert server_of(three, account_id, key) == second
+        stored = connections_of(three, account_id)[key]
+        assert (stored.created_at, stored.changed_at) == (at, later)
 
 
 def test_a_test_ends_with_the_result_of_the_process(user: Tracking, settings: Settings) -> None:
