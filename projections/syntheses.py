@@ -162,12 +162,11 @@ def unfinished_with_seed(connection: Connection, account_id: UUID, dataset_id: U
     return [row["synthesis_id"] for row in rows]
 
 
-def working(connection: Connection, limit: int) -> list[Row]:
+def working(connection: Connection) -> list[Row]:
     """Return the syntheses that the synthesis process must work on, oldest first."""
     return connection.execute(
         "SELECT synthesis_id, account_id FROM syntheses "
-        "WHERE open_batch OR status = 'generating' ORDER BY approved_at, synthesis_id LIMIT %s",
-        [limit],
+        "WHERE open_batch OR status = 'generating' ORDER BY approved_at, synthesis_id"
     ).fetchall()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Protocol
 from uuid import UUID
 
@@ -31,7 +32,6 @@ MEASURE_SECONDS = 15.0
 """Time between two updates of the gauge."""
 
 POLL_SECONDS = 0.5
-LISTED = 200
 MOST_RUNS, MOST_RUNS_OF_ACCOUNT = 16, 2
 """Syntheses that the process works on at the same time, in total and of one account."""
 
@@ -64,8 +64,8 @@ async def _generate(settings: Settings, leadership: Leadership) -> None:
 class Work(Protocol):
     """The work on one synthesis."""
 
-    async def work(self, synthesis_id: UUID) -> None:
-        """Generate until the run pauses or ends."""
+    async def work(self, synthesis_id: UUID, crowded: Callable[[], bool]) -> None:
+        """Generate until the run pauses or ends, or others wait at the end of its turn."""
         ...
 
     async def give_up(self, synthesis_id: UUID) -> None:
@@ -91,13 +91,16 @@ class Working:
         self._generating, self._clock = work, clock
         self._running: dict[UUID, tuple[UUID, asyncio.Task[None]]] = {}  # account and task
         self._backoff = Backoff[UUID]()
+        self._count = count()
+        self._turns: dict[UUID, int] = {}  # the last turn of each synthesis and account
+        self._crowded = False
 
     async def run(self, pool: ConnectionPool[Connection]) -> None:
         """Work on what the read model lists, until cancelled."""
 
         def listed() -> list[Row]:
             with pool.connection() as connection:
-                return working(connection, LISTED)
+                return working(connection)
 
         try:
             while True:
@@ -108,32 +111,54 @@ class Working:
                     log.warning("cannot read syntheses, retrying: %s", error)
                 await asyncio.sleep(POLL_SECONDS)
         finally:
-            tasks = [task for _, task in self._running.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.cancel()
+
+    async def cancel(self) -> None:
+        """Cancel all work, and wait until it has ended."""
+        tasks = [task for _, task in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settled(self) -> None:
         """Wait until all work that was started has ended."""
         await asyncio.gather(*(task for _, task in self._running.values()))
 
     def start(self, rows: Sequence[Mapping[str, UUID]]) -> None:
-        """Start the work on listed syntheses, as far as there is room."""
+        """Start the work on listed syntheses, as far as there is room.
+
+        Accounts with the fewest running syntheses go first, then those that waited the longest.
+        """
         waiting = self._backoff.waiting(self._clock.now())
         accounts = Counter(account_id for account_id, _ in self._running.values())
-        for row in sorted(rows, key=lambda each: accounts[each["account_id"]]):
-            id, account_id = row["synthesis_id"], row["account_id"]
-            busy = id in self._running or id in waiting
-            if busy or accounts[account_id] >= MOST_RUNS_OF_ACCOUNT:
-                continue
-            if len(self._running) >= MOST_RUNS:
-                return
+        left = {
+            row["synthesis_id"]: row["account_id"]
+            for row in rows
+            if row["synthesis_id"] not in self._running and row["synthesis_id"] not in waiting
+        }
+        known = {*self._running, *accounts, *left, *left.values()}
+        self._turns = {id: turn for id, turn in self._turns.items() if id in known}
+        while left and len(self._running) < MOST_RUNS:
+            id = min(left, key=lambda each: self._place(accounts, left[each], each))
+            account_id = left[id]
+            if accounts[account_id] >= MOST_RUNS_OF_ACCOUNT:
+                break
+            del left[id]
             accounts[account_id] += 1
+            self._turns[id] = self._turns[account_id] = next(self._count)
             self._running[id] = (account_id, asyncio.create_task(self._work(id)))
+        self._crowded = any(accounts[each] < MOST_RUNS_OF_ACCOUNT for each in left.values())
+
+    def _place(
+        self, accounts: Counter[UUID], account_id: UUID, synthesis_id: UUID
+    ) -> tuple[int, int, int]:
+        """Return the order of the next turn. The lowest is first."""
+        last = self._turns.get
+        return accounts[account_id], last(account_id, -1), last(synthesis_id, -1)
 
     async def _work(self, synthesis_id: UUID) -> None:
         try:
-            await self._generating.work(synthesis_id)
+            await self._generating.work(synthesis_id, lambda: self._crowded)
         except Exception:
             pause = self._backoff.postpone(synthesis_id, self._clock.now())
             log.exception("synthesis %s failed, retrying in %s", synthesis_id, pause)

@@ -61,6 +61,9 @@ from services.synthesis.run import CannotContinue, Run, load_run, prompt_bytes
 BATCH_ATTEMPTS = 16
 """Most attempts of a batch. A batch has four events, and is stored as one file."""
 
+TURN_BATCHES = 4
+"""Batches after which a run lets another one continue, if others wait."""
+
 UNUSABLE_ATTEMPTS = 8
 """Attempts after which a run without any accepted example pauses."""
 
@@ -131,8 +134,8 @@ class Generating:
         self._connections = connections
         self._pace = pace
 
-    async def work(self, synthesis_id: UUID) -> None:
-        """Generate until the run pauses or ends."""
+    async def work(self, synthesis_id: UUID, crowded: Callable[[], bool]) -> None:
+        """Generate until the run pauses or ends, or others wait at the end of its turn."""
         synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
         if not synthesis.needs_work:
             return
@@ -149,9 +152,13 @@ class Generating:
             await self._close(synthesis)
             await self._change(synthesis_id, "fail", lambda each: each.fail(reason))
             return
+        batches = 0
         while synthesis.needs_work:
             if synthesis.open_batch:
                 await self._batch(run, synthesis)
+                batches += 1
+            elif batches >= TURN_BATCHES and crowded():
+                return
             elif synthesis.wants_attempts:
                 await self._start(run, synthesis)
             else:

@@ -193,7 +193,13 @@ async def work(
 ) -> None:
     """Work on a synthesis until it pauses or ends."""
     async with _generating(bench, serving_url, pace, seconds, policy) as generating:
-        await generating.work(id)
+        await generating.work(id, lambda: False)
+
+
+async def one_turn(bench: Bench, id: UUID, serving_url: str) -> None:
+    """Work on a synthesis while others wait."""
+    async with _generating(bench, serving_url, QUICK, 20.0, LOCAL) as generating:
+        await generating.work(id, lambda: True)
 
 
 async def give_up(bench: Bench, id: UUID) -> None:

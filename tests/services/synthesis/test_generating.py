@@ -25,8 +25,9 @@ from domain.synthesis.synthesis import (
 )
 from domain.webhooks.target import TargetPolicy
 from infrastructure.artifacts import Artifacts
+from services.synthesis.generating import TURN_BATCHES
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID
-from tests.services.synthesis.bench import QUICK, RATES, Bench, give_up
+from tests.services.synthesis.bench import QUICK, RATES, Bench, give_up, one_turn
 from tests.services.synthesis.scripted import Said, Scripted, always, first, is_judge
 
 DONE = SynthesisStatus.REVIEWING
@@ -296,6 +297,15 @@ def test_a_run_that_ends_with_an_open_batch_releases_its_reserve(
     assert not run.needs_work
     assert bench.account.reserved_micros == 0
     assert model.requests == []
+
+
+def test_a_run_ends_its_turn_if_others_wait(bench: Bench, model: Scripted) -> None:
+    id = bench.approve(bench.deployed(), examples=400)
+    with bench.billing():
+        asyncio.run(one_turn(bench, id, model.url))
+    run = bench.synthesis(id)
+    assert (run.status, run.open_batch) == (SynthesisStatus.GENERATING, False)
+    assert run.counts.attempts == 16 * run.batch == 16 * TURN_BATCHES
 
 
 def test_a_run_that_is_given_up_pauses_and_releases_its_reserve(
