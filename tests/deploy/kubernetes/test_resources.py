@@ -25,6 +25,11 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = FOLDER / "base"
 EXAMPLE = FOLDER / "overlays" / "example"
 
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+
+IMAGES = {OPERATOR: "trainer", BACKUP: "services"}
+"""Images of the pods for commands. Only the import of a model needs the training libraries."""
+
 Resource = dict[str, Any]
 
 MIGRATE, FINISH = "migrate", "finish-upgrade"
@@ -110,7 +115,7 @@ def test_every_file_is_used_and_no_resource_is_twice(folder: Path) -> None:
 
 
 def test_every_process_is_a_deployment() -> None:
-    assert set(WORKLOADS) == {*PROCESSES, MIGRATE, FINISH, OPERATOR}
+    assert set(WORKLOADS) == {*PROCESSES, MIGRATE, FINISH, OPERATOR, BACKUP}
     for name in PROCESSES:
         assert container(name)["command"] == ["python", "-m", "deploy.run", name]
 
@@ -194,15 +199,32 @@ def files_of(name: str) -> set[str]:
     return {"ecolink_database_url"} if name == FINISH else set(secrets_of(name))
 
 
-def test_operator_commands_run_in_a_pod_that_an_operator_starts() -> None:
-    """It has all that the container of operator commands has, and the page shows its use."""
-    spec, page = WORKLOADS[OPERATOR]["spec"], (ROOT / "docs" / "kubernetes.md").read_text()
-    assert spec["replicas"] == 0
-    assert container(OPERATOR)["image"] == "ecolink-trainer"  # it imports models
-    assert set(checks(OPERATOR)) == set()
-    assert "scale --namespace ecolink deployment/operator --replicas 1" in page
-    users = re.findall(r"exec --namespace ecolink (?:-\w+ )?deployment/(\w+) -- ecolink", page)
-    assert set(users) == {OPERATOR}
+@pytest.mark.parametrize("name", [OPERATOR, BACKUP])
+def test_commands_run_in_a_pod_that_an_operator_starts(name: str) -> None:
+    """It has the secrets of the container for these commands, and the page shows its use."""
+    assert WORKLOADS[name]["spec"]["replicas"] == 0
+    assert container(name)["image"] == f"ecolink-{IMAGES[name]}"
+    assert checks(name) == {}
+    assert f"scale --namespace ecolink deployment/{name} --replicas 1" in PAGE
+
+
+def test_the_page_runs_each_command_in_the_pod_that_has_its_rights() -> None:
+    for used, command in re.findall(r"exec .*deployment/(\w+) -- ecolink (\w+)", PAGE):
+        assert used == (BACKUP if command == "backup" else OPERATOR)
+
+
+def test_a_backup_reads_and_a_restore_writes_the_seal_key() -> None:
+    """The volume has one writer, so the pod runs on the node of the sealer."""
+    (home, own) = (
+        next(each for each in pod(name)["volumes"] if each["name"] == "home")
+        for name in ("sealer", BACKUP)
+    )
+    assert own == home
+    (term,) = pod(BACKUP)["affinity"]["podAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    labels = WORKLOADS["sealer"]["spec"]["template"]["metadata"]["labels"]
+    assert term["labelSelector"]["matchLabels"] == labels
 
 
 @every_workload
@@ -218,10 +240,9 @@ def test_each_process_mounts_its_own_secrets(name: str) -> None:
 @every_workload
 def test_the_page_lists_the_content_of_each_secret(name: str) -> None:
     """It is that of the containers, for which `ecolink docker init` makes the values."""
-    page = (ROOT / "docs" / "kubernetes.md").read_text()
     files = sorted(files_of(name))
     row = f"| `ecolink-{name}` | {', '.join(f'`{each}`' for each in files)} |"
-    assert row in page
+    assert row in PAGE
 
 
 def test_settings_are_known_and_usable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +309,7 @@ def test_processes_that_send_requests_to_other_hosts_may_use_any_port() -> None:
         name for name, service in SERVICES.items() if "outside" in service.get("networks", ())
     }
     (expression,) = policy("receivers")["podSelector"]["matchExpressions"]
-    assert set(expression["values"]) == outside - {BACKUP, "billing"}
+    assert set(expression["values"]) == outside - {"billing"}
     assert policy("receivers")["egress"] == [{}]
 
 
@@ -339,7 +360,7 @@ def test_kustomize_renders_valid_resources(folder: Path) -> None:
         by_identity = {identity(each): each for each in yaml.safe_load_all(text)}
         assert [by_identity[identity(each)] for each in RESOURCES] == RESOURCES
     deployments = [each for each in rendered if each["kind"] == "Deployment"]
-    assert len(deployments) == len({*PROCESSES, OPERATOR})
+    assert len(deployments) == len({*PROCESSES, OPERATOR, BACKUP})
     for each in deployments:
         (container,) = each["spec"]["template"]["spec"]["containers"]
         (source,) = container["envFrom"]

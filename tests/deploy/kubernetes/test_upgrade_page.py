@@ -12,7 +12,7 @@ from deploy.bus_access import BUS_ACCESS
 from deploy.database_roles import OPERATOR_ROLE, role_of
 from deploy.docker.secrets import OPERATOR
 from deploy.processes import PROCESSES
-from tests.deploy.docker.test_compose import secrets_of
+from tests.deploy.docker.test_compose import BACKUP, secrets_of
 
 PAGE = (Path(__file__).parents[3] / "docs" / "upgrades.md").read_text().replace("\\\n", " ")
 
@@ -31,7 +31,7 @@ def created_secret(name: str) -> dict[str, str]:
     return dict(re.findall(r"--from-file=(\S+)=secrets/(\S+)", command))
 
 
-@pytest.mark.parametrize("name", [*NEW, OPERATOR, "migrate"])
+@pytest.mark.parametrize("name", [*NEW, OPERATOR, BACKUP, "migrate"])
 def test_the_page_creates_each_new_secret_and_replaces_that_of_the_migration(name: str) -> None:
     assert created_secret(name) == secrets_of(name)
 
