@@ -33,7 +33,7 @@ from domain.synthesis.synthesis import (
     Synthesis,
     SynthesisStatus,
 )
-from infrastructure.artifacts import STORE_ERRORS, Artifacts
+from infrastructure.artifacts import DENIED, STORE_ERRORS, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
 from infrastructure.synthesis_endpoints import access_of
@@ -166,8 +166,12 @@ class Generating:
             synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
 
     async def give_up(self, synthesis_id: UUID) -> None:
-        """Pause a run whose work keeps failing. Complete its open batch with what is stored."""
-        await self._close(await asyncio.to_thread(self._log.load, Synthesis, synthesis_id))
+        """Pause a run whose work keeps failing. Complete its open batch with what is stored.
+
+        If the store denies access, the batch stays open until a later call of `work` closes it.
+        """
+        with suppress(*DENIED):
+            await self._close(await asyncio.to_thread(self._log.load, Synthesis, synthesis_id))
 
         def pause(found: Synthesis) -> None:
             if found.status is SynthesisStatus.GENERATING:
