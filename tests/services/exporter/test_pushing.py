@@ -33,7 +33,7 @@ from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.localhub.server import WRITE_TOKEN as TOKEN
 from tests.localhub.server import Hub, Repository, local_hub
-from tests.polling import TIMEOUT_SECONDS
+from tests.polling import TIMEOUT_SECONDS, eventually
 from tests.services.exporter.conftest import PRIVATE, Service
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -297,6 +297,33 @@ def test_accounts_push_at_the_same_time(pusher: Pusher, monkeypatch: pytest.Monk
     pusher.run()
     for push_id in (first, second):
         assert pusher.find(push_id).status is PushStatus.COMPLETED
+
+
+def test_an_account_with_slow_pushes_delays_no_other(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = [pusher.request() for _ in range(3)]
+    pusher.export = pusher.exported(OTHER_ACCOUNT_ID, uuid4())
+    release = threading.Event()
+
+    def run(_module: str, asked: dict[str, Any], *_: Any) -> dict[str, Any]:
+        if not asked["directory"].endswith(pusher.export.ref):
+            assert release.wait(TIMEOUT_SECONDS)
+        return {"commit": "c", "url": "u"}
+
+    monkeypatch.setattr(pushing, "run", run)
+    pusher.service.platform.project()
+    try:
+        for _ in slow:
+            pusher.pushes.start_pending()
+        other = pusher.request()
+        pusher.service.platform.project()
+        pusher.pushes.start_pending()
+        eventually(lambda: pusher.find(other).status is PushStatus.COMPLETED)
+        assert {pusher.find(each).status for each in slow} == {PushStatus.PENDING}
+    finally:
+        release.set()
+        assert pusher.pushes.work.finish(TIMEOUT_SECONDS)
 
 
 def test_a_wrong_token_fails_the_push(pusher: Pusher) -> None:
