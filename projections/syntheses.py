@@ -173,7 +173,7 @@ def working(connection: Connection) -> list[Row]:
 def stalled_seconds(connection: Connection, now: datetime, most_of_account: int) -> float:
     """Return the longest time without progress of a synthesis. Zero if none needs work.
 
-    The process works on the oldest `most_of_account` syntheses of each account. The others wait.
+    Only the oldest `most_of_account` syntheses of each account count. The others may wait for them.
     """
     row = connection.execute(
         "SELECT coalesce(max(extract(epoch FROM %s - changed_at)), 0) AS seconds FROM ("
