@@ -34,14 +34,14 @@ FIRST = "first"
 """A file that is stored only to create the bucket."""
 
 SEALS = "seals"
-FOLDERS = ("datasets", "jobs", "invoices")
+FOLDERS = ("datasets", "jobs", "invoices", "syntheses")
 DOCUMENTS = re.compile(
     r"datasets/[^/]+/[^/]+/((report|sample)\.json|lines\.txt|comparisons/.+)|"
-    r"jobs/[^/]+/[^/]+/logs/.+|invoices/.+",
+    r"jobs/[^/]+/[^/]+/logs/.+|invoices/.+|syntheses/[^/]+/[^/]+/attempts/.+",
     re.ASCII,
 )
 """Files that no event names: reports, first rows, line numbers and comparisons of datasets, logs of
-trainers, and invoices."""
+trainers, invoices, and the answers of open batches of syntheses, which may be paid already."""
 
 
 class Named(NamedTuple):

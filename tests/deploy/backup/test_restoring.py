@@ -68,6 +68,8 @@ def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Back
     backups.artifacts.put("invoices/1/invoice.json", b"{}")
     backups.artifacts.put("jobs/a/b/logs/segment-1.log", b"line")
     backups.artifacts.put("jobs/a/b/checkpoints/segment-1/9/weights", b"unnamed")
+    backups.artifacts.put("syntheses/a/b/attempts/000003.answer.json", b"{}")
+    backups.artifacts.put("syntheses/a/b/batches/00001.jsonl", b"unnamed")
     backups.restore(backups.create())
     kept = [
         ref
@@ -81,6 +83,7 @@ def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Back
         "jobs/a/b/logs/segment-1.log",
         f"{CHECKPOINT}/manifest.json",
         f"{CHECKPOINT}/weights",
+        "syntheses/a/b/attempts/000003.answer.json",
     ]
 
 
@@ -260,8 +263,12 @@ def owner(backups: Backups) -> Iterator[Connection]:
 
 def test_a_restore_repeats_an_erasure_that_the_backup_has_only_begun(backups: Backups) -> None:
     account_id = backups.history.account_id
-    log_file = f"jobs/{account_id}/{UUID(int=5)}/logs/segment-1.log"
-    backups.artifacts.put(log_file, b"line")
+    texts = (
+        f"jobs/{account_id}/{UUID(int=5)}/logs/segment-1.log",
+        f"syntheses/{account_id}/{UUID(int=6)}/attempts/000003.answer.json",
+    )
+    for each in texts:
+        backups.artifacts.put(each, b"line")
     backups.history.suspend()
     with backups.history.changing_account() as account:
         account.erase()
@@ -271,7 +278,7 @@ def test_a_restore_repeats_an_erasure_that_the_backup_has_only_begun(backups: Ba
     assert (restored.missing, restored.erased_later) == ([], [])
     assert rows(backups.settings, "SELECT * FROM profiles") != []
     assert rows(backups.elsewhere, "SELECT * FROM profiles") == []
-    assert not Artifacts(backups.elsewhere.artifacts).exists(log_file)
+    assert not any(map(Artifacts(backups.elsewhere.artifacts).exists, texts))
 
 
 def test_a_restore_names_the_accounts_that_were_erased_after_the_cut(backups: Backups) -> None:
