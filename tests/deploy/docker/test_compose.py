@@ -152,6 +152,27 @@ def test_the_database_accepts_the_connections_of_all_processes() -> None:
     assert f"max_connections={LEAST_CONNECTIONS}" in SERVICES["postgres"]["command"]
 
 
+def sentence(page: str, start: str) -> str:
+    """Return the sentence of a page that starts with a text, on one line."""
+    content = " ".join((ROOT / "docs" / page).read_text().split())
+    return content[content.index(start) :].partition(". ")[0]
+
+
+def test_the_pages_name_the_processes_that_reach_other_hosts() -> None:
+    listed = sentence("containers.md", "The gateway, billing, the sealer, alerts")
+    outside = {name for name in PROCESSES if "outside" in SERVICES[name]["networks"]}
+    assert all(name in listed for name in outside)
+    assert all(name not in listed for name in {*PROCESSES} - outside)
+
+
+@pytest.mark.parametrize("page", ["containers.md", "security.md"])
+def test_the_pages_name_the_processes_without_a_nats_user(page: str) -> None:
+    listed = sentence(page, "The gateway, the sealer")
+    without = {name for name in PROCESSES if name not in BUS_ACCESS}
+    assert all(name in listed for name in without)
+    assert all(name not in listed for name in {*PROCESSES} - without)
+
+
 BY_HTTPS = {"gateway", "sealer", "billing"}
 """Processes that reach other hosts only at the port of HTTPS, which every process may."""
 
