@@ -74,7 +74,10 @@ def show_synthesis(synthesis_id: UUID, caller: MayRead, backend: BackendOf) -> S
 
 @router.post("/{synthesis_id}/pause", responses=refusals(404, 409))
 def pause_synthesis(synthesis_id: UUID, caller: MayTrain, backend: BackendOf) -> SynthesisAnswer:
-    """Pause the generation. Requests in progress still end, and are charged."""
+    """Pause the generation. Requests in progress still end, and complete attempts are charged.
+
+    With a judge, an answer is charged when it is judged, after a resume.
+    """
     return service.give(backend, caller, synthesis_id, backend.synthesizing.pause)
 
 
