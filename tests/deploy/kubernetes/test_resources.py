@@ -18,7 +18,7 @@ from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 from infrastructure.store_credentials import required_store_issuer
 from services.scheduler.launchers.kubernetes.settings_check import problems
-from tests.deploy.docker.test_compose import BACKUP, SERVICES, secrets_of
+from tests.deploy.docker.test_compose import BACKUP, secrets_of
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -301,16 +301,6 @@ def test_both_namespaces_deny_what_is_not_listed() -> None:
     assert trainers == {"podSelector": {}, "policyTypes": both}
     labels = [each["spec"]["template"]["metadata"]["labels"] for each in WORKLOADS.values()]
     assert all(own["matchLabels"].items() <= each.items() for each in labels)
-
-
-def test_processes_that_send_requests_to_other_hosts_may_use_any_port() -> None:
-    """They are those that the containers connect to the outside. Stripe answers at port 443."""
-    outside = {
-        name for name, service in SERVICES.items() if "outside" in service.get("networks", ())
-    }
-    (expression,) = policy("receivers")["podSelector"]["matchExpressions"]
-    assert set(expression["values"]) == outside - {"billing"}
-    assert policy("receivers")["egress"] == [{}]
 
 
 def test_the_example_opens_the_port_of_metrics_of_each_process() -> None:
