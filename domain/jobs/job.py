@@ -361,15 +361,16 @@ class Job(Aggregate):
         if event.step > self.furthest_step:
             self.crashes, self.furthest_step = 0, event.step
 
-    def prune_checkpoints(self, deployed: Collection[str] = ()) -> None:
+    def prune_checkpoints(self, in_use: Collection[str] = ()) -> None:
         """Discard the checkpoints that are no longer needed. A job with a model keeps fewer.
 
-        `deployed` contains the artifact prefixes of deployed checkpoints, which the job keeps.
+        `in_use` contains the artifact prefixes of checkpoints that are deployed or that unfinished
+        jobs continue. The job keeps them.
         """
         newest = self.plan.lora.n_checkpoints or 1
         if self.model is None:
             newest = max(newest, KEPT_NEWEST)
-        kept = [*deployed, *([self.model.adapter_ref] if self.model else [])]
+        kept = [*in_use, *([self.model.adapter_ref] if self.model else [])]
         for each in superfluous(self.checkpoints, newest, kept):
             self.trigger_event(events.CheckpointPruned, step=each.step, ref=each.ref)
 

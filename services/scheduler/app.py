@@ -34,7 +34,7 @@ from infrastructure.store import open_log, open_pool
 from infrastructure.store_credentials import StoreIssuer, required_store_issuer
 from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
-from services.scheduler.due import claim_due, expire_due, pause_suspended
+from services.scheduler.due import claim_due, continuing_jobs, expire_due, pause_suspended
 from services.scheduler.erasing import erasing
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers import open_launcher
@@ -82,7 +82,8 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     artifacts = Artifacts(settings.artifacts)
     segments = Segments(log, clock, artifacts, launcher, control, settings)
     pods = PodStarter(log, launcher, settings)
-    scheduling = Scheduling(log, pods, launcher, control, artifacts, settings)
+    continuing = partial(continuing_jobs, pool)
+    scheduling = Scheduling(log, pods, control, artifacts, settings, continuing)
     handlers = EventHandlers({**scheduling.handlers, **erasing(pool, artifacts)})
     effect = HandlerEffect("scheduler", log, clock, handlers, pool.connection)
     consumer = OrderedConsumer(effect, log)

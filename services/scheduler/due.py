@@ -28,6 +28,12 @@ from projections.job_detail import (
 from services.scheduler.job_traces import in_trace_of
 
 
+def continuing_jobs(pool: ConnectionPool[Connection], account_id: UUID, job_id: UUID) -> list[UUID]:
+    """Return the IDs of an account's unfinished jobs that continue the model of a job."""
+    with pool.connection() as connection:
+        return unfinished_from(connection, account_id, job_id)
+
+
 def claim_due(
     log: EventLog,
     clock: Clock,
@@ -57,8 +63,7 @@ def expire_due(log: EventLog, clock: Clock, pool: ConnectionPool[Connection]) ->
     def attempt(job_id: UUID) -> None:
         with because(Cause("service:scheduler", f"expire:{job_id}", clock.now())):
             job = log.load(Job, job_id)
-            with pool.connection() as connection:
-                continued_by = unfinished_from(connection, job.account_id, job_id)
+            continued_by = continuing_jobs(pool, job.account_id, job_id)
             if continued_by or deployed_refs(log, job):
                 return
             job.expire_adapter()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
 
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import Claim, GpuPool
@@ -24,29 +25,35 @@ from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
 from services.scheduler.funding import Funding
-from services.scheduler.launchers.launcher import GpusBusy, Launcher, LauncherUnavailable
+from services.scheduler.launchers.launcher import GpusBusy, LauncherUnavailable
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
 
+Continuing = Callable[[UUID, UUID], Iterable[UUID]]
+"""A function of account and job that returns the unfinished jobs that continue the job's model."""
+
 
 class Scheduling:
-    """Event handlers that queue jobs, allocate GPUs, launch segments and delete unused files."""
+    """Event handlers that queue jobs, allocate GPUs, launch segments and delete unused files.
+
+    `continuing` keeps the checkpoints with which unfinished jobs start.
+    """
 
     def __init__(
         self,
         log: EventLog,
         pods: PodStarter,
-        launcher: Launcher,
         control: ControlChannel,
         artifacts: Artifacts,
         settings: Settings,
+        continuing: Continuing,
     ) -> None:
         self._log = log
         self._pods = pods
-        self._launcher = launcher
         self._control = control
         self._artifacts = artifacts
         self._settings = settings
+        self._continuing = continuing
         self._funding = Funding(log, settings.meter_minute_seconds)
 
     @property
@@ -68,7 +75,8 @@ class Scheduling:
             events.ModelDeleted: self.on_saved_given_up,
             events.AdapterPromoted: self.on_adapter_promoted,
             events.CheckpointSaved: self.on_checkpoint_superseded,
-            events.Registered: self.on_checkpoint_superseded,
+            events.Registered: self.on_registered,
+            events.JobFailed: self.on_job_failed,
             events.CheckpointPruned: self.on_checkpoint_pruned,
             Deployment.Undeployed: self.on_checkpoint_released,
             BaseModel.BaseModelDeleted: self.on_base_deleted,
@@ -144,7 +152,8 @@ class Scheduling:
     def on_job_stopped(self, event: events.JobPaused | events.JobCancelled) -> Sequence[Aggregate]:
         """Remove the job from the queue.
 
-        If the job was cancelled without a checkpoint, also delete the files that its trainers
+        If the job was cancelled, prune the checkpoints of the job that it continued. If it was
+        cancelled without a checkpoint, also delete the files that its trainers
         saved. The handler may run late. A job that has been resumed keeps its new position in the
         queue.
         """
@@ -155,7 +164,7 @@ class Scheduling:
             return []
         pool = self._pool(job)
         pool.withdraw(job.id)
-        return [pool]
+        return [pool, *self._prune_continued(job)]
 
     def on_saved_given_up(self, event: Event) -> Sequence[Aggregate]:
         """Delete the job's checkpoints and adapters."""
@@ -171,6 +180,15 @@ class Scheduling:
     def on_checkpoint_superseded(self, event: Event) -> Sequence[Aggregate]:
         """Prune the checkpoints that the job no longer needs."""
         return self._prune(self._log.load(Job, event.originator_id))
+
+    def on_registered(self, event: events.Registered) -> Sequence[Aggregate]:
+        """Prune the checkpoints that the job and the job that it continued no longer need."""
+        job = self._log.load(Job, event.originator_id)
+        return [*self._prune(job), *self._prune_continued(job)]
+
+    def on_job_failed(self, event: events.JobFailed) -> Sequence[Aggregate]:
+        """Prune the checkpoints of the job that the failed job continued."""
+        return self._prune_continued(self._log.load(Job, event.originator_id))
 
     def on_checkpoint_pruned(self, event: events.CheckpointPruned) -> Sequence[Aggregate]:
         """Delete the files of a checkpoint."""
@@ -198,11 +216,26 @@ class Scheduling:
 
     def on_offer_changed(self, event: Event) -> Sequence[Aggregate]:
         """Set the capacities of the pools to those of the catalog and the machine."""
-        return capacity_changes(self._log, self._launcher)
+        return capacity_changes(self._log, self._pods.launcher)
 
     def _prune(self, job: Job) -> Sequence[Aggregate]:
-        job.prune_checkpoints(deployed_refs(self._log, job))
+        job.prune_checkpoints(deployed_refs(self._log, job) | self._continued_refs(job))
         return [job]
+
+    def _prune_continued(self, job: Job) -> Sequence[Aggregate]:
+        """Prune the checkpoints of the job that an ended job continued, if any."""
+        if not job.status.is_final or job.plan.start is None:
+            return []
+        return self._prune(self._log.load(Job, job.plan.start.job_id))
+
+    def _continued_refs(self, job: Job) -> frozenset[str]:
+        """Return the artifact prefixes of the job's adapters that unfinished jobs continue."""
+        ids = self._continuing(job.account_id, job.id)
+        # The read model may still list a job that has ended.
+        found = [
+            each for each in (self._log.load(Job, id) for id in ids) if not each.status.is_final
+        ]
+        return frozenset(each.plan.start.ref for each in found if each.plan.start is not None)
 
     def _pool(self, job: Job) -> GpuPool:
         return self._log.load(GpuPool, gpu_pool_id(job.plan.region, job.plan.gpu_type))

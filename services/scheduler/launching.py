@@ -61,7 +61,7 @@ class PodStarter:
 
     def __init__(self, log: EventLog, launcher: Launcher, settings: Settings) -> None:
         self._log = log
-        self._launcher = launcher
+        self.launcher = launcher
         self._settings = settings
         self._launching = Lock()
         self._specs: dict[PodName, tuple[float, SegmentSpec]] = {}  # with their times
@@ -88,7 +88,7 @@ class PodStarter:
             )
         try:
             with tracing.timed("launch", pod=str(PodName(job_id, segment))):
-                pod = self._launcher.launch(self._spec(job, paid_seconds))
+                pod = self.launcher.launch(self._spec(job, paid_seconds))
         except (LaunchFailed, GpusBusy) as error:
             if isinstance(error, PodPending) or (may_wait and isinstance(error, GpusBusy)):
                 raise
@@ -98,7 +98,7 @@ class PodStarter:
                 failure=FailureClass.NODE_LOST,
                 error_class="LaunchFailed",
             )
-        job.start_pod(segment, str(pod.name), pod.bound_at, self._launcher.host)
+        job.start_pod(segment, str(pod.name), pod.bound_at, self.launcher.host)
         return [job]
 
     def _spec(self, job: Job, paid_seconds: int) -> SegmentSpec:
@@ -152,7 +152,7 @@ class PodStarter:
         if job.pod is not None:
             return True
         try:
-            return self._launcher.poll(PodName(job.id, job.segment)) is not None
+            return self.launcher.poll(PodName(job.id, job.segment)) is not None
         except LauncherUnavailable:
             return True
 

@@ -100,7 +100,9 @@ class SimulatedPlatform:
         control: Any = SimulatedControl(self.trainers)
         settings = Settings().model_copy(update={"meter_minute_seconds": policy.minute_seconds})
         pods = PodStarter(log, launcher, settings)
-        scheduling = Scheduling(log, pods, launcher, control, self.artifacts, settings)
+        scheduling = Scheduling(
+            log, pods, control, self.artifacts, settings, lambda _account, _job: ()
+        )
         self._segments = Segments(log, cast(Any, self), self.artifacts, launcher, control, settings)
         self.scheduler = SimulatedScheduler(log, scheduling, self._cause_of("scheduler"))
         self.billing = SimulatedService(log, self._bill, self._cause_of("billing"))
@@ -234,7 +236,7 @@ class SimulatedPlatform:
         ref = f"{job_prefix(job)}/adapter/segment-{trainer.segment}"
         self._write(ref)
         evaluation = EvaluationResult(loss_before=2.0, loss_after=1.0, examples=1, label_tokens=1)
-        said = {"adapter_ref": ref, "adapter_manifest_sha256": NOTHING.sha256}
+        said: dict[str, Any] = {"adapter_ref": ref, "adapter_manifest_sha256": NOTHING.sha256}
         self.end(trainer, SegmentEnd.COMPLETED, Phase.REGISTER, evaluation=evaluation, **said)
 
     def end(

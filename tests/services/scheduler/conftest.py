@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -22,6 +23,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.control import ControlChannel
+from services.scheduler.due import continuing_jobs
 from services.scheduler.handlers import Scheduling
 from services.scheduler.launchers.launcher import (
     GpusBusy,
@@ -45,14 +47,13 @@ CPU = ("local", "cpu")
 class FakeLauncher(Launcher):
     """A launcher in memory, whose pods a test controls."""
 
-    host = "here"
     kept: bytes | None = None
     output = b"first line\nlast line\n"
     refuses = False
     away = False  # like a cluster that does not answer
 
     def __init__(self) -> None:
-        self.offered = {CPU: 1}
+        self.offered: Mapping[tuple[str, str], int] = {CPU: 1}
         self.busy_for: set[PodName] = set()
         self.pending: set[PodName] = set()
         self.specs: dict[PodName, SegmentSpec] = {}
@@ -60,6 +61,10 @@ class FakeLauncher(Launcher):
         self.killed: list[PodName] = []
         self.machine_found: Machine | None = None
         self._pods: dict[PodName, Pod] = {}
+
+    @property
+    def host(self) -> str:
+        return "here"
 
     @property
     def started(self) -> list[PodName]:
@@ -118,6 +123,12 @@ class FakeLauncher(Launcher):
         self._pods.pop(name, None)
         self.pending.discard(name)
 
+    def prepare(self) -> None:
+        """Do nothing: pods need no preparation."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
     def end(self, name: PodName, exit_code: int | None = None) -> None:
         """End the pod, or lose it without an exit code."""
         self._pods[name] = replace(self._pods[name], alive=False, exit_code=exit_code)
@@ -143,7 +154,10 @@ class Scheduler:
         self.pods = PodStarter(self.log, self.launcher, self.settings)
         parts = (self.launcher, self.control)
         self.segments = Segments(self.log, self.clock, self.artifacts, *parts, self.settings)
-        self.scheduling = Scheduling(self.log, self.pods, *parts, self.artifacts, self.settings)
+        continuing = partial(continuing_jobs, self.pool)
+        self.scheduling = Scheduling(
+            self.log, self.pods, self.control, self.artifacts, self.settings, continuing
+        )
         self.handlers = EventHandlers(self.scheduling.handlers)
         connect = self.pool.connection
         effect = HandlerEffect("scheduler", self.log, self.clock, self.handlers, connect)

@@ -11,7 +11,10 @@ from uuid import UUID
 import pytest
 
 from domain.jobs import events
+from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
+from domain.training.checkpoint import checkpoint_model
+from domain.training.start import Start
 from domain.use_cases.deployments import Deploying
 from infrastructure.artifacts import Artifacts, Manifest
 from infrastructure.disk_cache import GIB, MODELS
@@ -81,6 +84,65 @@ def test_a_deployed_checkpoint_keeps_its_files_until_it_is_undeployed(
     allocated.undeploy(model)
     scheduler.catch_up()
     assert steps_stored(scheduler) == {"30"}
+
+
+def cancelled_at_20(launched: History, scheduler: Scheduler) -> Start:
+    """Cancel the job with two checkpoints. Return the start of a job that continues the first."""
+    for step in (10, 20):
+        save(launched, scheduler, step)
+    launched.cancel()
+    launched.end_segment(1, SegmentEnd.STOPPED, 90)
+    scheduler.catch_up()
+    saved = launched.job.checkpoints[0]
+    return Start(
+        model=checkpoint_model(launched.job.model_name, 10),
+        job_id=JOB_ID,
+        step=10,
+        ref=saved.ref,
+        manifest_sha256=saved.manifest_sha256,
+    )
+
+
+def test_a_checkpoint_is_kept_until_the_jobs_that_continue_it_have_ended(
+    launched: History, scheduler: Scheduler
+) -> None:
+    start = cancelled_at_20(launched, scheduler)
+    children = [launched.another_job() for _ in range(2)]
+    for each in children:
+        each.approve_job(start=start)
+    scheduler.project()
+    launched.promote()
+    scheduler.catch_up()
+    assert steps_stored(scheduler) == {"10", "20"}
+    for each, left in zip(children, ({"10", "20"}, {"20"}), strict=True):
+        each.cancel()
+        if each.job.running is not None:
+            each.end_segment(1, SegmentEnd.STOPPED, 0)
+        scheduler.catch_up()
+        assert steps_stored(scheduler) == left
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["registered", "failed"])
+def test_the_end_of_a_job_releases_the_checkpoint_that_it_continued(
+    launched: History, scheduler: Scheduler, fails: bool
+) -> None:
+    start = cancelled_at_20(launched, scheduler)
+    child = launched.another_job()
+    child.approve_job(queued=False, start=start)
+    scheduler.project()
+    launched.promote()
+    scheduler.catch_up()
+    child.grant_lease(1)
+    scheduler.catch_up()
+    assert steps_stored(scheduler) == {"10", "20"}
+    if fails:
+        child.end_segment(1, SegmentEnd.CRASHED, 9, failure=FailureClass.BAD_DATA)
+    else:
+        child.start_training(1)
+        child.complete(1)
+    assert child.job.status.is_final
+    scheduler.catch_up()
+    assert steps_stored(scheduler) == {"20"}
 
 
 def test_a_deleted_model_leaves_no_files(launched: History, scheduler: Scheduler) -> None:
