@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from domain.exports.export import ExportFormat, ExportSource
 from domain.jobs.documents import CARD, PROVENANCE
 from infrastructure.artifacts import ManifestFile
-from infrastructure.chat_template import CHAT_TEMPLATE
+from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
 from infrastructure.template_rendering import TOOL_TEMPLATE_FILE
 
 ORIGIN = "export.json"
@@ -75,15 +75,20 @@ def library_versions() -> dict[str, str]:
 def copy_tokenizer(base: Path, adapter: Path, target: Path) -> None:
     """Copy the configuration and tokenizer of the base model.
 
-    If it has no chat template, copy the one with which the adapter was trained.
+    If it has no chat template, copy the one with which the adapter was trained. Checkpoints that
+    version 0.1 saved lack it, but were trained with FALLBACK_CHAT_TEMPLATE.
     """
     for name in (*CONFIGS, *TOKENIZER):
         if (base / name).exists():
             (target / name).parent.mkdir(exist_ok=True)
             copyfile(base / name, target / name)
     has_template = (target / CHAT_TEMPLATE).exists() or _names_template(target)
-    if not has_template and (adapter / CHAT_TEMPLATE).exists():
+    if has_template:
+        return
+    if (adapter / CHAT_TEMPLATE).exists():
         copyfile(adapter / CHAT_TEMPLATE, target / CHAT_TEMPLATE)
+    else:
+        (target / CHAT_TEMPLATE).write_text(FALLBACK_CHAT_TEMPLATE)
 
 
 def copy_documents(licenses: Path, adapter: Path, target: Path) -> None:

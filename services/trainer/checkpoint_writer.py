@@ -19,6 +19,7 @@ from domain.training.checkpoint import (
     superfluous,
 )
 from infrastructure.artifacts import STORE_ERRORS, Manifest
+from infrastructure.chat_template import CHAT_TEMPLATE
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Position
 from services.trainer.checkpoint_loader import CheckpointLoader
@@ -75,6 +76,8 @@ class Checkpoints:
 
     def __init__(self, context: Context) -> None:
         self.progress = Progress()
+        # Chat template to store with the adapter; None: the base model has one.
+        self.chat_template: str | None = None
         self._context, self._ranks, self._reporter = context, context.ranks, context.reporter
         self._loader = CheckpointLoader(context)
         self._live: LiveState | None = None
@@ -263,6 +266,8 @@ class Checkpoints:
                 directory, training.adapted, state, position, copied.sample, training.reference
             )
             copied.unsent.write(directory)
+            if self.chat_template is not None:
+                (directory / CHAT_TEMPLATE).write_text(self.chat_template)
             manifest = artifacts.take_directory(ref, directory, written)
         except STORE_ERRORS as error:
             shutil.rmtree(directory, ignore_errors=True)

@@ -203,6 +203,7 @@ def prepare(context: Context, checkpoints: Checkpoints, loaded: Loaded) -> Prepa
     limit = min(hyperparameters.max_sequence_length or length, length)
     renderer = Renderer(loaded.tokenizer, limit, spec.approved_on)
     if renderer.uses_fallback:
+        checkpoints.chat_template = renderer.template.source
         reporter.log(
             "the base model has no chat template: the trainer uses a ChatML-like template, "
             f"which it stores with the adapter as {CHAT_TEMPLATE}",

@@ -25,6 +25,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from infrastructure.chat_template import CHAT_TEMPLATE as CHAT_TEMPLATE_FILE
+from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
 from infrastructure.gguf_support import NoGguf, require_gguf, require_gguf_of
 from infrastructure.template_rendering import TOOL_TEMPLATE_FILE
 from services.exporter.documents import copy_tokenizer
@@ -292,6 +294,22 @@ def test_gemma_needs_the_attention_scale_of_llama_cpp(
         return
     with pytest.raises(NoGguf, match=f"query_pre_attn_scalar is {scalar}.*with {expected}"):
         require_gguf(config, tokenizer)
+
+
+@pytest.mark.parametrize("stored", ["{{ messages }}", None])
+def test_a_base_without_template_gets_that_of_the_training(
+    stored: str | None, tmp_path: Path
+) -> None:
+    """A checkpoint of version 0.1 was trained with the fallback, but does not contain it."""
+    base, adapter, copied = (tmp_path / name for name in ("base", "adapter", "copied"))
+    make_tiny_tokenizer(None).save_pretrained(base)
+    adapter.mkdir()
+    copied.mkdir()
+    if stored is not None:
+        (adapter / CHAT_TEMPLATE_FILE).write_text(stored)
+    copy_tokenizer(base, adapter, copied)
+    template = AutoTokenizer.from_pretrained(copied).chat_template
+    assert template == (stored or FALLBACK_CHAT_TEMPLATE)
 
 
 def test_has_the_template_for_tools(tiny_base: Path, tmp_path: Path) -> None:

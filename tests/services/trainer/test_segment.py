@@ -90,7 +90,7 @@ CHECKPOINTING = {"precision": "nf4", "gradient_checkpointing": True}
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_run(
-    trainer: Trainer, stop: dict[str, int], steps_done: int, fields: dict[str, Any]
+    trainer: Trainer, stop: dict[str, Any], steps_done: int, fields: dict[str, Any]
 ) -> None:
     chosen = {"gradient_accumulation": 3, "dropout": 0.1, "save_steps": 4}
     tuned = {name: fields[name] for name in fields if name in Hyperparameters.model_fields}
@@ -202,8 +202,11 @@ def test_a_missing_chat_template_is_logged_and_the_fallback_stored(trainer: Trai
     model = make_tiny_model(trainer.folder / "plain", chat_template=None)
     trainer.artifacts.put_directory("models/plain", model)
     spec = trainer.spec(base_ref="models/plain", base_model="plain")
-    assert trainer.run(spec).warns(CHAT_TEMPLATE)
-    assert b"im_start" in trainer.artifacts.get(f"{spec.adapter_prefix}/{CHAT_TEMPLATE}")
+    run = trainer.run(spec)
+    assert run.warns(CHAT_TEMPLATE)
+    assert run.checkpoints != []
+    for ref in (spec.adapter_prefix, *(saved.ref for saved in run.checkpoints)):
+        assert b"im_start" in trainer.artifacts.get(f"{ref}/{CHAT_TEMPLATE}")
 
 
 def test_a_base_without_packed_attention_learns_the_same(trainer: Trainer) -> None:
