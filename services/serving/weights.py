@@ -9,11 +9,18 @@ from uuid import UUID
 
 from domain.deployments.deployment import AdapterWeights, Deployment, Weights
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts
+from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.disk_cache import MODELS
 from services.serving.deployed import CannotServe, Served
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
-"""Files of a plain PEFT adapter. Only a resume needs the other files of a checkpoint."""
+"""Files of a plain PEFT adapter. Serving needs no other file of a checkpoint, except OPTIONAL."""
+
+OPTIONAL = frozenset({CHAT_TEMPLATE})
+"""Files of an adapter that serving copies if they exist."""
+
+COPY_VERSION = 2
+"""Part of the name of a copy. Increase it when copies contain other files."""
 
 
 class WeightStore:
@@ -68,15 +75,15 @@ class WeightStore:
     def _forget_adapter(self, deployment_id: UUID) -> None:
         sha256 = self._used.pop(deployment_id, None)
         if sha256 is not None and sha256 not in self._used.values():
-            shutil.rmtree(self._adapters / sha256, ignore_errors=True)
+            shutil.rmtree(self._copy_of(sha256), ignore_errors=True)
 
     def forget_all_but(self, deployments: Iterable[Deployment]) -> None:
-        """Delete all adapters that none of these deployments uses."""
+        """Delete all adapters that none of these deployments uses, and copies of other versions."""
         adapters = (each.weights.adapter for each in deployments)
-        kept = {adapter.manifest_sha256 for adapter in adapters if adapter is not None}
+        kept = {self._copy_of(each.manifest_sha256) for each in adapters if each is not None}
         if self._adapters.exists():
             for copy in self._adapters.iterdir():
-                if copy.name not in kept:
+                if copy not in kept:
                     shutil.rmtree(copy)
 
     def _base(self, deployment_id: UUID, weights: Weights) -> Path:
@@ -91,7 +98,7 @@ class WeightStore:
 
     def _adapter(self, adapter: AdapterWeights) -> Path:
         """Return the directory of an adapter. Copy its files unless a verified copy exists."""
-        target = self._adapters / adapter.manifest_sha256
+        target = self._copy_of(adapter.manifest_sha256)
         if target.exists():
             return target
         paths = self._require(adapter.ref, adapter.manifest_sha256, "adapter")
@@ -100,11 +107,16 @@ class WeightStore:
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            self._artifacts.get_directory(adapter.ref, partial, only=ADAPTER_FILES)
+            self._artifacts.get_directory(
+                adapter.ref, partial, only=paths & (ADAPTER_FILES | OPTIONAL)
+            )
         except ArtifactCorrupt as error:
             raise _damaged("adapter") from error
         partial.rename(target)
         return target
+
+    def _copy_of(self, manifest_sha256: str) -> Path:
+        return self._adapters / f"{manifest_sha256}-{COPY_VERSION}"
 
     def _require(self, ref: str, manifest_sha256: str, what: str) -> frozenset[str]:
         """Compare the manifest of a ref with the log. Return the paths of its files."""

@@ -140,6 +140,7 @@ class Process:
         self.log, self._pool, self._home = log, pool, settings.home
         self.artifacts = Artifacts(settings.artifacts)
         self.history, self.deploying = History(log), Deploying(log)
+        self.others = {"state.pt": b"optimizer"}  # other files of the checkpoint
         self.start()
 
     def start(self) -> None:
@@ -186,7 +187,7 @@ class Process:
     def train(self, *, deploy: bool = False) -> None:
         """Approve a job, and train it to a checkpoint."""
         ref, sha256 = self.store_base()
-        history, files = self.history, ADAPTER | {"state.pt": b"optimizer"}
+        history, files = self.history, ADAPTER | self.others
         saved = self.artifacts.add_files(CHECKPOINT_REF, Manifest(files=()), files)
         history.open_account(1_000_000)
         history.open_pool()

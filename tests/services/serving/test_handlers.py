@@ -14,6 +14,7 @@ from domain.core.aggregate import Aggregate
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
 from infrastructure.artifacts import Artifacts
+from infrastructure.chat_template import CHAT_TEMPLATE
 from infrastructure.disk_cache import MODELS, trim_copies
 from services.serving.attempts import MAX_DEATHS
 from services.serving.deployed import REASONS, CannotServe
@@ -46,6 +47,26 @@ def test_a_checkpoint_is_copied_without_the_files_for_a_resume(process: Process)
     directory = process.host.attached[process.found(CHECKPOINT).id].adapter_directory
     assert directory is not None
     assert {path.name for path in directory.iterdir()} == set(ADAPTER)
+
+
+def test_the_chat_template_of_an_adapter_is_copied(process: Process) -> None:
+    """Also if the previous version copied the adapter without it."""
+    process.others[CHAT_TEMPLATE] = b"{{ messages }}"
+    process.import_base()
+    process.train()
+    process.deploy_checkpoint()
+    adapter = process.found(CHECKPOINT).weights.adapter
+    assert adapter is not None
+    earlier = process._home / "cache" / "adapters" / adapter.manifest_sha256
+    earlier.mkdir(parents=True)
+    for name, content in ADAPTER.items():
+        (earlier / name).write_bytes(content)
+    process.restart()
+    directory = process.host.attached[process.found(CHECKPOINT).id].adapter_directory
+    assert directory is not None
+    assert {path.name for path in directory.iterdir()} == {*ADAPTER, CHAT_TEMPLATE}
+    process.restart()
+    assert process.adapters() == [directory]
 
 
 def test_an_undeployed_model_is_detached(process: Process) -> None:
