@@ -61,6 +61,11 @@ def cautions(chosen: Hyperparameters) -> list[str]:
             f"A dropout of {dropout:g} hides most of the adapter's input, so the adapter "
             "learns little. Usual values are 0 to 0.1."
         )
+    if chosen.early_stopping_threshold and chosen.early_stopping_patience is None:
+        found.append(
+            f"The early stopping threshold {chosen.early_stopping_threshold:g} has no effect "
+            "without a patience. Set early_stopping_patience to stop early."
+        )
     if scale > HIGHEST_SCALE:
         found.append(
             f"lora_alpha {chosen.lora_alpha:,} with lora_r {chosen.lora_r:,} scales the "
@@ -68,3 +73,23 @@ def cautions(chosen: Hyperparameters) -> list[str]:
             "alpha is 1 to 2 times r, the scale is 1 to 2."
         )
     return found
+
+
+def stopping_cautions(chosen: Hyperparameters, total_steps: int) -> list[str]:
+    """Return a warning if early stopping can never take effect in a job of `total_steps` steps."""
+    patience = chosen.early_stopping_patience
+    if patience is None or chosen.earliest_stop(total_steps) < total_steps:
+        return []
+    needed, before_the_end = 1 + patience, total_steps - 1
+    evaluations = before_the_end // chosen.evaluation_steps
+    highest = before_the_end // needed
+    advice = (
+        f"Set eval_steps to {highest:,} or less."
+        if highest
+        else "Lower early_stopping_patience, or train for more epochs."
+    )
+    return [
+        f"Early stopping cannot take effect: {total_steps:,} steps allow {evaluations:,} "
+        f"{'evaluation' if evaluations == 1 else 'evaluations'} before the last step, but a "
+        f"patience of {patience:,} needs {needed:,}. {advice}"
+    ]

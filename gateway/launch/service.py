@@ -12,7 +12,7 @@ from domain.capacity.availability import PoolLoad
 from domain.core.errors import NotFound
 from domain.jobs.choices import Choices
 from domain.jobs.job import maximum_of
-from domain.training.cautions import cautions
+from domain.training.cautions import cautions, stopping_cautions
 from domain.training.start import is_fine_tuned
 from domain.training.training_plan import TrainingPlan
 from domain.use_cases.placement import cheapest
@@ -66,6 +66,7 @@ def quote(
     about_datasets = quality_warnings(
         backend, caller.account_id, choices.dataset_id, choices.validation_dataset_id
     )
+    stopping = stopping_cautions(form.hyperparameters, quoted.estimate.total_steps)
     return QuoteAnswer(
         region=choices.region,
         gpu_type=choices.gpu_type,
@@ -78,12 +79,13 @@ def quote(
         effective_batch=form.hyperparameters.examples_per_step(form.gpu_count),
         truncated_examples=quoted.plan.truncation.truncated,
         truncation_warning=quoted.plan.truncation.warning,
-        cautions=cautions(form.hyperparameters),
+        cautions=[*cautions(form.hyperparameters), *stopping],
         dataset_warnings=about_datasets,
         warnings=[
             *about_datasets,
             *size_warnings(quoted.examples),
             *quoted.plan.warnings,
+            *stopping,
             *(each.text for each in notices),
         ],
     )

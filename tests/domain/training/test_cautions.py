@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from domain.training.cautions import cautions
+from domain.training.cautions import cautions, stopping_cautions
 from domain.training.hyperparameters import Hyperparameters
 
 
@@ -20,6 +21,7 @@ from domain.training.hyperparameters import Hyperparameters
         ({"method": "dpo", "learning_rate": 1.1e-4}, "5.5 times"),
         ({"dropout": 0.9}, "0.9"),
         ({"lora_alpha": 1024, "lora_r": 8}, "128"),
+        ({"early_stopping_threshold": 0.01}, "0.01"),
     ],
 )
 def test_an_unusual_value_gets_a_warning(chosen: dict[str, Any], figure: str) -> None:
@@ -37,10 +39,40 @@ def test_an_unusual_value_gets_a_warning(chosen: dict[str, Any], figure: str) ->
         {"method": "dpo", "learning_rate": 1e-4},
         {"dropout": 0.5},
         {"dropout": 0.0, "lora_r": 64, "lora_alpha": 128},
+        {"early_stopping_threshold": 0.01, "early_stopping_patience": 2},
     ],
 )
 def test_what_works_is_not(chosen: dict[str, Any]) -> None:
     assert cautions(Hyperparameters(**chosen)) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "total_steps", "figures"),
+    [
+        ({"early_stopping_patience": 1}, 90, "90 steps allow 1 evaluation before .* 44 or less"),
+        ({"early_stopping_patience": 2}, 150, "150 steps allow 2 evaluations .* 49 or less"),
+        ({"early_stopping_patience": 3}, 3, "3 steps allow 0 evaluations .* Lower early_stopping"),
+    ],
+)
+def test_early_stopping_that_cannot_take_effect_gets_a_warning(
+    chosen: dict[str, Any], total_steps: int, figures: str
+) -> None:
+    (caution,) = stopping_cautions(Hyperparameters(**chosen), total_steps)
+    assert re.search(figures, caution)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "total_steps"),
+    [
+        ({}, 10),
+        ({"early_stopping_patience": 2}, 151),
+        ({"early_stopping_patience": 2, "eval_steps": 49}, 150),
+    ],
+)
+def test_early_stopping_that_can_take_effect_gets_none(
+    chosen: dict[str, Any], total_steps: int
+) -> None:
+    assert stopping_cautions(Hyperparameters(**chosen), total_steps) == []
 
 
 def test_each_counts() -> None:

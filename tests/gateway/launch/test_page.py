@@ -121,6 +121,13 @@ def test_a_length_that_leaves_no_trainable_token_offers_a_longer_one(wizard: Wiz
     assert wizard.is_clickable
 
 
+def test_early_stopping_that_cannot_take_effect_has_a_warning(wizard: Wizard) -> None:
+    wizard.complete()
+    shown = wizard.change(early_stopping_patience="3")
+    assert "Early stopping cannot take effect" in shown["cautions"].text
+    assert wizard.is_clickable
+
+
 def test_alpha_follows_r_until_the_user_sets_it(wizard: Wizard) -> None:
     wizard.complete()
     assert wizard.change(lora_r="1o").fields["lora_alpha"] == "32"
