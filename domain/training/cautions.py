@@ -67,10 +67,11 @@ def cautions(chosen: Hyperparameters) -> list[str]:
             "without a patience. Set early_stopping_patience to stop early."
         )
     if scale > HIGHEST_SCALE:
+        divisor = "√r" if chosen.use_rslora else "r"
         found.append(
             f"lora_alpha {chosen.lora_alpha:,} with lora_r {chosen.lora_r:,} scales the "
             f"adapter by {scale:.3g}. Above {HIGHEST_SCALE}, training usually diverges. If "
-            "alpha is 1 to 2 times r, the scale is 1 to 2."
+            f"alpha is 1 to 2 times {divisor}, the scale is 1 to 2."
         )
     return found
 

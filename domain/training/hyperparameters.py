@@ -118,7 +118,8 @@ class Hyperparameters(BaseModel):
         ge=1,
         le=1024,
         title="LoRA alpha",
-        description="Scaling factor for the adapter, usually 2 × r.",
+        description="Scaling factor for the adapter, usually 2 × r, or 2 × √r with "
+        "rank-stabilized LoRA.",
     )
     micro_batch_size: Annotated[int, Use(Group.BASIC)] = Field(
         default=4,
@@ -313,6 +314,11 @@ class Hyperparameters(BaseModel):
         return self.lora_alpha / (math.sqrt(self.lora_r) if self.use_rslora else self.lora_r)
 
     @property
+    def usual_alpha(self) -> int:
+        """Alpha with which the adapter's scale is about 2: 2 x r, or 2 x sqrt(r) with rsLoRA."""
+        return usual_alpha(self.lora_r, self.use_rslora)
+
+    @property
     def evaluation_steps(self) -> int:
         """Number of optimizer steps between two evaluations."""
         return self.eval_steps or self.save_steps
@@ -335,6 +341,11 @@ class Hyperparameters(BaseModel):
         This number is the effective batch size.
         """
         return self.micro_batch_size * self.gradient_accumulation * ranks
+
+
+def usual_alpha(lora_r: int, use_rslora: bool) -> int:
+    """Return the alpha with which the scale of an adapter is about 2."""
+    return 2 * lora_r if not use_rslora else round(2 * math.sqrt(lora_r))
 
 
 FIELDS: Mapping[str, FieldInfo] = Hyperparameters.model_fields

@@ -37,6 +37,7 @@ from domain.training.hyperparameters import (
     Hyperparameters,
     title_of,
     use_of,
+    usual_alpha,
 )
 from domain.training.start import SHAPE
 from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest
@@ -133,7 +134,7 @@ class Entries(_Hyperparameters):
     max_cost: Entry = ""
     """The maximum cost in dollars. If it is empty, it is the upper bound of the estimate."""
     alpha_followed: Entry = ""
-    """The alpha that was automatically set to 2 x r.
+    """The alpha that was automatically set, by r.
 
     It is empty after the user has changed alpha.
     """
@@ -180,7 +181,7 @@ class Entries(_Hyperparameters):
             wait="true" if request.wait else "",
             capped="" if request.max_cost is None else "true",
             max_cost="" if request.max_cost in (None, ESTIMATE) else request.max_cost,
-            alpha_followed=tuned["lora_alpha"] if lora.lora_alpha == 2 * lora.lora_r else "",
+            alpha_followed=tuned["lora_alpha"] if lora.lora_alpha == lora.usual_alpha else "",
             command_key=str(uuid4()),
             **_names_of(request.integrations),
             copied_integrations=_document(request.integrations),
@@ -207,12 +208,12 @@ class Entries(_Hyperparameters):
     def continuing(self, parent: Hyperparameters) -> Entries:
         """Return the entries with the shape of the adapter that the job continues."""
         tuned = typed(parent)
-        follows = tuned["lora_alpha"] if parent.lora_alpha == 2 * parent.lora_r else ""
+        follows = tuned["lora_alpha"] if parent.lora_alpha == parent.usual_alpha else ""
         shape = {name: tuned[name] for name in SHAPE}
         return self.model_copy(update={**shape, "alpha_followed": follows})
 
     def followed(self) -> Entries:
-        """Return the entries with alpha set to 2 x r, unless the user chose another alpha."""
+        """Return the entries with the usual alpha, unless the user chose another one."""
         if self.alpha_followed == "" or self.lora_alpha != self.alpha_followed:
             return self.model_copy(update={"alpha_followed": ""})
         return self._following()
@@ -256,7 +257,7 @@ class Entries(_Hyperparameters):
     def _following(self) -> Entries:
         if not self.lora_r.isdecimal():
             return self
-        alpha = str(2 * int(self.lora_r))
+        alpha = str(usual_alpha(int(self.lora_r), bool(self.use_rslora)))
         return self.model_copy(update={"lora_alpha": alpha, "alpha_followed": alpha})
 
     @property

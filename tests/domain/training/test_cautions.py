@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.training.cautions import cautions, stopping_cautions
-from domain.training.hyperparameters import Hyperparameters
+from domain.training.hyperparameters import Hyperparameters, usual_alpha
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,23 @@ def test_early_stopping_that_can_take_effect_gets_none(
     chosen: dict[str, Any], total_steps: int
 ) -> None:
     assert stopping_cautions(Hyperparameters(**chosen), total_steps) == []
+
+
+@pytest.mark.parametrize("r", [4, 16, 64, 65, 128, 256, 512])
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_the_usual_alpha_of_each_rank_gets_no_warning(r: int, use_rslora: bool) -> None:
+    alpha = usual_alpha(r, use_rslora)
+    chosen = Hyperparameters(lora_r=r, lora_alpha=alpha, use_rslora=use_rslora)
+    assert cautions(chosen) == []
+    assert 1.9 <= chosen.adapter_scale <= 2.1
+
+
+@pytest.mark.parametrize(("use_rslora", "r", "alpha"), [(False, 8, 1024), (True, 256, 512)])
+def test_the_advice_about_alpha_leads_to_a_usual_scale(
+    use_rslora: bool, r: int, alpha: int
+) -> None:
+    (caution,) = cautions(Hyperparameters(lora_r=r, lora_alpha=alpha, use_rslora=use_rslora))
+    assert f"times {'√r' if use_rslora else 'r'}, the scale is 1 to 2." in caution
 
 
 def test_each_counts() -> None:

@@ -139,6 +139,15 @@ def test_alpha_follows_r_until_the_user_sets_it(wizard: Wizard) -> None:
     assert wizard.change(lora_r="4").fields["lora_alpha"] == "8"
 
 
+def test_alpha_follows_the_root_of_r_with_rank_stabilized_lora(wizard: Wizard) -> None:
+    wizard.complete()
+    wizard.change(lora_r="256")
+    shown = wizard.change(use_rslora="true")
+    assert shown.fields["lora_alpha"] == "32"
+    assert shown.find("cautions") is None
+    assert wizard.change(use_rslora="").fields["lora_alpha"] == "512"
+
+
 @pytest.mark.parametrize(
     ("name", "entry"),
     [
