@@ -22,7 +22,14 @@ from domain.jobs.job import Job, maximum_of
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.store import Connection
 from projections.merged_rows import MergedRows
-from projections.projection import Cursor, NewestFirst, Projection, Row, json_text
+from projections.projection import (
+    Cursor,
+    NewestFirst,
+    Projection,
+    Row,
+    json_text,
+    lowest_position,
+)
 
 RUNNING = [each for each in JobStatus if each is not JobStatus.PAUSED and not each.is_final]
 FINAL = [each for each in JobStatus if each.is_final]
@@ -638,13 +645,24 @@ def unfinished_on(connection: Connection, account_id: UUID, dataset_id: UUID) ->
 
 
 def unfinished_from(connection: Connection, account_id: UUID, job_id: UUID) -> list[UUID]:
-    """Return the IDs of an account's unfinished jobs that continue the model of a job."""
-    return _job_ids(
+    """Return the IDs of an account's unfinished jobs that continue the model of a job.
+
+    They include the jobs that the read model lacks because the projector is behind. These may have
+    ended since.
+    """
+    position = lowest_position(connection, [JOB_DETAIL])
+    projected = _job_ids(
         connection,
         "account_id = %s AND status <> ALL(%s) AND continued_job_id = %s "
         "ORDER BY approved_at, job_id",
         *(account_id, FINAL, job_id),
     )
+    approved = connection.execute(
+        "SELECT originator_id FROM ecolink_events WHERE notification_id > %s "
+        "AND topic = %s AND position(%s::bytea IN state) > 0 ORDER BY notification_id",
+        [position, events.JobApproved.TOPIC, f'"job_id":"{job_id}"'.encode()],
+    ).fetchall()
+    return list(dict.fromkeys([*projected, *(row["originator_id"] for row in approved)]))
 
 
 def job_named(connection: Connection, account_id: UUID, model: str) -> UUID | None:

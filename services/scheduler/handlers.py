@@ -153,9 +153,8 @@ class Scheduling:
         """Remove the job from the queue.
 
         If the job was cancelled, prune the checkpoints of the job that it continued. If it was
-        cancelled without a checkpoint, also delete the files that its trainers
-        saved. The handler may run late. A job that has been resumed keeps its new position in the
-        queue.
+        cancelled without a checkpoint, also delete the files that its trainers saved. The handler
+        may run late. A job that has been resumed keeps its new position in the queue.
         """
         job = self._log.load(Job, event.originator_id)
         if isinstance(event, events.JobCancelled) and event.checkpoint_ref is None:

@@ -122,6 +122,18 @@ def test_a_checkpoint_is_kept_until_the_jobs_that_continue_it_have_ended(
         assert steps_stored(scheduler) == left
 
 
+def test_a_checkpoint_is_kept_for_a_job_that_the_read_model_lacks(
+    launched: History, scheduler: Scheduler
+) -> None:
+    start = cancelled_at_20(launched, scheduler)
+    scheduler.project()
+    child = launched.another_job()
+    child.approve_job(start=start)
+    launched.promote()
+    scheduler.catch_up()
+    assert steps_stored(scheduler) == {"10", "20"}
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["registered", "failed"])
 def test_the_end_of_a_job_releases_the_checkpoint_that_it_continued(
     launched: History, scheduler: Scheduler, fails: bool

@@ -176,6 +176,7 @@ TRANSLATIONS = (
         r"SELECT unnest\((\?|:\w+)\), 0 ON CONFLICT",
         r"SELECT value, 0 FROM json_each(\1) WHERE true ON CONFLICT",
     ),
+    (r"\bposition\((\?|:\w+) IN (\w+)\)", r"instr(\2, \1)"),
     (r"<> ALL\((\?|:\w+)\)", r"NOT IN (SELECT value FROM json_each(\1))"),
     (r"= ANY\((\?|:\w+)\)", r"IN (SELECT value FROM json_each(\1))"),
     (r"\bSELECT FROM\b", "SELECT 1 FROM"),
