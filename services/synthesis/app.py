@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Protocol
 from uuid import UUID
@@ -27,6 +28,7 @@ from projections.projection import Row
 from projections.syntheses import stalled_seconds, working
 from services.synthesis.generating import Generating, Pace
 from services.synthesis.models import open_connections
+from services.synthesis.outages import is_outage
 
 MEASURE_SECONDS = 15.0
 """Time between two updates of the gauge."""
@@ -36,7 +38,7 @@ MOST_RUNS, MOST_RUNS_OF_ACCOUNT = 16, 2
 """Syntheses that the process works on at the same time, in total and of one account."""
 
 MOST_FAILURES = 5
-"""Unexpected errors in a row after which a synthesis pauses: those of more than a minute."""
+"""Unexpected errors, without a completed batch between them, after which a synthesis pauses."""
 
 UNAVAILABLE = (psycopg.Error, PoolTimeout)
 
@@ -64,8 +66,13 @@ async def _generate(settings: Settings, leadership: Leadership) -> None:
 class Work(Protocol):
     """The work on one synthesis."""
 
-    async def work(self, synthesis_id: UUID, crowded: Callable[[], bool]) -> None:
-        """Generate until the run pauses or ends, or others wait at the end of its turn."""
+    async def work(
+        self, synthesis_id: UUID, crowded: Callable[[], bool], completed: Callable[[], None]
+    ) -> None:
+        """Generate until the run pauses or ends, or others wait at the end of its turn.
+
+        Call `completed` after each batch.
+        """
         ...
 
     async def give_up(self, synthesis_id: UUID) -> None:
@@ -91,6 +98,7 @@ class Working:
         self._generating, self._clock = work, clock
         self._running: dict[UUID, tuple[UUID, asyncio.Task[None]]] = {}  # account and task
         self._backoff = Backoff[UUID]()
+        self._errors = Counter[UUID]()  # unexpected ones, since the last completed batch
         self._count = count()
         self._turns: dict[UUID, int] = {}  # the last turn of each synthesis and account
         self._crowded = False
@@ -157,17 +165,25 @@ class Working:
         return accounts[account_id], last(account_id, -1), last(synthesis_id, -1)
 
     async def _work(self, synthesis_id: UUID) -> None:
+        reset = partial(self._reset, synthesis_id)
         try:
-            await self._generating.work(synthesis_id, lambda: self._crowded)
-        except Exception:
+            await self._generating.work(synthesis_id, lambda: self._crowded, reset)
+        except Exception as error:
             pause = self._backoff.postpone(synthesis_id, self._clock.now())
             log.exception("synthesis %s failed, retrying in %s", synthesis_id, pause)
-            if self._backoff.failures(synthesis_id) >= MOST_FAILURES:
-                await self._give_up(synthesis_id)
+            if not is_outage(error):
+                self._errors[synthesis_id] += 1
+                if self._errors[synthesis_id] >= MOST_FAILURES:
+                    await self._give_up(synthesis_id)
         else:
-            self._backoff.reset(synthesis_id)
+            reset()
         finally:
             self._running.pop(synthesis_id, None)
+
+    def _reset(self, synthesis_id: UUID) -> None:
+        """Forget earlier failures."""
+        self._backoff.reset(synthesis_id)
+        self._errors.pop(synthesis_id, None)
 
     async def _give_up(self, synthesis_id: UUID) -> None:
         """Pause a synthesis, so that it does not fail forever. If that fails, retry it as well."""
@@ -176,4 +192,4 @@ class Working:
         except Exception:
             log.exception("synthesis %s cannot be paused", synthesis_id)
         else:
-            self._backoff.reset(synthesis_id)
+            self._reset(synthesis_id)

@@ -134,8 +134,13 @@ class Generating:
         self._connections = connections
         self._pace = pace
 
-    async def work(self, synthesis_id: UUID, crowded: Callable[[], bool]) -> None:
-        """Generate until the run pauses or ends, or others wait at the end of its turn."""
+    async def work(
+        self, synthesis_id: UUID, crowded: Callable[[], bool], completed: Callable[[], None]
+    ) -> None:
+        """Generate until the run pauses or ends, or others wait at the end of its turn.
+
+        Call `completed` after each batch.
+        """
         synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
         if not synthesis.needs_work:
             return
@@ -157,6 +162,7 @@ class Generating:
             if synthesis.open_batch:
                 await self._batch(run, synthesis)
                 batches += 1
+                completed()
             elif batches >= TURN_BATCHES and crowded():
                 return
             elif synthesis.wants_attempts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -193,13 +193,15 @@ async def work(
 ) -> None:
     """Work on a synthesis until it pauses or ends."""
     async with _generating(bench, serving_url, pace, seconds, policy) as generating:
-        await generating.work(id, lambda: False)
+        await generating.work(id, lambda: False, lambda: None)
 
 
-async def one_turn(bench: Bench, id: UUID, serving_url: str) -> None:
+async def one_turn(
+    bench: Bench, id: UUID, serving_url: str, completed: Callable[[], None] = lambda: None
+) -> None:
     """Work on a synthesis while others wait."""
     async with _generating(bench, serving_url, QUICK, 20.0, LOCAL) as generating:
-        await generating.work(id, lambda: True)
+        await generating.work(id, lambda: True, completed)
 
 
 async def give_up(bench: Bench, id: UUID) -> None:

@@ -9,20 +9,31 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
+import pytest
+from eventsourcing.persistence import PersistenceError
+from obstore.exceptions import GenericError, PermissionDeniedError
+
 from services.synthesis.app import MOST_RUNS, Working
 from tests.builders.commands import FixedClock
 
 
 @dataclass
 class Failing:
-    """Work that always fails."""
+    """Work that always fails, with the same error, and after some batches."""
 
+    error: Exception = field(default_factory=lambda: RuntimeError("unexpected"))
+    batches: int = 0
     calls: list[UUID] = field(default_factory=list[UUID])
     given_up: list[UUID] = field(default_factory=list[UUID])
 
-    async def work(self, synthesis_id: UUID, crowded: Callable[[], bool]) -> None:
+    async def work(
+        self, synthesis_id: UUID, crowded: Callable[[], bool], completed: Callable[[], None]
+    ) -> None:
         self.calls.append(synthesis_id)
-        raise RuntimeError("unexpected")
+        for _ in range(self.batches):
+            completed()
+        raise self.error
 
     async def give_up(self, synthesis_id: UUID) -> None:
         self.given_up.append(synthesis_id)
@@ -34,7 +45,9 @@ class Endless:
 
     turns: list[UUID] = field(default_factory=list[UUID])
 
-    async def work(self, synthesis_id: UUID, crowded: Callable[[], bool]) -> None:
+    async def work(
+        self, synthesis_id: UUID, crowded: Callable[[], bool], completed: Callable[[], None]
+    ) -> None:
         self.turns.append(synthesis_id)
         while not crowded():  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0)
@@ -47,18 +60,58 @@ def row(synthesis: int, account: int) -> dict[str, UUID]:
     return {"synthesis_id": UUID(int=synthesis), "account_id": UUID(int=1_000 + account)}
 
 
-def test_work_that_keeps_failing_is_given_up() -> None:
-    clock, failing = FixedClock(), Failing()
+def repeat(working: Working, clock: FixedClock, times: int) -> None:
+    """Work on a synthesis again and again, an hour apart."""
 
     async def run() -> None:
-        working = Working(failing, clock)
-        while not failing.given_up:
+        for _ in range(times):
             working.start([row(1, 1)])
             await working.settled()
             clock.time += timedelta(hours=1)
 
     asyncio.run(run())
-    assert failing.calls == [UUID(int=1)] * 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unexpected"),
+        PermissionDeniedError("AccessDenied"),
+        FileNotFoundError("jobs/a"),
+        ExceptionGroup("workers", [GenericError("S3 is down."), RuntimeError("unexpected")]),
+    ],
+    ids=["unexpected", "denied", "missing", "group"],
+)
+def test_work_that_keeps_failing_is_given_up(error: Exception) -> None:
+    clock, failing = FixedClock(), Failing(error)
+    repeat(working := Working(failing, clock), clock, 4)
+    assert failing.given_up == []
+    repeat(working, clock, 1)
+    assert failing.given_up == [UUID(int=1)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        GenericError("S3 is down."),
+        psycopg.OperationalError("the database system is starting up"),
+        PersistenceError("no connection"),
+        ExceptionGroup("workers", [ExceptionGroup("inner", [GenericError("S3 is down.")])]),
+    ],
+    ids=["store", "database", "log", "group"],
+)
+def test_an_outage_counts_as_no_error(error: Exception) -> None:
+    clock, failing = FixedClock(), Failing(error)
+    repeat(working := Working(failing, clock), clock, 20)
+    failing.error = RuntimeError("unexpected")
+    repeat(working, clock, 4)
+    assert failing.given_up == []
+
+
+def test_errors_with_batches_between_them_are_not_in_a_row() -> None:
+    clock, failing = FixedClock(), Failing(batches=1)
+    repeat(Working(failing, clock), clock, 20)
+    assert failing.given_up == []
 
 
 def test_long_runs_leave_room_for_those_of_other_accounts() -> None:

@@ -300,10 +300,11 @@ def test_a_run_that_ends_with_an_open_batch_releases_its_reserve(
 
 
 def test_a_run_ends_its_turn_if_others_wait(bench: Bench, model: Scripted) -> None:
-    id = bench.approve(bench.deployed(), examples=400)
+    id, completed = bench.approve(bench.deployed(), examples=400), list[int]()
     with bench.billing():
-        asyncio.run(one_turn(bench, id, model.url))
+        asyncio.run(one_turn(bench, id, model.url, lambda: completed.append(1)))
     run = bench.synthesis(id)
+    assert len(completed) == run.batch
     assert (run.status, run.open_batch) == (SynthesisStatus.GENERATING, False)
     assert run.counts.attempts == 16 * run.batch == 16 * TURN_BATCHES
 

@@ -1,0 +1,20 @@
+"""Outages of the database and of the artifact store, which are no errors of a run."""
+
+from __future__ import annotations
+
+import psycopg
+from eventsourcing.persistence import PersistenceError
+
+from infrastructure.artifacts import DENIED, STORE_ERRORS
+
+OUTAGES = (psycopg.Error, PersistenceError, *STORE_ERRORS)
+
+
+def is_outage(error: Exception) -> bool:
+    """Return True if the database or the store is unreachable. A group must have no other error.
+
+    A store that denies access, or that has no such file, is reachable.
+    """
+    if isinstance(error, ExceptionGroup):
+        return all(is_outage(each) for each in error.exceptions)
+    return isinstance(error, OUTAGES) and not isinstance(error, (*DENIED, FileNotFoundError))
