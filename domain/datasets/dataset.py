@@ -332,7 +332,10 @@ class Dataset(Aggregate):
             del state["every_sequence"]
 
     class TokensUncountable(Event):
-        """The tokens cannot be counted for a base model. No job can fine-tune it on the dataset."""
+        """The tokens cannot be counted for a base model.
+
+        Without an earlier count, no job can fine-tune it on the dataset.
+        """
 
         base_model: str
         base_manifest_sha256: str
@@ -554,7 +557,7 @@ class Dataset(Aggregate):
 
         `example` is the number of the example that is the reason, counted from 1, if any.
         """
-        if self.why_uncountable(base_model, base_manifest_sha256) is None:
+        if not self.is_refused(base_model, base_manifest_sha256):
             self.trigger_event(
                 self.TokensUncountable,
                 base_model=base_model,
@@ -570,14 +573,22 @@ class Dataset(Aggregate):
         self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example, reason)
 
     def why_uncountable(self, base_model: str, base_manifest_sha256: str) -> str | None:
-        """Return why the tokens cannot be counted for a base model revision.
+        """Return why a base model revision has no token count.
 
-        Return None if no reason is known.
+        Return None if no reason is known, or if only the repetition of a count failed.
+        """
+        refused = self.is_refused(base_model, base_manifest_sha256)
+        if not refused or self.is_counted(base_model, base_manifest_sha256):
+            return None
+        return str(self.uncountable[base_model])
+
+    def is_refused(self, base_model: str, base_manifest_sha256: str) -> bool:
+        """Return True if the tokens cannot be counted under this base model revision.
+
+        An earlier count stays valid.
         """
         refused = self.uncountable.get(base_model)
-        if refused is None or refused.base_manifest_sha256 != base_manifest_sha256:
-            return None
-        return str(refused)
+        return refused is not None and refused.base_manifest_sha256 == base_manifest_sha256
 
     def is_counted(
         self, base_model: str, base_manifest_sha256: str, *, every_sequence: bool = False

@@ -33,7 +33,8 @@ Count = tuple[Pair, bool]
 class Counting(LimitedWork[Count]):
     """A token counter for the pairs of dataset and base model that have no count yet.
 
-    After the upgrade from version 0.1, it repeats the counts without every sequence.
+    After the upgrade from version 0.1, it repeats the counts without every sequence once. If that
+    fails, the dataset keeps its count.
     """
 
     NAME = "counting"
@@ -73,8 +74,8 @@ class Counting(LimitedWork[Count]):
         (dataset_id, name, sha256), every_sequence = count
         dataset = self._log.load(Dataset, dataset_id)
         counted = dataset.is_counted(name, sha256, every_sequence=every_sequence)
-        known = counted or dataset.why_uncountable(name, sha256)
-        if dataset.status is DatasetStatus.READY_FOR_TRAINING and not known:
+        ended = counted or dataset.is_refused(name, sha256)
+        if dataset.status is DatasetStatus.READY_FOR_TRAINING and not ended:
             again = "again:" if dataset.is_counted(name, sha256) else ""
             change = self._verdict(dataset, count, base_ref)
             self._record(dataset_id, f"count:{again}{dataset_id}:{sha256}", change)

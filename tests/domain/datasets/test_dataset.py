@@ -13,7 +13,14 @@ from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.core.errors import UpgradeUnfinished, WrongState
 from domain.core.event_log import PydanticMapper
-from domain.datasets.dataset import Contents, Counted, Dataset, DatasetStatus, UploadOptions
+from domain.datasets.dataset import (
+    Contents,
+    Counted,
+    Dataset,
+    DatasetStatus,
+    Uncountable,
+    UploadOptions,
+)
 from domain.training.token_lengths import TokenLengths
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
 
@@ -68,6 +75,21 @@ def test_a_count_without_every_sequence_is_replaced_once() -> None:
     assert given.is_counted("tiny", "r1", every_sequence=True)
     given.record_tokens("tiny", "r1", chats, every_sequence=False)
     assert given.counted == {"tiny": Counted("r1", sequences, every_sequence=True)}
+
+
+def test_a_failed_repetition_of_a_count_keeps_the_count() -> None:
+    given = uploaded()
+    given.validate("datasets/x", "n" * 64, Contents(9, 0), report_ref="report")
+    given.record_tokens("tiny", "r1", TokenLengths.of([20]), every_sequence=False)
+    for _ in range(2):
+        given.refuse_tokens("tiny", "r1", None, Uncountable.TIME)
+    assert given.is_counted("tiny", "r1")
+    assert given.is_refused("tiny", "r1")
+    assert given.why_uncountable("tiny", "r1") is None
+    given.refuse_tokens("tiny", "r2", None, Uncountable.TIME)
+    assert given.why_uncountable("tiny", "r2") is not None
+    events = given.collect_events()
+    assert sum(isinstance(each, Dataset.TokensUncountable) for each in events) == 2
 
 
 SYNTHESIS_ID = UUID(int=77)

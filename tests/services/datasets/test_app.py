@@ -6,11 +6,12 @@ import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from psycopg_pool import ConnectionPool
 
+from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import because
 from domain.core.event_format import FORMAT
 from domain.datasets.columns import Role, columns_document, columns_sha256
@@ -19,7 +20,7 @@ from domain.training.token_lengths import TokenLengths
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import FIRST_PAUSE, MAX_PAUSE
 from infrastructure.event_handlers import parked_events
-from infrastructure.limited_process import Limits
+from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names, set_dataset_name
 from infrastructure.store import Connection
@@ -224,14 +225,7 @@ def test_counts_without_every_sequence_are_repeated_after_the_upgrade(
         return [(each.lengths.examples, each.every_sequence) for each in found]
 
     base = platform.store_base("tiny")
-    dataset_id = service.upload()
-    service.catch_up()
-    with because(platform.cause):
-        dataset = service.dataset(dataset_id)
-        dataset.record_tokens(
-            "tiny", base.manifest_sha256, TokenLengths.of([9]), every_sequence=False
-        )
-        platform.log.commit(dataset)
+    dataset_id = _counted_before_the_upgrade(service, base)
     platform.log.format_in_use = 1
     assert counted() == [(1, False)]
     platform.store_base("little")
@@ -239,6 +233,41 @@ def test_counts_without_every_sequence_are_repeated_after_the_upgrade(
     assert early[1] is False
     platform.log.format_in_use = FORMAT
     assert counted() == [(early[0], True)] * 2
+
+
+def test_a_failed_repetition_is_not_tried_again_and_keeps_the_count(
+    service: Service, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[object] = []
+
+    def exceed(*arguments: object) -> object:
+        tries.append(arguments)
+        raise LimitExceeded(Exceeded.TIME)
+
+    base = platform.store_base("tiny")
+    dataset_id = _counted_before_the_upgrade(service, base)
+    monkeypatch.setattr(limited_work, "run", exceed)
+    for _ in range(2):
+        service.limit()  # as after a restart
+        service.count()
+        platform.project()
+    assert len(tries) == 1
+    dataset = service.dataset(dataset_id)
+    assert dataset.is_counted("tiny", base.manifest_sha256)
+    assert dataset.why_uncountable("tiny", base.manifest_sha256) is None
+
+
+def _counted_before_the_upgrade(service: Service, base: BaseModel) -> UUID:
+    dataset_id = service.upload()
+    service.catch_up()
+    with because(service.platform.cause):
+        dataset = service.dataset(dataset_id)
+        dataset.record_tokens(
+            "tiny", base.manifest_sha256, TokenLengths.of([9]), every_sequence=False
+        )
+        service.platform.log.commit(dataset)
+    service.platform.project()
+    return dataset_id
 
 
 def _without_tokenizer(directory: Path) -> None:
