@@ -75,8 +75,8 @@ class Work(Protocol):
         """
         ...
 
-    async def give_up(self, synthesis_id: UUID) -> None:
-        """Pause a run whose work keeps failing."""
+    async def give_up(self, synthesis_id: UUID) -> bool:
+        """Pause a run whose work keeps failing. Return True if it needs no more work."""
         ...
 
 
@@ -186,10 +186,12 @@ class Working:
         self._errors.pop(synthesis_id, None)
 
     async def _give_up(self, synthesis_id: UUID) -> None:
-        """Pause a synthesis, so that it does not fail forever. If that fails, retry it as well."""
+        """Pause a synthesis, so that it does not fail forever.
+
+        If that fails, or if the run still needs work, the pauses between attempts get longer.
+        """
         try:
-            await self._generating.give_up(synthesis_id)
+            if await self._generating.give_up(synthesis_id):
+                self._reset(synthesis_id)
         except Exception:
             log.exception("synthesis %s cannot be paused", synthesis_id)
-        else:
-            self._reset(synthesis_id)

@@ -171,9 +171,10 @@ class Generating:
                 await self._finish(run, synthesis)
             synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
 
-    async def give_up(self, synthesis_id: UUID) -> None:
+    async def give_up(self, synthesis_id: UUID) -> bool:
         """Pause a run whose work keeps failing. Complete its open batch with what is stored.
 
+        Return True if the run needs no more work.
         If the store denies access, the batch stays open until a later call of `work` closes it.
         """
         with suppress(*DENIED):
@@ -184,6 +185,8 @@ class Generating:
                 found.pause(StopReason.ERROR)
 
         await self._change(synthesis_id, "give-up", pause)
+        synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
+        return not synthesis.needs_work
 
     async def _start(self, run: Run, synthesis: Synthesis) -> None:
         """Start a batch that the balance and the maximum cost pay for, or pause."""

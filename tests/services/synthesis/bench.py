@@ -204,10 +204,10 @@ async def one_turn(
         await generating.work(id, lambda: True, completed)
 
 
-async def give_up(bench: Bench, id: UUID) -> None:
-    """Pause a synthesis whose work keeps failing."""
+async def give_up(bench: Bench, id: UUID) -> bool:
+    """Pause a synthesis whose work keeps failing. Return True if it needs no more work."""
     async with _generating(bench, None, QUICK, 20.0, LOCAL) as generating:
-        await generating.give_up(id)
+        return await generating.give_up(id)
 
 
 @asynccontextmanager

@@ -20,10 +20,14 @@ from tests.builders.commands import FixedClock
 
 @dataclass
 class Failing:
-    """Work that always fails, with the same error, and after some batches."""
+    """Work that always fails, with the same error, and after some batches.
+
+    A run that cannot be closed still needs work after its pause.
+    """
 
     error: Exception = field(default_factory=lambda: RuntimeError("unexpected"))
     batches: int = 0
+    can_be_closed: bool = True
     calls: list[UUID] = field(default_factory=list[UUID])
     given_up: list[UUID] = field(default_factory=list[UUID])
 
@@ -35,8 +39,9 @@ class Failing:
             completed()
         raise self.error
 
-    async def give_up(self, synthesis_id: UUID) -> None:
+    async def give_up(self, synthesis_id: UUID) -> bool:
         self.given_up.append(synthesis_id)
+        return self.can_be_closed
 
 
 @dataclass
@@ -52,7 +57,7 @@ class Endless:
         while not crowded():  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0)
 
-    async def give_up(self, synthesis_id: UUID) -> None:
+    async def give_up(self, synthesis_id: UUID) -> bool:
         raise AssertionError
 
 
@@ -60,14 +65,16 @@ def row(synthesis: int, account: int) -> dict[str, UUID]:
     return {"synthesis_id": UUID(int=synthesis), "account_id": UUID(int=1_000 + account)}
 
 
-def repeat(working: Working, clock: FixedClock, times: int) -> None:
-    """Work on a synthesis again and again, an hour apart."""
+def repeat(
+    working: Working, clock: FixedClock, times: int, apart: timedelta = timedelta(hours=1)
+) -> None:
+    """Work on a synthesis again and again."""
 
     async def run() -> None:
         for _ in range(times):
             working.start([row(1, 1)])
             await working.settled()
-            clock.time += timedelta(hours=1)
+            clock.time += apart
 
     asyncio.run(run())
 
@@ -112,6 +119,20 @@ def test_errors_with_batches_between_them_are_not_in_a_row() -> None:
     clock, failing = FixedClock(), Failing(batches=1)
     repeat(Working(failing, clock), clock, 20)
     assert failing.given_up == []
+
+
+def test_a_run_that_cannot_be_closed_is_retried_after_the_longest_pause() -> None:
+    clock, failing = FixedClock(), Failing(can_be_closed=False)
+    repeat(working := Working(failing, clock), clock, 10)
+    failing.calls.clear()
+    repeat(working, clock, 12, timedelta(minutes=1))
+    assert len(failing.calls) == 3
+
+
+def test_a_run_that_was_given_up_can_fail_as_often_after_it_is_resumed() -> None:
+    clock, failing = FixedClock(), Failing()
+    repeat(Working(failing, clock), clock, 9)
+    assert len(failing.given_up) == 1
 
 
 def test_long_runs_leave_room_for_those_of_other_accounts() -> None:

@@ -38,7 +38,7 @@ def test_a_denied_store_pauses_the_run_and_its_batch_is_closed_later(
     id = with_open_batch(bench)
     with monkeypatch.context() as patch, bench.billing():
         patch.setattr(bench.artifacts, "put", raising(PermissionDeniedError("AccessDenied")))
-        asyncio.run(give_up(bench, id))
+        assert not asyncio.run(give_up(bench, id))
     run = bench.synthesis(id)
     assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ERROR)
     assert run.open_batch

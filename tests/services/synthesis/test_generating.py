@@ -318,7 +318,7 @@ def test_a_run_that_is_given_up_pauses_and_releases_its_reserve(
         synthesis.start_batch(4, 1_000)
         bench.log.commit(synthesis)
     with bench.billing():
-        asyncio.run(give_up(bench, id))
+        assert asyncio.run(give_up(bench, id))
     run = bench.synthesis(id)
     assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.ERROR)
     assert not run.needs_work
