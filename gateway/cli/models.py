@@ -1,4 +1,4 @@
-"""`ecolink models`: list, download, deploy and use models."""
+"""`ecolink models`: list, download, deploy, use and delete models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.deployments.deployment import DeploymentStatus
-from gateway.cli.client import Client
+from gateway.cli.client import Client, Reply
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import followed
@@ -33,7 +33,7 @@ DEPLOYED = {
 }
 """Exit codes by the status that ends the wait for a deployment."""
 
-models = CommandGroup(no_args_is_help=True, help="List, download, deploy and use models.")
+models = CommandGroup(no_args_is_help=True, help="List, download, deploy, use and delete models.")
 
 ModelName = Annotated[
     str, typer.Argument(help="Name of the model, such as ft:...", show_default=False)
@@ -188,6 +188,17 @@ def undeploy(client: Client, model: ModelName) -> None:
     """
     path = f"/models/{quote(model)}/undeploy"
     show(client.send(DeploymentAnswer, path, {}), _deployment)
+
+
+@models.command()
+def delete(client: Client, model: ModelName) -> None:
+    """Delete a model, its exports and all checkpoints of its job. Later requests to them fail.
+
+    EcoLink keeps the job, its charges and its metrics.
+    """
+    client.delete(f"/models/{quote(model)}")
+    deleted = {"model": model, "deleted": True}
+    show(Reply(deleted, deleted), pairs)
 
 
 def _deployment(answer: DeploymentAnswer) -> RenderableType:

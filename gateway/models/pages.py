@@ -26,6 +26,7 @@ from gateway.http.streaming import EventStream
 from gateway.jobs.service import give
 from gateway.keys.view import shown_keys
 from gateway.models import deployments
+from gateway.models.service import delete_model
 from gateway.models.snippets import snippets_for
 from gateway.models.view import models_view
 from gateway.schemas import JobId
@@ -135,6 +136,13 @@ def deploy(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
 def undeploy(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
     """Undeploy a model of the account."""
     deployments.undeploy_model(backend, caller, model)
+    return _lists(backend, caller)
+
+
+@router.post("/{model}/delete")
+def delete(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
+    """Delete a model of the account and all checkpoints of its job."""
+    delete_model(backend, caller, model)
     return _lists(backend, caller)
 
 

@@ -38,6 +38,14 @@ def test_a_deployment_is_followed_until_it_answers(
     assert me.refused("models", "deploy", "ft:tiny:none", code=4)
 
 
+def test_a_model_is_deleted(me: Owner, platform: Platform, job: PlatformJob) -> None:
+    model = job.job.model_name
+    assert me.read("models", "delete", model) == {"model": model, "deleted": True}
+    assert me.read("models", "list")["models"] == []
+    assert model in me.refused("models", "delete", model, code=4)
+    assert me.read("jobs", "show", job.name)["status"] == "registered"
+
+
 def test_a_failed_checkpoint_deployment_prints_the_reason(
     me: Owner, platform: Platform, job: PlatformJob
 ) -> None:

@@ -71,6 +71,16 @@ def test_the_page_polls_until_a_deployment_is_active(browser: Browser, owner: De
     assert DEPLOYS.format(quoted(owner)) in give(browser, f"/{owner.model}/undeploy")
 
 
+def test_a_model_is_deleted_after_a_confirmation(browser: Browser, owner: Deployer) -> None:
+    page = shown(browser)
+    assert f'hx-post="/models/{quoted(owner)}/delete"' in page
+    assert f'data-opens="delete-model-{owner.job_id.hex}"' in page
+    deleted = give(browser, f"/{owner.model}/delete")
+    assert owner.model not in deleted
+    assert "No models yet" in deleted
+    assert "Unknown model" in give(browser, f"/{owner.model}/delete")
+
+
 def test_the_page_polls_again_if_a_deployment_ends_while_it_is_read(
     browser: Browser, owner: Deployer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
