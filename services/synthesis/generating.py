@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from uuid import UUID
 
 from psycopg_pool import ConnectionPool
@@ -61,8 +62,11 @@ from services.synthesis.run import CannotContinue, Run, load_run, prompt_bytes
 BATCH_ATTEMPTS = 16
 """Most attempts of a batch. A batch has four events, and is stored as one file."""
 
-TURN_BATCHES = 4
-"""Batches after which a run lets another one continue, if others wait."""
+TURN_BATCHES, TURN_LOADS = 4, 10
+"""Batches after which a run lets another one continue, if others wait.
+
+A turn also lasts at least ten times as long as the load of the run, which reads all its batches.
+"""
 
 UNUSABLE_ATTEMPTS = 8
 """Attempts after which a run without any accepted example pauses."""
@@ -149,6 +153,7 @@ class Generating:
             synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
         if synthesis.status.is_final:
             return
+        began = monotonic()
         try:
             run = await asyncio.to_thread(load_run, self._log, self._artifacts, synthesis)
         except CannotContinue as error:
@@ -157,13 +162,14 @@ class Generating:
             await self._close(synthesis)
             await self._change(synthesis_id, "fail", lambda each: each.fail(reason))
             return
-        batches = 0
+        loaded, batches = monotonic(), 0
+        least_end = loaded + TURN_LOADS * (loaded - began)
         while synthesis.needs_work:
             if synthesis.open_batch:
                 await self._batch(run, synthesis)
                 batches += 1
                 completed()
-            elif batches >= TURN_BATCHES and crowded():
+            elif batches >= TURN_BATCHES and monotonic() >= least_end and crowded():
                 return
             elif synthesis.wants_attempts:
                 await self._start(run, synthesis)

@@ -25,7 +25,9 @@ from domain.synthesis.synthesis import (
 )
 from domain.webhooks.target import TargetPolicy
 from infrastructure.artifacts import Artifacts
+from services.synthesis import generating
 from services.synthesis.generating import TURN_BATCHES
+from services.synthesis.run import Run, load_run
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID
 from tests.services.synthesis.bench import QUICK, RATES, Bench, give_up, one_turn
 from tests.services.synthesis.scripted import Said, Scripted, always, first, is_judge
@@ -307,6 +309,22 @@ def test_a_run_ends_its_turn_if_others_wait(bench: Bench, model: Scripted) -> No
     assert len(completed) == run.batch
     assert (run.status, run.open_batch) == (SynthesisStatus.GENERATING, False)
     assert run.counts.attempts == 16 * run.batch == 16 * TURN_BATCHES
+
+
+def test_a_turn_lasts_ten_times_as_long_as_the_load_of_its_run(
+    bench: Bench, model: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id, passed = bench.approve(bench.deployed(), examples=400), list[float]()
+
+    def load(*arguments: Any) -> Run:
+        passed.append(6.0)
+        return load_run(*arguments)
+
+    monkeypatch.setattr(generating, "load_run", load)
+    monkeypatch.setattr(generating, "monotonic", lambda: sum(passed), raising=False)
+    with bench.billing():
+        asyncio.run(one_turn(bench, id, model.url, lambda: passed.append(10.0)))
+    assert bench.synthesis(id).batch == 6
 
 
 def test_a_run_that_is_given_up_pauses_and_releases_its_reserve(
