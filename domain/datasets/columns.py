@@ -75,16 +75,22 @@ def chosen_columns(raw: Mapping[str, str]) -> dict[Role, str]:
     roles: dict[str, Role] = {}
     for role, name in columns.items():
         if (other := roles.setdefault(name, role)) is not role:
-            raise _invalid(f"The column {name!r} has the roles {other} and {role}. Choose one.")
+            raise _invalid(
+                f"The column {name!r} is chosen for {titled(other, role)}. Choose one of them."
+            )
     if pair := [role for role in OF_PAIRS if role in columns]:
         _check_pair(columns, pair)
     elif Role.MESSAGES in columns:
         if turns := [role for role in OF_TURNS if role in columns]:
-            raise _invalid(f"Choose either a column for messages, or for {_words(turns)}.")
+            raise _invalid(
+                f"Columns are chosen for {titled(Role.MESSAGES, *turns)}. A column of messages "
+                "replaces the others. Choose either it or them."
+            )
     elif missing := [role for role in (Role.USER, Role.ASSISTANT) if role not in columns]:
         raise _invalid(
-            f"No column has the role {_words(missing)}. Choose columns for user and assistant, or "
-            "one for messages, or columns for chosen and rejected."
+            f"No column is chosen for {titled(*missing)}. Choose columns for "
+            f"{titled(Role.USER, Role.ASSISTANT)}, or one for {titled(Role.MESSAGES)}, or columns "
+            f"for {titled(*OF_PAIRS)}."
         )
     return columns
 
@@ -93,13 +99,13 @@ def _check_pair(columns: Columns, pair: list[Role]) -> None:
     """Raise Invalid unless the columns make preference pairs."""
     if missing := [role for role in OF_PAIRS if role not in pair]:
         raise _invalid(
-            f"The role {_words(pair)} needs the role {_words(missing)}, too. Choose columns for "
-            "chosen and rejected."
+            f"No column is chosen for {titled(*missing)}. Preference pairs need columns for "
+            f"{titled(*OF_PAIRS)}."
         )
     if wrong := [role for role in NOT_OF_PAIRS if role in columns]:
         raise _invalid(
-            f"Preference pairs have no column for {_words(wrong)}. Choose columns for chosen and "
-            "rejected, and for the prompt with the role user."
+            f"Preference pairs have no column for {titled(*wrong)}. Choose columns for "
+            f"{titled(*OF_PAIRS)}, and {titled(Role.USER)} for the prompt."
         )
 
 
@@ -116,6 +122,12 @@ def columns_from(document: bytes) -> dict[Role, str]:
 def columns_sha256(columns: Columns) -> str:
     """Return the hash of chosen columns."""
     return hashlib.sha256(columns_document(columns)).hexdigest()
+
+
+def titled(*roles: Role) -> str:
+    """Return the titles of roles, each with the name of the role in parentheses."""
+    words = [f"{TITLES[role]} ({role})" for role in roles]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _words(names: Iterable[str]) -> str:

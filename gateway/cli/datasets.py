@@ -309,10 +309,14 @@ def _columns(found: ColumnsAnswer) -> RenderableType:
         lines.append(Text(f"columns of the file: {', '.join(found.names)}"))
     if found.unused:
         lines.append(Text(f"unused columns: {', '.join(found.unused)}", style="yellow"))
+    if found.problem:
+        lines.append(Text(found.problem, style="red"))
     for row in found.rows:
         lines.append(Text(f"{found.unit} {row.row:,}", style="bold"))
         if row.problem:
             lines.append(Text(f"  {row.problem}", style="red"))
+        if found.problem or row.problem:
+            lines += [Text(f"  {name}: {value}") for name, value in row.values.items()]
         lines += [Text(f"  {each.role}: {each.content}") for each in row.messages]
         lines += [Text(f"  preferred: {each.content}", style="green") for each in row.chosen]
         lines += [Text(f"  rejected: {each.content}", style="red") for each in row.rejected]

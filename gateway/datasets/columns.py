@@ -58,25 +58,33 @@ def columns_of(text: str | None) -> Columns | None:
 
 
 def shown_columns(
-    backend: Backend, caller: Caller, dataset_id: UUID, columns: Columns | None = None
+    backend: Backend, caller: Caller, dataset_id: UUID, columns: Mapping[str, str] | None = None
 ) -> ColumnsAnswer:
     """Return the columns of a dataset, and its first rows as messages.
 
-    With `columns`, the messages are those that the given columns would make. Raise NotFound if the
-    account has no such dataset, and WrongState until it is validated.
+    With `columns`, by role, the messages are those that the given columns would make. Raise
+    NotFound if the account has no such dataset, and WrongState until it is validated.
     """
     report = report_of(backend, caller, dataset_id)
     sample = _sample(backend, dataset_id)
-    known = report.columns if columns is None else {str(role): columns[role] for role in columns}
+    known = report.columns if columns is None else columns
+    roles: Columns | None = None
+    problem = None
+    if sample["names"]:
+        try:
+            roles = chosen_columns(known)
+        except Invalid as error:
+            problem = error.message
     return ColumnsAnswer(
         format=report.format,
         shape=report.shape if columns is None else None,
         unit=report.unit,
         names=sample["names"],
-        columns=known,
+        columns=dict(known),
         unused=[each for each in sample["names"] if known and each not in known.values()],
         chosen=report.columns_chosen if columns is None else True,
-        rows=[_preview(row, known) for row in sample["rows"]],
+        problem=problem,
+        rows=[_preview(row["number"], row["value"], roles) for row in sample["rows"]],
     )
 
 
@@ -148,27 +156,30 @@ def _sample(backend: Backend, dataset_id: UUID) -> _Sample:
         return {"names": [], "rows": []}
 
 
-def _preview(row: dict[str, Any], columns: Mapping[str, str]) -> PreviewRow:
+def _preview(number: int, value: dict[str, Any], columns: Columns | None) -> PreviewRow:
+    """Return a row with its values and, if the columns make an example, its messages."""
+    values = {name: _short(each) for name, each in value.items()}
+    row = PreviewRow(row=number, messages=[], tools=0, values=values)
+    if columns is None:
+        return row
     try:
-        roles = chosen_columns(columns)
-        if Role.CHOSEN in roles:
-            return _pair_preview(row["number"], to_pair(row["value"], roles))
-        example = to_example(row["value"], roles)
-    except (BadColumn, Invalid) as error:
-        return PreviewRow(row=row["number"], messages=[], tools=0, problem=str(error))
-    return PreviewRow(
-        row=row["number"], messages=_messages(example["messages"]), tools=_tools(example)
-    )
+        if Role.CHOSEN in columns:
+            made = _pair_preview(to_pair(value, columns))
+        else:
+            example = to_example(value, columns)
+            made = {"messages": _messages(example["messages"]), "tools": _tools(example)}
+    except BadColumn as error:
+        made = {"problem": str(error)}
+    return row.model_copy(update=made)
 
 
-def _pair_preview(number: int, pair: dict[str, Any]) -> PreviewRow:
-    return PreviewRow(
-        row=number,
-        messages=_messages(pair[INPUT]["messages"]),
-        chosen=_messages(pair[PREFERRED]),
-        rejected=_messages(pair[REJECTED]),
-        tools=_tools(pair[INPUT]),
-    )
+def _pair_preview(pair: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "messages": _messages(pair[INPUT]["messages"]),
+        "chosen": _messages(pair[PREFERRED]),
+        "rejected": _messages(pair[REJECTED]),
+        "tools": _tools(pair[INPUT]),
+    }
 
 
 def _messages(raw: list[Any]) -> list[PreviewMessage]:

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from domain.core.errors import Invalid, WrongState
+from domain.core.errors import WrongState
 from domain.core.identity import created_id
-from domain.datasets.columns import TITLES, Role, chosen_columns
+from domain.datasets.columns import TITLES, Role
 from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.backend import Backend, BackendOf
 from gateway.datasets import hub_import, quality, service
@@ -182,17 +182,12 @@ def show_columns(
             *(request, backend, caller, "datasets/columns.html"),
             dataset=dataset,
             found=found,
-            problem=None,
             titles=TITLES,
             key=str(uuid4()),
         )
-    problem, chosen = None, None
-    try:
-        chosen = chosen_columns(_entered(dict(request.query_params)))
-    except Invalid as error:
-        problem = str(error)
-    found = shown_columns(backend, caller, dataset_id, chosen)
-    return fragment("datasets/column_preview.html", found=found, problem=problem)
+    entered = _entered(dict(request.query_params))
+    found = shown_columns(backend, caller, dataset_id, entered)
+    return fragment("datasets/column_preview.html", found=found)
 
 
 @router.post("/{dataset_id}/columns")

@@ -235,6 +235,10 @@ class PreviewRow(Answer):
         default_factory=list, description="Rejected answer of a preference pair."
     )
     tools: int = Field(description="Number of defined tools.")
+    values: dict[str, str] = Field(
+        description="Value of each column or key. Long values are cut.",
+        examples=[{"id": "1", "question": "Hi?", "answer": "Hello."}],
+    )
     problem: str | None = None
 
 
@@ -257,5 +261,8 @@ class ColumnsAnswer(Answer):
     )
     chosen: bool = Field(
         description="True if you chose the columns, false if EcoLink guessed them."
+    )
+    problem: str | None = Field(
+        default=None, description="The reason why the columns make no examples."
     )
     rows: list[PreviewRow] = Field(description="The first rows, at most three.")

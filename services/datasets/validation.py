@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from domain.datasets.columns import OF_PAIRS, Columns, Role
+from domain.datasets.columns import OF_PAIRS, Columns, Role, titled
 from domain.datasets.dataset import DatasetKind, DatasetStatus, UploadOptions
 from infrastructure.chat_columns import (
     Shape,
@@ -312,10 +312,11 @@ class _Validation:
         openai = is_openai(columns, values)
         if not chosen and (unclear := without_role(columns, names, values)):
             role = free_role(unclear, columns)
+            assert role is not None
             if not (openai and role is Role.TOOLS):  # which every example checks
                 raise Refused(
                     Code.UNKNOWN_COLUMNS,
-                    f"The values of the column {quoted(unclear)} do not suit the role {role}. "
+                    f"The values of the column {quoted(unclear)} do not suit {titled(role)}. "
                     f"Choose the columns: without {quoted(unclear)} to ignore it, or with a role "
                     "for it.",
                 )

@@ -68,6 +68,8 @@ def test_columns_are_shown_and_changed(me: CommandLine, platform: Platform, tmp_
     (rejected,) = me.read("datasets", "list")["data"]
     shown = me.run("datasets", "columns", rejected["id"])
     assert "columns of the file: id, q, a, n" in shown
+    assert shown.count("No column is chosen for") == 1
+    assert "a: Yes." in shown
     chosen = ("--column", "user=q", "--column", "assistant=a")
     new = me.read("datasets", "columns", rejected["id"], *chosen, "--no-follow")
     assert new["parent"] == rejected["id"]

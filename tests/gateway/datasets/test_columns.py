@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -107,6 +108,9 @@ def test_other_columns_make_a_new_dataset(call: Call, rejected: UUID, platform: 
     assert shown["names"] == ["id", "q", "a", "note"]
     assert (shown["columns"], shown["chosen"]) == ({}, False)
     assert [row["row"] for row in shown["rows"]] == [1, 2, 3]
+    assert [row["values"] for row in shown["rows"]] == ROWS[:3]
+    assert "User's text (user) and Answer (assistant)" in shown["problem"]
+    assert not any(row["problem"] for row in shown["rows"])
     wanted = {"columns": CHOSEN}
     status, new = call("POST", f"/{rejected}/columns", key="once", json=wanted)
     assert (status, new["parent"], new["status"]) == (202, str(rejected), "validating")
@@ -186,14 +190,21 @@ def test_the_page_changes_columns_after_a_preview(pages: Pages, platform: Platfo
     html = pages.open(f"/{dataset_id}")
     assert f'href="/datasets/{dataset_id}/columns"' in html
     assert 'data-code="unknown_columns"' in html
+    assert "EcoLink cannot tell which columns to use." in html
+    assert "Fix it and upload the file again" not in html
+    assert "Choose columns</a>" in html
     html = pages.open(f"/{dataset_id}/columns")
     assert html.count("<option>note</option>") == len(Role)
+    assert html.count("data-problem") == 1
+    assert "Answer 2." in html
     preview = pages.open(f"/{dataset_id}/columns?user=q&assistant=a&system=", part=True)
     assert "Answer 2." in preview
     assert "Answer 3." not in preview
     assert "data-unused" in preview
     assert "<code>note</code>" in preview
-    assert "data-problem" in pages.open(f"/{dataset_id}/columns?user=q", part=True)
+    half = pages.open(f"/{dataset_id}/columns?user=q", part=True)
+    assert re.search(r"data-problem>No column is chosen for Answer \(assistant\)\.", half)
+    assert "Answer 2." in half, "a user needs the values for the choice"
     answer = pages.browser.client.post(
         f"/datasets/{dataset_id}/columns",
         data={"user": "q", "assistant": "a", "name": "faq", "key": "k"},
@@ -204,6 +215,14 @@ def test_the_page_changes_columns_after_a_preview(pages: Pages, platform: Platfo
     html = pages.open(f"/{new}")
     assert 'data-role="user"' in html
     assert f'href="/datasets/{dataset_id}"' in html
+
+
+def test_a_problem_of_all_rows_appears_once(pages: Pages, platform: Platform) -> None:
+    dataset_id = platform.upload(pages.browser.person.account_id, TABLE)
+    platform.validate_upload(dataset_id)
+    preview = pages.open(f"/{dataset_id}/columns?user=q&assistant=a&tools=note", part=True)
+    assert preview.count("field-problem") == 1
+    assert "Answer 2." in preview
 
 
 def test_a_copy_needs_room_in_the_quota(
