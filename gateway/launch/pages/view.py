@@ -18,7 +18,7 @@ from domain.trackers.integrations import REMOTE, Tracker
 from domain.training.hyperparameters import DPO, Group, Hyperparameters, names_in
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
-from domain.training.start import is_fine_tuned
+from domain.training.start import SHAPE, is_fine_tuned
 from domain.use_cases.spending_limits import Outlook
 from gateway.backend import Backend
 from gateway.http.access import Caller
@@ -197,6 +197,11 @@ class View:
     def continues(self) -> bool:
         """True if the job continues an adapter of the user."""
         return is_fine_tuned(self.entries.base_model)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Hyperparameters that the job cannot change, because it continues an adapter."""
+        return SHAPE if self.continues else ()
 
     @property
     def place(self) -> Offer | None:

@@ -14,6 +14,7 @@ from services.scheduler.segment_spec import segment_spec, store_access
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import ClientOf
+from tests.gateway.launch.wizard_form import Wizard
 from tests.gateway.models.conftest import Deployer
 from tests.gateway.web.signed_in import signed_in
 
@@ -147,3 +148,18 @@ def test_the_wizard_takes_the_shape_of_the_model(owner: Deployer, platform: Plat
     assert f'continued from <a href="/fine-tune/{owner.name}">{owner.model}</a>' in shown
     models = browser.client.get("/models").text
     assert f"/fine-tune/new?continue_from={owner.model.replace(':', '%3A')}" in models
+
+
+def test_the_wizard_does_not_accept_another_shape(owner: Deployer, platform: Platform) -> None:
+    wizard = Wizard(signed_in(owner.client, owner.person), platform, owner.form["dataset"])
+    wizard.open(f"?continue_from={owner.model}")
+    shown = wizard.change(lora_r="8", use_rslora="true")
+    for name in ("lora_r", "lora_alpha", "use_rslora", "use_dora", "module-q_proj"):
+        assert "disabled" in shown[name].attributes, name
+    assert shown["lora_r"].attributes["value"] == "16"
+    assert shown.find("follow-r") is None
+    # The values stay in the form for a base model that is chosen afterwards.
+    other = wizard.change(base_model=BASE_MODEL)
+    assert "disabled" not in other["lora_r"].attributes
+    assert other.fields["lora_r"] == "16"
+    assert other.fields["target_modules"] == ["q_proj", "v_proj"]

@@ -62,7 +62,9 @@ class Node:
                     assert isinstance(others, list)
                     others.append(value)
             elif each.tag == "input":
-                sent[name] = value
+                before = sent.get(name)
+                listed = before if isinstance(before, list) else [before] if before else []
+                sent[name] = [*listed, value] if listed else value
         return sent
 
 
