@@ -95,10 +95,24 @@ class Estimate(Value):
         if conditions.slowdown > 1:
             basis += (
                 f" The machine is busy: {conditions.load:.1f} processes compete for its "
-                f"{conditions.cores} cores. The upper bound therefore allows for up to "
-                f"{conditions.slowdown:g} times the duration."
+                f"{conditions.cores} cores."
             )
+            raised = f"{self.slowdown:.2g}"
+            if raised == "1":
+                basis += (
+                    " The finished jobs ran under a similar or higher load, so the range already "
+                    "allows for it."
+                )
+            else:
+                basis += f" The upper bound therefore allows for up to {raised} times the duration."
         return basis
+
+    @property
+    def slowdown(self) -> float:
+        """Factor by which the machine's load raises the upper bound; 1 if it does not."""
+        ranges = [each for each in self.phases if each.phase is not Phase.REGISTER]
+        ratios = [each.high_seconds / each.low_seconds for each in ranges if each.low_seconds > 0]
+        return max(1.0, max(ratios, default=1.0) / HEADROOM)
 
     @property
     def low_seconds(self) -> int:
@@ -177,9 +191,10 @@ def estimate(
     The typical seconds of a phase are its modeled seconds times its factor. The lower bound is the
     typical seconds / sqrt(1.3). The upper bound is 1.3 times the lower bound. The phase `register`
     is short and has no headroom. On a CPU, the probed speed replaces factors that are not
-    calibrated. If the load is higher than that of the finished jobs, the upper bound rises. The
-    lower bound of the whole job assumes the earliest possible stop. Raise Invalid if the dataset is
-    too small, or if the job takes more than a year.
+    calibrated. The reference of DPO has the factor of training until it has its own. If the load is
+    higher than that of the finished jobs, the upper bound rises. The lower bound of the whole job
+    assumes the earliest possible stop. Raise Invalid if the dataset is too small, or if the job
+    takes more than a year.
     """
     if work.trained_on < 1:
         count = work.examples
@@ -190,7 +205,10 @@ def estimate(
         )
     seconds = phase_seconds(work, gpu, gpu_count, fit)
     conditions = calibration.conditions
-    factors = _probed(work, gpu, gpu_count, fit, conditions) | calibration.factors
+    measured = calibration.factors
+    if Phase.TRAINING in measured:  # both are passes over all examples at the same speed
+        measured = {Phase.REFERENCE: measured[Phase.TRAINING]} | measured
+    factors = _probed(work, gpu, gpu_count, fit, conditions) | measured
     slowdown = 1.0 if conditions is None else conditions.slowdown / calibration.slowdown
     phases = tuple(
         _ranged(phase, seconds[phase], factors.get(phase, 1.0), max(1.0, slowdown))

@@ -23,9 +23,10 @@ SFT = Work(TINY_SHAPE, CHATS, Hyperparameters(), 40)
 PREFERENCES = Work(TINY_SHAPE, PAIRS, Hyperparameters(method=DPO), 40)
 
 
-def estimated(work: Work) -> Estimate:
+def estimated(work: Work, calibration: Calibration | None = None) -> Estimate:
     layout = Layout(work.shape, work.hyperparameters, work.sequence_length)
-    return estimate(work, GPU, 1, decide(layout, GPU), Calibration(), 3_600_000)
+    known = calibration or Calibration()
+    return estimate(work, GPU, 1, decide(layout, GPU), known, 3_600_000)
 
 
 def test_a_pair_is_one_example_with_two_sequences() -> None:
@@ -45,6 +46,16 @@ def test_the_reference_has_a_phase_of_its_own() -> None:
     reference, training = (found.typical_seconds(p) for p in (Phase.REFERENCE, Phase.TRAINING))
     assert 0 < reference < training
     assert found.typical_seconds(Phase.TRAINING) > estimated(SFT).typical_seconds(Phase.TRAINING)
+
+
+def test_the_reference_has_the_factor_of_training_until_it_has_its_own() -> None:
+    def reference(**factors: float) -> float:
+        known = {Phase(name): factor for name, factor in factors.items()}
+        calibration = Calibration(factors=known, jobs=1)
+        return estimated(PREFERENCES, calibration).typical_seconds(Phase.REFERENCE)
+
+    assert reference(training=15.0) == pytest.approx(15 * reference())
+    assert reference(training=15.0, reference=2.0) == pytest.approx(2 * reference())
 
 
 def test_more_epochs_score_the_reference_once() -> None:

@@ -523,6 +523,14 @@ def test_jobs_that_ran_under_the_same_load_have_taught_it() -> None:
     known = on(busy, Calibration(jobs=3, slowdown=3.0))
     assert known.high_seconds == on(IDLE).high_seconds
     assert "3 finished jobs" in known.basis
+    assert "times the duration" not in known.basis
+    assert "already allows for it" in known.basis
+
+
+def test_the_text_has_the_factor_by_which_the_load_raises_the_upper_bound() -> None:
+    busier = on(IDLE.model_copy(update={"load": 99.0}), Calibration(jobs=3, slowdown=3.0))
+    assert busier.slowdown == pytest.approx(8 / 3)
+    assert "up to 2.7 times the duration" in busier.basis
 
 
 def test_what_is_not_known_of_a_machine_is_said() -> None:
