@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from domain.core.durations import spoken
 from domain.core.errors import DomainError, SeveralProblems
+from domain.core.money import CENT_MICROS
 from domain.estimating.memory import FEW_GIB
 from domain.trackers.integrations import REMOTE, Tracker
 from domain.training.hyperparameters import DPO, Group, Hyperparameters, names_in
@@ -29,6 +30,7 @@ from gateway.launch.pages.lists import ListedDataset, Lists, Offer
 from gateway.launch.pages.snippets import command_line, python
 from gateway.launch.schemas import EstimateAnswer, FitAnswer, QuoteAnswer
 from gateway.models.schemas import BaseModelAnswer
+from gateway.schemas import Money
 from gateway.web.amounts import written_amount, written_range
 from gateway.web.rendering import NO_BREAK, sentence
 
@@ -300,7 +302,7 @@ class View:
             PhaseRow(
                 PHASES[each.phase],
                 _duration(each.low_seconds, each.high_seconds),
-                written_amount(each.high),
+                written_amount(_bound(each.high)),
             )
             for each in self.priced.estimate.phases
         ]
@@ -400,6 +402,11 @@ def gib(size: float) -> str:
     if 0 < size < LEAST_GIB:
         return f"under {LEAST_GIB}"
     return f"{size:.2f}" if size < FEW_GIB else f"{size:.1f}"
+
+
+def _bound(high: Money) -> Money:
+    """Return the upper bound of a phase, which the page shows as `<$0.01` if it is below a cent."""
+    return high if high.micros >= CENT_MICROS else Money.of(high.micros)
 
 
 def _module_order(name: str) -> tuple[int, str]:

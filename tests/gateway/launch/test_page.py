@@ -12,7 +12,7 @@ from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import because
 from domain.core.identity import gpu_pool_id
-from domain.core.money import exact_dollars
+from domain.core.money import CENT_MICROS, exact_dollars
 from domain.jobs.job import Job
 from domain.training.cautions import cautions
 from domain.training.hyperparameters import FIELDS, Group, Hyperparameters, names_in
@@ -73,7 +73,11 @@ def test_it_shows_the_quote_of_the_api(wizard: Wizard) -> None:
     assert quote["fit"]["banner"] in shown["precision"].text
     assert exact_dollars(quote["balance"]["left"]["micros"]) in shown["impact"].text
     rows = [each for each in shown["phases"].all() if each.tag == "tr"][1:]
-    assert len(rows) == len(quote["estimate"]["phases"])
+    most = [each["high"]["micros"] for each in quote["estimate"]["phases"]]
+    assert len(rows) == len(most)
+    small = [0 < each < CENT_MICROS for each in most]
+    assert any(small)
+    assert ["<$0.01" in row.text for row in rows] == small
     assert [each.text.split()[0] for each in shown["steps"].all() if each.tag == "dd"] == [
         str(quote["effective_batch"]),
         str(quote["estimate"]["total_steps"]),
