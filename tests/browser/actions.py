@@ -273,7 +273,7 @@ def choose_every_option(page: Page) -> None:
     for name in ("deploy", "load_best_model_at_end", "use_rslora", "use_dora", "capped"):
         page.locator(f"#{name}").check()
     page.get_by_role("button", name="All linear layers").click()
-    expect(page.locator("#preset-2[aria-pressed=true]")).to_be_visible()
+    expect(page.locator("#preset-3[aria-pressed=true]")).to_be_visible()
 
 
 def approve_changed_estimate(page: Page) -> None:

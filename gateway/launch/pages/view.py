@@ -51,7 +51,9 @@ PHASES = {
     Phase.EVALUATION: "Evaluation",
     Phase.REGISTER: "Register",
 }
-ATTENTION_FIRST = ("q_", "qkv_", "k_", "v_", "o_", "gate_", "up_", "down_")
+ATTENTION = ("q_", "qkv_", "k_", "v_", "o_")
+"""Beginnings of the names of an attention block's projections."""
+ATTENTION_FIRST = (*ATTENTION, "gate_", "up_", "down_")
 LEAST_GIB = 0.01
 GLANCE_SECONDS = 0.05
 """Maximum seconds to wait for the current number of free GPUs. Approval checks it again."""
@@ -150,7 +152,12 @@ class View:
         if self.base is None or self.continues:
             return []
         linear = sorted(self.base.linear_modules, key=_module_order)
-        attention = [name for name in Hyperparameters().target_modules if name in linear]
+        default = [name for name in Hyperparameters().target_modules if name in linear]
+        choices = {
+            f"Default ({', '.join(default)})": default,
+            "Attention only": [name for name in linear if name.startswith(ATTENTION)],
+            "All linear layers": linear,
+        }
         return [
             Preset(
                 title,
@@ -158,7 +165,7 @@ class View:
                 set(names) == set(self.entries.target_modules),
                 self._cost_with(backend, caller, tuple(names)),
             )
-            for title, names in (("Attention only", attention), ("All linear layers", linear))
+            for title, names in choices.items()
             if names
         ]
 

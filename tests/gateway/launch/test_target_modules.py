@@ -1,4 +1,4 @@
-"""Presets of target modules: attention only, and all linear layers."""
+"""Presets of target modules: the default, attention only, and all linear layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import job_of
 from tests.builders.platform import Platform
 from tests.builders.tiny_model import TINY_SHAPE
+from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import signed_in
 
 LINEARS = set(TINY_SHAPE.linears)
@@ -45,10 +46,14 @@ def test_the_wizard_shows_the_price_of_each_preset(client: TestClient, platform:
         assert answer.is_success, answer.text
         return answer.text
 
-    page = shown(target_modules=["q_proj", "v_proj"], region="local", gpu_type="cpu")
-    pressed = re.findall(r'id="preset-(\d)" aria-pressed="(\w+)"', page)
-    assert pressed == [("1", "true"), ("2", "false")]
+    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    choices = [["q_proj", "v_proj"], attention, sorted(LINEARS)]
+    pages = [shown(target_modules=each, region="local", gpu_type="cpu") for each in choices]
+    for n, each in enumerate(pages):
+        buttons = re.findall(r'id="preset-\d" aria-pressed="(\w+)"', each)
+        assert buttons == ["true" if button == n else "false" for button in range(3)]
+    page = pages[0]
+    assert re.search(r"Default \(q_proj, v_proj\): [^<]*\$", page)
     assert re.search(r"Attention only: [^<]*\$", page)
     assert re.search(r"All linear layers: [^<]*\$", page)
-    choice = re.search(r'id="preset-2".*?hx-post="([^"]+)"', page)
-    assert choice is not None
+    assert "all-linear" not in read_html(page)["target_modules"].text
