@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS estimates (
     precision text NOT NULL,
     tokens bigint NOT NULL,
     total_steps bigint NOT NULL,
+    planned_steps bigint,
     trained_steps bigint,
     calibrated_from integer NOT NULL,
     model_seconds jsonb NOT NULL,
@@ -57,6 +58,14 @@ MIN_FACTOR, MAX_FACTOR = 0.05, 20.0
 A factor outside them indicates a wrong measurement, not a wrong constant.
 """
 
+STEPS_TOLERANCE = 0.1
+"""Largest difference between planned and estimated steps of a job that calibrates estimates.
+
+It is relative to the estimated steps. A larger difference indicates a wrong count of the examples:
+version 0.1 counted too few if the chat template rewrites history. The estimates of examples after
+truncation and of held-out chats are only off by a few.
+"""
+
 MIN_SECONDS = 0.001
 """Minimum modeled seconds of a phase that calibrates estimates."""
 
@@ -68,8 +77,15 @@ def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
         match each.event:
             case events.JobApproved() as approved:
                 rows.insert(approved.originator_id, **_estimate(approved))
+            case events.TrainingStarted() as started:
+                rows.update(started.originator_id, planned_steps=started.total_steps)
             case events.TrainingStoppedEarly() as stopped:
-                rows.update(stopped.originator_id, trained_steps=stopped.step)
+                rows.update(
+                    stopped.originator_id,
+                    # TrainingStarted has the steps up to the stop if it was recorded after it.
+                    planned_steps=stopped.planned_steps,
+                    trained_steps=stopped.step,
+                )
             case events.EstimateScored() as scored:
                 rows.update(
                     scored.originator_id,
@@ -112,6 +128,7 @@ ESTIMATES = Projection(
     DDL,
     (
         events.JobApproved,
+        events.TrainingStarted,
         events.TrainingStoppedEarly,
         events.EstimateScored,
     ),
@@ -125,14 +142,15 @@ def calibration(
     """Return the median ratio of actual to modeled seconds for each phase of similar recent jobs.
 
     Only jobs with a single segment count, because further segments repeat the start and lost work.
-    The jobs must have run on the GPUs for which they were estimated.
+    The jobs must have run on the GPUs for which they were estimated, with about as many steps.
     """
     rows = connection.execute(
         "SELECT model_seconds, phase_seconds, slowdown, total_steps, trained_steps "
         "FROM estimates WHERE base_model = %s "
         "AND gpu_type = %s AND precision = %s AND gpu_count = %s AND segments = 1 "
-        "AND last_gpu_count = gpu_count ORDER BY scored_at DESC, job_id LIMIT %s",
-        [base_model, gpu_type, precision, gpu_count, CALIBRATION_JOBS],
+        "AND last_gpu_count = gpu_count AND abs(planned_steps - total_steps) <= %s * total_steps "
+        "ORDER BY scored_at DESC, job_id LIMIT %s",
+        [base_model, gpu_type, precision, gpu_count, STEPS_TOLERANCE, CALIBRATION_JOBS],
     ).fetchall()
     return Calibration(
         factors={

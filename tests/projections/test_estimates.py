@@ -16,6 +16,7 @@ from domain.core.event_log import EventLog
 from domain.estimating.estimate import Calibration, Estimate, PhaseEstimate, Precision
 from domain.jobs import events
 from domain.jobs.job import Job
+from domain.training.early_stopping import EarlyStop
 from domain.training.phases import Phase
 from projections import ESTIMATES
 from projections.estimate_accuracy import summary
@@ -69,6 +70,20 @@ class Platform:
             self._log.commit(job)
         return job.id
 
+    def train(self, job_id: UUID, steps: int, early: EarlyStop | None = None) -> UUID:
+        """Start to train a job with a planned number of steps. Return its ID."""
+        with self._minute("train"):
+            job = self._log.load(Job, job_id)
+            self._train(job, steps)
+            if early is not None:
+                job.stop_early(1, early)
+            self._log.commit(job)
+        return job_id
+
+    def _train(self, job: Job, steps: int = ESTIMATE.total_steps) -> None:
+        job.allocate_segment(1)
+        job.start_training(1, 0, steps, train_examples=900, eval_examples=100)
+
     def score(
         self,
         job_id: UUID,
@@ -82,6 +97,8 @@ class Platform:
         spent = {phase: factor * s for phase, s in MODEL_SECONDS.items() if phase is not without}
         with self._minute("score"):
             job = self._log.load(Job, job_id)
+            if job.running is None:
+                self._train(job)
             job.trigger_event(
                 events.EstimateScored,
                 low_seconds=ESTIMATE.low_seconds,
@@ -214,6 +231,45 @@ def test_a_job_with_several_segments_or_other_gpus_does_not_calibrate(
 ) -> None:
     platform.score(platform.approve(), 6.0, **score)
     assert calibrated().jobs == 0
+
+
+@pytest.mark.parametrize(
+    ("planned_steps", "jobs"), [(27, 1), (30, 1), (33, 1), (26, 0), (34, 0), (300, 0)]
+)
+def test_a_job_with_other_steps_than_estimated_does_not_calibrate(
+    platform: Platform, calibrated: Calibrated, planned_steps: int, jobs: int
+) -> None:
+    platform.score(platform.train(platform.approve(), planned_steps), 6.0)
+    assert calibrated().jobs == jobs
+
+
+def test_other_jobs_calibrate_in_place_of_those_with_other_steps(
+    platform: Platform, calibrated: Calibrated
+) -> None:
+    platform.score(platform.approve(), 1.5)
+    for _ in range(CALIBRATION_JOBS):
+        platform.score(platform.train(platform.approve(), 90), 6.0)
+    assert calibrated().factors[Phase.TRAINING] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("reported", [30, 15], ids=["before the stop", "after the stop"])
+@pytest.mark.parametrize(("planned_steps", "jobs"), [(30, 1), (90, 0)])
+def test_the_planned_steps_of_an_early_stop_decide(
+    platform: Platform, calibrated: Calibrated, reported: int, planned_steps: int, jobs: int
+) -> None:
+    early = EarlyStop(
+        step=15,
+        planned_steps=planned_steps,
+        evaluations=3,
+        eval_loss=2.0,
+        lowest_step=5,
+        lowest_eval_loss=1.9,
+    )
+    platform.score(platform.train(platform.approve(), reported, early), 1.2)
+    found = calibrated()
+    assert found.jobs == jobs
+    if jobs:
+        assert found.factors[Phase.TRAINING] == pytest.approx(2.4)
 
 
 @pytest.mark.parametrize(("measured", "factor"), [(1000.0, MAX_FACTOR), (0.0, MIN_FACTOR)])
