@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 from domain.billing.account import Account
 from domain.core.aggregate import because
-from domain.core.errors import DomainError
+from domain.core.errors import DomainError, NotFound
 from domain.core.identity import created_id
 from domain.core.money import Toward, exact_dollars
 from domain.deployments.deployment import DeploymentStatus
@@ -49,6 +49,7 @@ from gateway.jobs.schemas import (
     detail,
     summary,
 )
+from gateway.jobs.unstarted import require_started
 from gateway.launch.job_form import JobRequest, max_cost_micros
 from gateway.launch.service import place
 from gateway.schemas import Money, job_name
@@ -148,13 +149,20 @@ def _new_row(job: Job) -> dict[str, Any]:
 
 
 def own_job(backend: Backend, caller: Caller, job_id: UUID) -> Row:
-    """Return the row of a caller's job. Raise NotFound, also for the job of another account."""
-    return found(
-        backend,
-        JOB_DETAIL,
-        lambda connection: job_row(connection, caller.account_id, job_id),
-        f"no job {job_name(job_id)}",
-    )
+    """Return the row of a caller's job. Raise NotFound, also for the job of another account.
+
+    Raise NotStarted if the job was requested, but was not approved.
+    """
+    try:
+        return found(
+            backend,
+            JOB_DETAIL,
+            lambda connection: job_row(connection, caller.account_id, job_id),
+            f"Unknown job {job_name(job_id)}. See `ecolink jobs list`.",
+        )
+    except NotFound:
+        require_started(backend, caller, job_id)
+        raise
 
 
 def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:

@@ -18,17 +18,15 @@ from domain.training.hyperparameters import DPO, SUPERVISED, Method
 from gateway.backend import Backend
 from gateway.catalog.availability import remaining_seconds, waits_of
 from gateway.datasets.quality import recorded_warnings
-from gateway.datasets.service import rejection_summary
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.http.access import Caller
-from gateway.jobs.requests import FileRejected, files_of
 from gateway.jobs.results import has_results, trained_tokens
 from gateway.jobs.schemas import FailureAnswer, warnings_of_job
+from gateway.jobs.unstarted import refusal_message
 from gateway.schemas import Answer, job_name
 from infrastructure.measurements import last_steps_of
 from infrastructure.profiles import job_metadata
 from infrastructure.tracked_runs import TrackedRun, runs_of
-from projections import datasets as dataset_rows
 from projections.job_requests import requested_at
 from projections.job_timeline import ended_at
 from projections.projection import Row
@@ -267,22 +265,8 @@ def _refusal(backend: Backend, caller: Caller, request: JobRequest) -> ErrorObje
     """Return the error of a failed request, with the first errors of a rejected file."""
     if (refusal := request.refusal) is None:
         return None
-    message, field = refusal.message, refusal.field
-    if refusal.code == FileRejected.code and field is not None:
-        dataset_id = files_of(request.choices)[field]
-        message = explained(backend, caller, message, dataset_id)
     return ErrorObject(
         code=refusal.code,
-        message=message,
-        param=None if field is None else vocabulary.parameter(field),
+        message=refusal_message(backend, caller, request, refusal),
+        param=None if refusal.field is None else vocabulary.parameter(refusal.field),
     )
-
-
-def explained(backend: Backend, caller: Caller, sentence: str, dataset_id: UUID) -> str:
-    """Add the first errors of a rejected file to a message, if its report still exists."""
-    with backend.pool.connection() as connection:
-        row = dataset_rows.dataset(connection, caller.account_id, dataset_id)
-    if row is None or row["report_ref"] is None:
-        return sentence
-    why = rejection_summary(backend, caller, row["report_ref"])
-    return f"{sentence}: {why}" if why else sentence

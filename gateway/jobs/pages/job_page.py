@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
+from domain.core.aggregate import because
 from domain.core.errors import Invalid
 from gateway.backend import Backend, BackendOf
 from gateway.billing.service import account_of
@@ -17,6 +18,7 @@ from gateway.events.service import read_events
 from gateway.http.access import Caller
 from gateway.http.paging import After
 from gateway.http.permissions import MayDeploy, MayRead, MayTrain
+from gateway.http.read_your_writes import caught_up
 from gateway.jobs import service
 from gateway.jobs.describe import MINOR_TOPICS, describe
 from gateway.jobs.names import names_by_id
@@ -24,7 +26,9 @@ from gateway.jobs.pages.live import RECONNECTING, place_text
 from gateway.jobs.pages.timeline import Entry, entries_of
 from gateway.jobs.pages.view import views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
+from gateway.jobs.requests import TRAINING_FILE, VALIDATION_FILE, files_of
 from gateway.jobs.schemas import ResumeRequest
+from gateway.jobs.unstarted import NotStarted
 from gateway.launch.pages.entries import gpu_count_of, refusal
 from gateway.models.deployments import deploy_checkpoint, deploy_model
 from gateway.models.service import own_model
@@ -32,7 +36,11 @@ from gateway.schemas import JobId, job_name
 from gateway.trackers.service import runs_of_job
 from gateway.web.rendering import PRIVATE, SECURITY, fragment, page
 from infrastructure.measurements import last_steps_of
+from infrastructure.profiles import dataset_names
+from projections import JOB_DETAIL, JOB_REQUESTS
 from projections.account_events import newest_events
+
+FILE_LABELS = {TRAINING_FILE: "Dataset", VALIDATION_FILE: "Validation dataset"}
 
 SHOWN_ENTRIES, SHOWN_LINES, SHOWN_EVENTS = 200, 200, 100
 
@@ -42,7 +50,10 @@ router = APIRouter(prefix="/fine-tune/ftjob-{job_id}")
 @router.get("")
 def show_job_page(job_id: JobId, request: Request, caller: MayRead, backend: BackendOf) -> Response:
     """Show the details of a job. The WebSocket sends later changes."""
-    service.own_job(backend, caller, job_id)
+    try:
+        service.own_job(backend, caller, job_id)
+    except NotStarted as error:
+        return _unstarted(request, caller, backend, error)
     entries, minutes_from, sequence = _entries(backend, caller, job_id)
     log = service.log_of(backend, caller, job_id, SHOWN_LINES)
     with backend.pool.connection() as connection:
@@ -67,6 +78,41 @@ def show_job_page(job_id: JobId, request: Request, caller: MayRead, backend: Bac
         runs=runs_of_job(backend, caller, job_id),
         job_id=job_id,
     )
+
+
+def _unstarted(request: Request, caller: Caller, backend: Backend, found: NotStarted) -> Response:
+    """Show a job that has not started: its files, and the reason of a refusal."""
+    files = files_of(found.request.choices)
+    with backend.pool.connection() as connection:
+        names = dataset_names(connection, list(files.values()))
+    return page(
+        request,
+        backend,
+        caller,
+        "jobs/unstarted.html",
+        found=found,
+        wanted=found.request,
+        files={FILE_LABELS[field]: (id, names.get(id)) for field, id in files.items()},
+        tone={"failed": "bad", "validating_files": "calm is-live"}.get(found.request.status, ""),
+    )
+
+
+@router.get("/waiting")
+def show_waiting(job_id: JobId, caller: MayRead, backend: BackendOf) -> Response:
+    """Reload the page of a job that waits for its files when its state changes, otherwise 204."""
+    requested = backend.launching.requested(caller.account_id, job_id)
+    if requested is not None and requested.is_open:
+        return Response(status_code=204)
+    return Response(headers={"hx-refresh": "true"})
+
+
+@router.post("/withdraw")
+def withdraw(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
+    """Cancel a job that waits for its files, and reload its page."""
+    with because(caller.cause(backend)):
+        backend.launching.cancel_requested(caller.account_id, job_id)
+    caught_up(backend, JOB_REQUESTS, JOB_DETAIL)
+    return Response(headers={"hx-refresh": "true"})
 
 
 def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int | None, int]:

@@ -21,7 +21,8 @@ from infrastructure.settings import Settings
 from tests.builders.entries import Entries, entries_of
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.conftest import application
-from tests.gateway.jobs.owners import ClientOf, OpenAIJobs
+from tests.gateway.jobs.owners import ClientOf, OpenAIJobs, notes_in
+from tests.gateway.web.signed_in import signed_in
 from tests.openai_objects import whole
 from tests.polling import eventually
 
@@ -140,6 +141,43 @@ def test_a_request_fails_with_the_error_of_a_creation(
         assert "line 3: no JSON" in failed.error.message
         stored = early.platform.log.recorder.select_notifications(start=1, limit=1000)
         assert not any(b"no JSON" in each.state for each in stored), "the log quotes no file"
+
+
+def test_a_job_that_never_started_has_a_page_and_a_reason(
+    early: Early, platform: Platform, client: TestClient
+) -> None:
+    job = early.create(suffix="support")
+    page, detail = f"/fine-tune/{job.id}", f"/api/jobs/{job.id}"
+    browser = signed_in(client, early.person)
+
+    def refused() -> Any:
+        answer = client.get(detail, headers=early.person.headers)
+        assert answer.status_code == 404
+        return answer.json()["error"]["message"]
+
+    assert "waits until EcoLink has validated its files" in refused()
+    assert "validating-files" in notes_in(client.get(page).text)
+    assert client.get(f"{page}/waiting", headers=browser.htmx).status_code == 204
+    platform.reject(early.dataset_id)
+    early.reached(job, "failed")
+    assert f"{job.id} failed before its approval" in refused()
+    assert "line 3: no JSON" in refused()
+    changed = client.get(f"{page}/waiting", headers=browser.htmx)
+    assert changed.headers["hx-refresh"] == "true"
+    shown = client.get(page).text
+    assert 'data-failure="file_rejected"' in shown
+    assert "line 3: no JSON" in shown
+    signed_in(client, platform.person())
+    assert client.get(page).status_code == 404
+
+
+def test_a_waiting_job_is_cancelled_on_its_page(early: Early, client: TestClient) -> None:
+    job = early.create()
+    browser = signed_in(client, early.person)
+    page = f"/fine-tune/{job.id}"
+    assert f'hx-post="{page}/withdraw"' in client.get(page).text
+    assert client.post(f"{page}/withdraw", headers=browser.htmx).headers["hx-refresh"] == "true"
+    assert "cancelled-early" in notes_in(client.get(page).text)
 
 
 def test_a_request_of_an_account_that_was_suspended_since_fails(
