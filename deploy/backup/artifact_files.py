@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -34,14 +34,18 @@ FIRST = "first"
 """A file that is stored only to create the bucket."""
 
 SEALS = "seals"
-FOLDERS = ("datasets", "jobs", "invoices", "syntheses")
+FOLDERS = ("datasets", "jobs", "invoices")
 DOCUMENTS = re.compile(
     r"datasets/[^/]+/[^/]+/((report|sample)\.json|lines\.txt|comparisons/.+)|"
-    r"jobs/[^/]+/[^/]+/logs/.+|invoices/.+|syntheses/[^/]+/[^/]+/attempts/.+",
+    r"jobs/[^/]+/[^/]+/logs/.+|invoices/.+",
     re.ASCII,
 )
 """Files that no event names: reports, first rows, line numbers and comparisons of datasets, logs of
-trainers, invoices, and the answers of open batches of syntheses, which may be paid already."""
+trainers, and invoices."""
+
+SYNTHESES = "syntheses"
+ANSWERS = re.compile(r"syntheses/[^/]+/[^/]+/attempts/.+", re.ASCII)
+"""Answers of open batches of syntheses, which may be paid already. No event names them."""
 
 
 class Named(NamedTuple):
@@ -150,6 +154,21 @@ def copy_documents(
 ) -> list[ArtifactFile]:
     """Store the documents that no event names. EcoLink may delete some meanwhile."""
     refs = [ref for each in FOLDERS for ref in artifacts.list(each) if DOCUMENTS.fullmatch(ref)]
+    return _present(refs, artifacts, target, progress)
+
+
+def copy_answers(
+    artifacts: Artifacts, target: BackupTarget, progress: Progress
+) -> list[ArtifactFile]:
+    """Store the answers of open batches. EcoLink deletes those of each batch that ends."""
+    refs = [ref for ref in artifacts.list(SYNTHESES) if ANSWERS.fullmatch(ref)]
+    return _present(refs, artifacts, target, progress)
+
+
+def _present(
+    refs: Sequence[str], artifacts: Artifacts, target: BackupTarget, progress: Progress
+) -> list[ArtifactFile]:
+    """Store the files that still exist."""
     found: list[ArtifactFile] = []
     for number, ref in enumerate(refs, start=1):
         try:

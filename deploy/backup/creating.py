@@ -8,6 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from deploy.backup.artifact_files import (
+    copy_answers,
     copy_artifacts,
     copy_documents,
     copy_seals,
@@ -39,7 +40,8 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
     """Make a backup and return its manifest. Raise BackupError.
 
     Seals come before the snapshot of the database, so that every stored head is of events in it.
-    Artifacts come after it, and the manifest is last.
+    Artifacts come after it, and the manifest is last. The first are the answers of open batches of
+    syntheses, because EcoLink deletes them when the batch ends.
     """
     target = request.target
     artifacts = Artifacts(settings.artifacts, patience_seconds=PATIENT_SECONDS)
@@ -52,6 +54,8 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
             seals = copy_seals(artifacts, target)
         with snapshot(settings) as store, open_log(settings) as log:
             log_id, known = log_identity(store), shapes(store)
+            with stages.stage("Copying answers of syntheses") as progress:
+                answers = copy_answers(artifacts, target, progress)
             with stages.stage("Copying events") as progress:
                 chunks = copy_events(store, target, progress)
             with stages.stage("Copying tables") as progress:
@@ -72,7 +76,7 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
             shapes=known,
             chunks=tuple(chunks),
             tables=tuple(tables),
-            artifacts=(*seals, *files, *documents),
+            artifacts=(*seals, *answers, *files, *documents),
             missing=tuple(missing),
         )
         if request.keys_to is not None:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from deploy.backup import point_in_time
 from deploy.backup.artifact_files import (
+    ANSWERS,
     DOCUMENTS,
     SEALS,
     Named,
@@ -221,10 +222,11 @@ def _write_seal_key(path: Path, keys: Keys | None) -> bool:
 def _chosen(
     files: Iterable[ArtifactFile], named: Iterable[Named]
 ) -> tuple[list[ArtifactFile], list[Named]]:
-    """Return the files of artifacts that the log names, the documents, and what is missing."""
+    """Return the files of artifacts that the log names, other documents, and what is missing."""
     found = {each.path: each for each in files}
     paths = sorted(found)
-    chosen = {path: found[path] for path in paths if DOCUMENTS.fullmatch(path)}
+    unnamed = (DOCUMENTS, ANSWERS)
+    chosen = {path: found[path] for path in paths if any(each.fullmatch(path) for each in unnamed)}
     missing: list[Named] = []
     for each in named:
         ref = each.kept.ref

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import pytest
 
-from deploy.backup import database
-from deploy.backup.database import EPHEMERAL, FOLDED, NEVER, SECRETS
+from deploy.backup import creating, database
+from deploy.backup.database import EPHEMERAL, FOLDED, NEVER, SECRETS, copy_events
 from deploy.backup.keys import read_keys
+from deploy.backup.manifest import EventChunk
 from deploy.backup.point_in_time import Moment
 from deploy.backup.restoring import ASIDE
 from deploy.backup.target import BackupError
@@ -85,6 +86,21 @@ def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Back
         f"{CHECKPOINT}/weights",
         "syntheses/a/b/attempts/000003.answer.json",
     ]
+
+
+def test_a_backup_has_the_answers_of_a_batch_that_ends_meanwhile(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = "syntheses/a/b/attempts/000003.answer.json"
+    backups.artifacts.put(ref, b"{}")
+
+    def copy(*arguments: Any) -> list[EventChunk]:
+        backups.artifacts.delete(ref)
+        return copy_events(*arguments)
+
+    monkeypatch.setattr(creating, "copy_events", copy)
+    backups.restore(backups.create())
+    assert Artifacts(backups.elsewhere.artifacts).get(ref) == b"{}"
 
 
 @pytest.mark.full
