@@ -31,6 +31,9 @@ Schedule = Literal["cosine", "linear"]
 Method = Literal["supervised", "dpo"]
 SUPERVISED: Method = "supervised"
 DPO: Method = "dpo"
+METHODS: Mapping[JsonValue, str] = {SUPERVISED: "supervised", DPO: "DPO"}
+"""Display names of the methods."""
+
 DPO_DEFAULTS: Mapping[str, float] = {"learning_rate": 2e-5, "beta": 0.1}
 """Defaults of jobs with DPO, whose loss needs smaller steps than cross entropy.
 
@@ -377,12 +380,17 @@ def settings_of(recorded: Mapping[str, JsonValue]) -> dict[str, str]:
     """Return the values of a job's hyperparameters for display, by title, without unset ones."""
     order = [name for name in FIELDS if name in recorded]
     order += [name for name in recorded if name not in FIELDS]
-    return {title_of(n): written(recorded[n]) for n in order if recorded[n] is not None}
+    return {title_of(n): written(recorded[n], n) for n in order if recorded[n] is not None}
 
 
-def written(value: JsonValue | tuple[str, ...]) -> str:
-    """Return a value for display. Lists are comma-separated; an unset value is a dash."""
+def written(value: JsonValue | tuple[str, ...], name: str = "") -> str:
+    """Return a value of the hyperparameter `name` for display.
+
+    Lists are comma-separated; an unset value is a dash.
+    """
     match value:
+        case str() if name == "method":
+            return METHODS.get(value, value)
         case None:
             return "—"
         case bool():

@@ -111,9 +111,8 @@ def _job(event: events.JobEvent) -> str | None:
         case events.JobApproved(plan=plan):
             model = plan.start.model if plan.start else plan.base_model
             approved = (
-                f"Approved: {model} on {plan.gpu_count} × {plan.gpu_type} in "
-                f"{plan.region} for {exact_dollars(plan.rate_micros_per_hour)} an hour. The "
-                "job waits for GPUs, free of charge."
+                f"Approved: {model} for {exact_dollars(plan.rate_micros_per_hour)} an hour. The "
+                "job is queued, free of charge."
             )
             maximum = maximum_of(event, event.estimate)
             if maximum is not None:
@@ -129,7 +128,7 @@ def _job(event: events.JobEvent) -> str | None:
             return f"{PAUSED[reason].heading}. Billing is stopped."
         case events.JobResumed():
             rate = exact_dollars(event.rate_micros_per_hour)
-            return f"Resumed for {rate} an hour. The job waits for GPUs, free of charge."
+            return f"Resumed for {rate} an hour. The job is queued, free of charge."
         case events.CancelRequested():
             return "Cancelling: the trainer saves a checkpoint and exits."
         case events.JobCancelled():

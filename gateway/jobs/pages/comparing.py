@@ -148,7 +148,7 @@ def _choices(
 def _settings(jobs: Sequence[JobDetail]) -> Iterator[Line]:
     """Yield every hyperparameter of either job, in the order of the wizard."""
     for name in dict.fromkeys(name for job in jobs for name in job.hyperparameters):
-        values = tuple(written(job.hyperparameters.get(name)) for job in jobs)
+        values = tuple(written(job.hyperparameters.get(name), name) for job in jobs)
         yield Line(title_of(name), values)
 
 

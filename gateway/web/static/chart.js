@@ -165,7 +165,7 @@ export class Chart {
       series: [
         { label: "Step", value: (_, value) => (value == null ? "–" : value.toLocaleString("en")) },
         { label: "Train loss", stroke: `color-mix(in srgb, ${calm} 70%, transparent)`, width: 1, value: number, spanGaps: true, points: { show: false } },
-        { label: "Smoothed", stroke: calm, width: 2.5, value: number, spanGaps: true, points: { show: false } },
+        { label: "Smoothed", stroke: calm, width: 2.5, value: number, spanGaps: true, points: { show: () => this.steps.length === 1, size: 7, fill: calm } }, // one point has no line
         { label: "Held-out", stroke: warn, width: 1.5, value: number, spanGaps: true, points: { show: true, size: 7, fill: warn } },
       ],
       hooks: { setSelect: [(plot) => { if (plot.select.width > 0) this.zoom(true); }], drawAxes: [(plot) => this.drawMarks(plot, good, muted)] },
@@ -203,7 +203,9 @@ export class Chart {
     const first = smoothed.findIndex((each) => each !== null), last = smoothed.findLastIndex((each) => each !== null);
     const evaluated = held.findLastIndex((each) => each !== null);
     const sentences = [];
-    if (last >= 0) sentences.push(`Smoothed train loss went from ${written(smoothed[first])} at step ${steps[first].toLocaleString("en")} to ${written(smoothed[last])} at step ${steps[last].toLocaleString("en")}.`);
+    const at = (n) => `${written(smoothed[n])} at step ${steps[n].toLocaleString("en")}`;
+    if (first < last) sentences.push(`Smoothed train loss went from ${at(first)} to ${at(last)}.`);
+    else if (last >= 0) sentences.push(`Train loss is ${at(last)}.`);
     if (evaluated >= 0) sentences.push(`Held-out loss is ${written(held[evaluated])} at step ${steps[evaluated].toLocaleString("en")}.`);
     if (this.marks?.length) sentences.push("Dotted lines are checkpoints.");
     document.getElementById("curve-summary").textContent = sentences.join(" ");

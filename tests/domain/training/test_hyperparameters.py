@@ -7,7 +7,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from domain.training.hyperparameters import Hyperparameters, remove_added
+from domain.training.hyperparameters import Hyperparameters, remove_added, settings_of
 from tests.builders.examples import PLAN
 
 
@@ -124,3 +124,8 @@ def test_a_resumed_job_can_stop_at_its_next_evaluation(after: int, stop: int) ->
     patient = Hyperparameters(eval_steps=10, early_stopping_patience=3)
     assert patient.earliest_stop(100, after) == stop
     assert Hyperparameters(eval_steps=10).earliest_stop(100, after) == 100
+
+
+def test_settings_have_the_display_name_of_the_method() -> None:
+    assert settings_of({"method": "dpo"}) == {"Method": "DPO"}
+    assert settings_of({"suffix": "dpo"}) == {"Suffix": "dpo"}

@@ -48,6 +48,17 @@ def test_every_event_of_a_timeline_has_a_sentence(row: StoredEvent) -> None:
     assert (text == f"{event.TOPIC}.") is not isinstance(event, DESCRIBED)
 
 
+def test_an_approval_has_no_ids_of_gpu_types_and_regions() -> None:
+    """The settings of the job have their display names."""
+    stored = [MAPPER.to_domain_event(row) for row in STORED]
+    approvals = [each for each in stored if isinstance(each, events.JobApproved)]
+    assert approvals
+    for event in approvals:
+        words = describe(event).text.replace(".", "").split()
+        assert event.plan.gpu_type not in words
+        assert event.plan.region not in words
+
+
 @pytest.mark.parametrize(
     ("unchecked", "differences", "level", "named"),
     [
