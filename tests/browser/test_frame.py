@@ -67,6 +67,23 @@ def test_a_temporary_error_is_announced_once_and_keeps_the_form(page: Page, tabs
     expect(epochs).to_have_value("6")
 
 
+def test_the_notice_of_a_form_goes_when_the_form_succeeds(page: Page) -> None:
+    page.goto("/datasets/generate")
+    alert, name = page.get_by_role("alert"), page.get_by_label("Name of the dataset")
+    show = page.get_by_role("button", name="Show price")
+    show.click()
+    expect(alert).to_contain_text("Enter a name for the dataset.")
+    expect(name).to_be_focused()
+    expect(name).to_have_attribute("aria-invalid", "true")
+
+    name.fill("chats")
+    expect(name).not_to_have_attribute("aria-invalid", "true")
+    page.route("**/datasets/generate/quote", lambda route: route.fulfill(body="<p>$1.00</p>"))
+    show.click()
+    expect(page.locator("#quote")).to_contain_text("$1.00")
+    expect(alert).to_have_count(0)
+
+
 def _no_database(route: Route) -> None:
     request = HttpRequest({"type": "http", "method": "POST", "headers": [(b"hx-request", b"true")]})
     problem = Problem(code="unavailable", message="there is no database now")

@@ -103,6 +103,23 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// The notice of a refused form, and the mark of its field, last until the form succeeds or changes.
+let refused = null;
+const formOf = (element) => element?.form ?? element?.closest("form");
+function markRefused(form) {
+  const name = document.querySelector("#notices [data-field]")?.dataset.field;
+  const field = name ? form?.elements[name] : null;
+  if (!(field instanceof Element) || field.type === "hidden") return;
+  field.setAttribute("aria-invalid", "true");
+  field.addEventListener("input", () => field.removeAttribute("aria-invalid"), { once: true });
+  field.focus();
+}
+function forgetRefusal() {
+  for (const each of document.querySelectorAll("#notices .notice.is-problem")) each.remove();
+  for (const each of refused?.elements ?? []) each.removeAttribute("aria-invalid");
+  refused = null;
+}
+
 // Show one notice per outage, and remove it at the first response.
 let unreachable = false;
 function missed() {
@@ -116,12 +133,18 @@ document.addEventListener("htmx:after:request", (event) => {
   if (response.status >= 500) return missed();
   if (response.status >= 400) return notify(`The request did not reach EcoLink (${response.status}). Try again.`, true);
   unreachable = false;
+  const source = event.detail.ctx.sourceElement, form = formOf(source);
+  if (hx.retarget === "#notices") refused = form;
+  else if (form && form === refused && source.matches("form, button")) forgetRefusal();  // no poll
   if (hx.retarget !== "#notices") for (const each of document.querySelectorAll("#notices [data-passing]")) each.remove();
 });
 // htmx would do this, but the pages disable its history.
 document.addEventListener("htmx:finally:request", (event) => {
   const address = event.detail.ctx?.hx?.replaceurl;
   if (address) history.replaceState(null, "", address);
+});
+document.addEventListener("htmx:after:swap", (event) => {
+  if (event.detail.ctx?.hx?.retarget === "#notices") markRefused(refused);
 });
 document.addEventListener("htmx:after:swap", () => { sayTimes(document); reachTables(); });
 window.addEventListener("resize", reachTables);

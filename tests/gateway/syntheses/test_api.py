@@ -471,6 +471,7 @@ def test_the_page_has_the_choices_of_the_api(holder: Holder, platform: Platform)
     id = UUID(made.headers["hx-redirect"].rpartition("/")[2])
     plan = platform.log.load(Synthesis, id).plan
     assert (plan.top_p, plan.similarity) == (0.8, 0.55)
+    assert '<a href="/datasets" aria-current="true">' in browser.client.get(f"/syntheses/{id}").text
 
 
 def test_commands_and_their_states(holder: Holder) -> None:
