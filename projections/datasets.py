@@ -157,9 +157,10 @@ NEWEST_DATASETS = NewestFirst("datasets", time="uploaded_at", key="dataset_id")
 
 
 def ready_datasets(connection: Connection, account_id: UUID, limit: int) -> list[Row]:
-    """Return the IDs and numbers of examples of an account's valid datasets, newest first."""
+    """Return the ID, examples, kind and time of an account's valid datasets, newest first."""
     return connection.execute(
-        "SELECT dataset_id, examples, kind FROM datasets WHERE account_id = %s AND status = %s "
+        "SELECT dataset_id, examples, kind, uploaded_at FROM datasets "
+        "WHERE account_id = %s AND status = %s "
         "ORDER BY uploaded_at DESC, dataset_id DESC LIMIT %s",
         [account_id, DatasetStatus.READY_FOR_TRAINING, limit],
     ).fetchall()

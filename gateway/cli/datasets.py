@@ -516,7 +516,9 @@ def filter_dataset(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help=r"Name of the new version.  \[default: that of the dataset]"),
+        typer.Option(
+            help=r"Name of the new version.  \[default: that of the dataset, and `(filtered)`]"
+        ),
     ] = None,
     follow: Follow = True,
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -44,6 +46,10 @@ from projections import datasets as rows
 UNNAMED = "dataset"
 ANALYSIS_FORMAT = format_of(Dataset.DatasetAnalyzed, 1)
 """Format of the log in which datasets are analyzed."""
+
+FILTERED = re.compile(r" \(filtered(?: [0-9]+)?\)\Z", re.ASCII)
+MOST_BASE_NAME = 180
+"""Characters of a name that has a suffix."""
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -122,7 +128,8 @@ def apply_filters(
     size = backend.artifacts.size(parent.ref)
     require_room_for(backend, caller, size, "The new version")
     with backend.pool.connection() as connection:
-        name = wanted.name or dataset_names(connection, [dataset_id]).get(dataset_id) or UNNAMED
+        named = dataset_names(connection, [dataset_id]).get(dataset_id)
+    name = wanted.name or filtered_name(named, versions_of(backend, caller, dataset_id))
     file = StoredFile(parent.ref, parent.sha256, size)
     return record_version(backend, caller, new_id, name, file, Choices(options(parent)))
 
@@ -133,6 +140,14 @@ def _require_other(dataset_id: UUID, validation_id: UUID, field: str) -> None:
             f"The validation dataset {validation_id} is the dataset itself. Choose another one.",
             field=field,
         )
+
+
+def filtered_name(parent: str | None, versions: Sequence[DatasetAnswer]) -> str:
+    """Return a name for a filtered version that differs from those of all versions."""
+    base = FILTERED.sub("", parent or UNNAMED)[:MOST_BASE_NAME]
+    taken = {each.name for each in versions}
+    names = (f"{base} (filtered{f' {number}' if number > 1 else ''})" for number in count(1))
+    return next(name for name in names if name not in taken)
 
 
 def versions_of(backend: Backend, caller: Caller, dataset_id: UUID) -> list[DatasetAnswer]:

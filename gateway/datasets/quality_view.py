@@ -91,6 +91,8 @@ class QualityView:
     report: QualityReport | None
     charts: list[Chart]
     versions: list[Version]
+    filtered_name: str
+    """Default name of a filtered version."""
     others: list[tuple[UUID, str]]
     languages: list[str]
     is_analyzing: bool
@@ -135,13 +137,12 @@ def quality_view(backend: Backend, caller: Caller, dataset: DatasetAnswer) -> Qu
         ready = ready_datasets(connection, caller.account_id, DATASETS_LISTED)
         others = [each["dataset_id"] for each in ready if each["dataset_id"] != dataset.id]
         names = dataset_names(connection, others)
+    versions = quality.versions_of(backend, caller, dataset.id)
     return QualityView(
         report=report,
         charts=[each for each in charts if each is not None],
-        versions=[
-            Version(each, each.origin, each.id == dataset.id)
-            for each in quality.versions_of(backend, caller, dataset.id)
-        ],
+        versions=[Version(each, each.origin, each.id == dataset.id) for each in versions],
+        filtered_name=quality.filtered_name(dataset.name, versions),
         others=[(each, names.get(each) or str(each)) for each in others],
         languages=languages[:LANGUAGES_SHOWN],
         is_analyzing=report is None and backend.log.format_in_use >= quality.ANALYSIS_FORMAT,

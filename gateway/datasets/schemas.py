@@ -191,7 +191,8 @@ class FiltersRequest(BaseModel, extra="forbid"):
         default=None,
         min_length=1,
         max_length=200,
-        description="Display name of the new version. By default, that of the dataset.",
+        description="Display name of the new version. By default, that of the dataset, and "
+        "`(filtered)`.",
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -53,6 +55,7 @@ class ListedDataset(NamedTuple):
     name: str | None
     examples: int
     kind: DatasetKind
+    uploaded_at: datetime
 
     @property
     def counted(self) -> str:
@@ -104,6 +107,22 @@ class Lists:
             places=places,
             trackers=[each.tracker for each in connections(backend, caller)],
         )
+
+    def dataset_options(self) -> list[tuple[str, str]]:
+        """The ID and the text of each dataset. Datasets with the same name have their time, too."""
+        names = Counter(each.name or each.id for each in self.datasets)
+        return [
+            (
+                str(each.id),
+                f"{each.name or each.id} — {each.counted}"
+                + (
+                    f", {each.uploaded_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+                    if names[each.name or each.id] > 1
+                    else ""
+                ),
+            )
+            for each in self.datasets
+        ]
 
     def dataset(self, chosen: str) -> ListedDataset | None:
         """Return the listed dataset with an ID, or None."""
@@ -220,6 +239,7 @@ def _datasets(
             names.get(row["dataset_id"]),
             row["examples"],
             DatasetKind(row["kind"]),
+            row["uploaded_at"],
         )
         for row in rows
     ]

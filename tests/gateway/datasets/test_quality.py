@@ -14,7 +14,7 @@ from domain.core.event_format import FORMAT
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.datasets.quality_report import QualityReport
 from gateway.datasets import uploads
-from gateway.datasets.quality import contamination_warnings
+from gateway.datasets.quality import contamination_warnings, filtered_name
 from gateway.datasets.quality_view import marked
 from infrastructure.store import Connection
 from tests.builders.planted import Writer, line_of
@@ -128,6 +128,19 @@ def test_a_report_filters_and_comparisons_through_the_api(
     counts = [found["result"][name] for name in ("unchanged", "added", "removed", "changed")]
     assert counts == [8, 0, 2, 1]
     assert call("GET", f"/{train}/difference")[0] == 422
+
+
+def test_filtered_versions_have_different_names(
+    call: Call, person: Person, service: Service
+) -> None:
+    dataset_id = service.upload(TRAIN, person.account_id)
+    service.catch_up()
+    names = [
+        call("POST", f"/{dataset_id}/filters", json={"filters": {"min_characters": least}})[1]
+        for least in (1, 2)
+    ]
+    assert [each["name"] for each in names] == ["dataset (filtered)", "dataset (filtered 2)"]
+    assert filtered_name("dataset (filtered 2)", []) == "dataset (filtered)"
 
 
 def test_a_repeated_request_returns_the_version_after_the_deletion_of_its_parent(

@@ -18,6 +18,8 @@ from domain.training.cautions import cautions
 from domain.training.hyperparameters import FIELDS, Group, Hyperparameters, names_in
 from gateway.launch.pages.entries import GONE_DATASET, refusal, remedy, typed
 from gateway.launch.pages.wizard import CHANGED, USED
+from infrastructure.profiles import set_dataset_name
+from infrastructure.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.launch.wizard_form import PATH, Wizard, problem
 from tests.gateway.web.html import Node, read_html
@@ -85,6 +87,17 @@ def test_it_shows_the_quote_of_the_api(wizard: Wizard) -> None:
     ]
     assert len([each for each in shown.all() if each.tag == "svg"]) == 2
     assert wizard.is_clickable
+
+
+def test_datasets_with_the_same_name_have_their_time(wizard: Wizard, platform: Platform) -> None:
+    other = platform.dataset(wizard.browser.person)
+    platform.project()
+    for dataset_id in (wizard.dataset, other):
+        assert "UTC" not in wizard.open()[f"dataset-{dataset_id}"].text
+        with connect(platform.settings) as connection:
+            set_dataset_name(connection, dataset_id, "support")
+    for dataset_id in (wizard.dataset, other):
+        assert "UTC" in wizard.open()[f"dataset-{dataset_id}"].text
 
 
 def test_one_live_region_summarizes_the_form(wizard: Wizard) -> None:
