@@ -160,6 +160,8 @@ def test_a_dataset_is_uploaded_and_deleted_by_keyboard(page: Page) -> None:
     page.goto("/datasets")
     page.locator("#main").focus()
     page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Generate a dataset")).to_be_focused()
+    page.keyboard.press("Tab")
     expect(page.get_by_label("Choose files")).to_be_focused()
     with page.expect_file_chooser() as chosen:
         page.keyboard.press("Enter")
