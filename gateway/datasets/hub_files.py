@@ -16,8 +16,11 @@ WILDCARD = re.compile(r"[*?]")
 PARTS = re.compile(r"\*\*/|\*\*|\*|\?|[^*?]+")
 """Parts of a pattern: wildcards, and the texts between them."""
 
-MOST_PATTERNS, LONGEST_PATTERN = 1_000, 1_000
-"""Most patterns with wildcards of a split, and most characters of one."""
+MOST_STEPS = 10**9
+"""Most steps to match the patterns of a split with all paths. A step takes up to 55 ns."""
+
+PATH_STEPS = 16
+"""Steps to match a part of a pattern with a path, in addition to one for each character."""
 
 SHOWN = 10
 DEFAULT = "default"
@@ -107,22 +110,17 @@ def _texts(value: Any) -> list[str]:
 
 
 def _matching(paths: Sequence[str], patterns: Sequence[str], split: str) -> list[str]:
-    """Return the paths that match a pattern. Raise NoFiles for too many or too long patterns."""
+    """Return the paths that match a pattern. Raise NoFiles if that takes too long."""
     patterns = [each.removeprefix("./") for each in patterns]
     names = {each for each in patterns if WILDCARD.search(each) is None}
-    wild = [each for each in patterns if each not in names]
-    longest = max(map(len, wild), default=0)
-    for number, most, what in (
-        (len(wild), MOST_PATTERNS, "patterns"),
-        (longest, LONGEST_PATTERN, "characters in a pattern"),
-    ):
-        if number > most:
-            raise NoFiles(
-                f"The split {split!r} has {number:,} {what}. EcoLink reads up to {most:,}. Choose "
-                "another split, or download its files and upload them.",
-                "split",
-            )
-    parts = [PARTS.findall(each) for each in wild]
+    parts = [PARTS.findall(each) for each in patterns if each not in names]
+    if sum(map(len, parts)) * sum(len(path) + PATH_STEPS for path in paths) > MOST_STEPS:
+        raise NoFiles(
+            f"Matching the {len(parts):,} patterns of the split {split!r} with the {len(paths):,} "
+            "files of the repository takes too long. Choose another split, or download its files "
+            "and upload them.",
+            "split",
+        )
     return [path for path in paths if path in names or any(_matches(path, each) for each in parts)]
 
 

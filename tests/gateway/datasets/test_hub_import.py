@@ -333,17 +333,29 @@ def test_many_wildcards_take_little_time() -> None:
     assert files_of_split([path], configs, None, "train") == [path]
 
 
+LONG = "a/" * 34
+
+
 @pytest.mark.parametrize(
-    "patterns",
+    ("patterns", "files"),
     [
-        pytest.param(["*" * 1_001], id="a long pattern"),
-        pytest.param([f"{number}-*" for number in range(1_001)], id="many patterns"),
+        pytest.param(["**/" * 333 + "x"] * 1_000, 60, id="many long patterns"),
+        pytest.param([f"{LONG}**/*{number}-x" for number in range(1_000)], 4_000, id="many files"),
+        pytest.param(["*a" * 1_000_000], 10, id="a very long pattern"),
     ],
 )
-def test_too_many_wildcards_are_refused(patterns: list[str]) -> None:
-    with pytest.raises(NoFiles, match=r"1,001.*Choose another") as refused:
-        files_of_split(["0-a.jsonl"], [{"data_files": patterns}], None, "train")
+def test_patterns_that_take_too_long_are_refused(patterns: list[str], files: int) -> None:
+    """Without the limit, they would use all CPU time of an import."""
+    paths = [f"{LONG}{number}.jsonl" for number in range(files)]
+    with pytest.raises(NoFiles, match=rf"{len(patterns):,} .*{files:,} files") as refused:
+        files_of_split(paths, [{"data_files": patterns}], None, "train")
     assert refused.value.field == "split"
+
+
+def test_many_patterns_and_files_are_accepted() -> None:
+    paths = [f"data/{number}/train.jsonl" for number in range(300)]
+    patterns = [f"data/{number}/**" for number in range(1_500)]
+    assert files_of_split(paths, [{"data_files": patterns}], None, "train") == sorted(paths)
 
 
 @pytest.mark.parametrize(
