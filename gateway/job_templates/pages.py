@@ -9,7 +9,9 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from domain.core.errors import Invalid
+from domain.training.hyperparameters import METHODS
 from gateway.backend import Backend, BackendOf
+from gateway.catalog.service import display_names
 from gateway.http.access import Caller
 from gateway.http.permissions import MayRead, MayTrain
 from gateway.job_templates import service
@@ -17,6 +19,8 @@ from gateway.job_templates.schemas import MOST_CHARACTERS, TemplateForm
 from gateway.launch.pages.entries import Entries, read
 from gateway.schemas import JobId
 from gateway.web.rendering import fragment, page
+from infrastructure.profiles import dataset_names
+from projections.datasets import datasets_among
 
 ADDRESS = "/fine-tune/templates"
 
@@ -62,7 +66,7 @@ def delete(template_id: UUID, caller: MayTrain, backend: BackendOf) -> Response:
 def save_job(job_id: JobId, caller: MayTrain, backend: BackendOf, name: NameField = "") -> Response:
     """Save the choices of a job as a template."""
     service.save(backend, caller, TemplateForm(name=_name(name), job=job_id))
-    return _to_templates()
+    return Response(headers={"hx-redirect": ADDRESS})
 
 
 @router.post("/fine-tune/new/template")
@@ -80,13 +84,21 @@ def save_form(
         raise Invalid(f"The form is incomplete. Choose {', '.join(reading.missing)}.")
     name = _name(template_name)
     service.save(backend, caller, TemplateForm(name=name, request=reading.request))
-    return _to_templates()
-
-
-def _to_templates() -> Response:
-    return Response(headers={"hx-redirect": ADDRESS})
+    return fragment("job_templates/saved.html", name=name, address=ADDRESS)
 
 
 def _shown(backend: Backend, caller: Caller) -> dict[str, Any]:
     """Return the variables of the list."""
-    return {"templates": service.templates(backend, caller), "address": ADDRESS}
+    templates = service.templates(backend, caller)
+    used = [each.request.dataset for each in templates if each.request]
+    with backend.pool.connection() as connection:
+        own = datasets_among(connection, used)
+        ids = [row["dataset_id"] for row in own if row["account_id"] == caller.account_id]
+        datasets = dataset_names(connection, ids)
+    return {
+        "templates": templates,
+        "address": ADDRESS,
+        "datasets": datasets,
+        "places": display_names(backend),
+        "methods": METHODS,
+    }

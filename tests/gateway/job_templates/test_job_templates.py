@@ -17,11 +17,13 @@ from gateway.launch.pages.entries import Entries, read
 from infrastructure.artifacts import Artifacts
 from infrastructure.job_templates import rename_template
 from infrastructure.personal_data import PERSONAL, delete_personal_data
+from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.api_user import ApiUser
 from tests.gateway.launch.wizard_form import PATH, Wizard
+from tests.gateway.web.html import read_html
 
 TEMPLATES = "/api/job-templates"
 TUNED = {"epochs": 2, "learning_rate": 5e-5, "lora_r": 8, "eval_steps": 7, "use_dora": True}
@@ -178,9 +180,14 @@ def test_the_wizard_saves_and_uses_a_template(wizard: Wizard) -> None:
     wizard.complete()
     wizard.change(epochs="2", suffix="mine", deploy="true", capped="true", max_cost="1234.5")
     assert "1 to 100" in save(" ").text
-    assert save("Support & co").headers["hx-redirect"] == "/fine-tune/templates"
-    assert "Support &amp; co" in client.get("/fine-tune/templates").text
+    saved = save("Support & co")
+    assert "hx-redirect" not in saved.headers
+    assert "Saved as the template Support &amp; co" in saved.text
     (template,) = client.get(TEMPLATES).json()["data"]
+    with connect(wizard.platform.settings) as connection:
+        set_dataset_name(connection, wizard.dataset, "tickets")
+    row = read_html(client.get("/fine-tune/templates").text)[f"template-{template['id']}"].text
+    assert f"Support & co tickets {BASE_MODEL} supervised 1 × CPU (this machine)" in row
     client.post(f"{PATH}/start-over", headers=headers)
     sent = wizard.open(f"?template={template['id']}").fields
     assert (sent["epochs"], sent["suffix"], sent["deploy"]) == ("2", "mine", ["true"])
