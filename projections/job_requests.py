@@ -96,6 +96,27 @@ def open_requests_by_account(connection: Connection, choice: Choice) -> list[Row
     ).fetchall()
 
 
+def requests_by_status(connection: Connection, account_id: UUID) -> dict[RequestStatus, int]:
+    """Return the numbers of an account's requests that have no job, by status."""
+    rows = connection.execute(
+        "SELECT status, count(*) AS requests FROM job_requests "
+        "WHERE account_id = %s AND status <> 'approved' GROUP BY status",
+        [account_id],
+    ).fetchall()
+    return {RequestStatus(row["status"]): row["requests"] for row in rows}
+
+
+def newest_requests(
+    connection: Connection, account_id: UUID, statuses: Sequence[RequestStatus], limit: int
+) -> list[Row]:
+    """Return up to `limit` requests of an account in these states, newest first."""
+    return connection.execute(
+        "SELECT * FROM job_requests WHERE account_id = %s AND status = ANY(%s) "
+        "ORDER BY requested_at DESC, job_id LIMIT %s",
+        [account_id, list(statuses), limit],
+    ).fetchall()
+
+
 def requested_at(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, datetime]:
     """Return the times at which the given jobs were requested, by job ID.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from domain.jobs.job_request import RequestStatus
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from gateway.jobs.schemas import JobSummary
 
@@ -36,6 +37,19 @@ TONES = {
     JobStatus.PAUSED: "warn",
     JobStatus.FAILED: "bad",
     JobStatus.CANCELLED: "",
+}
+
+REQUEST_STATES = {
+    RequestStatus.VALIDATING_FILES: "validating files",
+    RequestStatus.FAILED: "failed",
+    RequestStatus.CANCELLED: "cancelled",
+}
+"""Display names of the states of requests that have no job."""
+
+REQUEST_TONES = {
+    RequestStatus.VALIDATING_FILES: "calm is-live",
+    RequestStatus.FAILED: "bad",
+    RequestStatus.CANCELLED: "",
 }
 
 

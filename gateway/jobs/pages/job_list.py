@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
+from itertools import chain
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
+from domain.jobs.job_request import RequestStatus
 from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend, BackendOf
 from gateway.billing.service import account_of
@@ -20,11 +22,13 @@ from gateway.http.permissions import MayRead
 from gateway.jobs.names import names_of
 from gateway.jobs.schemas import JobSummary
 from gateway.jobs.service import count_jobs, list_jobs
-from gateway.jobs.states import TONES, state_of
+from gateway.jobs.states import REQUEST_STATES, REQUEST_TONES, TONES, state_of
 from gateway.schemas import JobId, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, page
 from projections.job_detail import RUNNING
+from projections.job_requests import newest_requests, requests_by_status
+from projections.projection import Row
 
 PAGE_JOBS = 25
 
@@ -45,6 +49,18 @@ class Group(StrEnum):
         """Job statuses that the filter includes."""
         return RUNNING if self is Group.RUNNING else [JobStatus(self)]
 
+    @property
+    def requests(self) -> list[RequestStatus]:
+        """States of requests without a job that the filter includes."""
+        return UNSTARTED.get(self, [])
+
+
+UNSTARTED = {
+    Group.RUNNING: [RequestStatus.VALIDATING_FILES],
+    Group.FAILED: [RequestStatus.FAILED],
+    Group.CANCELLED: [RequestStatus.CANCELLED],
+}
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -64,25 +80,29 @@ AskedOf = Annotated[Asked, Depends()]
 
 @dataclass(frozen=True)
 class JobsNow:
-    """The jobs of a page, and the number of jobs in each status."""
+    """The jobs of a page, the newest requests without a job, and the numbers by status."""
 
     jobs: Sequence[JobSummary]
     has_more: bool
     counts: dict[JobStatus, int]
+    requests: Sequence[Row]
+    request_counts: dict[RequestStatus, int]
 
     @property
     def running(self) -> bool:
-        """True if any job runs, on this page or another."""
-        return any(status in RUNNING for status in self.counts)
+        """True if any job runs or waits for its files, on this page or another."""
+        waiting = RequestStatus.VALIDATING_FILES in self.request_counts
+        return waiting or any(status in RUNNING for status in self.counts)
 
     @property
     def total(self) -> int:
-        """Number of all jobs."""
-        return sum(self.counts.values())
+        """Number of all jobs, including requests without a job."""
+        return sum(self.counts.values()) + sum(self.request_counts.values())
 
     def count_of(self, group: Group) -> int:
         """Return the number of jobs in a group."""
-        return sum(self.counts.get(status, 0) for status in group.statuses)
+        requests = sum(self.request_counts.get(status, 0) for status in group.requests)
+        return requests + sum(self.counts.get(status, 0) for status in group.statuses)
 
     @property
     def seen(self) -> str:
@@ -94,7 +114,13 @@ def jobs_now(backend: Backend, caller: Caller, asked: Asked) -> JobsNow:
     """Return the current jobs of a page."""
     statuses = asked.status.statuses if asked.status else None
     found = list_jobs(backend, caller, PAGE_JOBS, after=asked.after, statuses=statuses)
-    return JobsNow(found.data, found.has_more, count_jobs(backend, caller))
+    wanted = asked.status.requests if asked.status else list(chain(*UNSTARTED.values()))
+    with backend.pool.connection() as connection:
+        requests = (
+            [] if asked.after else newest_requests(connection, caller.account_id, wanted, PAGE_JOBS)
+        )
+        numbers = requests_by_status(connection, caller.account_id)
+    return JobsNow(found.data, found.has_more, count_jobs(backend, caller), requests, numbers)
 
 
 @router.get("")
@@ -131,4 +157,6 @@ def _shown(backend: Backend, now: JobsNow, asked: Asked) -> dict[str, Any]:
         "places": display_names(backend),
         "states": {job.id: state_of(job) for job in now.jobs},
         "tones": TONES,
+        "request_states": REQUEST_STATES,
+        "request_tones": REQUEST_TONES,
     }

@@ -28,6 +28,7 @@ from gateway.jobs.pages.view import views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
 from gateway.jobs.requests import TRAINING_FILE, VALIDATION_FILE, files_of
 from gateway.jobs.schemas import ResumeRequest
+from gateway.jobs.states import REQUEST_STATES, REQUEST_TONES
 from gateway.jobs.unstarted import NotStarted
 from gateway.launch.pages.entries import gpu_count_of, refusal
 from gateway.models.deployments import deploy_checkpoint, deploy_model
@@ -93,7 +94,8 @@ def _unstarted(request: Request, caller: Caller, backend: Backend, found: NotSta
         found=found,
         wanted=found.request,
         files={FILE_LABELS[field]: (id, names.get(id)) for field, id in files.items()},
-        tone={"failed": "bad", "validating_files": "calm is-live"}.get(found.request.status, ""),
+        state=REQUEST_STATES[found.request.status],
+        tone=REQUEST_TONES[found.request.status],
     )
 
 

@@ -167,14 +167,19 @@ def test_a_job_that_never_started_has_a_page_and_a_reason(
     shown = client.get(page).text
     assert 'data-failure="file_rejected"' in shown
     assert "line 3: no JSON" in shown
+    assert page in client.get("/fine-tune?status=failed").text
     signed_in(client, platform.person())
     assert client.get(page).status_code == 404
+    assert page not in client.get("/fine-tune").text
 
 
 def test_a_waiting_job_is_cancelled_on_its_page(early: Early, client: TestClient) -> None:
     job = early.create()
     browser = signed_in(client, early.person)
     page = f"/fine-tune/{job.id}"
+    listed = client.get("/fine-tune").text
+    assert page in listed
+    assert "every 3s" in listed
     assert f'hx-post="{page}/withdraw"' in client.get(page).text
     assert client.post(f"{page}/withdraw", headers=browser.htmx).headers["hx-refresh"] == "true"
     assert "cancelled-early" in notes_in(client.get(page).text)
