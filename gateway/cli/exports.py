@@ -114,6 +114,13 @@ def _with_reason(answer: ExportAnswer | PushAnswer, *names: str) -> dict[str, ob
     return selected(answer, *names) | {"failure": failure and failure.message}
 
 
+def _with_last_error(answer: PushAnswer, *names: str) -> dict[str, object]:
+    shown = _with_reason(answer, *names)
+    if answer.last_error is not None:
+        shown["failure"] = f"Trying again: {answer.last_error}"
+    return shown
+
+
 def _export(answer: ExportAnswer) -> RenderableType:
     """Render an export with one field per line."""
     names = ("model", "format", "status", "requested_at", "ended_at", "expires_at", "total_bytes")
@@ -186,7 +193,7 @@ def list_pushes(client: Client, model: ModelName) -> None:
 def _pushes(answer: Listed[PushAnswer]) -> RenderableType:
     names = ("repository", "format", "status", "requested_at", "commit")
     empty = "There are no pushes. `ecolink models push MODEL REPOSITORY` requests one."
-    return listing((_with_reason(each, *names) for each in answer.data), empty)
+    return listing((_with_last_error(each, *names) for each in answer.data), empty)
 
 
 def _push(answer: PushAnswer) -> RenderableType:

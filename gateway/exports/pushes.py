@@ -121,6 +121,7 @@ def _answer(row: Row, target: Row) -> PushAnswer:
         progress=target["done_bytes"] / max(1, row["total_bytes"]) if running else None,
         commit=row["commit_id"],
         url=None if running else target["url"],
+        last_error=target["message"] if running else None,
         failure=None
         if code is None
         else PushFailure(code=code, message=target["message"] or code, advice=push_advice(code)),

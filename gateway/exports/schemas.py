@@ -115,3 +115,7 @@ class PushAnswer(Answer):
     requested_at: datetime
     ended_at: datetime | None
     failure: PushFailure | None = Field(examples=[None])
+    last_error: str | None = Field(
+        description="The reason why the last attempt failed, while EcoLink tries again.",
+        examples=[None],
+    )

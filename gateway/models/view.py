@@ -76,8 +76,13 @@ class ModelsView:
     def moving(self) -> bool:
         """True if a deployment, an export or a push is in progress."""
         exports = (each.status for some in self.exports.values() for each in some)
+        return self.deploying or self.pushing or ExportStatus.PENDING in exports
+
+    @property
+    def pushing(self) -> bool:
+        """True if a push is pending. The exporter runs one push of an account at a time."""
         pushes = (each.status for some in self.pushes.values() for each in some)
-        return self.deploying or ExportStatus.PENDING in exports or PushStatus.PENDING in pushes
+        return PushStatus.PENDING in pushes
 
     @property
     def deploying(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import Cause, because
@@ -121,6 +123,7 @@ class Pushes:
         except Exception as error:
             failure = self._attempts.final(id, error)
             if failure is None:
+                self._explain(id, error)
                 raise
             self._fail(id, failure.code, str(failure))
         else:
@@ -186,6 +189,12 @@ class Pushes:
         except (FileNotFoundError, ArtifactCorrupt) as error:
             raise Final("export_deleted", "The export was deleted meanwhile.") from error
         return scratch
+
+    def _explain(self, id: UUID, error: Exception) -> None:
+        """Store why an attempt failed, for the account holder. Another attempt follows."""
+        message = str(error) if isinstance(error, Repeated) else "EcoLink could not push the files."
+        with suppress(psycopg.Error), self._pool.connection() as connection:
+            set_outcome(connection, id, message=message)
 
     def _fail(self, id: UUID, code: str, message: str) -> None:
         self._logger.warning("push %s fails: %s", id, code)  # the message may name the repository

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -12,6 +13,7 @@ from domain.access.scope import Scope
 from domain.core.aggregate import because
 from domain.exports.export import Export, ExportFormat
 from domain.jobs.job import Job
+from infrastructure.hub_targets import set_outcome
 from infrastructure.measurements import set_export_progress
 from infrastructure.store import connect
 from tests.builders.exporting import complete_export, find_export
@@ -274,6 +276,15 @@ def test_the_page_pushes_an_export(pusher: Exporter) -> None:
     given = browser.client.post(path, data=form, headers=browser.htmx)
     assert given.status_code == 200
     assert 'data-push="pending"' in text(given.text)
+    assert "Push to hub…" not in given.text
+    assert "data-last-error" not in given.text
     assert "hf_secret" not in given.text
     (answer,) = pusher.get(f"/models/{pusher.model}/pushes").json()["data"]
+    with connect(pusher.platform.settings) as connection:
+        set_outcome(connection, UUID(answer["id"]), message="The hub did not respond.")
+    (retried,) = pusher.get(f"/models/{pusher.model}/pushes").json()["data"]
+    assert (retried["status"], retried["failure"]) == ("pending", None)
+    assert retried["last_error"] == "The hub did not respond."
+    shown = text(browser.client.get("/models/list").text)
+    assert "The last attempt failed: The hub did not respond. EcoLink tries again." in shown
     assert (answer["private"], answer["provenance"]) == (True, False)

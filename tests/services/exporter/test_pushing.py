@@ -212,10 +212,14 @@ def everything(pusher: Pusher, *without: str) -> bytes:
 def test_a_failing_hub_is_tried_again(pusher: Pusher) -> None:
     push_id = pusher.request()
     pusher.hub.failures = [500, 503]
+    errors: list[object] = []
     for _ in range(3):
         pusher.run()
+        errors.append(pusher.row(push_id)["message"])
         pusher.service.clock.time += timedelta(minutes=10)
     assert pusher.find(push_id).status is PushStatus.COMPLETED
+    down = "The hub responded with status {}: The hub is down."
+    assert errors == [down.format(500), down.format(503), None]
 
 
 def test_a_hub_that_never_responds_fails_the_push(
