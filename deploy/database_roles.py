@@ -211,7 +211,7 @@ ACCESS: dict[str, Access] = {
             *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
             *(Export.ExportRequested, Export.ExportRenewed, Export.ExportDeleted),
-            HubPush.PushRequested,
+            *(HubPush.PushRequested, HubPush.PushStopped),
             *(Catalog.GpuTypeOffered, Catalog.GpuTypeWithdrawn, Catalog.CapacityDeclared),
             *(Catalog.RegionOffered, Catalog.RegionWithdrawn),
             *(Synthesis.SynthesisApproved, Synthesis.SynthesisPaused, Synthesis.SynthesisResumed),

@@ -56,11 +56,14 @@ def apply(cursor: Cursor, event: Event) -> None:
         case HubPush.PushFailed():
             ended = {"failure_code": event.code, "ended_at": event.timestamp}
             update(cursor, "hub_pushes", key, status=PushStatus.FAILED, **ended)
+        case HubPush.PushStopped():
+            ended_at = event.timestamp
+            update(cursor, "hub_pushes", key, status=PushStatus.STOPPED, ended_at=ended_at)
         case _:
             pass
 
 
-HUB_PUSHES = Projection("hub_pushes", ("hub_pushes",), DDL, (HubPush,), one_by_one(apply))
+HUB_PUSHES = Projection("hub_pushes", ("hub_pushes",), DDL, (HubPush,), one_by_one(apply), fold=2)
 
 
 def pushes_of(

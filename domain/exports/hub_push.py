@@ -9,6 +9,7 @@ from uuid import UUID
 from eventsourcing.domain import event
 
 from domain.core.aggregate import Aggregate, Created
+from domain.core.errors import WrongState
 from domain.exports.export import Export, ExportedFiles, ExportFormat
 
 
@@ -18,6 +19,7 @@ class PushStatus(StrEnum):
     PENDING = "pending"  # waits or runs
     COMPLETED = "completed"
     FAILED = "failed"
+    STOPPED = "stopped"
 
 
 class HubPush(Aggregate):
@@ -48,6 +50,9 @@ class HubPush(Aggregate):
         """The files cannot be pushed. EcoLink does not retry."""
 
         code: str
+
+    class PushStopped(Event):
+        """The account holder stopped the push. EcoLink does not retry."""
 
     @classmethod
     def request(cls, id: UUID, export: Export) -> HubPush:
@@ -90,3 +95,15 @@ class HubPush(Aggregate):
     @event(PushFailed)
     def _push_failed(self) -> None:
         self.status = PushStatus.FAILED
+
+    def stop(self) -> None:
+        """Stop the push, once. Raise WrongState if it has completed or failed."""
+        if self.status is PushStatus.STOPPED:
+            return
+        if self.status is not PushStatus.PENDING:
+            raise WrongState(f"The push is {self.status}. You can stop only a pending push.")
+        self.trigger_event(self.PushStopped)
+
+    @event(PushStopped)
+    def _push_stopped(self) -> None:
+        self.status = PushStatus.STOPPED

@@ -67,6 +67,20 @@ class Exporting:
             self.log.commit(known)
         return known
 
+    @retrying
+    def stop_push(self, account_id: UUID, job_id: UUID, push_id: UUID) -> None:
+        """Stop a pending push of the model of a job.
+
+        Raise NotFound if the model has no such push, and WrongState if it has completed or failed.
+        """
+        push = self.log.find(HubPush, push_id)
+        if push is None or (push.account_id, push.job_id) != (account_id, job_id):
+            raise NotFound(
+                f"This model has no push {push_id}. `ecolink models pushes` lists those that exist."
+            )
+        push.stop()
+        self.log.commit(push)
+
     def existing(self, job_id: UUID, format: ExportFormat) -> Export | None:
         """Return the export of a model if its files exist or will exist."""
         export = self.log.find(Export, export_id(job_id, format))

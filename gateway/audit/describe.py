@@ -43,6 +43,8 @@ def describe_any(event: Event, model: str | None = None) -> str:
             return f"Push of {model} as {format} to a hub requested."
         case HubPush.PushCompleted(commit=commit):
             return f"All files pushed, commit {commit}."
+        case HubPush.PushStopped():
+            return "Push to a hub stopped by the account holder."
         case HubPush.PushFailed(code=code):
             return f"The push failed: {code.replace('_', ' ')}."
         case ApiKey.ApiKeyIssued(hint=hint, role=role, scopes=scopes):

@@ -171,7 +171,7 @@ def push(
             "\nThe push continues. `ecolink models pushes` shows it.",
         )
     show(answer, _push)
-    if answer.model.status is PushStatus.FAILED:
+    if answer.model.status in (PushStatus.FAILED, PushStatus.STOPPED):
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -190,8 +190,18 @@ def list_pushes(client: Client, model: ModelName) -> None:
     show(client.read(Listed[PushAnswer], f"/models/{quote(model)}/pushes"), _pushes)
 
 
+@models.command("stop-push")
+def stop_push(
+    client: Client,
+    model: ModelName,
+    push: Annotated[UUID, typer.Argument(help="ID of the push. See `ecolink models pushes`.")],
+) -> None:
+    """Stop a pending push to a hub. EcoLink deletes its token."""
+    show(client.send(PushAnswer, f"/models/{quote(model)}/pushes/{push}/stop", {}), _push)
+
+
 def _pushes(answer: Listed[PushAnswer]) -> RenderableType:
-    names = ("repository", "format", "status", "requested_at", "commit")
+    names = ("id", "repository", "format", "status", "requested_at", "commit")
     empty = "There are no pushes. `ecolink models push MODEL REPOSITORY` requests one."
     return listing((_with_last_error(each, *names) for each in answer.data), empty)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Header
 from fastapi.responses import Response
@@ -53,6 +53,16 @@ def list_exports(model: str, caller: MayRead, backend: BackendOf) -> Listed[Expo
 def list_pushes(model: str, caller: MayRead, backend: BackendOf) -> Listed[PushAnswer]:
     """List the pushes of your model to a hub, newest first."""
     return Listed(data=pushing.list_pushes(backend, caller, model))
+
+
+@pushes.post("/{push_id}/stop", responses=refusals(404, 409))
+def stop_push(model: str, push_id: UUID, caller: MayDeploy, backend: BackendOf) -> PushAnswer:
+    """Stop a pending push to a hub, and delete its token.
+
+    A commit that has begun stays in the repository. Returns 409 if the push has completed or
+    failed.
+    """
+    return pushing.stop_push(backend, caller, model, push_id)
 
 
 @exports.post("/{format}/pushes", status_code=202, responses=refusals(404, 409))

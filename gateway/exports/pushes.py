@@ -98,6 +98,18 @@ def list_pushes(backend: Backend, caller: Caller, model: str) -> list[PushAnswer
     return pushes_by_job(backend, caller, [job_id]).get(job_id, [])
 
 
+def stop_push(backend: Backend, caller: Caller, model: str, push_id: UUID) -> PushAnswer:
+    """Stop a pending push. A stopped push stays stopped.
+
+    Raise NotFound if the model has no such push, and WrongState if it has completed or failed.
+    """
+    job_id = own_model(backend, caller, model)["job_id"]
+    with because(caller.cause(backend)):
+        backend.exporting.stop_push(caller.account_id, job_id, push_id)
+    caught_up(backend, HUB_PUSHES)
+    return next(each for each in list_pushes(backend, caller, model) if each.id == push_id)
+
+
 def pushes_by_job(
     backend: Backend, caller: Caller, job_ids: Sequence[UUID] | None = None
 ) -> dict[UUID, list[PushAnswer]]:

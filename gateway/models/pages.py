@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Annotated
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
@@ -173,6 +173,13 @@ def push_export(
     """Push an export of a model to a hub."""
     push_id = created_id(caller.account_id, "hub-push", str(uuid4()))
     pushes.request_push(backend, caller, model, format, form, push_id)
+    return _lists(backend, caller)
+
+
+@router.post("/{model}/pushes/{push_id}/stop")
+def stop_push(model: str, push_id: UUID, caller: MayDeploy, backend: BackendOf) -> Response:
+    """Stop a pending push to a hub."""
+    pushes.stop_push(backend, caller, model, push_id)
     return _lists(backend, caller)
 
 

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,9 @@ from typing import Any
 from infrastructure.full_disk import causes
 from infrastructure.hub_client import ENVIRONMENT
 from infrastructure.limited_process import serve
+
+REPORT_SECONDS = 5.0
+"""Seconds between two reports during the upload of a file."""
 
 CODES = {
     HTTPStatus.UNAUTHORIZED: "unauthorized",
@@ -34,14 +40,39 @@ def handle(request: dict[str, Any], report: Callable[[Mapping[str, Any]], None])
     A failure is `final` if another attempt would fail, too.
     """
     os.environ.update(ENVIRONMENT)  # the client reads them when it is imported
+    lock = threading.Lock()
+
+    def on_bytes(count: int) -> None:
+        with lock:
+            report({"bytes": count})
+
     try:
-        return _push(request, lambda count: report({"bytes": count}))
+        with _reporting(partial(on_bytes, 0)):
+            return _push(request, on_bytes)
     except PublicRepository as error:
         return {"code": "public_repository", "message": str(error), "final": True}
     except Exception as error:
         if (failure := _failure(error)) is None:
             raise
         return failure
+
+
+@contextmanager
+def _reporting(report: Callable[[], object]) -> Generator[None]:
+    """Report every few seconds in the block, so that a stopped push ends within a large file."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(REPORT_SECONDS):
+            report()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _push(request: dict[str, Any], on_bytes: Callable[[int], object]) -> dict[str, Any]:

@@ -148,6 +148,8 @@ class Pushes:
             done += count
             with self._pool.connection() as connection:
                 set_pushed_bytes(connection, push.id, done)
+            if self._log.load(HubPush, push.id).status is not PushStatus.PENDING:
+                raise Final("stopped", "The account holder stopped the push.")
 
         answer = run(
             WORKER,

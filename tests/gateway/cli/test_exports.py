@@ -157,6 +157,17 @@ def test_a_failed_push_prints_the_reason(
     assert "You may not write." in me.run("models", "pushes", exported)
 
 
+def test_a_pending_push_is_stopped(
+    me: Owner, exported: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+    pushed = me.read("models", "push", exported, "acme/bot", "--no-follow")
+    assert pushed["id"] in me.run("models", "pushes", exported)
+    assert me.read("models", "stop-push", exported, pushed["id"])["status"] == "stopped"
+    unknown = me.refused("models", "stop-push", exported, str(UUID(int=1)), code=4)
+    assert "ecolink models pushes" in unknown
+
+
 def test_a_push_without_an_export_is_refused(
     me: Owner, job: PlatformJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from domain.core.aggregate import because
 from domain.exports.export import Export, ExportFormat
+from domain.exports.hub_push import HubPush
 from domain.jobs.job import Job
 from infrastructure.hub_targets import set_outcome
 from infrastructure.measurements import set_export_progress
@@ -287,4 +288,33 @@ def test_the_page_pushes_an_export(pusher: Exporter) -> None:
     assert retried["last_error"] == "The hub did not respond."
     shown = text(browser.client.get("/models/list").text)
     assert "The last attempt failed: The hub did not respond. EcoLink tries again." in shown
+    stop = f"/models/{pusher.model}/pushes/{answer['id']}/stop"
+    assert f'hx-post="{stop.replace(":", "%3A")}"' in shown
+    shown = browser.client.post(stop, headers=browser.htmx).text
+    assert 'data-push="stopped"' in shown
+    assert "Push to hub…" in shown
     assert (answer["private"], answer["provenance"]) == (True, False)
+
+
+def test_a_pending_push_is_stopped_once(pusher: Exporter) -> None:
+    pushed = push(pusher).json()
+    path = f"/models/{pusher.model}/pushes/{pushed['id']}/stop"
+    assert pusher.post(path, pusher.platform.person()).status_code == 404
+    assert pusher.post(path.replace(pushed["id"], str(UUID(int=1)))).status_code == 404
+    stopped = pusher.post(path).json()
+    assert (stopped["status"], stopped["failure"], stopped["url"]) == ("stopped", None, None)
+    assert stopped["ended_at"] is not None
+    assert pusher.post(path).json() == stopped
+    assert pusher.platform.topics().count("PushStopped") == 1
+
+
+def test_an_ended_push_cannot_be_stopped(pusher: Exporter) -> None:
+    pushed = push(pusher).json()
+    with because(pusher.platform.cause):
+        found = pusher.platform.log.load(HubPush, UUID(pushed["id"]))
+        found.fail("unauthorized")
+        pusher.platform.log.commit(found)
+    pusher.platform.project()
+    refused = pusher.post(f"/models/{pusher.model}/pushes/{pushed['id']}/stop")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
+    assert "The push is failed" in refused.json()["error"]["message"]

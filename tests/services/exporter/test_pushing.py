@@ -26,6 +26,7 @@ from infrastructure import full_disk
 from infrastructure.hub_targets import Target, add_target, shown_targets, stored_tokens, target_of
 from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
 from infrastructure.store import connect
+from services.exporter import hub as hub_worker
 from services.exporter import pushing
 from services.exporter.app import measure_pending
 from services.exporter.pushing import LIMITS, Options, Pushes
@@ -328,6 +329,56 @@ def test_an_account_with_slow_pushes_delays_no_other(
     finally:
         release.set()
         assert pusher.pushes.work.finish(TIMEOUT_SECONDS)
+
+
+def stop(pusher: Pusher, push_id: UUID) -> None:
+    with because(pusher.service.platform.cause):
+        Exporting(pusher.service.platform.log).stop_push(ACCOUNT_ID, JOB_ID, push_id)
+
+
+def test_a_stopped_push_commits_nothing_and_loses_its_token(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_id = pusher.request()
+
+    def run(*arguments: Any) -> dict[str, Any]:
+        stop(pusher, push_id)
+        on_progress = arguments[-1]
+        on_progress({"bytes": 0})
+        raise AssertionError("the process ends")
+
+    monkeypatch.setattr(pushing, "run", run)
+    pusher.run()
+    assert pusher.find(push_id).status is PushStatus.STOPPED
+    assert pusher.row(push_id)["commit_id"] is None
+    assert pusher.tokens() == set()
+
+
+def test_a_push_that_is_stopped_between_two_attempts_never_runs_again(pusher: Pusher) -> None:
+    push_id = pusher.request()
+    pusher.hub.failures = [500]
+    pusher.run()
+    stop(pusher, push_id)
+    pusher.service.clock.time += timedelta(minutes=10)
+    pusher.run()
+    pusher.pushes.delete_tokens()
+    assert pusher.tokens() == set()
+    assert REPOSITORY not in pusher.hub.models
+
+
+def test_the_upload_of_a_large_file_reports_that_it_still_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_worker, "REPORT_SECONDS", 0.01)
+    reports: list[object] = []
+
+    def push(*_: Any) -> dict[str, str]:
+        eventually(lambda: len(reports) > 2)
+        return {"commit": "c", "url": "u"}
+
+    monkeypatch.setattr(hub_worker, "_push", push)
+    assert hub_worker.handle({}, reports.append) == {"commit": "c", "url": "u"}
+    assert reports[0] == {"bytes": 0}
 
 
 def test_a_wrong_token_fails_the_push(pusher: Pusher) -> None:
