@@ -46,6 +46,7 @@ from gateway.keys.service import list_keys
 from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, is_htmx, page
+from infrastructure.profiles import synthesis_names
 from projections import ACCOUNTS
 from projections.billing_ledger import PostingFilter, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for
@@ -383,6 +384,8 @@ def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
     positions = [each.position for each in ledger.data]
     with backend.pool.connection() as connection:
         balances = balances_after(connection, caller.account_id, positions)
+        generated = {each.synthesis_id for each in (*jobs, *ledger.data)} - {None}
+        made = synthesis_names(connection, [each for each in generated if each is not None])
     ids = {job.job_id for job in jobs} | {each.job_id for each in ledger.data} | {asked.job}
     return {
         "kinds": {kind: label for kind, (label, _) in KINDS.items()},
@@ -394,6 +397,7 @@ def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
         "ledger": ledger,
         "balances": {position: Money.of(micros) for position, micros in balances.items()},
         "names": names_by_id(backend, [each for each in ids if each is not None]),
+        "made": made,
     }
 
 

@@ -258,7 +258,8 @@ class StatementJob(Answer):
     synthesis_id: UUID | None = Field(default=None, description="Null for a job.")
     name: str = Field(
         examples=["support chats"],
-        description="Suffix of the job, or the start of its ID if it has no suffix.",
+        description="Suffix of the job, or name of the generated dataset. Without one, the start "
+        "of the ID.",
     )
     dataset: str | None = Field(description="Name of the dataset, or null if it was deleted.")
     base_model: str | None = Field(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from domain.billing.account import Account
@@ -14,8 +15,9 @@ from gateway.backend import Backend
 from gateway.billing.schemas import Posting, StatementDay, StatementJob, StatementTotal
 from gateway.http.access import Caller
 from gateway.http.paging import Page
-from gateway.jobs.names import SHORT, JobNames, names_by_id
+from gateway.jobs.names import SHORT, names_by_id
 from gateway.schemas import Money
+from infrastructure.profiles import synthesis_names
 from projections.billing_ledger import PostingFilter, newest_postings, postings_of
 from projections.projection import Row
 from projections.statement_csv import daily_csv, job_csv, ledger_csv
@@ -110,15 +112,30 @@ def by_day_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]
 def by_job(backend: Backend, caller: Caller, days: Days, *, ids: bool = True) -> list[StatementJob]:
     """Return the statement by job. Include the event IDs if `ids` is true."""
     jobs = _read(backend, job_statement, caller, days, ids=ids)
-    names = names_by_id(backend, [job.job_id for job in jobs])
+    names = _names(backend, jobs)
     return [_job(job, names.get(job.job_id)) for job in jobs]
 
 
 def by_job_as_csv(backend: Backend, caller: Caller, days: Days) -> Iterator[str]:
     jobs = _read(backend, job_statement, caller, days, ids=True)
-    names = names_by_id(backend, [job.job_id for job in jobs])
-    columns = {id: (each.title, each.dataset, each.base_model) for id, each in names.items()}
-    return job_csv(jobs, columns)
+    return job_csv(jobs, _names(backend, jobs))
+
+
+Names = tuple[str, str | None, str | None]
+"""The name of a job or synthesis. For a job, also its dataset, and its base model."""
+
+
+def _names(backend: Backend, jobs: Sequence[JobOfStatement]) -> dict[UUID, Names]:
+    """Return the names of jobs and syntheses that the read models have, by ID."""
+    found = names_by_id(backend, [job.job_id for job in jobs if not job.synthesis])
+    names: dict[UUID, Names] = {
+        id: (each.title, each.dataset, each.base_model) for id, each in found.items()
+    }
+    made = [job.job_id for job in jobs if job.synthesis]
+    with backend.pool.connection() as connection:
+        return names | {
+            id: (each, None, None) for id, each in synthesis_names(connection, made).items()
+        }
 
 
 def total_of(days: Sequence[StatementDay]) -> StatementTotal:
@@ -151,13 +168,14 @@ def _amounts(row: DayOfStatement | JobOfStatement, *names: str) -> dict[str, Any
     return {name: Money.of(getattr(row, f"{name}_micros")) for name in names}
 
 
-def _job(job: JobOfStatement, names: JobNames | None) -> StatementJob:
+def _job(job: JobOfStatement, names: Names | None) -> StatementJob:
+    name, dataset, base_model = names or (job.job_id.hex[:SHORT], None, None)
     return StatementJob(
         job_id=None if job.synthesis else job.job_id,
         synthesis_id=job.job_id if job.synthesis else None,
-        name=names.title if names else job.job_id.hex[:SHORT],
-        dataset=names.dataset if names else None,
-        base_model=names.base_model if names else None,
+        name=name,
+        dataset=dataset,
+        base_model=base_model,
         segments=job.segments,
         minutes=job.minutes,
         seconds=job.seconds,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from domain.billing.budget import BudgetPeriod
 from domain.capacity.availability import PoolLoad
-from domain.core.money import SECONDS_PER_HOUR, Toward
+from domain.core.money import SECONDS_PER_HOUR, Toward, exact_dollars, in_cents
 from domain.estimating.estimate import Estimate, PhaseEstimate
 from domain.estimating.memory import GIB, Fit
 from domain.jobs.choices import Choices
@@ -134,11 +134,13 @@ class BalanceImpact(Answer):
     @classmethod
     def of(cls, balance_micros: int, cost: CostRange) -> BalanceImpact:
         left = balance_micros - cost.high_micros
+        # The amounts add up as shown. A difference of rounded amounts may be a cent off.
+        shown = in_cents(balance_micros) - in_cents(cost.high_micros, Toward.UP)
         return cls(
             balance=Money.of(balance_micros),
             needed=Money.of(cost.high_micros, Toward.UP),
             capped=cost.capped,
-            left=Money.of(left, Toward.DOWN),
+            left=Money(micros=left, text=exact_dollars(shown)),
             missing=Money.of(max(0, -left), Toward.UP),
         )
 

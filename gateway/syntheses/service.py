@@ -11,7 +11,7 @@ from domain.billing.account import Account
 from domain.billing.token_rates import TokenRates, TokenUsage
 from domain.core.aggregate import because
 from domain.core.identity import created_id
-from domain.core.money import micros_of
+from domain.core.money import Toward, micros_of
 from domain.synthesis.synthesis import (
     StopReason,
     Synthesis,
@@ -73,8 +73,8 @@ def quote(backend: Backend, caller: Caller, form: SynthesisForm) -> QuoteAnswer:
     needed = high if found.max_cost_micros is None else min(high, found.max_cost_micros)
     rates = found.plan.rates
     return QuoteAnswer(
-        low=Money.of(min(found.cost.low_micros, needed)),
-        high=Money.of(needed),
+        low=Money.of(min(found.cost.low_micros, needed), Toward.DOWN),
+        high=Money.of(needed, Toward.UP),
         external=found.plan.generator.external,
         prompt_price=Money.price(rates.prompt_micros),
         completion_price=Money.price(rates.completion_micros),
@@ -232,9 +232,9 @@ def _answer(
         explanation=explanation,
         counts=SynthesisCounts(attempts=sum(counts.values()), **counts),
         cost=Money.of(rates.charge_micros(usage)),
-        low=Money.of(min(row["low_micros"], most)),
-        high=Money.of(min(row["high_micros"], most)),
-        max_cost=Money.price(most),
+        low=Money.of(min(row["low_micros"], most), Toward.DOWN),
+        high=Money.of(min(row["high_micros"], most), Toward.UP),
+        max_cost=Money.of(most, Toward.UP),
         edited=edits.edited,
         removed=edits.removed,
         eta_seconds=_eta_seconds(row),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from urllib.parse import unquote
 
 import pytest
@@ -12,7 +14,7 @@ from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import because
 from domain.core.identity import gpu_pool_id
-from domain.core.money import CENT_MICROS, exact_dollars
+from domain.core.money import CENT_MICROS
 from domain.jobs.job import Job
 from domain.training.cautions import cautions
 from domain.training.hyperparameters import FIELDS, Group, Hyperparameters, names_in
@@ -73,7 +75,7 @@ def test_it_shows_the_quote_of_the_api(wizard: Wizard) -> None:
         "/api/estimates", json=body, headers=wizard.browser.htmx
     ).json()
     assert quote["fit"]["banner"] in shown["precision"].text
-    assert exact_dollars(quote["balance"]["left"]["micros"]) in shown["impact"].text
+    assert quote["balance"]["left"]["text"] in shown["impact"].text
     rows = [each for each in shown["phases"].all() if each.tag == "tr"][1:]
     most = [each["high"]["micros"] for each in quote["estimate"]["phases"]]
     assert len(rows) == len(most)
@@ -98,6 +100,16 @@ def test_datasets_with_the_same_name_have_their_time(wizard: Wizard, platform: P
             set_dataset_name(connection, dataset_id, "support")
     for dataset_id in (wizard.dataset, other):
         assert "UTC" in wizard.open()[f"dataset-{dataset_id}"].text
+
+
+def test_the_balance_impact_has_two_decimals(wizard: Wizard, platform: Platform) -> None:
+    for credited in (4_934_001, 2_000):
+        platform.credit(wizard.browser.person, credited)
+        platform.project()
+        impact = wizard.complete()["impact"].text
+        now, needed, left = map(Decimal, re.findall(r"\$([0-9.]+)", impact))
+        assert now - needed == left
+        assert re.fullmatch(r"(?:[^$]*\$[0-9]+\.[0-9]{2}){3}\s*", impact)
 
 
 def test_one_live_region_summarizes_the_form(wizard: Wizard) -> None:
