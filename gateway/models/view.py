@@ -56,6 +56,7 @@ class ModelsView:
     jobs: dict[UUID, JobNames]
     exports: dict[UUID, list[ExportAnswer]]
     pushes: dict[UUID, list[PushAnswer]]
+    export_days: int
     hub: bool
     operator: bool
     now: datetime
@@ -169,6 +170,7 @@ def models_view(backend: Backend, caller: Caller) -> ModelsView:
         bases=models.base_models,
         deployments={each.model: each for each in deployments},
         exports=exports_by_job(backend, caller),
+        export_days=backend.settings.export_days,
         pushes=pushes_by_job(backend, caller),
         hub=backend.settings.hub_endpoint is not None,
         jobs=names_by_id(backend, [each for each in made if each is not None]),

@@ -22,11 +22,15 @@ from gateway.syntheses import endpoints, reviewing, service
 from gateway.syntheses.schemas import EndpointForm, ExampleMessage, KeyForm, SynthesisForm
 from gateway.web.rendering import fragment, is_htmx, page
 from infrastructure.profiles import dataset_names
+from projections.base_models import all_base_models
 from projections.datasets import ready_datasets
 from projections.deployments import deployments_of
 
 LISTED, SHOWN_EXAMPLES, LISTED_SEEDS = 20, 10, 100
 FORM_FIELDS = 40
+SMALL_PARAMETERS = 1_000_000_000
+"""Smaller models write better chats without personas, and judge badly."""
+
 DEFAULTS = SynthesisForm(name="x")
 
 STATUSES: dict[SynthesisStatus, tuple[str, str]] = {
@@ -48,8 +52,9 @@ After = Annotated[int, Query(ge=0, le=1_000_000)]
 def show_form(request: Request, caller: MayRead, backend: BackendOf) -> Response:
     """Show the form of a synthesis, and the newest syntheses."""
     with backend.pool.connection() as connection:
+        parameters = {row["name"]: row["parameters"] for row in all_base_models(connection)}
         models = [
-            row["model"]
+            (row["model"], parameters.get(row["base_model"], 0) < SMALL_PARAMETERS)
             for row in deployments_of(connection, caller.account_id)
             if row["status"] == DeploymentStatus.ACTIVE
         ]

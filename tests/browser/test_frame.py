@@ -84,6 +84,25 @@ def test_the_notice_of_a_form_goes_when_the_form_succeeds(page: Page) -> None:
     expect(alert).to_have_count(0)
 
 
+def test_choices_for_large_models_follow_the_model(page: Page) -> None:
+    page.goto("/datasets/generate")
+    model, judge = page.get_by_label("Written by"), page.locator("[name=judge]")
+    personas = page.locator("[name=personas]")
+    model.evaluate(
+        """(select) => {
+            select.options[0].dataset.small = "";
+            select.append(new Option("large", "model:large"));
+        }"""
+    )
+    personas.set_checked(not personas.is_checked())
+    chosen = personas.is_checked()
+    small = model.input_value()
+    for name, checked in (("model:large", True), (small, False)):
+        model.select_option(name)
+        expect(judge).to_be_checked(checked=checked)
+        expect(personas).to_be_checked(checked=chosen)  # the user's choice stays
+
+
 def _no_database(route: Route) -> None:
     request = HttpRequest({"type": "http", "method": "POST", "headers": [(b"hx-request", b"true")]})
     problem = Problem(code="unavailable", message="there is no database now")

@@ -25,6 +25,15 @@ function sayTimes(root) {
   }
 }
 
+// Browsers know the names of all languages.
+const languages = new Intl.DisplayNames("en", { type: "language" });
+function nameLanguages() {
+  for (const element of document.querySelectorAll("[data-language]:not([title])")) {
+    element.title = element.textContent;
+    element.textContent = languages.of(element.title);
+  }
+}
+
 export function notify(text, problem = false) {
   const notice = document.createElement("div");
   notice.className = problem ? "notice is-problem" : "notice";
@@ -146,9 +155,10 @@ document.addEventListener("htmx:finally:request", (event) => {
 document.addEventListener("htmx:after:swap", (event) => {
   if (event.detail.ctx?.hx?.retarget === "#notices") markRefused(refused);
 });
-document.addEventListener("htmx:after:swap", () => { sayTimes(document); reachTables(); });
+document.addEventListener("htmx:after:swap", () => { sayTimes(document); nameLanguages(); reachTables(); });
 window.addEventListener("resize", reachTables);
 
 sayTimes(document);
+nameLanguages();
 reachTables();
 setInterval(() => sayTimes(document), 15000);

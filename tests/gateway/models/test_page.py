@@ -201,7 +201,8 @@ def test_the_retention_is_in_days_then_in_hours(
 ) -> None:
     now = platform.cause.now
     adapter = KeptAdapter.model_construct(expires_at=None if left is None else now + left)
-    assert ModelsView([], [], [], {}, {}, {}, {}, False, False, now).time_left(adapter) == expected
+    view = ModelsView([], [], [], {}, {}, {}, {}, 7, False, False, now)
+    assert view.time_left(adapter) == expected
 
 
 def test_another_account_sees_no_models(

@@ -474,6 +474,21 @@ def test_the_page_has_the_choices_of_the_api(holder: Holder, platform: Platform)
     assert '<a href="/datasets" aria-current="true">' in browser.client.get(f"/syntheses/{id}").text
 
 
+def test_choices_for_large_models_are_off_for_a_small_one(
+    holder: Holder, platform: Platform
+) -> None:
+    browser = signed_in(holder.client, holder.person)
+    found = [browser.client.get("/datasets/generate").text]
+    platform.base_model()
+    platform.project()
+    found.append(browser.client.get("/datasets/generate").text)
+    chosen = [
+        re.findall(r'name="(?:personas|judge)" value="on"( checked)?', page) for page in found
+    ]
+    assert chosen == [[" checked"] * 2, [""] * 2]
+    assert 'value="model:tiny" data-small' in found[1]
+
+
 def test_commands_and_their_states(holder: Holder) -> None:
     made = holder.post("/syntheses", holder.form, 201)
     path = f"/syntheses/{made['id']}"
