@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from gateway.launch.pages.entries import refusal
+from tests.browser.sample_platform import SamplePlatform
 from tests.browser.tabs import Tabs, until
 from tests.running import EcoLinkUnderTest
 
@@ -210,3 +211,36 @@ def test_a_link_to_a_problem_opens_its_section(page: Page, dataset: str) -> None
     expect(page.get_by_label("Seed", exact=True)).to_be_hidden()
     page.locator('#gates a[href="#seed"]').click()
     expect(page.get_by_label("Seed", exact=True)).to_be_focused()
+
+
+def test_a_continued_model_keeps_its_shape_and_a_saved_template_the_page(
+    sample_tabs: Tabs, sample: SamplePlatform
+) -> None:
+    page = sample_tabs.open(sample.people["ada"], PATH)
+    rank, alpha = page.locator("#lora_r"), page.locator("#lora_alpha")
+    base, dataset = page.locator("#base_model"), page.locator("#dataset")
+
+    def values(choice: Locator) -> list[str]:
+        options = choice.locator("option").all()
+        return [value for each in options if (value := each.get_attribute("value"))]
+
+    names = values(base)
+    plain = next(each for each in names if not each.startswith("ft:"))
+    dataset.select_option(values(dataset)[0])
+    base.select_option(plain)
+    rank.fill("8")
+    expect(alpha).to_have_value("16")
+    base.select_option(next(each for each in names if each.startswith("ft:")))
+    expect(rank).to_be_disabled()
+    expect(page.locator("#use_dora")).to_be_disabled()
+    expect(rank).to_have_value("16")
+    expect(alpha).to_have_value("32")
+    base.select_option(plain)
+    expect(rank).to_be_enabled()
+    expect(rank).to_have_value("16")
+    page.get_by_role("button", name="Save as template…").click()
+    page.locator("#template-name").fill("Mine")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.locator("#notices")).to_contain_text("Saved as the template Mine")
+    expect(page.locator("#save-template")).to_be_hidden()
+    expect(page).to_have_url(re.compile(f"{PATH}$"))

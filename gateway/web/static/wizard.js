@@ -61,6 +61,9 @@ document.addEventListener("htmx:after:swap", () => {
 document.addEventListener("htmx:after:swap", () => {
   for (const list of form.querySelectorAll("select[data-chosen]"))
     if (list !== document.activeElement && list.value !== list.dataset.chosen) list.value = list.dataset.chosen;
+  // Likewise, a field that the user has changed keeps its entry. A disabled one must show the value of the response.
+  for (const field of form.querySelectorAll("input[disabled]"))
+    Object.assign(field, { value: field.defaultValue, checked: field.defaultChecked });
 });
 
 document.addEventListener("click", (event) => {
