@@ -37,5 +37,7 @@ def test_a_different_rounding_is_detected(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.full
 def test_unbilled_minutes_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settlement, "_post_minutes", lambda running, policy: (0, 0))
+    monkeypatch.setattr(
+        settlement, "_post_minutes", lambda running, policy: (settlement.Micros(), 0)
+    )
     assert run(3000).errors[DIFFERENCE] > 0
