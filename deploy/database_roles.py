@@ -136,7 +136,9 @@ ACCESS: dict[str, Access] = {
         reads_snapshots=True,
         snapshots=(GpuPool,),
         handles_events=True,
-        tables=_each(("accounts", "job_detail", "open_meters", "deployments"), READ)
+        tables=_each(
+            ("accounts", "job_detail", "open_meters", "deployments", "projection_positions"), READ
+        )
         | {table: f"SELECT ({column}), DELETE" for table, column in PERSONAL.items()}
         | _each(("log_lines", "security_events"), REMOVE),
     ),

@@ -79,7 +79,7 @@ from infrastructure.webhook_endpoints import (
     old_secret_ends,
     rotate_secret,
 )
-from projections.job_detail import rows_of
+from projections.job_detail import rows_of, unfinished_from
 from services.auditor.verifying import Request, run
 from services.billing.auto_top_ups import AutoTopUps
 from services.billing.reconciliation import Reconciliation
@@ -161,6 +161,12 @@ def test_only_the_projector_writes_read_models(settings: Settings, service: str)
     with logged_in(settings, "projector") as connection:
         for table in READ_MODELS:
             connection.execute(f"DELETE FROM {table}".encode())
+
+
+def test_the_scheduler_reads_which_jobs_continue_a_model(settings: Settings) -> None:
+    with logged_in(settings, "scheduler") as connection:
+        connection.row_factory = dict_row
+        assert unfinished_from(connection, uuid4(), uuid4()) == []
 
 
 def test_only_billing_writes_evidence(settings: Settings) -> None:
@@ -746,7 +752,7 @@ def test_the_scheduler_erases_personal_data_that_it_cannot_read(settings: Settin
         with logged_in(settings, "scheduler") as connection:
             refused(connection, "SELECT name FROM profiles")
             refused(connection, "SELECT url FROM webhook_endpoints")
-            connection.row_factory = dict_row  # type: ignore[assignment]
+            connection.row_factory = dict_row
             artifacts = Artifacts(settings.artifacts)
             deleted = delete_personal_data(connection, artifacts, account_id)  # type: ignore[arg-type]
         assert deleted == (2, 0)
