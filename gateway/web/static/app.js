@@ -153,7 +153,7 @@ document.addEventListener("htmx:finally:request", (event) => {
   if (address) history.replaceState(null, "", address);
 });
 document.addEventListener("htmx:after:swap", (event) => {
-  if (event.detail.ctx?.hx?.retarget === "#notices") markRefused(refused);
+  if (event.detail?.ctx?.hx?.retarget === "#notices") markRefused(refused);
 });
 document.addEventListener("htmx:after:swap", () => { sayTimes(document); nameLanguages(); reachTables(); });
 window.addEventListener("resize", reachTables);

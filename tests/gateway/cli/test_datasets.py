@@ -117,7 +117,7 @@ def test_findings_versions_and_comparisons_are_printed(
     assert "line 2, like line 1 (" in shown
     chosen = ("--near-duplicates", "--similarity", "0.6")
     new = me.read("datasets", "filter", train, *chosen, "--no-follow")
-    assert (new["name"], new["filters"]["similarity"]) == ("train.v1", 0.6)
+    assert (new["name"], new["filters"]["similarity"]) == ("train.v1 (filtered)", 0.6)
     service.catch_up()
     origin = "Removes near-duplicates, from a similarity of 60%."
     assert origin in me.run("datasets", "versions", train)
