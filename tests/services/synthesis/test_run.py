@@ -1,4 +1,4 @@
-"""What a run keeps in memory."""
+"""The part of a run that stays in memory."""
 
 from __future__ import annotations
 
