@@ -74,7 +74,7 @@ def test_a_jobs_events_pass_on_the_bus_in_order(ecolink: EcoLinkUnderTest, tmp_p
 def test_every_charge_of_a_job_leads_back_to_its_approval(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
-    path = ecolink.approve(ecolink.dataset(tmp_path, examples=40), epochs=1)
+    path = ecolink.approve(ecolink.dataset(tmp_path, examples=40), epochs=40)
     job = ecolink.await_end(path)
     with connect(ecolink.settings) as connection:
         reader = EventReader(connection)
@@ -143,6 +143,8 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
         *("--base-model", "tiny", "--epochs", "40", "--wait", "--watch"),
     )
     assert launch.stdout is not None
+    told = launch.stdout.readline()
+    assert "1,000 or more are recommended" in told
     told = launch.stdout.readline()
     assert "Ctrl-C" in told
     while "loss" not in told:
