@@ -6,24 +6,18 @@ import json
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import jsonschema_rs
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.core.errors import Invalid
 from gateway.schemas import Answer
 from infrastructure.generation import MAX_CHOICES, GenerationRequest
+from infrastructure.json_schema import MAX_DEPTH, InvalidSchema, inside, require_schema
 
 SEEDS = 2**62
-
-MAX_DEPTH = 32
-"""Maximum nesting depth of a tool call. Templates and encoders recurse into a call."""
 
 MAX_STOPS = 16
 
 MOST_TOOLS = 128
-
-SCHEMA_CHARACTERS = 65_536
-"""Most characters of the schema of an answer."""
 
 IGNORED = frozenset(
     {
@@ -135,22 +129,11 @@ class ResponseFormat(BaseModel):
         if self.json_schema is None:
             raise Invalid("The schema is missing. Add it.", field="response_format.json_schema")
         schema = self.json_schema.json_schema
-        field = "response_format.json_schema.schema"
-        if _is_too_deep(schema):
-            raise Invalid(
-                f"The schema has more than {MAX_DEPTH} levels. Use fewer levels.", field=field
-            )
-        if (size := len(json.dumps(schema))) > SCHEMA_CHARACTERS:
-            raise Invalid(
-                f"The schema has {size:,} characters. Use at most {SCHEMA_CHARACTERS:,}.",
-                field=field,
-            )
         try:
-            jsonschema_rs.meta.validate(schema)
-        except jsonschema_rs.ValidationError as error:
-            raise Invalid(f"The schema is not valid: {error.message}.", field=field) from error
-        except jsonschema_rs.ReferencingError as error:
-            raise Invalid(f"The schema is not valid: {error}.", field=field) from error
+            require_schema(schema)
+        except InvalidSchema as error:
+            field = "response_format.json_schema.schema"
+            raise Invalid(f"The schema is not valid. {error}", field=field) from error
         return schema
 
 
@@ -331,11 +314,5 @@ def _is_too_deep(call: dict[str, Any]) -> bool:
         except ValueError:
             pass  # not JSON, so the chat template receives it as text
     for _ in range(MAX_DEPTH):
-        levels = [inner for each in levels for inner in _inside(each)]
+        levels = [inner for each in levels for inner in inside(each)]
     return any(isinstance(each, dict | list) for each in levels)
-
-
-def _inside(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []

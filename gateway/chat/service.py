@@ -60,7 +60,7 @@ async def start_chat(
     headers |= rates.take("chats", caller.account_id).headers("requests")
     headers |= rates.require("prompt_tokens", caller.account_id).headers("tokens")
     deployment_id = await run_in_threadpool(_deployed, backend, caller, form.model)
-    asked = form.asked(deployment_id, caller.account_id)
+    asked = await run_in_threadpool(form.asked, deployment_id, caller.account_id)
     frame = Frame(caller.request_id, int(backend.clock.now().timestamp()), form.model)
     generation = await while_connected(request, serving.generate(asked))
     read = generation.prompt_tokens * asked.choices

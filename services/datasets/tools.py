@@ -8,8 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import jsonschema_rs
-
+from infrastructure.json_schema import InvalidSchema, validator_of
 from services.datasets.messages import Message, Notes
 from services.datasets.report import Code, Refused, quoted
 from services.datasets.tool_calls import deeper_than
@@ -82,18 +81,16 @@ def _read(tool: Any, position: int) -> tuple[str, Matches]:
         )
     try:
         return name, _check_of(json.dumps(parameters))
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+    except InvalidSchema as error:
         raise _bad(
-            f'The "parameters" of the tool "{name}" are not a valid JSON schema: {_short(error)}'
+            f'The "parameters" of the tool "{name}" are not a valid JSON schema. {error}'
         ) from None
 
 
 @lru_cache(CACHED_SCHEMAS)
 def _check_of(schema: str) -> Matches:
     """Return the check of a schema. Most examples of a dataset have the same tools."""
-    parameters = json.loads(schema)
-    jsonschema_rs.meta.validate(parameters)
-    return jsonschema_rs.validator_for(parameters, offline=True).is_valid
+    return validator_of(json.loads(schema)).is_valid
 
 
 def check_calls(messages: list[Message], tools: Tools, notes: Notes) -> None:
@@ -168,11 +165,6 @@ def check_tool_messages(messages: list[Message]) -> None:
                 'the "id" of that call.',
                 position=position,
             )
-
-
-def _short(error: Exception) -> str:
-    text = str(error).partition("\n")[0]
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _bad(message: str) -> Refused:

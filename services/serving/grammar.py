@@ -8,25 +8,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 import llguidance.hf
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from infrastructure.limited_process import LimitExceeded, Limits, run
+from services.serving.grammar_worker import LIMITS
 from services.serving.refusals import Refused
 
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=500_000,
-    step_max_items=25_000,
-    max_lexer_states=50_000,
-    max_grammar_size=100_000,
-)
-"""Limits of one grammar. Those of the library allow more than a second for a token."""
+WORKER, COMPILING = "services.serving.grammar_worker", Limits(5, 60.0, 512)
+"""The process that compiles a grammar first, and its limits."""
+
+KNOWN_GRAMMARS = 512
 
 COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON without free white space. A weak model could otherwise write it without end."""
@@ -65,10 +65,21 @@ class Grammars:
             text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
         except ValueError as error:
             raise UnusableSchema(_first_line(str(error))) from error
+        if problem := _problem(text):
+            raise UnusableSchema(problem)
         matcher = LLMatcher(self._prepared, text, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise UnusableSchema(_first_line(matcher.get_error()))
         return Grammar(matcher)
+
+
+@lru_cache(KNOWN_GRAMMARS)
+def _problem(grammar: str) -> str:
+    """Return why a grammar cannot be compiled within limits, or an empty text."""
+    try:
+        return _first_line(str(run(WORKER, {"grammar": grammar}, COMPILING)))
+    except LimitExceeded as error:
+        return f"it exceeds the {error.exceeded} limit"
 
 
 class Grammar:

@@ -6,13 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jsonschema_rs
-
 from domain.synthesis.demonstrations import Message
 from domain.synthesis.prompts import SCORE_SCHEMA, chat_schema
+from infrastructure.json_schema import validator_of
 from services.text_quality.answers import is_cut
 
-SCORES = jsonschema_rs.validator_for(SCORE_SCHEMA)
+SCORES = validator_of(SCORE_SCHEMA)
 
 UNHELPFUL_SCORE = 1
 """Score of a chat that the judge calls unhelpful, whatever its score."""
@@ -44,7 +43,7 @@ def read_chat(text: str, turns: int, longest: Mapping[str, int] | None) -> list[
 
 
 def _turns(document: Any, turns: int) -> list[Message]:
-    validator = jsonschema_rs.validator_for(chat_schema(turns))
+    validator = validator_of(chat_schema(turns))
     error = next(validator.iter_errors(document), None)
     if error is not None:
         place = "/".join(map(str, error.instance_path)) or "the answer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 from openai import OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionMessageFunctionToolCall
 
+import gateway.chat.schemas
 import gateway.chat.serving
 from domain.core.aggregate import because
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
@@ -25,6 +27,7 @@ from gateway.chat.serving import Serving
 from gateway.http import streaming
 from gateway.http.read_your_writes import caught_up
 from infrastructure.generation import GenerationRequest, PromptRead, TextDelta, ToolCall
+from infrastructure.json_schema import require_schema
 from infrastructure.settings import Settings
 from projections import DEPLOYMENTS
 from services.serving.batch import Batch
@@ -40,6 +43,8 @@ from tests.services.datasets.uploads import nested
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 GREEDY: dict[str, Any] = {"model": BASE_MODEL, "messages": HELLO, "temperature": 0}
 DEEP: Any = {"type": "function", "function": {"name": "f", "parameters": nested(40)}}
+GROWING = {"allOf": [{"type": "string", "pattern": f"a.{{{n}}}b"} for n in range(1, 40)]}
+"""Patterns whose combination needs memory that doubles with each of them."""
 LONG: Any = [{"role": "user", "content": "the fox " * 200}]
 
 Create = Callable[..., Any]
@@ -250,6 +255,10 @@ def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": schema_format({"type": "strings"})}, SCHEMA),
         ({"response_format": schema_format({"enum": ["x" * 70_000]})}, SCHEMA),
+        ({"response_format": schema_format({"$schema": "file:///dev/ptmx"})}, SCHEMA),
+        ({"response_format": schema_format({"items": {"$schema": "http://a/"}})}, SCHEMA),
+        ({"response_format": schema_format({"$ref": "file:///dev/ptmx"})}, FORMAT),
+        ({"response_format": schema_format(GROWING)}, FORMAT),
         ({"response_format": schema_format({"minLength": 3, "type": "object", "not": {}})}, FORMAT),
         ({"response_format": {"type": "json_object"}, "tools": [CLOCK]}, "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
@@ -266,6 +275,18 @@ def test_an_invalid_parameter_is_named(create: Create, options: Any, param: str)
     assert refused.value.param == param
     if options.get("messages") == LONG:
         assert refused.value.code == "context_length_exceeded"
+
+
+def test_a_schema_is_read_outside_the_event_loop(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(schema: Any) -> None:
+        with pytest.raises(RuntimeError):  # no event loop runs in this thread
+            asyncio.get_running_loop()
+        require_schema(schema)
+
+    monkeypatch.setattr(gateway.chat.schemas, "require_schema", read)
+    create(response_format=schema_format({"type": "object"}), max_tokens=1)
 
 
 def test_only_deployed_models_of_the_caller_answer(
