@@ -53,6 +53,7 @@ class Home:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.secrets = root / "secrets.json"
         self.state = root / "run" / "stack.json"  # the supervisor writes it
         self.postgres = root / "postgres"  # data directory
         self.nats = root / "nats"  # store directory of JetStream
@@ -89,7 +90,7 @@ class Home:
 
     def passwords(self) -> Passwords:
         """Return the passwords of this home. Generate and store those that are missing."""
-        path = self.root / "secrets.json"
+        path = self.secrets
         kept = path.read_text() if path.exists() else "{}"
         passwords = Passwords.model_validate_json(kept)
         if (text := passwords.model_dump_json(indent=1)) != kept:

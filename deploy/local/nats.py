@@ -17,7 +17,7 @@ from deploy.local.home import Home, Passwords, write_private
 from deploy.local.ports import free_port
 from deploy.nats_accounts import USERS, configuration
 from infrastructure.bus import OPERATOR
-from infrastructure.nats_keys import signer
+from infrastructure.nats_keys import public_key, signer
 
 STORING_SECONDS = 15.0
 MIN_FREE_BYTES = 32 * 1024**2
@@ -80,6 +80,12 @@ class NatsServer:
         for user in USERS:
             write_private(self._home.nats_credentials(user), self._keys.credentials(user))
         self._home.shared_nats_credentials.unlink(missing_ok=True)
+
+    def keep_streams(self) -> None:
+        """Give the stored streams to the account of the keys. The server must be stopped."""
+        account = self._home.nats / "jetstream" / public_key(self._keys.services)
+        for streams in self._home.nats.glob("jetstream/*/streams"):
+            streams.parent.rename(account)
 
     def provision(self) -> None:
         """Do nothing. infrastructure.bus creates streams and consumers on any server."""

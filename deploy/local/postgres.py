@@ -122,6 +122,22 @@ class PostgresServer:
             raise StackError(f"PostgreSQL cannot create its data directory: {made.stderr.strip()}")
         partial.rename(self.data)
 
+    def set_owner_password(self, password: str) -> None:
+        """Replace the password of the owner while the server is stopped. Raise StackError."""
+        self.clear()
+        changed = subprocess.run(
+            tethered(
+                (str(binaries() / "postgres"), "--single", "-D", str(self.data), "postgres"),
+                self._user.spec,
+            ),
+            input=f"ALTER ROLE {OWNER} PASSWORD '{password}'\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if changed.returncode != 0 or "ERROR:" in changed.stderr:
+            raise StackError("PostgreSQL cannot replace its password. Run the command again.")
+
     def clear(self) -> None:
         """Kill the processes left over from a killed server, so that the next one can start.
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+from uuid import UUID
+
+from pydantic import AwareDatetime, HttpUrl
 
 from infrastructure.limits import TABLE, Limit
 from infrastructure.settings import Settings
@@ -13,7 +16,16 @@ from tests.docs.markdown import code, text
 
 PREFIX = Settings.model_config.get("env_prefix", "")
 
-TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
+TYPES: dict[Any, str] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    HttpUrl: "URL",
+    UUID: "UUID",
+    AwareDatetime: "time with time zone",
+}
 
 
 def page() -> str:
@@ -53,7 +65,7 @@ def _type(annotation: Any) -> str:
         return "JSON object"
     if parts := [part for part in get_args(annotation) if part is not type(None)]:
         return _type(parts[0])
-    return TYPES.get(annotation, "time with time zone")
+    return TYPES[annotation]
 
 
 def _default(default: Any) -> str:
