@@ -13,6 +13,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, cast
@@ -194,7 +195,11 @@ class _Writes:
 
 
 class GuardedHttp(H11Protocol):
-    """An HTTP connection with time limits for the head, the body and the client's reads."""
+    """An HTTP connection with time limits for the head, the body and the client's reads.
+
+    Each request has a new context. If a request makes the connection read again, asyncio receives
+    all later bytes in the context of that request, and a proxy sends those of other accounts.
+    """
 
     def __init__(self, guard: ConnectionGuard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -225,7 +230,7 @@ class GuardedHttp(H11Protocol):
         if self._head_since is None and self.conn.their_state is h11.IDLE:
             self._head_since = now
         self._received += len(data)
-        super().data_received(data)
+        Context().run(super().data_received, data)
         if self.conn.their_state is not h11.IDLE:
             self._head_since = None
             self._guard.works(self)
@@ -244,8 +249,8 @@ class GuardedHttp(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        super().on_response_complete()
+        """Wait for the next request, or start it if it is already here."""
+        Context().run(super().on_response_complete)
         if self.conn.their_state is h11.IDLE:
             self._guard.waits(self)
 

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from opentelemetry import propagate, trace
 from psycopg_pool import ConnectionPool
 
+from deploy.local.ports import free_port
 from domain.core.event_log import EventLog
+from domain.datasets.dataset import Dataset
 from domain.jobs import events
 from domain.jobs.job import Job
+from gateway.app import server_config
 from infrastructure import bus, tracing
 from infrastructure.bus import EVENTS, Envelope, provision
+from infrastructure.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.event_handlers import EventHandlers, HandlerEffect
+from infrastructure.generation import GENERATE_PATH
+from infrastructure.limits import Limits
 from infrastructure.log_identity import log_identity
 from infrastructure.reports import Phase, Report
 from infrastructure.settings import Settings
@@ -29,6 +39,7 @@ from services.billing.settlement import LeasePolicy
 from services.relay.publisher import Publisher
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Platform
+from tests.builders.serving import listening, open_engine
 from tests.builders.traces import Collector, collector_on_http, orphans, path_to, picture
 from tests.gateway.conftest import application
 from tests.gateway.jobs.owners import Owner
@@ -36,6 +47,9 @@ from tests.polling import eventually
 from tests.projecting import projecting
 from tests.running import TIMEOUT_SECONDS, running_ecolink
 from tests.services.scheduler.conftest import Scheduler
+
+Become = Callable[[str], None]
+"""Sets the process of later spans."""
 
 CLICK = "POST /api/jobs"
 PATH = [
@@ -57,8 +71,7 @@ class Services:
     settings: Settings
     log: EventLog
     pool: ConnectionPool[Connection]
-    become: Callable[[str], None]
-    """Sets the process of later spans."""
+    become: Become
     published: list[Envelope] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -101,7 +114,7 @@ class Services:
 
 
 @pytest.fixture
-def become(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def become(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Become:
     monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", None)
     tracing.ignore_clients()
 
@@ -119,7 +132,7 @@ def services(
     settings: Settings,
     log: EventLog,
     pool: ConnectionPool[Connection],
-    become: Callable[[str], None],
+    become: Become,
 ) -> Services:
     """Services that have opened the GPU pool."""
     services = Services(settings, log, pool, become)
@@ -170,6 +183,64 @@ def test_spans_of_requests_keep_no_secrets_and_ignore_clients(
     assert span.parent_id == ""
     assert span.trace_id != "a" * 32
     assert owner.person.key not in str(span)
+
+
+def test_accounts_behind_one_connection_share_no_trace_and_no_cause(
+    services: Services, collector: Collector
+) -> None:
+    services.become("gateway")
+    platform = Platform(services.settings, services.log)
+    people = [platform.person(), platform.person()]
+    upload = b'{"prompt": "2 + 2 =", "completion": " 4"}\n' * 8_000
+    with (
+        projecting(services.settings),
+        gateway_in_a_thread(services.settings) as url,
+        httpx.Client(base_url=url, limits=httpx.Limits(max_connections=1)) as proxy,
+    ):
+        for each in people:
+            for name in ("one", "two"):
+                sent = {"params": {"name": name}, "headers": each.headers, "content": upload}
+                assert proxy.post("/api/datasets", **sent).is_success
+            assert proxy.get("/api/jobs", headers=each.headers).is_success
+    requests = [each for each in collector.spans if each.name.endswith(("/datasets", "/jobs"))]
+    assert len({each.trace_id for each in requests}) == 6
+    assert {each.parent_id for each in requests} == {""}
+    uploads = [
+        event
+        for stored in services.log.recorder.select_notifications(start=None, limit=100)
+        if isinstance(event := services.log.mapper.to_domain_event(stored), Dataset.DatasetUploaded)
+    ]
+    assert [(each.account_id, each.actor) for each in uploads] == [
+        (each.account_id, f"key:{each.key_id}") for each in people for _ in ("one", "two")
+    ]
+    assert len({each.command_id for each in uploads}) == 4
+    assert {each.traceparent for each in uploads} == {
+        each.traceparent for each in requests if each.name.startswith("POST")
+    }
+
+
+@contextmanager
+def gateway_in_a_thread(settings: Settings) -> Iterator[str]:
+    """Serve as the gateway does, in a thread. Yield the URL."""
+    settings = settings.model_copy(update={"gateway_port": free_port(0)})
+    guard = ConnectionGuard(Limits(settings.limits))
+    server = GuardedServer(server_config(application(settings), settings, guard), guard)
+    thread = Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started)
+        yield f"http://127.0.0.1:{settings.gateway_port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_requests_to_serving_have_no_spans(become: Become, collector: Collector) -> None:
+    become("serving")
+    with open_engine(rows=1) as engine, listening(engine) as url:
+        assert httpx.get(url).status_code == HTTPStatus.NOT_FOUND
+        assert httpx.post(url + GENERATE_PATH).status_code == HTTPStatus.UNAUTHORIZED
+    assert collector.spans == []
 
 
 def first_step(job: Job) -> Report:

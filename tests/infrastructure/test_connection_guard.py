@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
@@ -23,7 +24,14 @@ from infrastructure.settings import Settings
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 DEADLINE_SECONDS = 60.0
+
+_request: ContextVar[int | None] = ContextVar("request", default=None)
+"""Number of the request that set it."""
 
 
 class Clock:
@@ -48,8 +56,12 @@ class Guarded:
         """Bytes of bodies."""
         self.cut_off = 0
         """Requests whose client disconnected within the body."""
+        self.inherited: list[int | None] = []
+        """The request whose context each request found at its start."""
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.inherited.append(_request.get())
+        _request.set(len(self.inherited))
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.accept"})
@@ -243,6 +255,39 @@ async def test_a_websocket_counts_as_a_connection_until_it_is_closed() -> None:
             reader, _ = await server.connect(GET)
             assert b" 503 " in await in_time(reader.read())
         await eventually(lambda: len(server.guard) == 0)
+
+
+@pytest.mark.parametrize(
+    "size", [1, 300_000], ids=["a short body", "a body for which the server pauses"]
+)
+async def test_each_request_of_a_connection_has_a_context_of_its_own(size: int) -> None:
+    async with guarded() as server:
+        reader, writer = await server.connect(HEAD % size + b"x" * size)
+        await in_time(reader.readuntil(b"\r\n0\r\n\r\n"))
+        for more in (GET, GET + GET, GET + UPGRADE):
+            known = len(server.inherited)
+            writer.write(more)
+            await eventually(lambda: len(server.inherited) == known + more.count(b"GET"))  # noqa: B023
+        assert server.inherited == [None] * 6
+
+
+async def test_a_malformed_request_is_logged_outside_the_context_of_the_last_one() -> None:
+    class Logged(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(_request.get())
+
+    seen: list[int | None] = []
+    handler, uvicorn_log = Logged(logging.WARNING), logging.getLogger("uvicorn.error")
+    uvicorn_log.addHandler(handler)
+    try:
+        async with guarded() as server:
+            reader, writer = await server.connect(HEAD % 300_000 + b"x" * 300_000)
+            await in_time(reader.readuntil(b"\r\n0\r\n\r\n"))
+            writer.write(b"malformed\r\n\r\n")
+            assert b" 400 " in await in_time(reader.read())
+    finally:
+        uvicorn_log.removeHandler(handler)
+    assert seen == [None]
 
 
 async def test_refusals_are_logged_together(caplog: pytest.LogCaptureFixture) -> None:
