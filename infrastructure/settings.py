@@ -323,6 +323,18 @@ class Settings(BaseSettings):
         description="Seconds without a sign of life after which the scheduler relaunches a "
         "trainer.",
     )
+    launch_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds that the local launcher waits for the process of a trainer to start. "
+        "If a busy machine takes longer, the scheduler tries again.",
+    )
+    launch_retry_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds for which the scheduler repeats the launch of a trainer if the "
+        "launcher fails. Then it pauses the job. Its owner can resume it.",
+    )
     launcher: str = Field(
         default="local",
         description="Launcher of trainers. `local` starts them on the scheduler's machine, "

@@ -23,16 +23,18 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
     launcher is unavailable, change nothing; the scheduler updates the capacity again later.
     """
     catalog = log.load(Catalog, CATALOG_ID)
+    places = list(product(sorted(catalog.known_regions), sorted(catalog.known_gpu_types)))
+    pools = {place: log.find(GpuPool, gpu_pool_id(*place)) for place in places}
+    known = {place: pool.capacity for place, pool in pools.items() if pool is not None}
     try:
-        wanted, machine = launcher.capacity(), launcher.machine()
+        wanted, machine = launcher.capacity(known), launcher.machine()
     except LauncherUnavailable as error:
         logging.getLogger("launcher").warning("keeping the capacity of all pools: %s", error)
         return []
     on_cpu = {each.name for each in catalog.gpu_types.values() if each.backing == "cpu"}
     changed: list[GpuPool] = []
-    for place in product(sorted(catalog.known_regions), sorted(catalog.known_gpu_types)):
+    for place, pool in pools.items():
         capacity = wanted.get(place, 0)
-        pool = log.find(GpuPool, gpu_pool_id(*place))
         if pool is None:
             if capacity == 0:
                 continue

@@ -27,7 +27,7 @@ class LaunchFailed(Exception):
 
 
 class GpusBusy(Exception):
-    """A process that is about to exit still holds the GPUs of a segment. Retry soon."""
+    """Another process still holds the GPUs of a segment. Retry soon."""
 
 
 class PodPending(GpusBusy):
@@ -92,12 +92,13 @@ class Launcher(Protocol):
         """
         ...
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
+    def capacity(self, known: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
         """Return the number of GPUs by (region, GPU type) for the entries of the current catalog.
 
-        A pair that is not in the result has no GPUs. The scheduler sets the capacity of the GPU
-        pools to the result. It calls this method at start, after each catalog change and after
-        `measure_machine`.
+        `known` is the present capacity of the pools, which earlier calls returned, possibly in
+        another process. A pair that is not in the result has no GPUs. The scheduler sets the
+        capacity of the GPU pools to the result. It calls this method at start, after each catalog
+        change and after `measure_machine`.
         """
         ...
 
@@ -122,9 +123,9 @@ class Launcher(Protocol):
     def launch(self, spec: SegmentSpec) -> Pod:
         """Bind the GPUs and start the trainer. Return the existing pod if there is one.
 
-        The scheduler calls this when billing has granted the segment's first lease. After GpusBusy,
-        it repeats the call for up to 20 s, and after PodPending or LauncherUnavailable without a
-        limit. Return within seconds, without waiting for GPUs.
+        The scheduler calls this when billing has granted the segment's first lease. After
+        LaunchFailed, it repeats the call for ECOLINK_LAUNCH_RETRY_SECONDS, and after the other
+        errors without a limit. Return within seconds, without waiting for GPUs.
 
         Raise GpusBusy if the GPUs are not free yet, PodPending if a cluster has not started the pod
         yet, and LaunchFailed for every other failure. In these cases, no GPU is bound. After

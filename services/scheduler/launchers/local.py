@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,6 +32,7 @@ from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import (
     TRAINER,
     GpusBusy,
+    LauncherUnavailable,
     LaunchFailed,
     Pod,
     PodName,
@@ -59,7 +59,6 @@ REGION = "local"
 PRIVATE = ("ECOLINK_", "OTEL_", "AWS_")
 """Prefixes of environment variables that a trainer does not inherit."""
 
-SHIM_START_SECONDS = 10.0
 WARM_START_SECONDS = 2.0  # enough, because the shim is idle
 
 
@@ -77,8 +76,9 @@ class LocalLauncher:
         self._program = program
         self._clock = clock
         self._catalog = catalog
-        self._warned: set[str] = set()  # device names, to warn once for each
+        self._warned: set[str] = set()  # device names and errors, to warn once for each
         self._gpu_types: dict[str, GpuType] = {}  # includes withdrawn types
+        self._listed: dict[int, str] = {}  # names of the GPUs by index, once nvidia-smi has any
         self._launching = threading.Lock()  # two launches must not choose the same GPU
         self._machine = this_machine()
         self._root = settings.home.resolve() / "pods"
@@ -112,21 +112,27 @@ class LocalLauncher:
         """End the idle warm trainers. Trainers that run segments continue."""
         self._warm.close()
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
+    def capacity(self, known: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
         """Return the NVIDIA GPUs of this machine. If it has none, return the CPU-backed types.
 
-        A capacity that the catalog declares limits the number of GPUs.
+        A capacity that the catalog declares limits the number of GPUs. If nvidia-smi fails, the
+        machine has none, unless it is known to have had some: then raise LauncherUnavailable.
         """
         catalog = self._read_catalog()
         region = catalog.regions.get(REGION)
         if region is None:
             return {}
-        counted = {
-            kind.name: len(self._devices_of(kind))
-            for kind in catalog.gpu_types.values()
-            if kind.backing == "nvidia"
+        nvidia = {
+            name: kind for name, kind in catalog.gpu_types.items() if kind.backing == "nvidia"
         }
-        self._warn_of_unknown_devices(catalog)
+        try:
+            counted = {name: len(self._devices_of(kind)) for name, kind in nvidia.items()}
+            self._warn_of_unknown_devices(catalog)
+        except LauncherUnavailable as error:
+            if any(known.get((REGION, name)) for name in nvidia):
+                raise
+            self._warn_once(str(error), "%s; using the CPU", error)
+            counted = {}
         gpus = {name: count for name, count in counted.items() if count > 0}
         if gpus:
             return {
@@ -147,29 +153,33 @@ class LocalLauncher:
 
     def _warn_of_unknown_devices(self, catalog: Catalog) -> None:
         known = {name for kind in catalog.gpu_types.values() for name in kind.device_names}
-        for name, count in Counter(self._devices.values()).items():
-            if name in known | self._warned:
-                continue
-            logging.getLogger("launcher").warning(
-                "this machine has %d unused %s: no GPU type has this device name. Add it with "
-                "`ecolink catalog gpu-types set NAME --device-name '%s'`.",
-                count,
-                name,
-                name,
-            )
-            self._warned.add(name)
+        for name, count in Counter(self._devices().values()).items():
+            if name not in known:
+                self._warn_once(
+                    name,
+                    "this machine has %d unused %s: no GPU type has this device name. Add it with "
+                    "`ecolink catalog gpu-types set NAME --device-name '%s'`.",
+                    count,
+                    name,
+                    name,
+                )
 
-    @cached_property
+    def _warn_once(self, key: str, text: str, *arguments: object) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            logging.getLogger("launcher").warning(text, *arguments)
+
     def _devices(self) -> dict[int, str]:
-        """Names of the GPUs for training by index. The first use lists them.
+        """Return the names of the GPUs for training by index. Raise LauncherUnavailable.
 
         The GPU that serves models is not among them, because memory estimates assume an empty GPU.
         """
         served = self._settings.serving_gpu
-        return {index: name for index, name in nvidia_devices().items() if index != served}
+        self._listed = self._listed or nvidia_devices()
+        return {index: name for index, name in self._listed.items() if index != served}
 
     def _devices_of(self, kind: GpuType) -> list[int]:
-        return [index for index, name in self._devices.items() if name in kind.device_names]
+        return [index for index, name in self._devices().items() if name in kind.device_names]
 
     def launch(self, spec: SegmentSpec) -> Pod:
         """Start the trainer under its shim, or return the existing pod of that name."""
@@ -195,14 +205,18 @@ class LocalLauncher:
                 arguments = [str(directory), *self._program, str(directory / SPEC)]
                 environment = self._environment() | _visible(devices)
                 shim = start_shim(directory, arguments, environment, subprocess.DEVNULL)
-                if not _await_pod(directory, shim, SHIM_START_SECONDS):
-                    raise LaunchFailed(f"The shim did not start within {SHIM_START_SECONDS:g} s.")
+                seconds = self._settings.launch_seconds
+                if not _await_pod(directory, shim, seconds):
+                    raise LaunchFailed(
+                        f"The process of the trainer did not start within {seconds:g} s "
+                        "(ECOLINK_LAUNCH_SECONDS)."
+                    )
         except (LaunchFailed, OSError) as error:
             # A late start would run unpaid and without the scheduler's knowledge.
             if shim is not None:
                 kill_group(shim)
             shutil.rmtree(directory, ignore_errors=True)
-            if isinstance(error, LaunchFailed):
+            if isinstance(error, (LaunchFailed, LauncherUnavailable)):
                 raise
             raise LaunchFailed(f"Cannot start a process: {error}") from error
 
@@ -229,8 +243,8 @@ class LocalLauncher:
     def _free_devices(self, spec: SegmentSpec) -> list[int]:
         """Return the indices of the GPUs for a segment; empty for a CPU-backed type.
 
-        Raise GpusBusy if processes that are about to exit still use the GPUs. Raise LaunchFailed if
-        the machine has too few.
+        Raise GpusBusy if other pods still use the GPUs, LauncherUnavailable if nvidia-smi fails,
+        and LaunchFailed if the machine has too few GPUs.
         """
         self._read_catalog()
         kind = self._gpu_types.get(spec.gpu_type)

@@ -18,15 +18,21 @@ class RecentCapacity:
 
     Without it, the reboot of a node would pause every queued job that needs the node's GPUs. A job
     that gets a lost GPU waits in the queue of the cluster, which is free of charge.
+    After a restart, the capacity of the pools counts as that of the moment before.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: deque[tuple[float, Mapping[Place, int]]] = deque()
 
-    def highest(self, counts: Mapping[Place, int]) -> dict[Place, int]:
-        """Add the numbers of now. Return the highest of each place."""
+    def highest(self, counts: Mapping[Place, int], known: Mapping[Place, int]) -> dict[Place, int]:
+        """Add the numbers of now. Return the highest of each place.
+
+        `known` is the capacity of the pools, which counts only at the first call.
+        """
         now = self._clock()
+        if not self._seen:
+            self._seen.append((now, dict(known)))
         self._seen.append((now, dict(counts)))
         while now - self._seen[0][0] > HOLD_SECONDS:
             self._seen.popleft()

@@ -189,7 +189,7 @@ class SlurmLauncher(ClusterLauncher):
         """Close the connections to slurmrestd."""
         self._rest.close()
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
+    def capacity(self, known: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
         """Return the GPUs of the usable nodes in the partition of each region.
 
         A capacity that the catalog declares limits the number. A lower number counts only after 10
@@ -214,8 +214,12 @@ class SlurmLauncher(ClusterLauncher):
                     kind = self._type_of(gres_type, catalog.gpu_types)
                     if kind is not None:
                         counts[region, kind.name] += count
-        limits = catalog.regions
-        found = self._recent.highest(counts)
+        limits = {
+            name: region
+            for name, region in catalog.regions.items()
+            if name in self._settings.slurm_regions
+        }
+        found = self._recent.highest(counts, known)
         return {
             (region, kind): min(count, limits[region].capacity.get(kind, count))
             for (region, kind), count in found.items()

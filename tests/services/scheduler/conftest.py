@@ -71,8 +71,9 @@ class FakeLauncher(Launcher):
         """All pods in the order of their launch."""
         return list(self.specs)
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
+    def capacity(self, known: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
         self._answer()
+        self.known = known
         return self.offered
 
     def machine(self) -> Machine | None:

@@ -96,6 +96,11 @@ def test_the_capacity_stays_while_the_launcher_is_unavailable(
     assert pools(log) == {"cpu": 0, "cpu-small": 0}
 
 
+def test_the_launcher_knows_the_present_capacity(log: EventLog, launcher: FakeLauncher) -> None:
+    offer_capacity(log, FixedClock(), launcher)
+    assert launcher.known == launcher.offered
+
+
 def test_base_models_do_not_change_capacity(
     log: EventLog, scheduler: Scheduler, launcher: FakeLauncher
 ) -> None:

@@ -373,7 +373,7 @@ class Cluster:
         """Return the trainers that have not ended, in launch order."""
         return [each for each in self.trainers.values() if not each.is_over]
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
+    def capacity(self, known: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
         assert self.read_catalog is not None
         offered = self.read_catalog().regions[REGION].capacity
         return {(REGION, GPU_TYPE): offered.get(GPU_TYPE, 0)}

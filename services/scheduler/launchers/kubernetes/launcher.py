@@ -111,7 +111,7 @@ class KubernetesLauncher(ClusterLauncher):
     def close(self) -> None:
         """Do nothing: the launcher has no processes."""
 
-    def capacity(self) -> Mapping[tuple[str, str], int]:
+    def capacity(self, known: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
         """Return the GPUs of nodes that were ready in the last minutes, or the declared capacity.
 
         A capacity that the catalog declares limits the number of GPUs. Nodes have no CPU-backed
@@ -130,12 +130,12 @@ class KubernetesLauncher(ClusterLauncher):
             for place, count in declared.items()
             if catalog.gpu_types[place[1]].backing == "cpu"
         }
-        counted = self._recent.highest(self._count_gpus(catalog))
-        return on_cpu | {
+        counted = self._recent.highest(self._count_gpus(catalog), known)
+        return {
             place: min(count, declared.get(place, count))
             for place, count in counted.items()
             if place[0] in catalog.regions and place[1] in catalog.gpu_types
-        }
+        } | on_cpu
 
     def _read_catalog(self) -> Catalog:
         """Read the catalog and remember its GPU types. A segment may use a withdrawn type."""

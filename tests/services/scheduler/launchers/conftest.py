@@ -30,7 +30,7 @@ class FakeNvidiaSmi:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow slow process starts and low memory."""
-    monkeypatch.setattr(local, "SHIM_START_SECONDS", 60.0)
+    monkeypatch.setenv("ECOLINK_LAUNCH_SECONDS", "60")
     monkeypatch.setattr(local, "WARM_START_SECONDS", 30.0)
     monkeypatch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 0)
 

@@ -323,7 +323,7 @@ def test_the_end_of_the_log_is_kept_until_the_pod_is_removed(launcher: Launcher)
 def test_capacity_covers_only_offered_types_and_regions(
     launcher: Launcher, catalog: Catalog
 ) -> None:
-    capacity = launcher.capacity()
+    capacity = launcher.capacity({})
     assert capacity
     for (region, gpu_type), count in capacity.items():
         assert region in catalog.regions
@@ -335,7 +335,7 @@ def test_withdrawing_every_region_leaves_no_capacity(launcher: Launcher, catalog
     with command():
         for region in list(catalog.regions):
             catalog.withdraw_region(region)
-    assert launcher.capacity() == {}
+    assert launcher.capacity({}) == {}
 
 
 def test_every_registered_launcher_has_a_row() -> None:

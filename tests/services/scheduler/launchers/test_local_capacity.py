@@ -9,6 +9,7 @@ import pytest
 
 from domain.catalog.catalog import Catalog
 from infrastructure.settings import Settings
+from services.scheduler.launchers.launcher import LauncherUnavailable
 from services.scheduler.launchers.local import LocalLauncher
 from tests.builders.commands import FixedClock, command
 from tests.services.scheduler.launchers.conftest import FakeNvidiaSmi
@@ -33,7 +34,7 @@ def test_a_machine_with_gpus_offers_them_and_no_cpu(
 ) -> None:
     nvidia_smi.answers(LISTING)
     for _ in range(2):
-        assert launcher.capacity() == {("local", "l4"): 2, ("local", "h100"): 1}
+        assert launcher.capacity({}) == {("local", "l4"): 2, ("local", "h100"): 1}
     assert nvidia_smi.calls.read_text() == "--query-gpu=index,name --format=csv,noheader\n"
 
 
@@ -46,11 +47,27 @@ def test_a_machine_with_gpus_offers_them_and_no_cpu(
         ("Failed to initialize NVML: Driver/library mismatch\n", 18),
     ],
 )
-def test_a_failing_or_empty_driver_counts_as_none(
+def test_a_failing_or_empty_driver_counts_as_none_until_it_lists_gpus(
     nvidia_smi: FakeNvidiaSmi, launcher: LocalLauncher, listing: str, exit_code: int
 ) -> None:
     nvidia_smi.answers(listing, exit_code)
-    assert launcher.capacity() == CPU_BACKED
+    for _ in range(2):
+        assert launcher.capacity(CPU_BACKED) == CPU_BACKED
+    nvidia_smi.answers(LISTING)
+    assert launcher.capacity(CPU_BACKED) == {("local", "l4"): 2, ("local", "h100"): 1}
+
+
+def test_a_failing_driver_does_not_remove_known_gpus(
+    nvidia_smi: FakeNvidiaSmi, tmp_path: Path, catalog: Catalog
+) -> None:
+    known = {("local", "l4"): 2, ("local", "h100"): 1, ("local", "cpu"): 0}
+    launcher = LocalLauncher(Settings(home=tmp_path), FixedClock(), lambda: catalog)
+    nvidia_smi.answers(LISTING, 9)
+    for _ in range(2):
+        with pytest.raises(LauncherUnavailable):
+            launcher.capacity(known)
+    nvidia_smi.answers(LISTING)
+    assert launcher.capacity(known) == {("local", "l4"): 2, ("local", "h100"): 1}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +83,7 @@ def test_the_serving_gpu_is_not_used_for_training(
 ) -> None:
     nvidia_smi.answers(LISTING)
     settings = Settings(home=tmp_path, serving_device=serving_device)
-    assert LocalLauncher(settings, FixedClock(), shipped_catalog).capacity() == gpus
+    assert LocalLauncher(settings, FixedClock(), shipped_catalog).capacity({}) == gpus
 
 
 def test_an_unknown_device_is_logged_once(
@@ -77,8 +94,8 @@ def test_an_unknown_device_is_logged_once(
 ) -> None:
     nvidia_smi.answers("0, NVIDIA GeForce RTX 3060\n1, NVIDIA GeForce RTX 3060\n")
     with caplog.at_level(logging.WARNING):
-        assert launcher.capacity() == CPU_BACKED
-        assert launcher.capacity() == CPU_BACKED
+        assert launcher.capacity({}) == CPU_BACKED
+        assert launcher.capacity({}) == CPU_BACKED
     (warning,) = caplog.records
     name = "NVIDIA GeForce RTX 3060"
     assert warning.args == (2, name, name)
@@ -86,7 +103,7 @@ def test_an_unknown_device_is_logged_once(
         names = ("NVIDIA L4", name)
         l4 = catalog.gpu_type("l4").model_copy(update={"device_names": names})
         catalog.offer_gpu_type(l4)
-    assert launcher.capacity() == {("local", "l4"): 2}
+    assert launcher.capacity({}) == {("local", "l4"): 2}
 
 
 def test_a_declared_capacity_limits_the_gpus(
@@ -97,7 +114,7 @@ def test_a_declared_capacity_limits_the_gpus(
         catalog.declare_capacity("local", "l4", 1)
         catalog.declare_capacity("local", "h100", 4)
         catalog.declare_capacity("local", "a100-80", 8)
-    assert launcher.capacity() == {("local", "l4"): 1, ("local", "h100"): 1}
+    assert launcher.capacity({}) == {("local", "l4"): 1, ("local", "h100"): 1}
 
 
 def test_the_capacity_of_the_cpu_follows_the_catalog(
@@ -108,7 +125,7 @@ def test_the_capacity_of_the_cpu_follows_the_catalog(
         catalog.declare_capacity("local", "cpu", 7)
         catalog.declare_capacity("local", "l4", 8)
         catalog.declare_capacity("local", "cpu-small", 0)
-    assert launcher.capacity() == {("local", "cpu"): 7, ("local", "cpu-small"): 0}
+    assert launcher.capacity({}) == {("local", "cpu"): 7, ("local", "cpu-small"): 0}
     with command():
         catalog.withdraw_region("local")
-    assert launcher.capacity() == {}
+    assert launcher.capacity({}) == {}

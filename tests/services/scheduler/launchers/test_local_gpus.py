@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from infrastructure.settings import Settings
-from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed, PodName
+from services.scheduler.launchers.launcher import (
+    GpusBusy,
+    LauncherUnavailable,
+    LaunchFailed,
+    PodName,
+)
 from services.scheduler.launchers.local import LocalLauncher
 from tests.builders.commands import FixedClock
 from tests.builders.examples import JOB_ID
@@ -134,6 +139,15 @@ def test_gpus_that_the_machine_does_not_have_are_refused(
 ) -> None:
     with pytest.raises(LaunchFailed):
         seen(open_launcher(tmp_path), 1, gpu_type, gpu_count)
+
+
+def test_a_launch_waits_while_the_driver_fails(nvidia_smi: FakeNvidiaSmi, tmp_path: Path) -> None:
+    nvidia_smi.answers(LISTING, 9)
+    launcher = open_launcher(tmp_path)
+    with pytest.raises(LauncherUnavailable):
+        seen(launcher, 1, "h100")
+    nvidia_smi.answers(LISTING)
+    assert seen(launcher, 1, "h100") == "1"
 
 
 def test_gpus_are_busy_until_the_last_process_exits(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_removing_a_queued_launch_cancels_its_job(
         launcher.launch(spec())
     launcher.remove(NAME)
     slurm.gpus = ALL_GPUS
-    launcher.capacity()  # in which the fake would start the job
+    launcher.capacity({})  # in which the fake would start the job
     assert slurm.jobs[job_of(slurm)].state == "CANCELLED_QUEUED"
     assert launcher.pods() == []
 
@@ -269,7 +269,7 @@ def test_a_job_that_ended_and_was_forgotten_before_its_binding_has_run(
     with pytest.raises(PodPending):
         launcher.launch(spec())
     slurm.gpus = ALL_GPUS
-    launcher.capacity()
+    launcher.capacity({})
     eventually((folder_of(slurm) / "started").exists)
     slurm.lose(job_of(slurm))
     slurm.forget(job_of(slurm))
@@ -346,7 +346,7 @@ def test_without_answers_every_pod_is_in_an_unknown_state(
         lambda: launcher.stop(NAME),
         lambda: launcher.kill(NAME),
         lambda: launcher.remove(NAME),
-        launcher.capacity,
+        lambda: launcher.capacity({}),
     ]
     caplog.clear()
     eventually(lambda: raises_unavailable(calls[0]))  # once the last states are too old
@@ -370,15 +370,15 @@ def test_a_renewed_token_needs_no_restart(launcher: SlurmLauncher, slurm: FakeSl
     launched(launcher, spec())
     slurm.token = "a.new.token"
     with pytest.raises(LauncherUnavailable, match="scontrol token username=ecolink"):
-        launcher.capacity()
+        launcher.capacity({})
     slurm.token_file.write_text("SLURM_JWT=a.new.token")
-    assert launcher.capacity()
+    assert launcher.capacity({})
 
 
 def test_a_missing_token_is_named(launcher: SlurmLauncher, slurm: FakeSlurm) -> None:
     slurm.token_file.unlink()
     with pytest.raises(LauncherUnavailable, match="ECOLINK_SLURM_TOKEN_FILE"):
-        launcher.capacity()
+        launcher.capacity({})
 
 
 def test_an_unmounted_directory_loses_no_pod(
@@ -411,29 +411,30 @@ def test_a_missing_setting_is_named(settings: Settings) -> None:
 def test_capacity_is_that_of_the_usable_nodes(
     launcher: SlurmLauncher, slurm: FakeSlurm, settings: Settings, catalog: Catalog
 ) -> None:
-    assert launcher.capacity() == {("local", "cpu"): ALL_GPUS}
+    assert launcher.capacity({}) == {("local", "cpu"): ALL_GPUS}
     slurm.nodes = "nodes_down"
-    assert launcher.capacity() == {("local", "cpu"): ALL_GPUS}, "for 10 minutes"
+    assert launcher.capacity({}) == {("local", "cpu"): ALL_GPUS}, "for 10 minutes"
     restarted = SlurmLauncher(settings, FixedClock(), lambda: catalog, SLEEP)
-    assert restarted.capacity() == {("local", "cpu"): GPUS}
+    known = {("local", "cpu"): ALL_GPUS, ("elsewhere", "cpu"): 8}
+    assert restarted.capacity(known) == {("local", "cpu"): ALL_GPUS}, "a restart forgets nothing"
 
 
 def test_a_lost_node_counts_for_ten_minutes() -> None:
     now = 0.0
     recent, place = RecentCapacity(lambda: now), ("local", "l4")
-    assert recent.highest({place: 8}) == {place: 8}
+    assert recent.highest({place: 6}, known={place: 8}) == {place: 8}
     now = HOLD_SECONDS - 1
-    assert recent.highest({place: 4}) == {place: 8}
+    assert recent.highest({place: 4}, known={place: 8}) == {place: 8}
     now = HOLD_SECONDS + 1
-    assert recent.highest({}) == {place: 4}
+    assert recent.highest({}, known={place: 8}) == {place: 4}
     now = 2 * HOLD_SECONDS
-    assert recent.highest({}) == {}
+    assert recent.highest({}, known={place: 4}) == {}
 
 
 def test_the_catalog_limits_the_capacity(launcher: SlurmLauncher, catalog: Catalog) -> None:
     with command():
         catalog.declare_capacity("local", "cpu", 1)
-    assert launcher.capacity() == {("local", "cpu"): 1}
+    assert launcher.capacity({}) == {("local", "cpu"): 1}
 
 
 def test_each_region_has_its_partition(
@@ -446,7 +447,7 @@ def test_each_region_has_its_partition(
     settings = settings.model_copy(update={"slurm_regions": regions})
     launcher = SlurmLauncher(settings, FixedClock(), lambda: catalog)
     expected = {("local", "cpu"): ALL_GPUS, ("north", "cpu"): ALL_GPUS}
-    assert launcher.capacity() == expected
+    assert launcher.capacity({}) == expected
     assert "no partition 'missing' for region 'south'" in caplog.text
 
 
@@ -461,7 +462,7 @@ def test_unknown_gpus_are_named_once(
 ) -> None:
     withdraw_cpu(catalog)
     with caplog.at_level(logging.WARNING):
-        assert [launcher.capacity() for _ in range(2)] == [{}, {}]
+        assert [launcher.capacity({}) for _ in range(2)] == [{}, {}]
     assert caplog.text.count("unused GPUs of gres gpu:cpu") == 1
 
 
@@ -472,7 +473,7 @@ def test_a_gres_type_may_be_a_device_name(launcher: SlurmLauncher, catalog: Cata
     withdraw_cpu(catalog)
     with command():
         catalog.offer_gpu_type(GpuType.model_validate(cpu.model_dump() | named))
-    assert launcher.capacity() == {("local", "simulated"): ALL_GPUS}
+    assert launcher.capacity({}) == {("local", "simulated"): ALL_GPUS}
     launched(launcher, spec().model_copy(update={"gpu_type": "simulated"}))
 
 

@@ -19,7 +19,7 @@ CPUS = {("local", "cpu"): 2, ("local", "cpu-small"): 1, ("eu-west-1", "cpu"): 3}
 
 def gpus(open_launcher: OpenLauncher, **changes: Any) -> dict[tuple[str, str], int]:
     """Return the capacity without CPU-backed types."""
-    capacity = dict(open_launcher(**changes).capacity())
+    capacity = dict(open_launcher(**changes).capacity({}))
     return {place: count for place, count in capacity.items() if not place[1].startswith("cpu")}
 
 
@@ -30,7 +30,7 @@ def test_gpus_are_counted_by_region_and_type(
     cluster.add_node("b", 4, L4)
     cluster.add_node("c", 8, H100)
     cluster.add_node("d", 0, H100)
-    assert open_launcher().capacity() == CPUS | {
+    assert open_launcher().capacity({}) == CPUS | {
         ("eu-west-1", "l4"): 8,
         ("eu-west-1", "h100"): 8,
     }
@@ -96,12 +96,14 @@ def test_the_gpus_of_a_lost_node_count_until_their_type_is_withdrawn(
 ) -> None:
     cluster.add_node("a", 4, L4)
     launcher = open_launcher()
-    assert launcher.capacity()["eu-west-1", "l4"] == 4
+    assert launcher.capacity({})["eu-west-1", "l4"] == 4
     cluster.delete("nodes")
-    assert launcher.capacity()["eu-west-1", "l4"] == 4
+    assert launcher.capacity({})["eu-west-1", "l4"] == 4
+    restarted, known = open_launcher(), {("eu-west-1", "l4"): 4}
+    assert restarted.capacity(known)["eu-west-1", "l4"] == 4
     with command():
         catalog.withdraw_gpu_type("l4")
-    assert launcher.capacity() == CPUS
+    assert launcher.capacity({}) == restarted.capacity(known) == CPUS
 
 
 def test_a_declared_capacity_limits_the_number(
@@ -141,5 +143,5 @@ def test_unused_gpus_are_reported_once(
     cluster.add_node("b", 4, labels)
     launcher = open_launcher()
     with caplog.at_level(logging.WARNING):
-        assert launcher.capacity() == launcher.capacity() == CPUS
+        assert launcher.capacity({}) == launcher.capacity({}) == CPUS
     assert caplog.text.count(fix) == 1

@@ -478,7 +478,7 @@ def test_nothing_ends_while_the_cluster_does_not_answer(
         launcher.pods,
         lambda: launcher.launch(spec(2)),
         lambda: launcher.kept_report(NAME),
-        launcher.capacity,
+        lambda: launcher.capacity({}),
     ]
     for ask in asks:
         with pytest.raises(LauncherUnavailable):

@@ -43,7 +43,7 @@ def use_everything(
     launcher: KubernetesLauncher, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Make every call of which the launcher is capable."""
-    launcher.capacity()
+    launcher.capacity({})
     with pytest.raises(PodPending):
         launcher.launch(spec())
     monkeypatch.setattr(module, "RENEW_SECONDS", 0.0)
