@@ -26,7 +26,7 @@ MAX_EVENT_AGE = timedelta(days=1)
 PAUSES: Mapping[PauseReason, str] = {
     PauseReason.BALANCE: "The balance of its account does not pay for it.",
     PauseReason.OWNER: "Its owner requested it.",
-    PauseReason.CAPACITY: "The region no longer has enough GPUs.",
+    PauseReason.CAPACITY: "The region has too few usable GPUs.",
     PauseReason.MAX_COST: "It reached its maximum cost.",
     PauseReason.BUDGET: "A budget of its account or API key is used up.",
     PauseReason.SUSPENDED: "An operator suspended its account.",

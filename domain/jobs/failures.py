@@ -78,7 +78,7 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
             Payer.PLATFORM,
             True,
             "EcoLink lost contact with the trainer's machine.",
-            "Start a new job, if possible in another region.",
+            "Start a new job. If it fails in the same way, ask your operator.",
         ),
         FailureClass.LOSS_DIVERGED: Failure(
             Payer.USER,

@@ -458,8 +458,8 @@ class Job(Aggregate):
     ) -> None:
         """End the running segment, and pause, cancel, fail or relaunch the job.
 
-        If the paid time has run out, `shortfall` is the reason why another launch cannot be paid,
-        or None if it can.
+        `shortfall` is the reason why the job cannot be launched again, such as that it cannot be
+        paid, or None if it can.
         `overran` is true if the trainer did not save a checkpoint within the paid time and the
         grace period.
         """
@@ -512,7 +512,7 @@ class Job(Aggregate):
             )
         elif self.pause_requested is not None:
             self._pause(self.pause_requested)
-        elif ending.reason is SegmentEnd.LEASE_ENDED and shortfall is not None:
+        elif shortfall is not None:
             self._pause(shortfall)
         # EcoLink relaunches a job with a halved batch without a delay.
         elif failure is not None and ending.shortage is None:

@@ -32,7 +32,7 @@ class PauseReason(StrEnum):
 
     BALANCE = "balance"  # the balance does not pay for the job
     OWNER = "owner"  # the owner requested it
-    CAPACITY = "capacity"  # the region no longer has enough GPUs
+    CAPACITY = "capacity"  # the region has too few usable GPUs
     MAX_COST = "max_cost"  # the job's maximum cost is used up
     BUDGET = "budget"  # a budget of the account or an API key is used up
     SUSPENDED = "suspended"  # an operator suspended the account

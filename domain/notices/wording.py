@@ -30,8 +30,8 @@ PAUSES: dict[str, tuple[str, str]] = {
         "Raise the budget or wait for its next period, then resume the job",
     ),
     PauseReason.CAPACITY: (
-        "The region no longer has enough GPUs.",
-        "Resume the job in another region or on other GPUs",
+        "The region has too few usable GPUs.",
+        "Resume the job later or with fewer GPUs",
     ),
     PauseReason.SUSPENDED: (
         "An operator suspended your account.",

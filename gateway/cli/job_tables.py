@@ -31,7 +31,7 @@ from gateway.trackers.schemas import RunAnswer
 RUNNING = frozenset({JobStatus.TRAINING, JobStatus.EVALUATING, JobStatus.TRAINED_PENDING_REGISTER})
 PAUSED = {
     PauseReason.BALANCE: "The job was paused when the balance reached zero.",
-    PauseReason.CAPACITY: "The region no longer has that many GPUs.",
+    PauseReason.CAPACITY: "The region has too few usable GPUs.",
     PauseReason.BUDGET: "A budget is used up. See `ecolink billing budget list`.",
     PauseReason.SUSPENDED: "An operator suspended the account. Resume it after a reinstatement.",
     PauseReason.MAX_COST: "The job reached its maximum cost. `ecolink jobs max-cost` raises it.",

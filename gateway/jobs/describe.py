@@ -227,6 +227,8 @@ def _job(event: events.JobEvent) -> str | None:
         case events.SegmentEnded(reason=SegmentEnd.CRASHED, failure=failure) if failure is not None:
             elapsed = spoken(event.elapsed_seconds)
             return f"{FAILURES[failure].sentence} The launch ran for {elapsed}."
+        case events.SegmentEnded(error_class="LaunchFailed", failure=None):
+            return "EcoLink could not start the trainer."
         case events.SegmentEnded(reason=reason):
             elapsed = spoken(event.elapsed_seconds)
             return f"{ENDED.get(reason, 'The launch ended')} after {elapsed}."

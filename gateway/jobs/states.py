@@ -20,7 +20,7 @@ PAUSED = {
     PauseReason.OWNER: PauseLabel("paused by you", "Paused by you"),
     PauseReason.BALANCE: PauseLabel("paused: balance at zero", "Paused: the balance reached zero"),
     PauseReason.CAPACITY: PauseLabel(
-        "paused: too few GPUs", "Paused: the region no longer has enough GPUs"
+        "paused: too few GPUs", "Paused: the region has too few usable GPUs"
     ),
     PauseReason.MAX_COST: PauseLabel(
         "paused: maximum cost", "Paused: the job reached its maximum cost"

@@ -87,7 +87,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     handlers = EventHandlers({**scheduling.handlers, **erasing(pool, artifacts)})
     effect = HandlerEffect("scheduler", log, clock, handlers, pool.connection)
     consumer = OrderedConsumer(effect, log)
-    launches = LaunchRetries(pods, clock, pool, log)
+    launches = LaunchRetries(pods, clock, pool, log, settings.launch_retry_seconds)
     reports = PodReports(broker, clock, launcher)
     watch = PodWatch(log, pool, launcher, segments, reports, settings)
 

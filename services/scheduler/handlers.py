@@ -25,7 +25,11 @@ from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
 from services.scheduler.funding import Funding
-from services.scheduler.launchers.launcher import GpusBusy, LauncherUnavailable
+from services.scheduler.launchers.launcher import (
+    GpusBusy,
+    LauncherUnavailable,
+    LaunchFailed,
+)
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
 
@@ -117,7 +121,7 @@ class Scheduling:
         """Launch the segment. If its pod cannot start yet, LaunchRetries launches it later."""
         try:
             return self._pods.start(event.job_id, event.segment, event.paid_seconds)
-        except (GpusBusy, LauncherUnavailable):
+        except (GpusBusy, LauncherUnavailable, LaunchFailed):
             return []
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from threading import Lock
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
-from domain.core.aggregate import Aggregate, Cause, because
+from domain.core.aggregate import Aggregate, Cause, because, current_cause
 from domain.core.event_log import EventLog
 from domain.core.identity import gpu_pool_id, meter_id
 from domain.datasets.dataset import Dataset, DatasetStatus
@@ -45,12 +46,6 @@ SPEC_SECONDS = 60.0
 
 FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=0.5), timedelta(seconds=4)
 
-MOST_TRIES = 7
-"""Number of attempts, over about 20 s.
-
-A trainer that still runs this long after its final report is stuck.
-"""
-
 
 class PodStarter:
     """A starter that launches a segment's pod, or ends a segment that has no pod.
@@ -67,12 +62,13 @@ class PodStarter:
         self._specs: dict[PodName, tuple[float, SegmentSpec]] = {}  # with their times
 
     def start(
-        self, job_id: UUID, segment: int, paid_seconds: int, *, may_wait: bool = True
+        self, job_id: UUID, segment: int, paid_seconds: int, *, retried: bool = True
     ) -> Sequence[Aggregate]:
         """Launch a leased segment, or end it if it cannot run. Return the aggregates to save.
 
-        If the GPUs are in use and `may_wait` is true, raise GpusBusy. If `may_wait` is false, GPUs
-        in use count as a failed launch. Raise PodPending and LauncherUnavailable in any case.
+        A failure of the launcher is not a failure of the job. Raise LaunchFailed if the launch will
+        be `retried`; otherwise pause the job. Raise GpusBusy, PodPending and LauncherUnavailable in
+        any case.
         """
         job = self._log.load(Job, job_id)
         if not job.runs(segment) or job.pod is not None:
@@ -89,16 +85,18 @@ class PodStarter:
         try:
             with tracing.timed("launch", pod=str(PodName(job_id, segment))):
                 pod = self.launcher.launch(self._spec(job, paid_seconds))
-        except (LaunchFailed, GpusBusy) as error:
-            if isinstance(error, PodPending) or (may_wait and isinstance(error, GpusBusy)):
+        except LaunchFailed:
+            if retried:
                 raise
             return self.end_unlaunched(
                 job,
-                SegmentEnd.CRASHED,
-                failure=FailureClass.NODE_LOST,
+                SegmentEnd.STOPPED,
                 error_class="LaunchFailed",
+                shortfall=PauseReason.CAPACITY,
             )
-        job.start_pod(segment, str(pod.name), pod.bound_at, self.launcher.host)
+        cause = current_cause()  # of a time before the launch
+        with because(replace(cause, now=max(cause.now, pod.bound_at))):
+            job.start_pod(segment, str(pod.name), pod.bound_at, self.launcher.host)
         return [job]
 
     def _spec(self, job: Job, paid_seconds: int) -> SegmentSpec:
@@ -121,10 +119,10 @@ class PodStarter:
         self._specs[name] = now, spec
         return spec
 
-    def start_and_save(self, name: PodName, cause: Cause, *, may_wait: bool) -> None:
+    def start_and_save(self, name: PodName, cause: Cause, *, retried: bool) -> None:
         """Start the pod of a segment with an open, paid meter, and save the result.
 
-        Raise GpusBusy, PodPending or LauncherUnavailable as `start` does.
+        Raise the same errors as `start`.
         """
         meter = self._log.find(Meter, meter_id(name.job_id, name.segment))
         if meter is None or meter.closed or meter.paid_seconds == 0:
@@ -132,7 +130,7 @@ class PodStarter:
         job, paid_seconds = self._log.load(Job, name.job_id), meter.paid_seconds
         traced = in_trace_of(self._log, job, "retry launch")
         with because(cause), self._launching, traced as step:
-            started = self.start(name.job_id, name.segment, paid_seconds, may_wait=may_wait)
+            started = self.start(name.job_id, name.segment, paid_seconds, retried=retried)
             step.kept = bool(started)
             self._log.commit(*started)
 
@@ -192,6 +190,7 @@ class LaunchRetries:
     The scheduler releases the GPUs of a trainer when it reports its end, shortly before its process
     exits. A new segment may therefore find its GPUs in use. Billing starts only when the launcher
     binds the GPUs. The read model lists these segments, so that a restarted scheduler continues.
+    If the launcher itself fails for too long, the job pauses; a restart begins this time again.
     Delays use the clock of the machine, not that of the platform, because they wait for processes.
     """
 
@@ -201,6 +200,7 @@ class LaunchRetries:
         clock: Clock,
         pool: ConnectionPool[Connection],
         log: EventLog,
+        limit_seconds: float,
         machine: Clock = SystemClock(),
     ) -> None:
         self._pods = pods
@@ -208,7 +208,9 @@ class LaunchRetries:
         self._pool = pool
         self._log = log
         self._machine = machine
+        self._limit = timedelta(seconds=limit_seconds)
         self._backoff = Backoff[PodName](FIRST_PAUSE, MAX_PAUSE)
+        self._failed_at: dict[PodName, datetime] = {}  # first failure of the launcher
         self._logger = logging.getLogger("launching")
 
     def launch_due(self) -> None:
@@ -224,6 +226,7 @@ class LaunchRetries:
         due, waiting = self._backoff.due(now), self._backoff.waiting(now)
         for name in (waiting | set(due)).difference(unbound):
             self._backoff.reset(name)
+            self._failed_at.pop(name, None)
         for name in unbound:
             if name in due:
                 self._try(name)
@@ -231,11 +234,14 @@ class LaunchRetries:
                 self._backoff.postpone(name, now)
 
     def _try(self, name: PodName) -> None:
-        may_wait = self._backoff.failures(name) < MOST_TRIES
+        now = self._machine.now()
+        retried = now - self._failed_at.get(name, now) < self._limit
         cause = Cause("service:scheduler", f"launch:{name}", self._clock.now())
         try:
-            self._log.retrying(lambda: self._pods.start_and_save(name, cause, may_wait=may_wait))
-        except (GpusBusy, LauncherUnavailable) as error:
+            self._log.retrying(lambda: self._pods.start_and_save(name, cause, retried=retried))
+        except (GpusBusy, LauncherUnavailable, LaunchFailed) as error:
+            if isinstance(error, LaunchFailed):
+                self._failed_at.setdefault(name, now)
             pause = self._backoff.postpone(name, self._machine.now())
             # A pod may be pending for hours. Its launcher logs the reason.
             level = logging.DEBUG if isinstance(error, PodPending) else logging.INFO

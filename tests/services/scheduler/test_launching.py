@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from threading import Thread
 from typing import Any
@@ -10,14 +11,13 @@ from typing import Any
 import pytest
 
 from domain.jobs import events
-from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
-from domain.jobs.lifecycle import JobStatus
+from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.reports import SegmentSpec
 from infrastructure.s3_requests import S3Refused
 from services.scheduler import launching
 from services.scheduler.launchers.launcher import Pod, PodName
-from services.scheduler.launching import MOST_TRIES, LaunchRetries
+from services.scheduler.launching import LaunchRetries
 from services.scheduler.segment_spec import segment_spec
 from tests.builders.commands import NOW, FixedClock
 from tests.builders.examples import JOB_ID
@@ -25,6 +25,8 @@ from tests.builders.history import History
 from tests.services.scheduler.conftest import Scheduler
 
 NAME = PodName(JOB_ID, 1)
+MANY = 20
+LIMIT_SECONDS = 30
 
 PassTime = Callable[..., None]
 
@@ -32,7 +34,9 @@ PassTime = Callable[..., None]
 def retries(scheduler: Scheduler) -> PassTime:
     """Return a function that advances the machine's clock and launches what is due."""
     clock = FixedClock()
-    launches = LaunchRetries(scheduler.pods, FixedClock(), scheduler.pool, scheduler.log, clock)
+    launches = LaunchRetries(
+        scheduler.pods, FixedClock(), scheduler.pool, scheduler.log, LIMIT_SECONDS, clock
+    )
 
     def pass_time(seconds: float = 0) -> None:
         clock.time += timedelta(seconds=seconds)
@@ -103,6 +107,19 @@ def test_each_retry_waits_longer(
     assert waiting.job.pod is not None
 
 
+def test_no_pod_starts_after_its_event(
+    allocated: History, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch, later = scheduler.launcher.launch, NOW + timedelta(seconds=7)
+    monkeypatch.setattr(
+        scheduler.launcher, "launch", lambda spec: replace(launch(spec), bound_at=later)
+    )
+    allocated.grant_lease(1)
+    scheduler.catch_up()
+    started = allocated.last(events.PodStarted)
+    assert started.bound_at == later <= started.timestamp
+
+
 def test_a_restarted_scheduler_retries_waiting_launches(
     waiting: History, scheduler: Scheduler, pass_time: PassTime
 ) -> None:
@@ -114,22 +131,45 @@ def test_a_restarted_scheduler_retries_waiting_launches(
     assert waiting.job.pod == str(NAME)
 
 
-def test_a_launch_fails_after_the_last_retry(waiting: History, pass_time: PassTime) -> None:
-    for _ in range(MOST_TRIES):
-        pass_time(4)
-        assert waiting.job.running
-    pass_time(4)
+def test_a_launcher_that_fails_for_too_long_pauses_the_job(
+    waiting: History, scheduler: Scheduler, pass_time: PassTime
+) -> None:
+    """The job neither crashed nor failed, so its owner can resume it."""
+    scheduler.launcher.refuses = True
+    pass_time()
+    pass_time(1)  # the first failure
+    pass_time(LIMIT_SECONDS - 1)
+    assert waiting.job.running
+    pass_time(LIMIT_SECONDS)
     ended = waiting.last(events.SegmentEnded)
-    assert (ended.reason, ended.failure) == (SegmentEnd.CRASHED, FailureClass.NODE_LOST)
+    assert (ended.reason, ended.failure) == (SegmentEnd.STOPPED, None)
     assert (ended.elapsed_seconds, ended.error_class) == (0, "LaunchFailed")
+    assert waiting.last(events.JobPaused).reason is PauseReason.CAPACITY
+    assert waiting.job.crashes == 0
     assert waiting.pool.held == {}
 
 
-def test_a_pending_pod_is_awaited_without_a_limit(
-    waiting: History, scheduler: Scheduler, pass_time: PassTime
+def test_a_launch_survives_a_launcher_that_fails(
+    allocated: History, scheduler: Scheduler, pass_time: PassTime
 ) -> None:
-    scheduler.launcher.pending.add(NAME)
-    for _ in range(2 * MOST_TRIES):
+    scheduler.launcher.refuses = True
+    allocated.grant_lease(1)
+    scheduler.catch_up()
+    pass_time()
+    pass_time(1)
+    pass_time(4)
+    scheduler.launcher.refuses = False
+    pass_time(4)
+    assert allocated.job.pod == str(NAME)
+    assert allocated.job.segment == 1
+
+
+@pytest.mark.parametrize("pending", [False, True], ids=["busy", "pending"])
+def test_busy_gpus_and_pending_pods_are_awaited_without_a_limit(
+    waiting: History, scheduler: Scheduler, pass_time: PassTime, *, pending: bool
+) -> None:
+    scheduler.launcher.pending |= {NAME} if pending else set()
+    for _ in range(MANY):
         pass_time(4)
     assert waiting.job.running
     assert waiting.job.pod is None
@@ -177,7 +217,7 @@ def test_a_launch_survives_a_store_that_issues_no_keys(
         patched.setattr(launching, "segment_spec", refused)
         allocated.grant_lease(1)
         scheduler.catch_up()
-        for _ in range(2 * MOST_TRIES):
+        for _ in range(MANY):
             pass_time(4)
         assert allocated.job.running
         assert allocated.job.pod is None
@@ -192,7 +232,7 @@ def test_a_launch_survives_a_cluster_that_does_not_answer(
     scheduler.launcher.away = True
     allocated.grant_lease(1)
     scheduler.catch_up()
-    for _ in range(2 * MOST_TRIES):
+    for _ in range(MANY):
         pass_time(4)
     assert allocated.job.running
     scheduler.launcher.away = False
