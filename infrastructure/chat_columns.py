@@ -89,11 +89,17 @@ def guess_columns(
     """
     named = {plain_name(name): name for name in reversed(names)}
     found: dict[Role, str] = {}
+    usual = {
+        name for name in names if 2 * sum(has_value(row.get(name)) for row in rows) >= len(rows)
+    }
     for role in Role:
-        for each in NAMES[role] if role is not Role.INPUT else ():
-            if each in named and _suits(role, [row.get(named[each]) for row in rows]):
-                found[role] = named[each]
-                break
+        suiting = [
+            named[each]
+            for each in (NAMES[role] if role is not Role.INPUT else ())
+            if each in named and _suits(role, [row.get(named[each]) for row in rows])
+        ]
+        if suiting:
+            found[role] = next((name for name in suiting if name in usual), suiting[0])
     more = named.get("input")
     is_free = Role.USER in found and more != found[Role.USER]
     if is_free and more is not None and _suits(Role.INPUT, [row.get(more) for row in rows]):
@@ -102,7 +108,8 @@ def guess_columns(
         return _of_pairs(found, rows)
     for role in OF_PAIRS:
         found.pop(role, None)
-    if Role.MESSAGES in found:
+    turns = (found.get(Role.USER), found.get(Role.ASSISTANT))
+    if Role.MESSAGES in found and (found[Role.MESSAGES] in usual or not usual.issuperset(turns)):
         return {role: name for role, name in found.items() if role not in OF_TURNS}
     if by_position and not (Role.USER in found and Role.ASSISTANT in found):
         free = [
@@ -117,7 +124,7 @@ def guess_columns(
             found |= dict(zip(missing, free, strict=True))
     if Role.USER not in found or Role.ASSISTANT not in found:
         return None
-    return {role: found[role] for role in Role if role in found}
+    return {role: found[role] for role in Role if role in found and role is not Role.MESSAGES}
 
 
 def _of_pairs(found: Columns, rows: Sequence[Mapping[str, Any]]) -> dict[Role, str]:
@@ -136,12 +143,7 @@ def free_role(name: str, columns: Columns) -> Role | None:
     Return None for an unknown name, and for one that the other columns replace, such as a prompt
     beside messages.
     """
-    plain = plain_name(name)
-    replaced: tuple[Role, ...] = (Role.MESSAGES,)
-    if Role.CHOSEN in columns:
-        replaced = NOT_OF_PAIRS
-    elif Role.MESSAGES in columns:
-        replaced = OF_TURNS
+    plain, replaced = plain_name(name), _replaced(columns) or (Role.MESSAGES,)
     for role, names in NAMES.items():
         if plain in names and role not in columns and role not in replaced:
             return role
@@ -150,13 +152,33 @@ def free_role(name: str, columns: Columns) -> Role | None:
 
 def without_role(
     columns: Columns, names: Iterable[str], rows: Sequence[Mapping[str, Any]]
-) -> str | None:
-    """Return a known name whose values do not suit its role, so that it has none, or None."""
+) -> tuple[str, Role, int] | None:
+    """Return a known name that has no role because its values do not suit it, or None.
+
+    The result also has the role, and the index of the first row with an unsuitable value. A name
+    is not returned if the other columns replace it, or if a more telling name has its role.
+    """
     for name in names:
-        is_known = name not in columns.values() and free_role(name, columns) is not None
-        if is_known and any(has_value(row.get(name)) for row in rows):
-            return name
+        cells, plain = [row.get(name) for row in rows], plain_name(name)
+        for role, known in NAMES.items():
+            if plain not in known or name in columns.values() or role in _replaced(columns):
+                continue
+            other = plain_name(columns[role]) if role in columns else None
+            if other in known and known.index(other) < known.index(plain):
+                continue
+            bad = [at for at, cell in enumerate(cells) if has_value(cell) and not _fits(role, cell)]
+            if role in OF_PAIRS:  # without the other answer
+                bad = [at for at, cell in enumerate(cells) if has_value(cell)]
+            if bad and 2 * len(bad) >= len(cells):  # fewer are errors of their rows
+                return name, role, bad[0]
     return None
+
+
+def _replaced(columns: Columns) -> tuple[Role, ...]:
+    """Return the roles that the columns replace, such as a prompt beside messages."""
+    if Role.CHOSEN in columns:
+        return NOT_OF_PAIRS
+    return OF_TURNS if Role.MESSAGES in columns else ()
 
 
 def has_value(value: Any) -> bool:
@@ -391,7 +413,7 @@ def tools_of(row: Mapping[str, Any], columns: Columns, parse: Callable[[str], An
 
 def _weight(row: Mapping[str, Any], columns: Columns) -> int | None:
     value = row.get(columns[Role.WEIGHT]) if Role.WEIGHT in columns else None
-    if value is None or value == "":
+    if not has_value(value):
         return None
     if type(value) not in (int, float, str) or value not in WEIGHTS:
         raise BadColumn(
@@ -429,25 +451,33 @@ def _parsed(text: str, name: str, parse: Callable[[str], Any]) -> Any:
 
 
 def _suits(role: Role, values: Sequence[Any]) -> bool:
-    """Return True if some values suit the role, or all are empty."""
-    given = [value for value in values if value is not None and value != ""]
+    """Return True if the values suit the role, except those of a minority of rows."""
+    given = list(filter(has_value, values))
+    good = sum(_fits(role, value) for value in given)
+    if role is Role.MESSAGES:
+        return good > 0
+    if role in OF_PAIRS:  # pairs among chats are errors of their rows
+        return 0 < len(values) <= 2 * good
+    return good == len(given) or 2 * (len(given) - good) < len(values)
+
+
+def _fits(role: Role, value: Any) -> bool:
+    """Return True if a cell with a value has the form that the role needs."""
     match role:
         case Role.MESSAGES:
-            return any(_is_conversation(_listed(value)) for value in given)
+            return _is_conversation(_listed(value))
         case Role.WEIGHT:
-            return all(type(value) in (int, float, str) and value in WEIGHTS for value in given)
+            return type(value) in (int, float, str) and value in WEIGHTS
         case Role.HISTORY:
-            return not given or any(_listed(value) is not None for value in given)
+            return _listed(value) is not None
         case Role.TOOLS:
-            return not given or any(
-                _listed(value) is not None or _is_object(value) for value in given
-            )
+            return _listed(value) is not None or _is_object(value)
         case Role.CHOSEN | Role.REJECTED:
-            return bool(given) and all(isinstance(value, str | list | dict) for value in given)
+            return isinstance(value, str | list | dict)
         case Role.SYSTEM | Role.INPUT:
-            return all(isinstance(value, str) for value in given)
+            return isinstance(value, str)
         case _:
-            return all(isinstance(value, str | list) or _is_openai_input(value) for value in given)
+            return isinstance(value, str | list) or _is_openai_input(value)
 
 
 def _is_openai_input(value: Any) -> bool:

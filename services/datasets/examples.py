@@ -6,7 +6,7 @@ from itertools import dropwhile
 from typing import Any
 
 from domain.datasets.columns import Columns, Role
-from infrastructure.chat_columns import BadColumn, to_example
+from infrastructure.chat_columns import NAMES, BadColumn, has_value, plain_name, to_example
 from infrastructure.preference_columns import (
     INPUT,
     PREFERRED,
@@ -23,7 +23,8 @@ from services.datasets.tools import Tools, check_calls, check_tool_messages, rea
 
 TOP_LEVEL_KEYS = {"messages", "prompt", "completion"}
 TOOL_KEYS = {"tools", "functions"}
-PAIR_KEYS = {PREFERRED, REJECTED}
+PAIR_KEYS = {*NAMES[Role.CHOSEN], *NAMES[Role.REJECTED]}
+CHAT_KEYS = {"messages", *NAMES[Role.ASSISTANT]}
 
 
 def read_example(
@@ -84,7 +85,8 @@ def _pair(
         REJECTED: quoted(columns[Role.REJECTED]),
     }
     answers = (columns[Role.CHOSEN], columns[Role.REJECTED])
-    if "messages" in row and all(row.get(name) is None for name in answers):
+    given = {plain_name(name) for name, value in row.items() if has_value(value)}
+    if given & CHAT_KEYS and not any(has_value(row.get(name)) for name in answers):
         raise Refused(
             Code.MIXED_KINDS,
             "The example is a chat, but the file has preference pairs. Upload chats and preference "
@@ -140,7 +142,7 @@ def _named_messages(raw: list[Any], name: str, notes: Notes) -> list[Message]:
 
 def _require_chat(value: dict[str, Any]) -> None:
     """Raise Refused if a row of a file of chats is a preference pair."""
-    if any(value.get(key) is not None for key in PAIR_KEYS):
+    if any(has_value(value.get(key)) for key in PAIR_KEYS):
         raise Refused(
             Code.MIXED_KINDS,
             "The example is a preference pair, but the file starts with chats. Upload chats and "
@@ -172,7 +174,9 @@ def _messages(value: dict[str, Any], notes: Notes) -> list[Message]:
     plain = len(value) == 1 and "messages" in value
     raw = value["messages"] if plain else _raw_messages(value, notes)
     if not isinstance(raw, list):
-        raise Refused(Code.MESSAGES_NOT_LIST, '"messages" is not a list. Write a list of messages.')
+        raise Refused(
+            Code.MESSAGES_NOT_LIST, f'"messages" is {quoted(raw)}. Write a list of messages.'
+        )
     if not raw:
         raise Refused(Code.NO_MESSAGES, '"messages" is empty. Add messages or remove the example.')
     messages: list[Message] = []

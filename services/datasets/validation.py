@@ -13,11 +13,13 @@ from pydantic_core import PydanticSerializationError, to_json
 from domain.datasets.columns import OF_PAIRS, Columns, Role, titled
 from domain.datasets.dataset import DatasetKind, DatasetStatus, UploadOptions
 from infrastructure.chat_columns import (
+    NAMES,
     Shape,
     free_role,
     guess_columns,
     has_value,
     is_openai,
+    plain_name,
     shape_of,
     without_role,
 )
@@ -26,7 +28,7 @@ from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example, read_row
 from services.datasets.findings import Findings
 from services.datasets.json_line import decode
-from services.datasets.key_columns import KeyColumns, answer_of_pair
+from services.datasets.key_columns import USELESS_KEYS, KeyColumns, answer_of_pair
 from services.datasets.line_numbers import LINES, LineNumbers, LineNumbersWriter
 from services.datasets.messages import Notes
 from services.datasets.ndjson import in_words, limited, split_lines
@@ -51,6 +53,10 @@ LINE_CPU_SECONDS = 20
 LONG_LINE_BYTES = 64 * 1024
 """Size in bytes from which a line has its own CPU limit. Shorter lines cannot take long."""
 BYTE_ORDER_MARK = "\ufeff".encode()
+
+OPENAI_KEYS = {"messages", "prompt", "completion", "tools", "functions", *USELESS_KEYS}
+OF_OPENAI = (Role.MESSAGES, Role.USER, Role.ASSISTANT, Role.TOOLS)
+"""Roles whose values the reader of OpenAI's format checks in every example."""
 
 SAMPLE = "sample.json"
 """Name of the file with the first rows."""
@@ -300,26 +306,16 @@ class _Validation:
         else:
             positional = upload.table is not None and upload.table.positional
             columns = guess_columns(names, values, by_position=positional)
+        openai = not is_table and _has_openai_keys(names)
+        if columns is not None:
+            openai = is_openai(columns, values)
+        unclear = None if chosen else without_role(columns or {}, names, values)
+        if unclear is not None and not (openai and unclear[1] in OF_OPENAI):
+            raise _unsuitable(*unclear, upload.sample)
         if columns is None:
-            if is_table and values:
-                raise Refused(
-                    Code.UNKNOWN_COLUMNS,
-                    f"The file has the columns {_listed(names)}. It is not clear which of them has "
-                    "the user's text and which has the answer, or which has the preferred and "
-                    "which the rejected answer. Choose the columns.",
-                )
+            if values and not openai:
+                raise _unknown(names)
             return
-        openai = is_openai(columns, values)
-        if not chosen and (unclear := without_role(columns, names, values)):
-            role = free_role(unclear, columns)
-            assert role is not None
-            if not (openai and role is Role.TOOLS):  # which every example checks
-                raise Refused(
-                    Code.UNKNOWN_COLUMNS,
-                    f"The values of the column {quoted(unclear)} do not suit {titled(role)}. "
-                    f"Choose the columns: without {quoted(unclear)} to ignore it, or with a role "
-                    "for it.",
-                )
         self._shape = shape_of(columns, values)
         self._shown = columns
         if is_table or chosen or not openai:
@@ -481,6 +477,37 @@ class _Validation:
             errors=tuple(findings.errors),
             error_count=findings.error_count,
         )
+
+
+def _has_openai_keys(names: Collection[str]) -> bool:
+    """Return True if keys are those of chats in OpenAI's format, or none is known."""
+    given = set(names)
+    known = {plain_name(name) for name in given} & {*NAMES[Role.USER], *NAMES[Role.ASSISTANT]}
+    return (
+        "messages" in given
+        or given <= OPENAI_KEYS
+        or not known
+        or {"prompt", "completion"} <= given
+    )
+
+
+def _unknown(names: Collection[str]) -> Refused:
+    return Refused(
+        Code.UNKNOWN_COLUMNS,
+        f"The file has the columns {_listed(names)}. It is not clear which of them has the user's "
+        "text and which has the answer, or which has the preferred and which the rejected answer. "
+        "Choose the columns.",
+    )
+
+
+def _unsuitable(name: str, role: Role, at: int, sample: Sample) -> Refused:
+    number, row = sample.rows[at]
+    return Refused(
+        Code.UNKNOWN_COLUMNS,
+        f"The values of the column {quoted(name)} do not suit {titled(role)}, such as "
+        f"{quoted(row.get(name))} in row {number:,}. Correct them, or choose the columns: without "
+        f"{quoted(name)} to ignore it, or with a role for it.",
+    )
 
 
 def _not_in_file(name: str, names: Collection[str]) -> Refused:
