@@ -23,6 +23,7 @@ from services.model_import.source import (
     ImportRefused,
     Source,
     require_layers,
+    require_named,
     require_size,
     view_of,
 )
@@ -233,6 +234,8 @@ def _load(source: Source) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
             raise ImportRefused(
                 f"Cannot load the model in {source.directory}: {error}{hint}"
             ) from error
+    if isinstance(tokenizer.chat_template, dict):
+        require_named(tokenizer.chat_template)
     if not tokenizer.is_fast:
         raise ImportRefused(
             "The model has no fast tokenizer, which EcoLink needs to map tokens to text. Add "

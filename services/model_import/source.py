@@ -7,6 +7,8 @@ index or a configuration. The importer therefore passes it only the filtered vie
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,12 @@ CONFIGS = frozenset({"config.json", "generation_config.json", "tokenizer_config.
 
 MOST_TEXT_BYTES = 256 * 1024**2
 """Size limit of files that the import reads whole. The largest tokenizers have 35 MB."""
+
+TEMPLATES = "additional_chat_templates"
+"""Folder with named chat templates, such as `tool_use.jinja`."""
+
+TEMPLATE_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+MOST_TEMPLATES, MOST_TEMPLATE_BYTES = 16, 1024**2
 
 MOST_LAYERS = 1_000
 PARAMETERS_PER_BYTE = 2  # for 4-bit packed weights
@@ -79,12 +87,42 @@ def view_of(source: Source, into: Path) -> Source:
             f"{source.directory} has no .safetensors file. EcoLink reads no other weights, "
             "because pickle files can run code. Convert the model with save_pretrained first."
         )
-    for name in names:
+    templates = [
+        f"{TEMPLATES}/{path.name}" for path in source.directory.glob(f"{TEMPLATES}/*.jinja")
+    ]
+    require_count(templates)
+    (into / TEMPLATES).mkdir()
+    for name in (*names, *sorted(templates)):
         if not name.startswith("adapter_"):
             _add(source, name, into / name)
     _require_shards(into)
     brings_code = any("auto_map" in _json(source.directory / each) for each in CONFIGS & {*names})
     return Source(into, brings_code=brings_code)
+
+
+def require_count(templates: Collection[str]) -> None:
+    """Raise ImportRefused if a source has too many named chat templates."""
+    if len(templates) > MOST_TEMPLATES:
+        raise ImportRefused(
+            f"The model has {len(templates):,} named chat templates. The maximum is "
+            f"{MOST_TEMPLATES}. Remove those that are neither default nor tool_use."
+        )
+
+
+def require_named(templates: Mapping[str, Any]) -> None:
+    """Raise ImportRefused if named chat templates cannot be saved as files of these names."""
+    require_count(templates)
+    for name, template in templates.items():
+        if not TEMPLATE_NAME.fullmatch(name) or not isinstance(template, str):
+            raise ImportRefused(
+                f"The model has a chat template with the name {name[:100]!r}. Templates are texts, "
+                "and their names have letters, digits, dots, dashes and underscores. Rename it."
+            )
+    if "default" not in templates:
+        raise ImportRefused(
+            "The model has several chat templates, but none is named default. Add "
+            "chat_template.jinja."
+        )
 
 
 def require_size(parameters: int, directory: Path) -> None:
@@ -122,9 +160,10 @@ def _inside(source: Source, name: str) -> Path:
 
 def _add(source: Source, name: str, target: Path) -> None:
     place = _inside(source, name)
-    if not name.endswith(".safetensors") and (size := place.stat().st_size) > MOST_TEXT_BYTES:
+    most = MOST_TEMPLATE_BYTES if name.endswith(".jinja") else MOST_TEXT_BYTES
+    if not name.endswith(".safetensors") and (size := place.stat().st_size) > most:
         raise ImportRefused(
-            f"{name} has {size:,} bytes. The maximum is {MOST_TEXT_BYTES:,}. Shorten the file."
+            f"{name} has {size:,} bytes. The maximum is {most:,}. Shorten the file."
         )
     if name in CONFIGS:
         config = _without_code(_json(place))

@@ -79,7 +79,41 @@ LISTED = """\
 {%- endfor %}"""
 """A list after a marker, without a prompt for the answer, as in Mistral's templates."""
 
+SIGNED = """\
+{%- macro type_of(spec) -%}
+{{- {'string': 'str', 'integer': 'int'}.get(spec.type, 'Any') -}}
+{%- endmacro -%}
+{{- '<|im_start|>system\\nYou are a function calling AI model.\\n<tools>' }}
+{%- for tool in tools or [] %}
+{%- set function = tool.function | default(tool) %}
+{{- '{"type": "function", "function": ' }}{{- '{"name": ' + function.name + '", ' }}
+{{- '"description": "' + function.name + '(' }}
+{%- for name, spec in ((function.parameters or {}).properties or {}) | items %}
+{{- name + ': ' + type_of(spec) }}{% if not loop.last %}, {% endif %}
+{%- endfor %}{{ ')' }}
+{%- if function.description %}{{ ' - ' + function.description }}{% endif %}
+{{- '", "parameters": ' + (function.parameters | default({}) | tojson) + '}\\n' }}
+{%- endfor %}{{ '</tools><|im_end|>\\n' }}
+{%- for message in messages %}
+{%- if message.role == 'tool' %}
+{%- if loop.previtem and loop.previtem.role != 'tool' %}{{ '<|im_start|>tool\\n' }}{% endif %}
+{{- '<tool_response>\\n' + message.content + '\\n</tool_response>\\n' }}
+{%- if loop.last or loop.nextitem.role != 'tool' %}{{ '<|im_end|>' }}{% endif %}
+{%- elif message.tool_calls is defined %}
+{{- '<|im_start|>assistant' }}
+{%- generation %}
+{%- for call in message.tool_calls %}
+{{- '\\n<tool_call>\\n{"arguments": ' + (call.function.arguments | tojson) }}
+{{- ', "name": "' + call.function.name + '"}\\n</tool_call>' }}
+{%- endfor %}{{ '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}
+{%- else %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+"""Signatures in Python, as in the `tool_use` template of Hermes, which is beside a default one."""
+
 TEMPLATES = {"tagged": TAGGED, "bare": BARE, "listed": LISTED}
+STYLES = {"Hermes": SIGNED, "Qwen": TAGGED, "Mistral": LISTED, "Llama": BARE}
 
 WEATHER = {
     "type": "function",

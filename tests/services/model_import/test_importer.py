@@ -13,19 +13,24 @@ import numpy
 import pytest
 import torch
 from gguf import GGUFWriter
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from domain.catalog.catalog_entries import CatalogBase, shipped_offers
 from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.base_tokenizer import BaseTokenizer
 from infrastructure.imported_model import ImportedModel
+from services.datasets.examples import read_example
 from services.model_import.importer import (
     ImportRefused,
     import_model,
     packaged_gguf,
     shape_of,
 )
+from services.serving.chat import Chat
+from services.trainer.examples import Renderer
 from services.trainer.model import load_base, load_tokenizer
 from tests.builders.tiny_model import CHAT_TEMPLATE, TINY_SHAPE
+from tests.builders.tool_templates import CHAT, STYLES
 
 FAMILIES = {
     "smollm2": "llama",
@@ -71,6 +76,30 @@ def test_the_same_import_changes_nothing_and_completes_an_interrupted_one(
         store.local_directory(first.ref, Path())
     assert import_model(str(tiny_model), "tiny", store) == first
     assert json.loads(store.get(f"{first.ref}/config.json"))["hidden_size"] == 32
+
+
+@pytest.mark.parametrize("template", STYLES.values(), ids=STYLES)
+def test_an_import_keeps_the_chat_template_for_tools(
+    template: str, store: Artifacts, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The stored tokenizer and the trainer's give the token IDs of transformers."""
+    source = shutil.copytree(tiny_model, tmp_path / "source")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = {"default": CHAT_TEMPLATE, "tool_use": template, "rag": "{{ 1 }}"}
+    tokenizer.save_pretrained(source)
+    imported = import_model(str(source), "tiny", store)
+    directory = store.local_directory(imported.ref, Path())
+    assert (directory / "additional_chat_templates" / "rag.jinja").exists()
+    conversation = read_example(json.dumps(CHAT), [])
+    expected = AutoTokenizer.from_pretrained(source).apply_chat_template(
+        conversation["messages"], tools=conversation["tools"], tokenize=True
+    )
+    trainer = Renderer(load_tokenizer(directory), 10_000)
+    for renderer in (BaseTokenizer.stored(store, imported.ref), trainer):
+        (example,) = renderer.render(conversation)
+        assert list(example.input_ids) == expected["input_ids"]
+    messages, prompt = trainer.prompt(conversation)
+    assert Chat(trainer.tokenizer).text(messages, conversation["tools"]) == prompt
 
 
 def test_a_licence_is_kept_beside_the_base_model(

@@ -20,6 +20,8 @@ from infrastructure.artifacts import Artifacts
 from services.model_import import source as model_source
 from services.model_import.importer import RUNS_NO_CODE, ImportRefused, import_model
 
+TEMPLATES = model_source.TEMPLATES
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Artifacts:
@@ -173,6 +175,40 @@ def template(text: str) -> Callable[[Path, Path], None]:
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
+def template_file(name: str, content: str = "{{ messages }}") -> Callable[[Path, Path], None]:
+    def damage(source: Path, outside: Path) -> None:
+        (source / TEMPLATES).mkdir()
+        (source / TEMPLATES / name).write_text(content)
+
+    return damage
+
+
+def template_link(source: Path, outside: Path) -> None:
+    (outside / "secret").write_text("{{ messages }}")
+    (source / TEMPLATES).mkdir()
+    (source / TEMPLATES / "tool_use.jinja").symlink_to(outside / "secret")
+
+
+def template_folder_link(source: Path, outside: Path) -> None:
+    (outside / "tool_use.jinja").write_text("{{ messages }}")
+    (source / TEMPLATES).symlink_to(outside)
+
+
+def many_templates(source: Path, outside: Path) -> None:
+    (source / TEMPLATES).mkdir()
+    for number in range(17):
+        (source / TEMPLATES / f"t{number}.jinja").write_text("")
+
+
+def named(*names: str) -> Callable[[Path, Path], None]:
+    def damage(source: Path, outside: Path) -> None:
+        (source / "chat_template.jinja").unlink(missing_ok=True)
+        templates = [{"name": name, "template": "{{ messages }}"} for name in names]
+        change(source / "tokenizer_config.json", chat_template=templates)
+
+    return damage
+
+
 def an_adapter(source: Path, outside: Path) -> None:
     (source / "config.json").unlink()
     (source / "adapter_config.json").write_text(
@@ -205,6 +241,15 @@ def an_adapter(source: Path, outside: Path) -> None:
             )
         ),
         (template("{% for message in %}"), "chat template"),
+        (template_file("tool use\n.jinja"), "chat template with the name 'tool use"),
+        (template_file("tool_use.jinja", "x" * (1024**2 + 1)), "1,048,577 bytes"),
+        (template_file("tool_use.jinja", "{% for message in %}"), "chat template"),
+        (template_link, "tool_use.jinja .*outside"),
+        (template_folder_link, "tool_use.jinja .*outside"),
+        (many_templates, "17 named chat templates"),
+        (named("default", "../../tool_use"), "chat template with the name '../../tool_use'"),
+        (named("default", *map(str, range(16))), "17 named chat templates"),
+        (named("tool_use"), "none is named default"),
         (template("{{ raise_exception('I chat with nobody') }}"), "I chat with nobody"),
     ],
 )
