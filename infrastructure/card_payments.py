@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from domain.billing.account import Account
 from domain.billing.auto_top_up import AutoTopUp, SavedCard
 from domain.billing.card_payment import CardFailure, CardPayment, CardPaymentStatus
 from domain.core.aggregate import current_cause
@@ -20,8 +21,11 @@ from infrastructure.stripe_provider import ChargeStatus, CheckoutStatus, Provide
 if TYPE_CHECKING:
     from infrastructure.stripe_client import StripeProvider
 
-KEY_LIFE = timedelta(hours=20)
-"""Time for which a charge may be repeated. Stripe keeps idempotency keys for at least 24 hours."""
+KEY_LIFE = timedelta(hours=1)
+"""Time for which only the idempotency key prevents a second charge. Stripe may forget it later."""
+
+CHARGE_LIFE = timedelta(hours=20)
+"""Time for which a charge may be sent. Then the balance that it was for is long history."""
 
 FAILURES: Mapping[ChargeStatus, CardFailure] = {
     ChargeStatus.DECLINED: CardFailure.DECLINED,
@@ -125,16 +129,23 @@ class CardPayments:
         return self.paying.confirm(payment.id, answer.receipt)
 
     def _charge(self, payment: CardPayment) -> CardPayment:
-        """Charge the saved card. An old charge is only looked up, so that none is made late."""
+        """Charge the saved card.
+
+        An old charge, and one that nobody wants any more, is only looked up, so that none is made.
+        """
         events = self.paying.log
-        charge = events.load(AutoTopUp, auto_top_up_id(payment.account_id)).charge
+        top_ups = events.load(AutoTopUp, auto_top_up_id(payment.account_id))
+        charge = top_ups.charge
         if charge is None or charge.payment_id != payment.id:
             return events.load(CardPayment, payment.id)  # another process ended it meanwhile
         age = current_cause().now - events.first_event(payment.id).timestamp
-        if age < KEY_LIFE:
-            answer = self.provider.charge(payment, charge.card)
-        else:
+        suspended = events.load(Account, payment.account_id).suspension is not None
+        sends = top_ups.enabled and not suspended and age < CHARGE_LIFE
+        answer = None
+        if not sends or age >= KEY_LIFE:
             answer = self.provider.find_charge(payment, charge.card.customer)
+        if answer is None and sends:
+            answer = self.provider.charge(payment, charge.card)
         if answer is None:
             return self.paying.fail(payment.id, CardFailure.EXPIRED)
         if answer.status is ChargeStatus.PENDING:

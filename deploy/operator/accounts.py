@@ -183,9 +183,9 @@ def erase_account(
 ) -> None:
     """Erase the personal data of a suspended account. You cannot undo this.
 
-    Revokes its keys, cancels its jobs, and deletes its models, datasets, logs, webhooks and names.
-    The event log, the ledger and the invoices stay, with the ID of the account. You can repeat the
-    command.
+    Revokes its keys, removes its card, cancels its jobs, and deletes its models, datasets, logs,
+    webhooks and names. The event log, the ledger and the invoices stay, with the ID of the account.
+    You can repeat the command.
     """
     with open_store() as store:
         account_id = account_id_of(store.connection, name)
@@ -195,7 +195,9 @@ def erase_account(
             confirm = typer.prompt(f"Enter {name} again to erase the account")
         if confirm != name:
             raise Invalid(f"{confirm!r} is not {name!r}. Nothing was erased.", field="confirm")
-        Erasing(store.log).erase(account_id, holdings_of(store.connection, account_id))
+        provider = stripe_provider(store.settings)
+        erasing = Erasing(store.log, provider and provider.remove_cards)
+        erasing.erase(account_id, holdings_of(store.connection, account_id))
         artifacts = Artifacts(store.settings.artifacts)
         deleted = delete_personal_data(store.connection, artifacts, account_id)
         console.print(

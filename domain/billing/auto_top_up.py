@@ -28,7 +28,7 @@ class AutoTopUpEnd(StrEnum):
     AUTHENTICATION_REQUIRED = "authentication_required"
     """The bank asks the card holder to approve each charge."""
     FAILED = "failed"
-    """A charge failed for another reason."""
+    """A charge failed for another reason, or a payment was refunded or disputed."""
 
     @classmethod
     def of(cls, failure: CardFailure) -> AutoTopUpEnd:

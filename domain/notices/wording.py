@@ -43,7 +43,7 @@ PAUSES: dict[str, tuple[str, str]] = {
 TOP_UP_ENDS: dict[str, str] = {
     AutoTopUpEnd.DECLINED: "Your bank declined a charge.",
     AutoTopUpEnd.AUTHENTICATION_REQUIRED: "Your bank asks you to approve each charge.",
-    AutoTopUpEnd.FAILED: "A charge failed.",
+    AutoTopUpEnd.FAILED: "A charge failed, or a payment was refunded or disputed.",
 }
 """Causes for which EcoLink turns automatic top-ups off."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -32,15 +33,19 @@ class Holdings:
 
 
 class Erasing:
-    """The use case of operators. It must run inside `because(cause)`."""
+    """The use case of operators. It must run inside `because(cause)`.
 
-    def __init__(self, log: EventLog) -> None:
+    `remove_cards` removes all cards of a customer of the payment provider, whose ID it gets.
+    """
+
+    def __init__(self, log: EventLog, remove_cards: Callable[[str], None] | None = None) -> None:
         self.log = log
+        self._remove_cards = remove_cards
 
     def erase(self, account_id: UUID, holdings: Holdings) -> Account:
         """End everything of a suspended account, and record the erasure. It deletes no data.
 
-        Revokes the keys, forgets the saved card, cancels the jobs and syntheses, undeploys the
+        Revokes the keys, removes the saved card, cancels the jobs and syntheses, undeploys the
         models, and deletes the models and datasets. After a crash, a repetition continues. Raise
         NotFound if the account does not exist, and WrongState if it is not suspended, one of its
         jobs still has GPUs, or one of its syntheses still has a batch. Such a synthesis is
@@ -53,7 +58,7 @@ class Erasing:
         self._require_batches_ended(holdings.syntheses)
         for key_id in holdings.keys:
             self._revoke(key_id)
-        AutoToppingUp(self.log).remove_card(account_id)
+        self._remove_card(account_id)
         for request_id in holdings.requests:
             self._cancel_request(request_id)
         for job_id in holdings.jobs:
@@ -86,6 +91,13 @@ class Erasing:
                 f"cancelled {'it' if one else 'them'}. Wait some minutes and try again.",
                 figures={"syntheses": busy},
             )
+
+    def _remove_card(self, account_id: UUID) -> None:
+        cards = AutoToppingUp(self.log)
+        known = cards.find(account_id)
+        if known is not None and self._remove_cards is not None:
+            self._remove_cards(known.customer)
+        cards.remove_card(account_id)
 
     @retrying
     def _revoke(self, key_id: UUID) -> None:

@@ -1,7 +1,8 @@
 """Use cases of refunds and disputes. Each must run inside `because(cause)`.
 
 Each one changes a payment and the balance of its account in one transaction. Repeating one changes
-nothing.
+nothing. One that takes money also turns automatic top-ups off: they would charge the card whose
+money goes back.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from uuid import UUID
 
 from domain.billing.account import Account
+from domain.billing.auto_top_up import AutoTopUp, AutoTopUpEnd
 from domain.billing.payment import STRIPE_PROVIDER, Payment, ReturnKind
 from domain.core.errors import CommandReused, NotFound
 from domain.core.event_log import EventLog, retrying
-from domain.core.identity import payment_id
+from domain.core.identity import auto_top_up_id, payment_id
 
 
 class Returning:
@@ -56,7 +58,7 @@ class Returning:
         account = self.log.load(Account, account_id)
         payment.request_refund(return_id, amount_micros)
         account.withhold(amount_micros, payment, return_id)
-        self.log.commit(payment, account)
+        self.log.commit(payment, account, *self._stopped(account_id))
         return payment
 
     @retrying
@@ -73,9 +75,10 @@ class Returning:
     ) -> Payment:
         """Record money that the provider took back, and take it from the available balance."""
         payment, account = self._loaded(reference)
+        ended = [] if return_id in payment.returns else self._stopped(account.id)
         withheld = payment.take_back(return_id, kind, amount_micros, account.available_micros)
         account.withhold(withheld, payment, return_id)
-        self.log.commit(payment, account)
+        self.log.commit(payment, account, *ended)
         return payment
 
     @retrying
@@ -92,9 +95,17 @@ class Returning:
         payment, account = self._loaded(reference)
         withheld = payment.close_return(return_id, account.available_micros)
         account.withhold(withheld, payment, return_id)
-        self.log.commit(payment, account)
+        self.log.commit(payment, account, *(self._stopped(account.id) if withheld else ()))
         return payment
 
     def _loaded(self, reference: str) -> tuple[Payment, Account]:
         payment = self.load(reference)
         return payment, self.log.load(Account, payment.account_id)
+
+    def _stopped(self, account_id: UUID) -> list[AutoTopUp]:
+        """Return the automatic top-ups of an account, turned off."""
+        known = self.log.find(AutoTopUp, auto_top_up_id(account_id))
+        if known is None:
+            return []
+        known.disable(AutoTopUpEnd.FAILED)
+        return [known]

@@ -47,8 +47,8 @@ class WebhookType(StrEnum):
     """50, 80 or 100 percent of the budget of a `period` is used, for the first time in it. At 100,
     running jobs save a checkpoint and pause. `key_hint` is the end of the secret of the API key."""
     AUTO_TOP_UP_DISABLED = "auto_top_up.disabled"
-    """A charge failed, so automatic top-ups are off until you turn them on. `reason` is `declined`,
-    `authentication_required` or `failed`."""
+    """A charge failed, or a payment was refunded or disputed. Automatic top-ups are off until you
+    turn them on. `reason` is `declined`, `authentication_required` or `failed`."""
     PAYMENT_REFUNDED = "payment.refunded"
     """A payment by card, or a part of it, was refunded. `return_id` names the refund."""
     PAYMENT_DISPUTED = "payment.disputed"

@@ -90,15 +90,17 @@ def erase_account(backend: Backend, operator: Caller, account_id: UUID, name: st
 
     `name` is the account's name, or its ID if it has no name, as the operator typed it. Raise
     Invalid if it differs, NotFound if the account does not exist, and WrongState unless it is
-    suspended and none of its jobs has GPUs.
+    suspended and none of its jobs has GPUs. Raise ProviderUnavailable if the payment provider still
+    has the card. Repeat it then.
     """
     with backend.pool.connection() as connection:
         wanted = name_of_account(connection, account_id) or str(account_id)
         if name != wanted:
             raise Invalid(f"{name!r} is not the account's name. Enter {wanted}.", field="name")
         holdings = holdings_of(connection, account_id)
+    cards = backend.card_payments
     with because(operator.cause(backend)):
-        Erasing(backend.log).erase(account_id, holdings)
+        Erasing(backend.log, cards and cards.provider.remove_cards).erase(account_id, holdings)
     caught_up(backend, ACCOUNTS, API_KEYS)
 
 

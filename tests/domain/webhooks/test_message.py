@@ -149,6 +149,7 @@ def test_a_refund_and_a_dispute_send_messages_once_the_money_is_returned(
     assert sent(log) == [
         ("payment.refunded", account | {"return_id": "re_1", "amount_micros": 1_000_000}),
         ("payment.disputed", account | {"return_id": "dp_1", "amount_micros": 9_000_000}),
+        ("auto_top_up.disabled", account | {"reason": "failed"}),
     ]
 
 

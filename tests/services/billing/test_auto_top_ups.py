@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -14,12 +15,14 @@ from domain.billing.auto_top_up import AutoTopUp, AutoTopUpEnd, AutoTopUpRule
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import because
 from domain.core.event_log import EventLog
+from domain.use_cases.erasing import Erasing, Holdings
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure.card_payments import KEY_LIFE, CardPayments
+from infrastructure.card_payments import CHARGE_LIFE, KEY_LIFE, CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
+from infrastructure.stripe_client import StripeProvider
 from infrastructure.stripe_provider import (
     ChargeAnswer,
     ChargeStatus,
@@ -50,6 +53,8 @@ class Purse:
     reconciliation: Reconciliation
     clock: FixedClock
     person: Person
+    reference: str = ""
+    """Reference of the payment that saved the card."""
 
     def save_card(self, number: str = CARD) -> None:
         """Pay $5 by card, and save it. A declined card is one that fails only later."""
@@ -59,7 +64,7 @@ class Purse:
             )
             assert payment.checkout is not None
             self.stripe.pay(payment.checkout, number=CARD, saved=number)
-            self.payments.settle(payment.id)
+            self.reference = str(getattr(self.payments.settle(payment.id), "reference", None))
             self.payments.auto.set_rule(
                 self.person.account_id,
                 AutoTopUpRule(
@@ -253,14 +258,7 @@ def test_a_charge_without_an_answer_is_made_once(
 ) -> None:
     purse.save_card()
     provider, made = type(purse.payments.provider), purse.stripe.count("payment_intent")
-    charge = provider.charge
-
-    def lose_the_answer(*asked: object) -> None:
-        if received:
-            charge(*asked)  # type: ignore[arg-type]
-        raise ProviderUnavailable
-
-    monkeypatch.setattr(provider, "charge", lose_the_answer)
+    monkeypatch.setattr(provider, "charge", _answer_lost(provider, received=received))
     assert purse.run() == 1
     assert purse.balance == 5
     assert purse.run() == 0
@@ -292,19 +290,102 @@ def test_after_a_long_outage_a_charge_is_looked_up_and_not_repeated(
 ) -> None:
     purse.save_card()
     provider = type(purse.payments.provider)
-    charge = provider.charge
-
-    def lose_the_answer(*asked: object) -> None:
-        if received:
-            charge(*asked)  # type: ignore[arg-type]
-        raise ProviderUnavailable
-
-    monkeypatch.setattr(provider, "charge", lose_the_answer)
+    monkeypatch.setattr(provider, "charge", _answer_lost(provider, received=received))
     purse.run()
-    purse.reconcile(after=KEY_LIFE)
+    purse.reconcile(after=CHARGE_LIFE)
     assert purse.balance == balance
     assert purse.rule.enabled is received
     assert purse.rule.charge is None
+
+
+@pytest.mark.parametrize("received", [True, False])
+def test_after_an_hour_a_charge_is_looked_up_before_it_is_sent_again(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch, received: bool
+) -> None:
+    purse.save_card()
+    provider, made = type(purse.payments.provider), purse.stripe.count("payment_intent")
+    with monkeypatch.context() as patched:
+        patched.setattr(provider, "charge", _answer_lost(provider, received=received))
+        purse.run()
+    purse.stripe.forget_keys()
+    purse.reconcile(after=KEY_LIFE)
+    assert purse.balance == 30
+    assert purse.stripe.count("payment_intent") == made + 1
+
+
+@pytest.mark.parametrize("received", [True, False])
+@pytest.mark.parametrize("unwanted", ["off", "suspended", "erased"])
+def test_a_pending_charge_that_nobody_wants_is_only_looked_up(
+    purse: Purse, monkeypatch: pytest.MonkeyPatch, unwanted: str, received: bool
+) -> None:
+    purse.save_card()
+    provider, account_id = type(purse.payments.provider), purse.person.account_id
+    customer = purse.rule.customer
+    with monkeypatch.context() as patched:
+        patched.setattr(provider, "charge", _answer_lost(provider, received=received))
+        purse.run()
+    with because(purse.platform.cause):
+        if unwanted == "off":
+            purse.payments.auto.disable(account_id)
+        else:
+            purse.platform.ecolink.suspend(account_id, SuspensionReason.PAYMENT)
+        if unwanted == "erased":
+            erasing = Erasing(purse.platform.log, purse.payments.provider.remove_cards)
+            erasing.erase(account_id, Holdings())
+            assert purse.stripe.cards(customer) == []
+    made = purse.stripe.count("payment_intent")
+    purse.reconcile()
+    assert purse.balance == (30 if received else 5)
+    assert purse.rule.charge is None
+    assert purse.stripe.count("payment_intent") == made
+
+
+def test_a_return_turns_top_ups_off_once(purse: Purse) -> None:
+    purse.save_card()
+    returns = purse.reconciliation._returns
+    rule, account_id = purse.rule.rule, purse.person.account_id
+    assert rule is not None
+    reference = purse.reference
+
+    def again() -> bool:
+        """Turn top-ups on again, and settle the same returns."""
+        with because(purse.platform.cause):
+            purse.payments.auto.set_rule(account_id, rule)
+            returns.settle_refunds(reference)
+            returns.settle_dispute(dispute)
+        return purse.rule.enabled
+
+    dispute = purse.stripe.dispute(reference, 100)["id"]
+    with because(purse.platform.cause):
+        returns.settle_dispute(dispute)
+    assert (purse.run(), purse.rule.ended) == (0, AutoTopUpEnd.FAILED)
+    assert again()
+    with because(purse.platform.cause):
+        returns.refund(account_id, reference, DOLLAR, "ticket 1")
+    assert (purse.run(), purse.rule.ended) == (0, AutoTopUpEnd.FAILED)
+    assert again()
+    purse.stripe.refund(reference, 100)
+    with because(purse.platform.cause):
+        returns.settle_refunds(reference)
+    assert (purse.run(), purse.rule.ended) == (0, AutoTopUpEnd.FAILED)
+    assert again()
+    assert purse.run() == 1
+
+
+def test_a_lost_dispute_that_takes_more_turns_top_ups_off(purse: Purse) -> None:
+    purse.save_card()
+    returns, rule = purse.reconciliation._returns, purse.rule.rule
+    assert rule is not None
+    purse.reserve_all()
+    dispute = purse.stripe.dispute(purse.reference, 500)["id"]
+    with because(purse.platform.cause):
+        returns.settle_dispute(dispute)
+        purse.platform.ecolink.grant_credit(purse.person.account_id, DOLLAR, "sorry")
+        purse.payments.auto.set_rule(purse.person.account_id, rule)
+    purse.stripe.close(dispute, "lost")
+    with because(purse.platform.cause):
+        returns.settle_dispute(dispute)
+    assert (purse.run(), purse.rule.enabled) == (0, False)
 
 
 def test_a_charge_that_succeeds_after_it_failed_is_added_once(
@@ -340,6 +421,17 @@ def test_neither_a_suspended_account_nor_a_removed_card_is_charged(purse: Purse)
         purse.payments.auto.remove_card(purse.person.account_id)
     assert purse.run() == 0
     assert purse.balance == 5
+
+
+def _answer_lost(provider: type[StripeProvider], *, received: bool) -> Callable[..., None]:
+    charge = provider.charge
+
+    def lose_the_answer(*asked: object) -> None:
+        if received:
+            charge(*asked)  # type: ignore[arg-type]
+        raise ProviderUnavailable
+
+    return lose_the_answer
 
 
 def _not_responding(*_: object) -> None:
