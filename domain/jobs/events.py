@@ -111,7 +111,8 @@ class CheckpointRejected(JobEvent):
     ref: str
     reason: RejectionReason
     saved_in: int  # segment that saved the checkpoint
-    # Seconds of that segment to charge for; None: a later checkpoint includes them.
+    # Seconds of that segment to charge for; None: a later checkpoint includes them. Otherwise, the
+    # user pays for no segment after that of the newest checkpoint which is left.
     kept_seconds: int | None
 
 

@@ -274,11 +274,11 @@ class Job(Aggregate):
         )
 
     @event(events.CheckpointRejected)
-    def _checkpoint_rejected(self, ref: str, saved_in: int, kept_seconds: int | None) -> None:
+    def _checkpoint_rejected(self, ref: str, kept_seconds: int | None) -> None:
         self.checkpoints = self.checkpoints.without(ref)
         self.step = self.checkpoints.step
         if kept_seconds is not None:
-            self.usage = self.usage.reduced(saved_in, kept_seconds)
+            self.usage = self.usage.until(self.checkpoints.newest)
 
     def certify_resume(self, segment: int, certificate: ResumeCertificate) -> None:
         """Record once per segment that it restored the state of its checkpoint.

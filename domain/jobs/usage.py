@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from domain.core.money import charge_micros
 from domain.jobs.segments import SegmentEnding
+from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
 
 
@@ -50,13 +51,15 @@ class Usage:
             phase_seconds=phases,
         )
 
-    def reduced(self, segment: int, kept_seconds: int) -> Usage:
-        """Return a copy in which the user pays for at most `kept_seconds` of a segment.
+    def until(self, newest: SavedCheckpoint | None) -> Usage:
+        """Return a copy in which the user pays only for the work up to a checkpoint.
 
-        The rest of the segment's work was lost.
+        None means that the job has no checkpoint, so that all its work was lost.
         """
-        before = self.paid.get(segment)
-        if before is None:
-            return self
-        paid = replace(before, seconds=min(before.seconds, kept_seconds))
-        return replace(self, paid={**self.paid, segment: paid})
+        last, seconds = (newest.segment, newest.elapsed_seconds) if newest else (0, 0)
+        paid = {
+            number: replace(each, seconds=min(each.seconds, seconds if number == last else 0))
+            for number, each in self.paid.items()
+            if number >= last
+        }
+        return replace(self, paid={**self.paid, **paid})

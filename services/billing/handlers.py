@@ -73,15 +73,23 @@ class Metering:
         return [meter, account]
 
     def on_checkpoint_rejected(self, event: events.CheckpointRejected) -> Sequence[Aggregate]:
-        """Credit the work lost with a rejected checkpoint. Its segment is already settled."""
-        meter = self._log.find(Meter, meter_id(event.originator_id, event.saved_in))
-        if meter is None or event.kept_seconds is None:
+        """Credit the work lost with a rejected checkpoint.
+
+        This is the time of all earlier segments after the checkpoint from which the job continues.
+        These segments are already settled.
+        """
+        if event.kept_seconds is None:
             return []
         account = self._log.load(Account, event.account_id)
-        credit_lost_work(account, meter, event.kept_seconds)
-        if meter.pending_events:
-            return [meter, account, *self._limited(event.originator_id, [meter])]
-        return [meter, account]
+        job, meters = self._log.load(Job, event.originator_id), list[Meter]()
+        for segment, paid in job.usage.paid.items():
+            meter = self._log.find(Meter, meter_id(job.id, segment))
+            if meter is not None and segment < event.segment:
+                credit_lost_work(account, meter, paid.seconds)
+                meters.append(meter)
+        if not account.pending_events:
+            return []
+        return [*meters, account, *self._limited(job.id, meters)]
 
     def on_max_cost_changed(self, event: events.MaxCostChanged) -> Sequence[Aggregate]:
         """Limit the running segment to what the new maximum cost of its job leaves."""

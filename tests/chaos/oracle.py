@@ -432,8 +432,9 @@ def segments_of(records: Records) -> dict[str, Segment]:
             running[job] = Segment(job, state["segment"])
             found[running[job].name] = running[job]
         elif event.topic == "CheckpointRejected":
-            if (saver := found.get(f"{job}-{state['saved_in']}")) is not None:
-                saver.rejected = True
+            for number in range(1, state["segment"]):
+                if (earlier := found.get(f"{job}-{number}")) is not None:
+                    earlier.rejected = True
         elif (segment := running.get(job)) is not None:
             match event.topic:
                 case "PodStarted":

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.core.errors import Invalid, StaleSegment
-from domain.jobs.job import Job
+from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import RejectionReason, best
 from domain.training.early_stopping import EarlyStop
 from tests.builders.examples import (
@@ -23,6 +23,7 @@ from tests.builders.scenario import (
     Step,
     allocates,
     crashes,
+    ends,
     fact,
     registers,
     running,
@@ -87,6 +88,27 @@ def test_a_rejection_reduces_only_the_segment_that_saved_the_checkpoint() -> Non
     assert when(given, rejects("checkpoints/2/20")) == [
         fact("CheckpointRejected", saved_in=2, kept_seconds=0)
     ]
+    assert given.usage.paid_seconds == 40
+
+
+def test_a_rejection_without_another_checkpoint_costs_the_user_nothing() -> None:
+    """The checkpoint of the first segment is pruned, or it was rejected before the newest one."""
+    given = running(
+        *(saves(10, elapsed_seconds=3600), crashes(3600), allocates),
+        *(saves(20, elapsed_seconds=30), crashes(35), allocates),
+        *(rejects("checkpoints/1/10"), rejects("checkpoints/2/20")),
+    )
+    assert (given.step, given.usage.paid_seconds) == (0, 0)
+
+
+def test_segments_after_the_checkpoint_that_is_left_cost_the_user_nothing() -> None:
+    given = running(
+        *(saves(10, elapsed_seconds=40), crashes(50), allocates),
+        *(ends(SegmentEnd.LEASE_ENDED, 3600), allocates),
+        *(saves(20, elapsed_seconds=30), crashes(35), allocates),
+    )
+    assert given.usage.paid_seconds == 40 + 3600 + 30
+    when(given, rejects("checkpoints/3/20"))
     assert given.usage.paid_seconds == 40
 
 

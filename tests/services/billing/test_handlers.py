@@ -172,6 +172,31 @@ def test_work_lost_with_a_checkpoint_is_credited_once(history: History, handle: 
     assert handle(events.CheckpointRejected) == []
 
 
+def test_work_of_other_segments_lost_with_a_checkpoint_is_credited(
+    history: History, handle: Handle
+) -> None:
+    """The job restarts at step 0, so that the customer pays for none of its segments."""
+    history.run_until("training")
+    before = history.account.balance_micros
+    for segment in (1, 2):
+        if segment == 2:
+            history.resume()
+            history.allocate_segment(2)
+            handle(events.SegmentAllocated)
+            history.start_pod(2)
+        history.save_checkpoint(segment, 10 * segment, 40)
+        history.pause()
+        history.end_segment(segment, SegmentEnd.STOPPED, 75)
+        handle(events.SegmentEnded)
+    assert before - history.account.balance_micros == 150_000
+    history.resume()
+    history.allocate_segment(3)
+    history.reject_checkpoint(3, "checkpoints/1/10")
+    history.reject_checkpoint(3, "checkpoints/2/20")
+    handle(events.CheckpointRejected)
+    assert history.account.balance_micros == before
+
+
 def limits(history: History, max_cost_micros: int | None) -> None:
     """Change the maximum cost of the job, as its owner."""
     with history.changing_job() as job:

@@ -349,8 +349,11 @@ class Rules:
         segment, _ = job.saved.pop(state["ref"])
         kept = job.saved_seconds(segment) if is_newest else None
         self.require(state["kept_seconds"] == kept, f"the job keeps {kept} s", row)
-        if kept is not None:
-            bill = self.bills[row.originator, segment]
+        if kept is None:
+            return
+        last, seconds = next(reversed(job.saved.values()), (0, 0))[:2]
+        for number in range(max(1, last), state["segment"]):
+            bill, kept = self.bills[row.originator, number], seconds if number == last else 0
             bill.kept = kept if bill.kept is None else min(kept, bill.kept)
 
     def _SegmentEnded(self, row: Row, state: Mapping[str, Any]) -> None:
