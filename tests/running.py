@@ -132,6 +132,7 @@ class EcoLinkUnderTest:
             "gpu_count": gpu_count,
             "hyperparameters": hyperparameters,
             "wait": True,
+            "max_cost": None,
         }
         job = self.client.post("/jobs", body, idempotency_key=str(uuid4()))
         return f"/jobs/{job['id']}"

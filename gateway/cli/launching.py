@@ -151,7 +151,8 @@ def launch(
         str | None,
         typer.Option(
             help="Pause before the job costs more than this many dollars, or than the upper bound "
-            "of the estimate (`estimate`).  \\[default: only the balance limits it]"
+            "of the estimate (`estimate`). With `none`, only the balance limits the cost.  "
+            "\\[default: estimate]"
         ),
     ] = None,
     track: Annotated[
@@ -213,6 +214,8 @@ def launch(
         **({"integrations": _integrations(track)} if track else {}),
     }
     given = {name: value for name, value in chosen.items() if value is not None}
+    if max_cost == "none":
+        given["max_cost"] = None
     given["hyperparameters"] = {
         name: value for name, value in tuned.items() if value not in (None, [])
     }

@@ -105,10 +105,10 @@ class JobRequest(BaseModel):
     )
 
     max_cost: MaxCost | None = Field(
-        default=None,
+        default=ESTIMATE,
         title="Maximum cost",
         description="The job pauses before it costs more. Dollars, with at most six decimals, or "
-        "`estimate` for the upper bound of the estimate. By default, only the balance limits the "
+        "`estimate` for the upper bound of the estimate. With null, only the balance limits the "
         "cost.",
         examples=["12.50"],
     )

@@ -125,6 +125,7 @@ def _run_job(
             **largest_gpus(client),
             "hyperparameters": dict(variant.hyperparameters),
             "wait": True,  # until a cancelled job has ended
+            "max_cost": None,  # the whole cost is compared
         }
         load = os.getloadavg()[0]
         job = client.post("/jobs", form, idempotency_key=str(uuid4()))

@@ -184,9 +184,8 @@ class Owner:
             "gpu_count": 1,
             "hyperparameters": hyperparameters,
             "wait": True,
+            "max_cost": LIMIT if kind == "limited" else None,
         }
-        if kind == "limited":
-            body["max_cost"] = LIMIT
         if self.companion is not None:
             body["integrations"] = self.companion.integrations
         key = f"job-{self._made}"

@@ -141,6 +141,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
         ecolink,
         *("jobs", "launch", "--dataset", ecolink.dataset(tmp_path, examples=40)),
         *("--base-model", "tiny", "--epochs", "40", "--wait", "--watch"),
+        *("--max-cost", "none"),
     )
     assert launch.stdout is not None
     told = launch.stdout.readline()

@@ -32,6 +32,7 @@ def test_a_job_with_dpo_costs_what_was_approved_and_its_model_answers(
     created = client.fine_tuning.jobs.create(
         model="tiny",
         training_file=file.id,
+        extra_body={"max_cost": None},
         method={
             "type": "dpo",
             "dpo": {

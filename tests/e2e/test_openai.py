@@ -78,7 +78,7 @@ def test_a_job_is_paused_goes_on_succeeds_and_its_model_answers(
             hyperparameters={"n_epochs": 45, "batch_size": 4},
             suffix="sums",
             metadata={"made-by": "test"},
-            extra_body={"lora_r": 4, "save_steps": 120},
+            extra_body={"lora_r": 4, "save_steps": 120, "max_cost": None},
         )
     )
     assert job.id in [each.id for each in jobs.list(metadata={"made-by": "test"})]
@@ -137,7 +137,10 @@ def answer_of(client: OpenAI, model: str) -> str:
 def test_another_job_is_cancelled(client: OpenAI, tmp_path: Path) -> None:
     file = uploaded(client, tmp_path, examples=100)
     job = client.fine_tuning.jobs.create(
-        model="tiny", training_file=file, hyperparameters={"n_epochs": 100, "batch_size": 2}
+        model="tiny",
+        training_file=file,
+        hyperparameters={"n_epochs": 100, "batch_size": 2},
+        extra_body={"max_cost": None},
     )
     until(client, job, is_("running"))
     with pytest.raises(openai.ConflictError):

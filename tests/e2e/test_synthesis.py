@@ -46,6 +46,7 @@ def trained(ecolink: EcoLinkUnderTest, dataset: str, base: str) -> dict[str, Any
         **GPUS,
         "hyperparameters": {"epochs": 1},
         "wait": True,
+        "max_cost": None,
     }
     job = ecolink.client.post("/jobs", body)
     return ecolink.await_end(f"/jobs/{job['id']}")

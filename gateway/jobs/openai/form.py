@@ -13,7 +13,7 @@ from domain.core.errors import Invalid
 from domain.trackers.integrations import Integrations
 from domain.training.hyperparameters import SUPERVISED, Hyperparameters
 from gateway.http import openai_vocabulary as vocabulary
-from gateway.launch.job_form import MaxCost, ModelSuffix
+from gateway.launch.job_form import ESTIMATE, MaxCost, ModelSuffix
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
@@ -92,9 +92,9 @@ class CreateJob(BaseModel, extra="allow", strict=True):
     gpu_type: str | None = Field(default=None, max_length=100, examples=["cpu"])
     gpu_count: int = Field(default=1, ge=1, le=64)
     max_cost: MaxCost | None = Field(
-        default=None,
+        default=ESTIMATE,
         description="The job pauses before it costs more. Dollars, or `estimate` for the upper "
-        "bound of the estimate. By default, only the balance limits the cost.",
+        "bound of the estimate. With null, only the balance limits the cost.",
         examples=["12.50"],
     )
 

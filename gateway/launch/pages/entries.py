@@ -158,6 +158,7 @@ class Entries(_Hyperparameters):
             region=region,
             gpu_type=gpu_type,
             gpu_count="1",
+            capped="true",
             alpha_followed=tuned["lora_alpha"],
             command_key=str(uuid4()),
             **{name: tuned[name] for name in IN_WIZARD},
@@ -250,9 +251,9 @@ class Entries(_Hyperparameters):
         return {each: name for each in REMOTE if (name := getattr(self, each))}
 
     @property
-    def wanted_max_cost(self) -> str:
-        """The maximum cost as the API names it; empty: none."""
-        return (self.max_cost or ESTIMATE) if self.capped else ""
+    def wanted_max_cost(self) -> str | None:
+        """The maximum cost as the API names it."""
+        return (self.max_cost or ESTIMATE) if self.capped else None
 
     def _following(self) -> Entries:
         if not self.lora_r.isdecimal():
@@ -324,9 +325,9 @@ def read(entries: Entries) -> Reading:
     """Parse and validate the entries. The named objects may not exist."""
     given = entries.model_dump()
     missing = tuple(REQUIRED[name] for name in REQUIRED if not given[name])
-    given["max_cost"] = entries.wanted_max_cost
     body = {n: given[n] for n in JobRequest.model_fields if given.get(n) or n == "gpu_count"}
     tuned = {n: given[n] for n in hyperparameters.FIELDS if given[n] or not _may_be_empty(n)}
+    body["max_cost"] = entries.wanted_max_cost
     body["integrations"], untracked = _integrations(entries)
     request, problems = _parsed(body, tuned)
     if problems and not missing and problems.keys() <= WEIGHTLESS:

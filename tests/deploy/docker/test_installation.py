@@ -197,6 +197,7 @@ def test_the_openai_client_trains_the_demo_model_and_chats_with_it(
                 training_file=file.id,
                 hyperparameters={"n_epochs": 1, "batch_size": 4},
                 suffix="sums",
+                extra_body={"max_cost": None},
             )
         return None
 

@@ -49,7 +49,10 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
     plain = me.read(*ordered, "--no-deploy", "--without", "suffix", "--without", "max-cost")
     kept = me.read("jobs", "show", me.read(*ordered)["id"])
     assert (kept["model"] or kept["max_cost"]["micros"]) == 1_250_000
-    assert me.read("jobs", "show", plain["id"])["max_cost"] is None
+    usual = me.read("jobs", "show", plain["id"])
+    assert usual["max_cost"]["micros"] == usual["estimate"]["high"]["micros"]
+    unlimited = me.read(*ordered, "--max-cost", "none")
+    assert me.read("jobs", "show", unlimited["id"])["max_cost"] is None
     assert me.read("templates", "save", "Mine", "--job", job["id"])["name"] == "Mine"
     assert "Epochs" in me.run("templates", "show", "Mine")
     used = ("jobs", "launch", "--template", "Mine", "--without", "dropout", "--lora-r", "8")

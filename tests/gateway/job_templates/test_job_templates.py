@@ -213,12 +213,13 @@ def test_the_wizard_keeps_the_runs_and_tags_of_trackers(wizard: Wizard) -> None:
     ).json()
     wizard.open(f"?template={saved['id']}")
     assert "Runs and tags" in wizard.shown["carried"].text
-    reading = read(Entries.model_validate(wizard.shown.fields))
+    shown = wizard.shown.fields | {"capped": "true"}
+    reading = read(Entries.model_validate(shown))
     assert reading.request is not None
     kept, files = reading.request.integrations
     assert (kept.type, files.type) == ("wandb", "tensorboard")
     assert kept.model_dump()["wandb"].items() >= wandb.items()
-    other = read(Entries.model_validate(wizard.shown.fields | {"wandb": "another"}))
+    other = read(Entries.model_validate(shown | {"wandb": "another"}))
     assert other.request is not None
     assert other.request.integrations[0].model_dump()["wandb"]["name"] is None
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.jobs.job import Job
 from domain.jobs.lifecycle import PauseReason, SegmentEnd
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Owner, Reader
@@ -40,6 +43,15 @@ def test_an_approval_contains_the_maximum_cost(
     assert maximum == expected.get(max_cost, 1_250_000)
     other = client.post("/api/jobs", json=form | {"max_cost": "9"}, headers=headers)
     assert other.json()["error"]["code"] == "idempotency_key_reused"
+
+
+def test_without_a_choice_it_is_the_upper_bound_of_the_estimate(
+    client: TestClient, platform: Platform
+) -> None:
+    person, form = platform.ready()
+    answer = client.post("/api/jobs", json=form, headers=person.headers).json()
+    job = platform.log.load(Job, UUID(answer["id"].removeprefix("ftjob-")))
+    assert job.max_cost_micros == job.estimate.high_micros
 
 
 @pytest.mark.parametrize("max_cost", ["much", "0", "0.000001"])

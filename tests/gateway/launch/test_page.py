@@ -41,6 +41,8 @@ def test_a_new_form_has_the_default_of_each_hyperparameter(wizard: Wizard) -> No
         "gpu_type": "cpu",
         "gpu_count": "1",
         "region": "local",
+        "capped": "true",
+        "max_cost": "",
         **{
             name: default[name]
             for name in names
@@ -395,11 +397,10 @@ def test_a_form_that_made_a_job_links_it_and_makes_another_on_a_second_approval(
     assert len(wizard.jobs()) == 2
 
 
-def test_a_job_can_pause_at_the_approved_maximum(wizard: Wizard, platform: Platform) -> None:
-    wizard.complete()
-    shown = wizard.change(capped="true")
+def test_a_job_pauses_at_the_approved_maximum(wizard: Wizard, platform: Platform) -> None:
+    shown = wizard.complete()
     assert "approved maximum of $" in shown["capped-field"].text
-    assert "--max-cost estimate" in shown["command-line"].text
+    assert "--max-cost" not in shown["command-line"].text
     assert problem(wizard.change(max_cost="much"), "max_cost")
     wizard.change(max_cost="", epochs="")
     wizard.change(epochs="1")
@@ -407,6 +408,10 @@ def test_a_job_can_pause_at_the_approved_maximum(wizard: Wizard, platform: Platf
     assert job_id is not None
     job = platform.log.load(Job, job_id)
     assert job.max_cost_micros == job.estimate.high_micros
+    assert "--max-cost none" in wizard.change(capped="")["command-line"].text
+    unlimited = wizard.approve()
+    assert unlimited is not None
+    assert platform.log.load(Job, unlimited).max_cost_micros is None
 
 
 def test_the_wizard_names_the_budgets_that_the_job_may_reach(
