@@ -49,8 +49,9 @@ def apply(cursor: Cursor, event: Event) -> None:
         case AutoTopUp.AutoTopUpStarted():
             month = BudgetPeriod.MONTH.first_day(event.timestamp.date())
             cursor.execute(
-                "UPDATE auto_top_ups SET charging = true, month = %(month)s, month_micros = "
-                "%(amount)s + CASE WHEN month = %(month)s THEN month_micros ELSE 0 END "
+                "UPDATE auto_top_ups SET charging = true, month = greatest(month, %(month)s), "
+                "month_micros = "
+                "%(amount)s + CASE WHEN month >= %(month)s THEN month_micros ELSE 0 END "
                 "WHERE account_id = %(account)s",
                 {"month": month, "amount": event.amount_micros, "account": event.account_id},
             )
@@ -89,7 +90,7 @@ def accounts_to_top_up(connection: Connection, now: datetime) -> list[UUID]:
         "SELECT account_id FROM auto_top_ups JOIN accounts USING (account_id) "
         "WHERE enabled AND NOT charging AND suspension IS NULL "
         "AND balance_micros < threshold_micros AND month_max_micros >= amount_micros "
-        "+ CASE WHEN month = %s THEN month_micros ELSE 0 END ORDER BY account_id",
+        "+ CASE WHEN month >= %s THEN month_micros ELSE 0 END ORDER BY account_id",
         [BudgetPeriod.MONTH.first_day(now.date())],
     ).fetchall()
     return [row["account_id"] for row in rows]

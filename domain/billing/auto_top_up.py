@@ -202,8 +202,12 @@ class AutoTopUp(Aggregate):
         self.enabled, self.ended = False, reason
 
     def month_micros_at(self, now: datetime) -> int:
-        """Return the sum of the automatic top-ups of the current month, in micro-dollars."""
-        return self.month_micros if self.month == BudgetPeriod.MONTH.first_day(now.date()) else 0
+        """Return the sum of the automatic top-ups of the current month, in micro-dollars.
+
+        After a clock stepped back, the later month counts until it ends.
+        """
+        first_day = BudgetPeriod.MONTH.first_day(now.date())
+        return self.month_micros if self.month and self.month >= first_day else 0
 
     def is_month_full_at(self, now: datetime) -> bool:
         """Return True if one more top-up would exceed the maximum of the current month."""
@@ -248,7 +252,8 @@ class AutoTopUp(Aggregate):
         amount_micros: int,
     ) -> None:
         self.month_micros = self.month_micros_at(timestamp) + amount_micros
-        self.month = BudgetPeriod.MONTH.first_day(timestamp.date())
+        first_day = BudgetPeriod.MONTH.first_day(timestamp.date())
+        self.month = max(self.month or first_day, first_day)
         card = SavedCard(customer=customer, payment_method=payment_method)
         self.charge = Charge(payment_id=payment_id, card=card)
 

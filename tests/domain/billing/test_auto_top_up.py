@@ -63,6 +63,16 @@ def test_the_monthly_maximum_bounds_the_charges_of_a_month() -> None:
     assert given.month_micros_at(next_month) == 0
 
 
+def test_a_clock_that_steps_back_over_a_month_opens_no_second_maximum() -> None:
+    given, first = enabled(), NOW.replace(day=1)
+    for moment in (first, first - timedelta(days=2)):
+        with because(Cause("test", "charge", moment)):
+            given.end(given.start(), RULE.amount_micros, None)
+    assert not is_due(given, 0, first - timedelta(days=2))
+    assert not is_due(given, 0, first)
+    assert is_due(given, 0, first + timedelta(days=32))
+
+
 @pytest.mark.parametrize(
     ("failure", "end"),
     [
