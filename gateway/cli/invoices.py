@@ -51,7 +51,13 @@ def create(
         raise typer.BadParameter(f"--out is {out}. Enter a name that ends in .pdf or .json.")
     body = {"month": month, "first": first, "last": last}
     with client_of(ctx) as client:
-        reply = _ready(client, client.send(InvoiceAnswer, "/invoices", body))
+        asked = client.send(InvoiceAnswer, "/invoices", body)
+        if asked.model.is_complete is False:
+            note(
+                "The period is not over, so the invoice will not be proven to be complete. "
+                "`ecolink audit invoice verify` will end with exit code 9."
+            )
+        reply = _ready(client, asked)
         _write(client, reply.model, out)
     if not reply.model.is_complete:
         note(

@@ -43,7 +43,8 @@ class InvoiceAnswer(Answer):
     )
     is_complete: bool | None = Field(
         description="True if the file proves that no event of the period is missing. This needs an "
-        "event of the account after the period. Null until the invoice is ready."
+        "event of the account after the period. Null until the invoice is ready, but already false "
+        "at a request whose period is not over. Verification then ends with exit code 9."
     )
     problem: str | None = Field(
         description="Reason why the last attempt to issue the invoice failed."

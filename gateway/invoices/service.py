@@ -53,7 +53,8 @@ def request(backend: Backend, caller: Caller, account_id: UUID, form: InvoiceFor
             used = invoices_requested_by(connection, caller.holder_id)
             backend.quotas.require_room("invoices", used)
         backend.quotas.rates.take("invoice_requests", caller.holder_id)
-        return answer(request_invoice(connection, wanted))
+        shown = answer(request_invoice(connection, wanted))
+    return shown if wanted.until < now else shown.model_copy(update={"is_complete": False})
 
 
 def opened_at(backend: Backend, account_id: UUID) -> datetime:
