@@ -35,6 +35,9 @@ TEMPLATE_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 MOST_TEMPLATES, MOST_TEMPLATE_BYTES = 16, 1024**2
 
 MOST_LAYERS = 1_000
+MOST_TOKENS = 2**24
+"""Tokenizers visit every ID up to the largest one of their vocabulary."""
+
 PARAMETERS_PER_BYTE = 2  # for 4-bit packed weights
 
 CODE_FIELDS = {"auto_map", "custom_generate", "custom_pipelines"} | {
@@ -96,6 +99,7 @@ def view_of(source: Source, into: Path) -> Source:
         if not name.startswith("adapter_"):
             _add(source, name, into / name)
     _require_shards(into)
+    _require_token_ids(into)
     brings_code = any("auto_map" in _json(source.directory / each) for each in CONFIGS & {*names})
     return Source(into, brings_code=brings_code)
 
@@ -185,6 +189,21 @@ def _require_shards(view: Path) -> None:
             raise ImportRefused(
                 f"{INDEX} names {shard!r}, which is not in the same directory. Add the file."
             )
+
+
+def _require_token_ids(view: Path) -> None:
+    """Raise ImportRefused if a vocabulary has an ID that is too large."""
+    for name in {"tokenizer.json", "vocab.json"} & {path.name for path in view.iterdir()}:
+        content = _json(view / name)
+        model = content if name == "vocab.json" else content.get("model")
+        vocabulary = model.get("vocab", model) if isinstance(model, dict) else {}
+        if isinstance(vocabulary, dict):
+            for token, number in vocabulary.items():
+                if isinstance(number, int) and number >= MOST_TOKENS:
+                    raise ImportRefused(
+                        f"The token {token[:50]!r} in {name} has the ID {number}. The largest ID "
+                        f"can be {MOST_TOKENS - 1:,}. Correct the file."
+                    )
 
 
 def _json(path: Path) -> dict[str, Any]:

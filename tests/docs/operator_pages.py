@@ -113,6 +113,7 @@ COMMANDS: Mapping[str, Page | Host] = {
     ),
     "security events": page_at("/ops/security"),
     "security limits": page_at("/ops/security"),
+    "security replace-secrets": Host("EcoLink must not run."),
     "trainer-log": page_at("/ops/jobs/{job}/trainer-log"),
     "accounts create": page_at("/ops/accounts", "/ops/accounts"),
     "accounts keys issue": page_at(ACCOUNT, f"{ACCOUNT}/keys"),

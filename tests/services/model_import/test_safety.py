@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,6 +104,9 @@ def test_pickled_weights_are_refused(store: Artifacts, source: Path, tmp_path: P
     assert not (tmp_path / "trace").exists()
 
 
+Damage = Callable[[Path, Path], None]
+
+
 def link_out(source: Path, outside: Path) -> None:
     moved = outside / "model.safetensors"
     shutil.move(source / "model.safetensors", moved)
@@ -139,6 +143,45 @@ def huge_text(source: Path, outside: Path) -> None:
 def huge_header(source: Path, outside: Path) -> None:
     content = (source / "model.safetensors").read_bytes()
     (source / "model.safetensors").write_bytes((2**62).to_bytes(8, "little") + content[8:])
+
+
+def header(change: Callable[[dict[str, Any]], object], keep: int | None = None) -> Damage:
+    """Change the header of the weights, and keep only the first bytes of their content."""
+
+    def damage(source: Path, outside: Path) -> None:
+        content = (source / "model.safetensors").read_bytes()
+        size = 8 + int.from_bytes(content[:8], "little")
+        tensors = json.loads(content[8:size])
+        change(tensors)
+        changed = json.dumps(tensors).encode()
+        (source / "model.safetensors").write_bytes(
+            len(changed).to_bytes(8, "little") + changed + content[size:][:keep]
+        )
+
+    return damage
+
+
+def norms_overlap(tensors: dict[str, Any]) -> None:
+    first, second = (f"model.layers.{n}.input_layernorm.weight" for n in (0, 1))
+    tensors[second]["data_offsets"] = tensors[first]["data_offsets"]
+
+
+def deep_header(source: Path, outside: Path) -> None:
+    text = b'{"a":' * 100_000
+    (source / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+def tokenizer(change: Callable[[dict[str, Any]], object]) -> Damage:
+    def damage(source: Path, outside: Path) -> None:
+        content = json.loads((source / "tokenizer.json").read_text())
+        change(content)
+        (source / "tokenizer.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def deep_tokenizer(source: Path, outside: Path) -> None:
+    (source / "tokenizer.json").write_text('{"a":' * 200_000)
 
 
 def no_json(source: Path, outside: Path) -> None:
@@ -225,6 +268,18 @@ def an_adapter(source: Path, outside: Path) -> None:
         (pipe, "generation_config.json"),
         (huge_text, "special_tokens_map.json"),
         (huge_header, "header too large"),
+        (header(lambda tensors: None, keep=100), "config.json"),
+        (header(norms_overlap), "offset"),
+        (header(lambda tensors: tensors["model.norm.weight"].update(dtype="I64")), "type"),
+        (header(lambda tensors: tensors["model.norm.weight"].update(dtype="EVIL")), "header"),
+        (
+            header(lambda tensors: tensors["model.norm.weight"].update(shape=[2**40] * 2)),
+            "overflow",
+        ),
+        (deep_header, "recursion"),
+        (deep_tokenizer, "tokenizer.json"),
+        (tokenizer(lambda content: content.update(model=None)), "model"),
+        (tokenizer(lambda content: content["model"]["vocab"].update(zz=2**31)), "'zz'"),
         (no_json, "config.json"),
         (larger_than_its_weights, "config.json"),
         (many_layers, "num_hidden_layers"),
@@ -265,6 +320,52 @@ def test_a_damaged_source_or_one_with_outside_links_is_refused(
     damage(source, outside)
     with pytest.raises(ImportRefused, match=message):
         import_model(str(source), "tiny", store)
+    assert store.list("models") == []
+
+
+def gguf_string(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+LLAMA = gguf_string("general.architecture") + struct.pack("<I", 8) + gguf_string("llama")
+TENSOR = gguf_string("t")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "entries", "content"),
+    [
+        pytest.param(2**60, 2**60, b"", id="counts"),
+        pytest.param(0, 1, struct.pack("<Q", 2**62), id="string"),
+        pytest.param(0, 1, gguf_string("a") + struct.pack("<IIQ", 9, 0, 2**61), id="array"),
+        pytest.param(
+            0,
+            1,
+            gguf_string("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50_000,
+            id="nested arrays",
+        ),
+        pytest.param(0, 1, gguf_string("a") + struct.pack("<I", 99), id="type"),
+        pytest.param(1, 1, LLAMA + TENSOR + struct.pack("<I", 2**31), id="dimensions"),
+        pytest.param(
+            1,
+            1,
+            LLAMA + TENSOR + struct.pack("<IQQIQ", 2, 2**31, 2**31, 0, 2**50),
+            id="tensor beyond the file",
+        ),
+        pytest.param(
+            0,
+            2,
+            LLAMA + gguf_string("general.alignment") + struct.pack("<II", 4, 0),
+            id="alignment",
+        ),
+    ],
+)
+def test_a_malicious_gguf_file_is_refused(
+    store: Artifacts, tmp_path: Path, tensors: int, entries: int, content: bytes
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, entries) + content)
+    with pytest.raises(ImportRefused):
+        import_model(str(path), "tiny", store)
     assert store.list("models") == []
 
 
