@@ -156,8 +156,12 @@ class Launching:
         wait: bool,
         loads: Loads,
         gpu_count: int | None = None,
+        needed_micros: int | None = None,
     ) -> Job:
         """Resume a job from its last checkpoint, at the current rate.
+
+        `needed_micros` is the cost of the remaining work that the owner saw. Raise WrongState if it
+        is higher now.
 
         `gpu_count` changes the number of GPUs, but not the examples in a step; None keeps the
         number. Raise Suspended for a suspended account. Raise SpendingLimitReached if the maximum
@@ -173,7 +177,13 @@ class Launching:
             quote = self._quoting.rest_of(job, gpu_count)
             plan = quote.plan
             left = self._limits.require_left_of_max_cost(job, plan.rate_micros_per_hour)
-            self._require_funds(account_id, CostRange.of(quote.estimate, left))
+            cost = CostRange.of(quote.estimate, left)
+            if needed_micros is not None and cost.high_micros > needed_micros:
+                raise WrongState(
+                    "The rest of the job now costs more than was shown, at most "
+                    f"{dollars(cost.high_micros, Toward.UP)}. Check this amount, and resume again."
+                )
+            self._require_funds(account_id, cost)
             if not wait:
                 self._require_capacity(quote, loads)
             job.resume(

@@ -415,6 +415,13 @@ class ResumeRequest(BaseModel, extra="forbid"):
         description="Number of GPUs. By default, the job keeps its previous number. The batch "
         "of a step stays the same.",
     )
+    needed_micros: int | None = Field(
+        default=None,
+        ge=0,
+        strict=True,
+        description="Remaining cost that you saw, in `resume.needed` of the job. EcoLink refuses "
+        "the resume if it is higher now.",
+    )
 
 
 class MaxCostRequest(BaseModel):

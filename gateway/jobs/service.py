@@ -436,6 +436,7 @@ def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -
         wait=how.wait,
         loads=partial(loads_now, backend),
         gpu_count=how.gpu_count,
+        needed_micros=how.needed_micros,
     )
     return give(backend, caller, job_id, command)
 

@@ -208,11 +208,12 @@ def resume(
     backend: BackendOf,
     wait: Annotated[bool, Form()] = False,
     gpu_count: Annotated[str, Form(max_length=20)] = "",
+    needed_micros: Annotated[int | None, Form(ge=0)] = None,
 ) -> Response:
-    """Resume a job from the latest checkpoint."""
+    """Resume a job from the latest checkpoint, if its owner saw the cost of the rest."""
     if (count := gpu_count_of(gpu_count)) is None:
         raise Invalid(refusal("gpu_count", gpu_count), field="gpu_count")
-    how = ResumeRequest(wait=wait, gpu_count=count)
+    how = ResumeRequest(wait=wait, gpu_count=count, needed_micros=needed_micros)
     service.resume(backend, caller, job_id, how)
     return _updated(backend, job_id)
 

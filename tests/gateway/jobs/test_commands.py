@@ -70,6 +70,15 @@ def test_a_resume_is_refused_with_the_missing_amount(owner: Owner, platform: Pla
     assert owner.give("resume").status_code == 200
 
 
+def test_a_resume_binds_the_cost_that_its_owner_saw(owner: Owner) -> None:
+    owner.give("pause")
+    needed = owner.read()["resume"]["needed"]["micros"]
+    refused = owner.give("resume", wait=True, needed_micros=needed - 1)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
+    assert owner.read()["status"] == "paused"
+    assert owner.give("resume", wait=True, needed_micros=needed).json()["status"] == "training"
+
+
 def test_a_resume_is_queued_in_a_full_region_if_requested(owner: Owner, platform: Platform) -> None:
     owner.give("pause")
     platform.occupy(2)
