@@ -8,12 +8,13 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from domain.estimating.footprint import PAD_MULTIPLE
 from domain.training.precision import Dtype
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from the artifact store, never from a hub
@@ -76,6 +77,25 @@ def choose_dtype(device: torch.device) -> torch.dtype:
         capabilities = torch.cpu.get_capabilities()
         native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
     return torch.bfloat16 if native else torch.float32
+
+
+def context_of(config: PreTrainedConfig) -> int | None:
+    """Return the context length of a base model in tokens, or None if it declares none.
+
+    The frequencies of some rotary embeddings (longrope, dynamic) depend on the longest sequence of
+    a batch. Up to the original context, they do not, so a longer one would let sequences of a batch
+    change each other. Padding, which also counts, must not exceed it.
+    """
+    text = config.get_text_config()
+    declared = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]  # or one per layer
+    types = [each.get("rope_type") for each in kinds]
+    if not {"longrope", "dynamic"}.intersection(types):
+        return declared
+    originals = [each.get("original_max_position_embeddings") for each in kinds]
+    length = min(each for each in (declared, *originals) if each)
+    return length // PAD_MULTIPLE * PAD_MULTIPLE
 
 
 def core_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -27,7 +27,7 @@ from services.model_import.source import (
     require_size,
     view_of,
 )
-from services.model_libraries import UNTRUSTED
+from services.model_libraries import UNTRUSTED, context_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,7 +113,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
             head_dim=getattr(config, "head_dim", None)
             or config.hidden_size // config.num_attention_heads,
             vocab_size=config.vocab_size,
-            context_length=config.max_position_embeddings,
+            context_length=context_of(config) or config.max_position_embeddings,
             tied_embeddings=config.tie_word_embeddings,
             linears=_linears(model, config.num_hidden_layers),
         )

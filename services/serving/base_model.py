@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from services.model_libraries import UNTRUSTED, choose_dtype
+from services.model_libraries import UNTRUSTED, choose_dtype, context_of
 from services.serving import attention
 from services.serving.attention import UnknownAttention
 from services.serving.deployed import CannotServe
@@ -52,12 +52,11 @@ class BaseModel:
             raise CannotServe("unsupported_tokenizer", type(tokenizer).__name__)
         weights = weights.eval().requires_grad_(False)
         weights = weights.to(device)  # pyright: ignore[reportArgumentType]  # hidden by a decorator
-        declared = getattr(weights.config.get_text_config(), "max_position_embeddings", None)
         _attend_as_served(weights)
         return cls(
             weights,
             tokenizer,
-            int(declared or tokenizer.model_max_length),
+            context_of(weights.config) or tokenizer.model_max_length,
             _configured_ends(weights),
         )
 

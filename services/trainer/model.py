@@ -29,7 +29,7 @@ from domain.training.precision import Precision
 from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.reports import SegmentSpec
 from infrastructure.training_environment import ENVIRONMENT
-from services.model_libraries import UNTRUSTED
+from services.model_libraries import UNTRUSTED, context_of
 from services.trainer.environment import environment_of
 from services.trainer.failures import BadData
 from services.trainer.kernels.lora import LoraLinear
@@ -121,8 +121,7 @@ def checkpoint_activations(base: PreTrainedModel) -> None:
 
 def context_length(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the context length of the base model in tokens."""
-    declared = getattr(base.config, "max_position_embeddings", None)
-    return int(declared or tokenizer.model_max_length)
+    return context_of(base.config) or int(tokenizer.model_max_length)
 
 
 def attach_adapter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     OlmoConfig,
@@ -26,6 +28,7 @@ from services.serving import attention, base_model
 from services.serving.base_model import BaseModel, dtype_on
 from services.serving.deployed import CannotServe
 from services.serving.engine import Engine
+from services.serving.refusals import ContextExceeded
 from tests.builders.tiny_model import make_tiny_tokenizer
 from tests.services.serving.answers import Answers
 from tests.services.serving.test_engine import QUESTIONS, generated
@@ -78,6 +81,59 @@ def test_answers_equal_those_of_transformers(
     begun = [(text, answers.ask("base", text, max_tokens=20)) for text in QUESTIONS]
     for text, answer in begun:
         assert answer.wait().tokens == generated(answers.base, None, text, 20)
+
+
+ROPES: dict[str, tuple[dict[str, Any], int]] = {
+    "linear": ({"factor": 2.0}, 512),
+    "yarn": ({"factor": 4.0, "original_max_position_embeddings": 128}, 512),
+    "llama3": (
+        {
+            **{"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+            "original_max_position_embeddings": 128,
+        },
+        512,
+    ),
+    "dynamic": ({"factor": 2.0}, 512),
+    "longrope": (
+        {
+            **{"short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 5.0, 8.0]},
+            "original_max_position_embeddings": 132,
+        },
+        128,
+    ),
+}
+"""Parameters of rotary embeddings, with the context in which they do not depend on the batch."""
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_the_length_of_one_prompt_does_not_change_other_answers(
+    kind: str, engine: Engine, tmp_path: Path
+) -> None:
+    parameters, context = ROPES[kind]
+    rope = {"rope_type": kind, "rope_theta": 10_000.0, **parameters}
+    answers = Answers(engine, saved(LlamaConfig(**SIZES, rope_parameters=rope), tmp_path))
+    answers.attach()
+    assert answers.batch.base.context == context
+    short, new_tokens = "Thanks.", 20
+    long = _longest(answers, context - new_tokens)
+    with pytest.raises(ContextExceeded):
+        answers.ask("base", long * 2 + "x" * context)
+    expected = {text: generated(answers.base, None, text, new_tokens) for text in (short, long)}
+    for texts in ([short], [long], [short, long], [long, short]):
+        begun = [
+            (text, answers.ask("base", text, max_tokens=new_tokens, account_id=UUID(int=number)))
+            for number, text in enumerate(texts)
+        ]
+        for text, answer in begun:
+            assert answer.wait().tokens == expected[text]
+
+
+def _longest(answers: Answers, tokens: int) -> str:
+    """Return a prompt of as many tokens, or a few less."""
+    text, encode = "", answers.batch.base.tokenizer.apply_chat_template
+    while len(encode([{"role": "user", "content": text}], return_dict=False)) < tokens - 8:
+        text += "fox "
+    return text
 
 
 def test_an_unknown_attention_is_refused(tmp_path: Path) -> None:
