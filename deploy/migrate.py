@@ -85,7 +85,7 @@ def migrate(settings: Settings, *, single_machine: bool = False, force: bool = F
         for ddl in TABLES:
             change_schema(connection, partial(connection.execute, ddl.encode()))
         format_in_use.begin_format(connection)
-        with open_log(settings.model_copy(update={"database_url": url}), pool_size=1) as log:
+        with open_log(settings.model_copy(update={"database_url": url})) as log:
             for projection in PROJECTIONS:
                 if not is_prepared(connection, projection):
                     rebuild(url, projection, log, RebuildProgress())

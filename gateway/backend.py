@@ -116,8 +116,8 @@ class Backend:
 def open_backend(settings: Settings) -> Generator[Backend]:
     """Open the connections, and close them on exit."""
     with (
-        open_log(settings, pool_size=4, cached=CACHED_AGGREGATES) as log,
         open_pool(settings) as pool,
+        open_log(settings, pool=pool, cached=CACHED_AGGREGATES) as log,
     ):
         quotas = Quotas(Limits(settings.limits))
         artifacts = Artifacts(settings.artifacts)

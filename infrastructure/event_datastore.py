@@ -1,33 +1,43 @@
-"""The connections of the event store, with all parameters of the database's URL.
+"""The connections of the event store, which are those of the process.
 
-The library reads only the host, port, user, password and database, and each of them from a variable
-of this process first: `ECOLINK_POSTGRES_PORT`, the port of the embedded server, would replace that
-of the URL. `PERSISTENCE_MODULE` therefore names this module's factory.
+The library would open a pool of its own, of which the database's URL determines only the host,
+port, user, password and database, and each of them only if no variable of this process does.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from eventsourcing.persistence import OperationalError
-from eventsourcing.postgres import ConnectionPool, PostgresDatastore
-from eventsourcing.postgres import PostgresFactory as LibraryFactory
-from eventsourcing.utils import Environment, EnvType
-from psycopg.rows import DictRow, dict_row
+from eventsourcing.postgres import PostgresDatastore, PostgresFactory
+from eventsourcing.utils import Environment
+from psycopg.rows import DictRow
 
-from infrastructure.database_url import RECONNECTING, writing
-from infrastructure.primary import PrimaryConnection
+from infrastructure.database_url import writing
 
-PARAMETERS = "POSTGRES_PARAMETERS"
-"""Name of the variable with all parameters of a connection, as JSON."""
+
+class EventConnections:
+    """The connections for events of a pool that is open, as the library uses a pool."""
+
+    def __init__(self, pool: Any) -> None:
+        self.connection, self.close = pool.for_events, pool.close
+
+    def open(self, *_: object) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class EventDatastore(PostgresDatastore):
     """A datastore whose connections leave a server that becomes a standby."""
+
+    pool: Any
 
     @contextmanager
     def get_connection(self) -> Iterator[psycopg.Connection[DictRow]]:
@@ -40,25 +50,11 @@ class EventDatastore(PostgresDatastore):
                 raise OperationalError(str(error)) from error
 
 
-class EventStoreFactory(LibraryFactory):
-    """A factory of recorders that share an `EventDatastore`."""
+class EventStoreFactory(PostgresFactory):
+    """A factory of recorders that use a pool of the process."""
 
-    def __init__(self, env: Environment | EnvType | None) -> None:
+    def __init__(self, env: Environment, pool: Any) -> None:
         super().__init__(env)
-        # The library has no setting for the class of the datastore.
+        # The library has no settings for these, and its own pool is not open yet.
         self.datastore.__class__ = EventDatastore
-        parameters: dict[str, Any] = json.loads(self.env[PARAMETERS])
-        library = self.datastore.pool  # not open yet
-        self.datastore.pool = ConnectionPool[psycopg.Connection[DictRow]](
-            connection_class=PrimaryConnection,
-            kwargs=parameters | {"row_factory": dict_row},
-            min_size=library.min_size,
-            max_size=library.max_size,
-            open=False,
-            configure=self.datastore.after_connect_func(),
-            check=ConnectionPool.check_connection,  # pyright: ignore[reportArgumentType]
-            timeout=library.timeout,
-            max_waiting=library.max_waiting,
-            max_lifetime=library.max_lifetime,
-            **RECONNECTING,
-        )
+        self.datastore.pool = EventConnections(pool)

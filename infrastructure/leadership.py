@@ -97,7 +97,7 @@ IDLE_SECONDS = 20.0
 BEAT_SECONDS = 2.0
 STANDBY_SECONDS = 0.25
 EXIT_CODE = 3
-SESSION_NAME = "ecolink %s lead"
+SESSION_NAME = "ecolink %s"
 """Name of the database session of a leader or a standby, with the name of the lead."""
 
 LOCK_CLASS = 0xEC0
@@ -106,14 +106,20 @@ LOCK_CLASS = 0xEC0
 End = Callable[[str], None]
 
 
+def session_of(settings: Settings, name: str) -> OwnSession:
+    """Return a session for the lead of a name."""
+    idle = str(int(1000 * IDLE_SECONDS))
+    return OwnSession(settings, SESSION_NAME % name, idle_session_timeout=idle)
+
+
 class Leadership:
     """The leadership of one name. `keep` renews it in a thread, and `lost` ends the process."""
 
     def __init__(self, settings: Settings, name: str, end: End | None = None) -> None:
         self.name, self.epoch = name, 0
         self._end = end or _end_process
-        idle = str(int(1000 * IDLE_SECONDS))
-        self._session = OwnSession(settings, SESSION_NAME % name, idle_session_timeout=idle)
+        self.session = OwnSession.of_process or session_of(settings, name)
+        self.session.leads = True
         self._closed = threading.Event()
         self._logger = logging.getLogger("leadership")
 
@@ -133,7 +139,7 @@ class Leadership:
                     self._logger.info("another %s process leads; standing by", self.name)
                 waiting = True
             except psycopg.Error as error:
-                self._session.drop()
+                self.session.drop()
                 fix = tls_fix(error) or ""
                 self._logger.warning("cannot ask for the lead, retrying: %s %s", error, fix)
             time.sleep(STANDBY_SECONDS)
@@ -155,12 +161,12 @@ class Leadership:
             try:
                 if not self._holds_lock():
                     self._logger.warning("the previous session still holds the lock")
-                self._session.opened().execute(CONFIRM, [*self._identity(), self.epoch])
+                self.session.opened().execute(CONFIRM, [*self._identity(), self.epoch])
             except psycopg.Error as error:
                 if error.sqlstate == LOST:
                     self.lost(str(error).partition("\n")[0])
                     break
-                self._session.drop()
+                self.session.drop()
                 self._logger.warning("cannot confirm the lead, retrying: %s", error)
 
     def confirm(self, connection: psycopg.Connection[Any]) -> None:
@@ -178,13 +184,14 @@ class Leadership:
             self._end(f"{self.name} lost the lead and exits: {reason}")
 
     def close(self) -> None:
-        """Release the leadership."""
+        """Release the leadership. The session of the process releases it at the process's end."""
         self._closed.set()
-        self._session.drop()
+        if self.session is not OwnSession.of_process:
+            self.session.drop()
 
     def _holds_lock(self) -> bool:
         """Take the lock once per session, because PostgreSQL counts repeated locks in a session."""
-        session = self._session
+        session = self.session
         if not session.locked:
             session.locked = self._scalar(
                 "SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCK_CLASS, self.name]
@@ -192,7 +199,7 @@ class Leadership:
         return session.locked
 
     def _scalar(self, query: LiteralString, parameters: list[str | int]) -> Any:
-        with self._session.opened().cursor(row_factory=scalar_row) as cursor:
+        with self.session.opened().cursor(row_factory=scalar_row) as cursor:
             return cursor.execute(query, parameters).fetchone()
 
 

@@ -1,8 +1,9 @@
-"""A database session outside the pools, for a thread that needs one of its own."""
+"""A database session outside the pools, for the threads that must not wait for one of them."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from threading import Lock
 
 import psycopg
 from psycopg.rows import dict_row
@@ -19,8 +20,13 @@ class OwnSession:
     Drop it after each psycopg.Error.
     """
 
+    of_process: OwnSession | None = None
+    """Session in which this process records that it runs. Its lead uses it, too."""
+
     locked: bool
     """True after the caller has taken its advisory lock. A new session has no lock."""
+    leads = False
+    """True if a lead uses the session. Other users then do not drop it, to keep the lock."""
 
     def __init__(self, settings: Settings, name: str, **parameters: str) -> None:
         """Name the session. `parameters` are parameters of the server, such as timeouts."""
@@ -30,20 +36,17 @@ class OwnSession:
         options = [f"-c {key}={value}" for key, value in parameters.items()]
         self._parameters["options"] = " ".join(options)
         self._connection: PrimaryConnection | None = None
+        self._opening = Lock()
         self.locked = False
-
-    @property
-    def is_open(self) -> bool:
-        """True after `opened`, until `drop`."""
-        return self._connection is not None
 
     def opened(self) -> PrimaryConnection:
         """Return the connection, which returns rows as dicts. Raise psycopg.Error."""
-        if self._connection is None:
-            self._connection = PrimaryConnection.connect(
-                autocommit=True, row_factory=dict_row, **self._parameters
-            )
-        return self._connection
+        with self._opening:
+            if self._connection is None:
+                self._connection = PrimaryConnection.connect(
+                    autocommit=True, row_factory=dict_row, **self._parameters
+                )
+            return self._connection
 
     def drop(self) -> None:
         """Close the connection, which releases its lock."""

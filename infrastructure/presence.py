@@ -1,6 +1,6 @@
 """The running processes of an installation, with their versions.
 
-Each process renews its row every few seconds, in a thread with its own database session. The reply
+Each process renews its row every few seconds, in a thread, in the session of its lead. The reply
 is the format of the event log in use. So the process learns that an upgrade is finished, and a
 process that cannot read the new format exits.
 """
@@ -24,7 +24,9 @@ from psycopg.rows import class_row
 from domain.core.event_format import FORMAT, NewerFormat
 from domain.core.event_log import EventLog
 from infrastructure.code_version import package_version
+from infrastructure.database_url import writing
 from infrastructure.format_in_use import format_in_use
+from infrastructure.leadership import session_of
 from infrastructure.machine import machine_id
 from infrastructure.own_session import OwnSession
 from infrastructure.settings import Settings
@@ -77,7 +79,11 @@ END $$
 """
 """Table of processes, and functions with which a role changes only the rows of its own service."""
 
-RUNS = "SELECT process_runs(%s, %s, %s, %s, %s, %s, %s)"
+RUNS = """
+SELECT set_config('synchronous_commit', 'off', true), process_runs(%s, %s, %s, %s, %s, %s, %s)
+"""
+"""Statement of a beat. A lost beat is repeated, so it does not wait for the disk or a standby."""
+
 ENDED = "SELECT process_ended(%s, %s, %s, %s)"
 
 SEEN = """
@@ -136,8 +142,7 @@ class Presence:
     def __init__(self, settings: Settings, service: str) -> None:
         self.service = service
         self._started = datetime.now(UTC)
-        # A lost beat is repeated, so it does not wait for the disk or a standby.
-        self._session = OwnSession(settings, f"ecolink {service}", synchronous_commit="off")
+        self.session = session_of(settings, service)
 
     @property
     def _key(self) -> list[str | int]:
@@ -151,12 +156,13 @@ class Presence:
         database does not answer.
         """
         try:
-            connection = self._session.opened()
-            connection.execute(RUNS, [*self._key, package_version(), FORMAT, self._started])
+            connection = self.session.opened()
+            with writing(connection):
+                connection.execute(RUNS, [*self._key, package_version(), FORMAT, self._started])
             in_use = format_in_use(connection)
-        except psycopg.Error:
-            self._session.drop()
-            raise
+        finally:
+            if not self.session.leads:
+                self.session.drop()
         with _logs_lock:
             logs = list(_logs)
         for each in logs:
@@ -164,10 +170,9 @@ class Presence:
 
     def end(self) -> None:
         """Delete the row, if the database answers."""
-        if self._session.is_open:
-            with suppress(psycopg.Error):
-                self._session.opened().execute(ENDED, self._key)
-        self._session.drop()
+        with suppress(psycopg.Error):
+            self.session.opened().execute(ENDED, self._key)
+        self.session.drop()
 
 
 @contextmanager
@@ -179,11 +184,13 @@ def present(settings: Settings, service: str) -> Generator[None]:
     """
     presence, ended = Presence(settings, service), threading.Event()
     _attempt(presence)
+    OwnSession.of_process = presence.session
     thread = threading.Thread(target=_keep, args=(presence, ended), name="presence", daemon=True)
     thread.start()
     try:
         yield
     finally:
+        OwnSession.of_process = None
         ended.set()
         thread.join(BEAT_SECONDS)
         if not thread.is_alive():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,15 +12,15 @@ from datetime import datetime
 from typing import Any, LiteralString, Self
 
 import psycopg
-from eventsourcing.utils import get_topic, strtobool
+from eventsourcing.utils import Environment, get_topic, strtobool
 from psycopg.abc import Params, Query
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row, scalar_row
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from domain.core.event_log import SNAPSHOT_SECRET, TAKES_SNAPSHOTS, EventLog
 from infrastructure.database_url import RECONNECTING, connection_parameters, writing
-from infrastructure.event_datastore import PARAMETERS, EventStoreFactory
+from infrastructure.event_datastore import EventStoreFactory
 from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import Leadership
 from infrastructure.presence import follow_format
@@ -40,11 +40,25 @@ UNCHECKED_SECONDS = 1.0
 POOL_SECONDS = 10
 """Maximum wait for a connection of a pool."""
 
+EVENT_CONNECTIONS = 12
+"""Connections of a pool for events, beyond those for other rows.
+
+A thread that uses a connection for rows may need another one for events, but not the reverse. So
+the threads with rows never take the last connections, for which all of them would wait.
+"""
+
+IDLE_SECONDS = 10.0
+"""Time after which a pool closes one connection that it no longer needs."""
+
+TURN_SECONDS = 0.05
+"""Time for which a thread waits for another one to return its connection, before the pool grows."""
+
 LEAST_CONNECTIONS = 300
 """Connections that PostgreSQL must accept for one of each process and some standbys.
 
-A process has a pool for events and one for other rows, which grow to about 20 connections under
-load, a session with its lead, and one that hears of new events. A standby has only its session.
+A process has a pool, which has one connection while it is idle and grows to about 20 under load,
+and a session with its lead. The relay and the gateway also have one that hears of new events. A
+standby has only its session.
 """
 
 
@@ -76,6 +90,16 @@ class ReplanningCursor(psycopg.Cursor[Any]):
             return super().execute(query, params, prepare=False, binary=binary)  # type: ignore[arg-type]
 
 
+LIBRARY = {
+    "PROCESS_RECORDER_TOPIC": get_topic(EventRecorder),
+    **{f"POSTGRES_{name}": "unused" for name in ("DBNAME", "HOST", "USER", "PASSWORD")},
+    "POSTGRES_LOCK_TIMEOUT": "30",
+    "POSTGRES_ENABLE_DB_FUNCTIONS": "n",
+    "CREATE_TABLE": "n",
+}
+"""Variables of the event store's library, whose own pool is never opened."""
+
+
 class PooledConnection(PrimaryConnection):
     """A connection of a pool."""
 
@@ -86,12 +110,23 @@ FACTORIES: dict[str, Any] = {"row_factory": dict_row, "cursor_factory": Replanni
 """Parameters of connections that return rows as dicts."""
 
 
-class _Pool(ConnectionPool[Connection]):
-    """A pool that notes when its connections were used.
+class ProcessPool(ConnectionPool[Connection]):
+    """The connections of a process, for events and for other rows.
 
-    With a `reset` function, the library returns connections in another thread, and opens more of
-    them meanwhile.
+    An idle process has many short queries that happen to overlap. They take turns, so that one
+    connection is enough. A thread that waits for longer than its turn makes the pool grow, and the
+    number of threads at once falls again with time.
+
+    The pool notes when its connections were used. With a `reset` function, the library returns
+    connections in another thread, and opens more of them meanwhile.
     """
+
+    def __init__(self, rows: int, **options: Any) -> None:
+        """Open a pool with at most this number of connections for rows at once."""
+        self._rows = threading.BoundedSemaphore(rows)
+        self._turn = threading.Condition()
+        self._lent, self._at_once, self._lowered = 0, 1, time.monotonic()
+        super().__init__(min_size=1, max_size=rows + EVENT_CONNECTIONS, **options)
 
     def putconn(self, conn: Connection) -> None:
         """Return a connection to the pool."""
@@ -101,20 +136,43 @@ class _Pool(ConnectionPool[Connection]):
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Generator[Connection]:
-        """Lend a connection. Raise psycopg.OperationalError if its server is a standby."""
-        with super().connection(timeout) as lent, writing(lent):
-            yield lent
+        """Lend a connection for rows. Raise psycopg.OperationalError if its server is a standby."""
+        seconds = self.timeout if timeout is None else timeout
+        if not self._rows.acquire(timeout=seconds):
+            raise PoolTimeout(f"All connections were in use for {seconds:g} s.")
+        try:
+            with self.for_events(timeout) as lent, writing(lent):
+                yield lent
+        finally:
+            self._rows.release()
+
+    @contextmanager
+    def for_events(self, timeout: float | None = None) -> Generator[Connection]:
+        """Lend a connection, also if all those for rows are in use."""
+        with self._turn:
+            if time.monotonic() - self._lowered > IDLE_SECONDS:
+                self._at_once, self._lowered = max(1, self._at_once - 1), time.monotonic()
+            if not self._turn.wait_for(lambda: self._lent < self._at_once, TURN_SECONDS):
+                self._at_once = self._lent + 1
+            self._lent += 1
+        try:
+            with super().connection(timeout) as lent:
+                yield lent
+        finally:
+            with self._turn:
+                self._lent -= 1
+                self._turn.notify()
 
 
 def open_log(
     settings: Settings,
     *,
-    pool_size: int = 2,
+    pool: ConnectionPool[Connection] | None = None,
     cached: int = 0,
     takes_snapshots: bool = False,
     leadership: Leadership | None = None,
 ) -> EventLog:
-    """Open the event log of a process, with a small pool of connections.
+    """Open the event log of a process. It closes the pool of the process, or one of its own.
 
     `cached` is the number of aggregates that stay in memory, so that a load reads only new events.
     The log uses snapshots if the settings contain their secret. Only billing and the scheduler take
@@ -128,7 +186,7 @@ def open_log(
         # These functions skip the table lock, so readers at the end of the log miss committed
         # events.
         raise RuntimeError("POSTGRES_ENABLE_DB_FUNCTIONS is set, which loses events. Unset it.")
-    environment = _environment(settings.database_url, create=False, pool_size=pool_size)
+    environment: dict[str, str] = {}
     if settings.snapshot_secret:
         environment["IS_SNAPSHOTTING_ENABLED"] = "y"
         environment[SNAPSHOT_SECRET] = settings.snapshot_secret
@@ -137,7 +195,8 @@ def open_log(
         environment["AGGREGATE_CACHE_MAXSIZE"] = str(cached)
     with connect(settings) as connection:
         _require_durable(connection)
-        timeline, log = primary_timeline(connection), EventLog(environment)
+        timeline = primary_timeline(connection)
+        log = _StoredLog(pool or open_pool(settings), environment)
         try:
             follow_format(log, connection)
         except BaseException:
@@ -151,31 +210,48 @@ def open_log(
 
 def create_event_tables(owner_url: str) -> None:
     """Create the tables of the event store as their owner."""
-    environment = _environment(owner_url, create=True, pool_size=1)
     # Needed to create the table of snapshots. No snapshot is signed with it.
-    environment |= {"IS_SNAPSHOTTING_ENABLED": "y", SNAPSHOT_SECRET: "unused"}
-    with EventLog(environment):
+    environment = {"IS_SNAPSHOTTING_ENABLED": "y", SNAPSHOT_SECRET: "unused", "CREATE_TABLE": "y"}
+    with _StoredLog(_open_pool(owner_url, 1), environment):
         pass
 
 
 def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connection]:
-    """Open a pool of checked connections for everything except events.
+    """Open a pool of checked connections, with at most `max_size` at once for rows.
 
     A page uses a dozen connections one after another, so a check of each would nearly double its
     round trips.
     """
     assert settings.database_url is not None
-    parameters = connection_parameters(settings.database_url)
-    return _Pool(
+    return _open_pool(settings.database_url, max_size)
+
+
+def _open_pool(url: str, max_size: int) -> ProcessPool:
+    return ProcessPool(
+        max_size,
         connection_class=PooledConnection,
-        kwargs=parameters | {"autocommit": True} | FACTORIES,
-        min_size=1,
-        max_size=max_size,
+        kwargs=connection_parameters(url) | {"autocommit": True} | FACTORIES,
         timeout=POOL_SECONDS,
+        max_idle=IDLE_SECONDS,
         open=True,
         check=_check,
         **RECONNECTING,
     )
+
+
+class _StoredLog(EventLog):
+    """The event log in PostgreSQL."""
+
+    name = EventLog.name  # else the library names the tables after this class
+
+    def __init__(self, pool: ConnectionPool[Connection], env: Mapping[str, str]) -> None:
+        assert isinstance(pool, ProcessPool)
+        self._pool = pool
+        super().__init__(LIBRARY | env)
+
+    def construct_factory(self, env: Environment) -> EventStoreFactory:
+        """Return a factory of recorders that use the pool."""
+        return EventStoreFactory(env, self._pool)
 
 
 @contextmanager
@@ -234,25 +310,3 @@ def _require_durable(connection: Connection) -> None:
         raise RuntimeError(
             "synchronous_commit is off, so a crash would lose acknowledged events. Turn it on."
         )
-
-
-def _environment(url: str, *, create: bool, pool_size: int) -> dict[str, str]:
-    parameters = connection_parameters(url)
-    return {
-        "PERSISTENCE_MODULE": get_topic(EventStoreFactory),
-        "PROCESS_RECORDER_TOPIC": get_topic(EventRecorder),
-        "POSTGRES_DBNAME": parameters["dbname"],
-        "POSTGRES_HOST": parameters["host"],
-        "POSTGRES_PORT": str(parameters.get("port", 5432)),
-        "POSTGRES_USER": parameters["user"],
-        "POSTGRES_PASSWORD": parameters.get("password", ""),
-        PARAMETERS: json.dumps(parameters),
-        "POSTGRES_CONNECT_TIMEOUT": str(POOL_SECONDS),
-        "POSTGRES_POOL_SIZE": str(pool_size),
-        "POSTGRES_MAX_OVERFLOW": "8",
-        "POSTGRES_CONN_MAX_AGE": "3600",
-        "POSTGRES_PRE_PING": "y",
-        "POSTGRES_LOCK_TIMEOUT": "30",
-        "POSTGRES_ENABLE_DB_FUNCTIONS": "n",
-        "CREATE_TABLE": "y" if create else "n",
-    }

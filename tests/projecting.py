@@ -31,7 +31,7 @@ def projecting(settings: Settings) -> Iterator[None]:
     """Follow the log with all projections until the end of the block."""
     ended = Event()
     with (
-        open_log(settings, pool_size=1) as log,
+        open_log(settings) as log,
         connect(settings) as connection,
         connect(settings) as heard,
     ):

@@ -39,7 +39,8 @@ def run(settings: Settings) -> None:
 
 
 def _watch(settings: Settings, in_force: RulesInForce, leadership: Leadership) -> None:
-    log, pool, clock = open_log(settings), open_pool(settings, max_size=4), clock_of(settings)
+    pool, clock = open_pool(settings, max_size=4), clock_of(settings)
+    log = open_log(settings, pool=pool)
     effect = AlertEffect(
         lambda: tuple(in_force.rules.rules.values()), clock, pool.connection, leadership
     )

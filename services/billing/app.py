@@ -52,8 +52,9 @@ def run(settings: Settings) -> None:
 
 def _bill(settings: Settings, leadership: Leadership) -> None:
     clock, policy = clock_of(settings), LeasePolicy.of(settings)
-    log = open_log(settings, cached=CACHED_AGGREGATES, takes_snapshots=True, leadership=leadership)
     pool = open_pool(settings)
+    cached, led = CACHED_AGGREGATES, leadership
+    log = open_log(settings, pool=pool, cached=cached, takes_snapshots=True, leadership=led)
     broker = broker_of(settings, "billing")
 
     def now() -> datetime:

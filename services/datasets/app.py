@@ -34,7 +34,8 @@ def run(settings: Settings) -> None:
 
 def _validate(settings: Settings, leadership: Leadership) -> None:
     clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
-    log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=8)
+    pool = open_pool(settings, max_size=8)
+    log = open_log(settings, pool=pool, leadership=leadership)
     broker = broker_of(settings, "datasets")
     handlers = EventHandlers(Cleaning(log, artifacts, pool).handlers)
     effect = HandlerEffect("datasets", log, clock, handlers, pool.connection)

@@ -41,7 +41,8 @@ def run(settings: Settings) -> None:
 
 def _export(settings: Settings, leadership: Leadership) -> None:
     clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
-    log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=4)
+    pool = open_pool(settings, max_size=4)
+    log = open_log(settings, pool=pool, leadership=leadership)
     broker = broker_of(settings, "exporter")
     handlers = EventHandlers(Cleaning(log, artifacts).handlers)
     effect = HandlerEffect("exporter", log, clock, handlers, pool.connection)

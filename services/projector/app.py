@@ -33,7 +33,8 @@ def run(settings: Settings) -> None:
 
 
 def _project(settings: Settings) -> None:
-    log, pool = open_log(settings), open_pool(settings)
+    pool = open_pool(settings)
+    log = open_log(settings, pool=pool)
     register(settings)
     broker = broker_of(settings, "projector")
     following = Following(log, pool.connection)

@@ -91,7 +91,7 @@ class Handover:
             self._closed.wait(POLL_SECONDS)
 
     def lead(self, led: Leadership) -> None:
-        """Note that this process leads now."""
+        """Note that this process leads now. From then on, use the session of the lead."""
         self._leadership = led
 
     def keep(self) -> None:
@@ -107,10 +107,14 @@ class Handover:
 
     def step(self) -> None:
         """Look once. Raise psycopg.Error if the database is unreachable."""
-        connection, led = self._session.opened(), self._leadership
+        led = self._leadership
+        if led is not None:
+            self._session.drop()
+        connection = (self._session if led is None else led.session).opened()
         changed = foreign(connection, self._release)
-        self._offer(connection, offers=led is None and not changed)
-        if led is not None and changed and suitable_waits(connection):
+        if led is None:
+            self._offer(connection, offers=not changed)
+        elif changed and suitable_waits(connection):
             names = ", ".join(each.name for each in changed)
             led.lost(f"the tables of {names} belong to another release, whose projector waits")
 

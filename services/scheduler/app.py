@@ -75,7 +75,8 @@ def run(settings: Settings) -> None:
 
 def _schedule(settings: Settings, leadership: Leadership) -> None:
     clock, pool = clock_of(settings), open_pool(settings, max_size=4)
-    log = open_log(settings, cached=CACHED_AGGREGATES, takes_snapshots=True, leadership=leadership)
+    cached, led = CACHED_AGGREGATES, leadership
+    log = open_log(settings, pool=pool, cached=cached, takes_snapshots=True, leadership=led)
     broker = broker_of(settings, "scheduler")
     launcher = open_launcher(settings, clock, partial(log.load, Catalog, CATALOG_ID))
     control = ControlChannel(broker)

@@ -38,7 +38,8 @@ def run(settings: Settings) -> None:
 def _serve(settings: Settings, leadership: Leadership) -> None:
     assert settings.serving_secret is not None
     clock = clock_of(settings)
-    log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=4)
+    pool = open_pool(settings, max_size=4)
+    log = open_log(settings, pool=pool, leadership=leadership)
     broker = broker_of(settings, "serving")
     store = WeightStore(Artifacts(settings.artifacts), settings.cache)
     attempts = Attempts(settings.home / "serving" / "attempts.json")

@@ -53,7 +53,8 @@ def run(settings: Settings) -> None:
 
 async def _generate(settings: Settings, leadership: Leadership) -> None:
     clock, artifacts = clock_of(settings), Artifacts(settings.artifacts)
-    event_log, pool = open_log(settings, leadership=leadership), open_pool(settings, max_size=8)
+    pool = open_pool(settings, max_size=8)
+    event_log = open_log(settings, pool=pool, leadership=leadership)
     pace = Pace(at_once=settings.synthesis_requests)
     async with open_connections(settings, settings.webhook_policy) as connections:
         generating = Generating(event_log, clock, artifacts, pool, connections, pace)

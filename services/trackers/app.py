@@ -39,7 +39,8 @@ def run(settings: Settings) -> None:
 
 async def _run(settings: Settings) -> None:
     clock = clock_of(settings)
-    log, pool = open_log(settings), open_pool(settings, max_size=16)
+    pool = open_pool(settings, max_size=16)
+    log = open_log(settings, pool=pool)
     servers = Servers(settings)
     runs = RunQueue(log, pool, clock, servers.client_of, settings.public_url)
     try:

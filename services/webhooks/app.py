@@ -34,7 +34,8 @@ def run(settings: Settings) -> None:
 
 def _deliver(settings: Settings) -> None:
     clock = clock_of(settings)
-    log, pool = open_log(settings), open_pool(settings)
+    pool = open_pool(settings)
+    log = open_log(settings, pool=pool)
     broker = broker_of(settings, "webhooks")
     consumer = OrderedConsumer(RecordingEffect(log, clock, pool.connection), log)
     consumer.subscribe(broker)

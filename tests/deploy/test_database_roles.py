@@ -672,7 +672,7 @@ def test_billing_ticks_with_its_role(settings: Settings, history: History) -> No
     assert settings.owner_database_url is not None
     url = make_conninfo(settings.owner_database_url, user=role_of("billing"), password=PASSWORD)
     own = settings.model_copy(update={"database_url": url, "snapshot_secret": "secret"})
-    with open_log(own, pool_size=1) as log, open_pool(own, max_size=2) as pool:
+    with open_log(own) as log, open_pool(own, max_size=2) as pool:
         ticker = Ticker(log, FixedClock(), pool, POLICY)
         with pool.connection() as connection:
             add_evidence(connection, history.job_id, 1, 61)
@@ -695,12 +695,12 @@ def test_billing_and_the_gateway_settle_card_payments_with_their_roles(
         url = make_conninfo(url, password=PASSWORD)
         return local_stripe.settings(settings, database_url=url, snapshot_secret=None)
 
-    with open_log(settings, pool_size=1) as log:
+    with open_log(settings) as log:
         platform = Platform(settings, log)
         person = platform.person()
     amounts = {"threshold_micros": 10_000_000, "amount_micros": 25_000_000}
     rule = AutoTopUpRule(**amounts, month_max_micros=60_000_000)
-    with open_log(as_service("gateway"), pool_size=1) as log, because(platform.cause):
+    with open_log(as_service("gateway")) as log, because(platform.cause):
         returns = card_returns(log, as_service("gateway"))
         cards, account_id = returns.payments, person.account_id
         payment, _ = cards.start(uuid4(), account_id, 5_000_000, "http://x/p", saves_card=True)
@@ -712,8 +712,8 @@ def test_billing_and_the_gateway_settle_card_payments_with_their_roles(
     dispute = local_stripe.dispute(reference, 400)
     billing = as_service("billing")
     with (
-        open_log(billing, pool_size=1) as log,
-        open_log(settings, pool_size=1) as whole,
+        open_log(billing) as log,
+        open_log(settings) as whole,
         open_pool(billing, max_size=2) as pool,
     ):
         returns = card_returns(log, billing)

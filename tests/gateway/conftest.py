@@ -39,7 +39,7 @@ UPLOAD_BYTES = int(os.environ.get("ECOLINK_TEST_UPLOAD_MIB", "60")) * MEBIBYTE
 @pytest.fixture
 def platform(settings: Settings) -> Iterator[Platform]:
     """The store of the gateway."""
-    with open_log(settings, pool_size=1) as log:
+    with open_log(settings) as log:
         yield Platform(settings, log)
 
 

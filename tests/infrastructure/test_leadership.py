@@ -18,10 +18,10 @@ from deploy.processes import environment
 from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.event_log import EventLog
-from infrastructure import leadership
-from infrastructure.leadership import EXIT_CODE, Leadership, leading
+from infrastructure import leadership, presence
+from infrastructure.leadership import EXIT_CODE, SESSION_NAME, Leadership, leading
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
+from infrastructure.store import connect, open_log, scalar
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 from tests.polling import eventually
@@ -77,7 +77,7 @@ def end_sessions(settings: Settings, name: str) -> None:
         connection.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
             "WHERE application_name = %s AND datname = current_database()",
-            [f"ecolink {name} lead"],
+            [SESSION_NAME % name],
         )
 
 
@@ -182,3 +182,25 @@ def _session(settings: Settings) -> int | None:
             "WHERE locktype = 'advisory' AND datname = current_database() AND granted"
         ).fetchone()
     return None if row is None else row[0]
+
+
+def test_a_leader_is_present_in_the_session_of_its_lead(
+    settings: Settings,
+    log: EventLog,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(presence, "BEAT_SECONDS", 0.05)
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    with connect(settings.model_copy(update={"database_url": settings.owner_database_url})) as c:
+        with presence.present(settings, "sealer"):
+            with leading(settings, "sealer"):
+                session = _session(settings)
+                failing = "SELECT 1 / 0, %s, %s, %s, %s, %s, %s, %s"
+                monkeypatch.setattr(presence, "RUNS", failing)
+                eventually(lambda: len(caplog.records) > 2)
+                assert _session(settings) == session, "an error of the beat keeps the lead"
+                assert scalar(c, sessions, [SESSION_NAME % "sealer"]) == 1
+            assert presence.running_processes(c)
+        assert not presence.running_processes(c)
+        assert _session(settings) is None

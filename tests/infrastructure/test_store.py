@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 from eventsourcing.persistence import OperationalError, Tracking
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import PoolTimeout
 
 from domain.access.role import Role
 from domain.billing.account import Account
@@ -23,6 +25,7 @@ from infrastructure.settings import Settings
 from infrastructure.store import connect, open_log, open_pool, scalar
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
+from tests.polling import eventually
 
 pytestmark = pytest.mark.usefixtures("unseeded")
 
@@ -288,3 +291,43 @@ def test_uses_one_after_another_need_one_connection(settings: Settings) -> None:
             with pool.connection() as connection:
                 scalar(connection, "SELECT 1")
         assert pool.get_stats()["pool_size"] == 1
+
+
+def test_short_uses_at_once_take_turns_on_one_connection(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "TURN_SECONDS", 60.0)
+    with open_pool(settings) as pool, ThreadPoolExecutor(8) as threads:
+        pool.wait()
+
+        def use(_: int) -> int:
+            with pool.connection() as connection:
+                return scalar(connection, "SELECT pg_backend_pid()")
+
+        assert len(set(threads.map(use, range(100)))) == 1
+
+
+def test_a_pool_grows_while_needed_and_shrinks_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "IDLE_SECONDS", 0.1)
+    with open_pool(settings) as pool, open_log(settings, pool=pool) as log:
+        with pool.connection(), pool.connection():
+            assert log.find(Account, ACCOUNT_ID) is None
+            assert pool.get_stats()["pool_size"] == 3
+
+        def shrunk() -> bool:
+            with pool.connection():
+                return pool.get_stats()["pool_size"] == 1
+
+        eventually(shrunk)
+
+
+def test_uses_of_rows_leave_connections_for_events(settings: Settings) -> None:
+    with open_pool(settings, max_size=2) as pool, open_log(settings, pool=pool) as log:
+        with pool.connection(), pool.connection():
+            with pytest.raises(PoolTimeout), pool.connection(timeout=0.01):
+                pass
+            assert log.find(Account, ACCOUNT_ID) is None
+        with pool.connection(), pool.connection():
+            pass
