@@ -138,12 +138,12 @@ def edit(
     number: int,
     messages: list[ExampleMessage],
 ) -> ExampleAnswer:
-    """Replace the messages of an example. Raise NotFound, Invalid or WrongState."""
-    _require_chat(messages)
-    _require_short(messages)
+    """Replace the messages of an example. Raise NotFound, WrongState or Invalid."""
     stored = [each.model_dump() for each in messages]
 
     def change(connection: Connection) -> None:
+        _require_chat(messages)
+        _require_short(messages)
         set_messages(connection, caller.account_id, synthesis_id, number, stored)
 
     return _change(backend, caller, synthesis_id, number, change)
@@ -279,12 +279,12 @@ def _generated(backend: Backend, caller: Caller, synthesis_id: UUID) -> Synthesi
 def _require_chat(messages: list[ExampleMessage]) -> None:
     """Raise Invalid unless users and assistants take turns, after at most one system message."""
     roles = [each.role for each in messages]
-    turns = roles[1:] if roles[0] == "system" else roles
+    turns = roles[1:] if roles[:1] == ["system"] else roles
     expected = ["user", "assistant"] * (len(turns) // 2)
     if not turns or turns != expected:
         raise Invalid(
-            f"The roles are {', '.join(roles)}. Let user and assistant take turns, beginning with "
-            "the user and ending with the assistant.",
+            f"The roles are {', '.join(roles) or 'missing'}. Let user and assistant take turns, "
+            "beginning with the user and ending with the assistant.",
             field="messages",
         )
 

@@ -195,21 +195,22 @@ class Generating:
         return not synthesis.needs_work
 
     async def _start(self, run: Run, synthesis: Synthesis) -> None:
-        """Start a batch that the balance and the maximum cost pay for, or pause."""
-        account = await asyncio.to_thread(self._log.load, Account, synthesis.account_id)
+        """Start a batch that the balance, the budgets and the maximum cost pay for, or pause."""
         missing = synthesis.plan.examples - synthesis.counts.accepted
         left = synthesis.plan.most_attempts - synthesis.counts.attempts
-        room = min(synthesis.left_micros, account.leasable_micros_for(synthesis.key_id))
-        attempts = most = needed = 0
-        for number in run.numbers(min(BATCH_ATTEMPTS, missing, left)):
-            needed = run.most_micros(number)
-            if most + needed > room:
-                break
-            attempts, most = attempts + 1, most + needed
+        numbers = run.numbers(min(BATCH_ATTEMPTS, missing, left))
 
         def start(found: Synthesis) -> None:
             if found.status is not SynthesisStatus.GENERATING or found.version != synthesis.version:
                 return
+            account = self._log.load(Account, found.account_id)
+            room = min(found.left_micros, account.leasable_micros_for(found.key_id))
+            attempts = most = needed = 0
+            for number in numbers:
+                needed = run.most_micros(number)
+                if most + needed > room:
+                    break
+                attempts, most = attempts + 1, most + needed
             if account.suspension is not None:
                 found.pause(StopReason.SUSPENDED)
             elif attempts:

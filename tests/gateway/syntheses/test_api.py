@@ -326,6 +326,21 @@ def test_a_page_of_examples_has_a_limit_in_bytes(
     assert f"{path}?after=2" in browser.client.get(f"{path}?after=1").text
 
 
+def test_an_empty_edit_is_refused_after_the_check_of_the_owner(
+    holder: Holder, bench: Bench, platform: Platform
+) -> None:
+    made = holder.post("/syntheses", holder.form, 201)
+    generate(bench, made["id"])
+    platform.project()
+    path = f"/syntheses/{made['id']}/examples/1"
+    long = {"role": ["user", "user"], "content": ["a", "b"]}
+    for person, status in ((holder.person, 422), (platform.person(), 404)):
+        browser = signed_in(holder.client, person)
+        for form in ({}, long):
+            headers = {"x-csrf-token": browser.csrf_token}
+            assert browser.client.post(path, data=form, headers=headers).status_code == status
+
+
 def test_a_long_edit_is_refused(holder: Holder, bench: Bench, platform: Platform) -> None:
     made = holder.post("/syntheses", holder.form, 201)
     generate(bench, made["id"])

@@ -15,6 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from domain.access.role import Role
 from domain.billing.account import Account
+from domain.billing.budget import BudgetName
 from domain.billing.token_meter import TokenMeter
 from domain.billing.token_rates import FREE, TokenRates
 from domain.core.aggregate import Cause, because
@@ -71,10 +72,18 @@ class Bench:
         with self.commanding():
             EcoLink(self.log).grant_credit(ACCOUNT_ID, micros, str(uuid4()))
 
+    def set_budget(self, name: BudgetName, limit_micros: int) -> None:
+        """Set a budget of the account or of a key, which need not exist."""
+        with self.commanding():
+            account = self.account
+            known = account.budgets.get(name)
+            account.set_budget(name, limit_micros, known.spent_micros if known else 0)
+            self.log.commit(account)
+
     @contextmanager
-    def commanding(self) -> Iterator[Synthesizing]:
+    def commanding(self, actor: str = "account:test") -> Iterator[Synthesizing]:
         """Run the block as a command of the account holder."""
-        with because(Cause("account:test", str(uuid4()), NOW)):
+        with because(Cause(actor, str(uuid4()), NOW)):
             yield Synthesizing(self.log)
 
     def deployed(self) -> Generator:
@@ -100,6 +109,7 @@ class Bench:
         request: SynthesisRequest = REQUEST,
         max_cost_micros: int | None = None,
         seeds: list[dict[str, Any]] | None = None,
+        actor: str = "account:test",
         **plan: Any,
     ) -> UUID:
         """Approve a synthesis of 20 examples, and return its ID."""
@@ -130,7 +140,7 @@ class Bench:
         cost = Pricing(
             made, Prompts.of(made, request, [Seed.of(each) for each in seeds or ()]).sizes()
         ).range()
-        with self.commanding() as use_case:
+        with self.commanding(actor) as use_case:
             use_case.approve(ACCOUNT_ID, id, made, cost, max_cost_micros)
         return id
 

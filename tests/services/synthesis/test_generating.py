@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.datasets.dataset import Contents, Dataset
 from domain.synthesis.demonstrations import DEMONSTRATIONS
 from domain.synthesis.plan import SourceKind
@@ -405,3 +406,34 @@ def test_a_stopped_run_keeps_its_examples(bench: Bench, model: Scripted) -> None
     assert run.status is DONE
     assert 16 <= run.counts.accepted < 60
     assert bench.account.reserved_micros == 0
+
+
+KEY = UUID("0c000000-0000-4000-8000-000000000001")
+
+
+@pytest.mark.parametrize("room", ["enough", "some", "none"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        BudgetName(BudgetPeriod.DAY),
+        BudgetName(BudgetPeriod.MONTH),
+        *(BudgetName(period, KEY) for period in BudgetPeriod),
+    ],
+    ids=lambda name: f"{name.period}-{'key' if name.key_id else 'account'}",
+)
+def test_a_budget_limits_a_run(bench: Bench, model: Scripted, name: BudgetName, room: str) -> None:
+    id = bench.approve(bench.deployed(), actor=f"key:{KEY}")
+    limit = {"enough": 1_000_000, "some": 1_200, "none": 1}[room]
+    bench.set_budget(name, limit)
+    run = bench.work(id, model.url)
+    if room != "enough":
+        assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.BUDGET)
+        assert (run.charged_micros > 0) == (room == "some")
+        assert run.charged_micros <= limit
+        bench.set_budget(name, 1_000_000)
+        with bench.commanding() as use_case:
+            use_case.resume(ACCOUNT_ID, id, None)
+        run = bench.work(id, model.url)
+    assert (run.status, run.counts.accepted) == (DONE, 20)
+    assert bench.account.budgets[name].spent_micros == run.charged_micros
+    assert bench.account.reserved_for(name.key_id) == 0
