@@ -13,6 +13,7 @@ from eventsourcing.domain import event
 from domain.access.rights import Rights
 from domain.access.role import Role, rename_user
 from domain.access.scope import Scope
+from domain.core.actor import acting_key
 from domain.core.aggregate import Aggregate, Created
 from domain.core.identity import api_key_id
 
@@ -81,6 +82,7 @@ class ApiKey(Aggregate):
         self.rights = Rights(event.role, event.scopes, event.expires_at)
         self.sha256 = event.sha256
         self.hint = event.hint
+        self.issuer_id = acting_key(event.actor)
         self.revoked = False
 
     def revoke(self) -> None:

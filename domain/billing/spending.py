@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from uuid import UUID
 
+from domain.access.api_key import ApiKey
 from domain.billing.account import Account
 from domain.billing.budget import spent_after
 from domain.billing.meter import Meter
@@ -26,6 +27,18 @@ def committed_micros(
     ids = (meter_id(job_id, each) for each in range(1, segments + 1))
     meters = (changed.get(each) or log.find(Meter, each) for each in ids)
     return sum(meter.committed_micros for meter in meters if meter is not None)
+
+
+def charged_key(log: EventLog, account: Account, key_id: UUID | None) -> UUID | None:
+    """Return the API key against which new charges of a key count; None: against no key.
+
+    A key without a budget shares the budgets of the key that issued it.
+    """
+    limited, found = {each.key_id for each in account.budgets.values()}, key_id
+    while found is not None and found not in limited:
+        key = log.find(ApiKey, found)
+        found = key.issuer_id if key is not None and key.account_id == account.id else None
+    return found or key_id
 
 
 PAGE_EVENTS = 1000

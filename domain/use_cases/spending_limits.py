@@ -11,7 +11,7 @@ from uuid import UUID
 from domain.access.api_key import PREFIX, ApiKey
 from domain.billing.account import Account
 from domain.billing.budget import Budget, BudgetPeriod
-from domain.billing.spending import committed_micros
+from domain.billing.spending import charged_key, committed_micros
 from domain.core.errors import SpendingLimitReached
 from domain.core.event_log import EventLog
 from domain.core.money import Toward, dollars, price_micros, seconds_within
@@ -119,7 +119,8 @@ class SpendingLimits:
         self, account_id: UUID, key_id: UUID | None, cost: CostRange, today: date
     ) -> Iterator[BudgetNotice]:
         """Yield the budgets that a job reaches or may reach, and those that are nearly used."""
-        for budget in self._log.load(Account, account_id).budgets_of(key_id, today):
+        account = self._log.load(Account, account_id)
+        for budget in account.budgets_of(charged_key(self._log, account, key_id), today):
             if (outlook := self._outlook(budget, cost)) is not None:
                 yield BudgetNotice(budget, outlook, self._text(budget, outlook, cost))
 

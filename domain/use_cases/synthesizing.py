@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from domain.billing.account import Account
+from domain.billing.spending import charged_key
 from domain.core.actor import acting_key
 from domain.core.aggregate import current_cause
 from domain.core.errors import (
@@ -65,7 +66,7 @@ class Synthesizing:
         most = estimate.high_micros if max_cost_micros is None else max_cost_micros
         account = self.log.load(Account, account_id)
         account.require_active()
-        key_id = acting_key(current_cause().actor)
+        key_id = charged_key(self.log, account, acting_key(current_cause().actor))
         _require_funds(account, key_id, min(most, estimate.high_micros))
         self._require_seed(plan)
         synthesis = Synthesis.approve(synthesis_id, account_id, plan, estimate, most, key_id)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
-from domain.billing.spending import committed_micros
+from domain.billing.spending import charged_key, committed_micros
 from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
@@ -57,7 +57,7 @@ class Metering:
             event.segment,
             event.rate_micros_per_hour,
             self._limit_micros(job, event.segment),
-            job.key_id,
+            charged_key(self._log, account, job.key_id),
         )
         open_meter(account, meter, self._policy)
         return [meter, account]

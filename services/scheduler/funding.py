@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
-from domain.billing.spending import committed_micros
+from domain.billing.spending import charged_key, committed_micros
 from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
 from domain.core.money import seconds_within
@@ -30,7 +30,7 @@ class Funding:
             return PauseReason.SUSPENDED
         if self._reaches_max_cost(job, seconds=1):
             reason = PauseReason.MAX_COST
-        elif _reaches_budget(account, job, seconds=1):
+        elif self._reaches_budget(account, job, seconds=1):
             reason = PauseReason.BUDGET
         elif not account.can_pay(self._launch_micros(job)):
             reason = PauseReason.BALANCE
@@ -55,7 +55,7 @@ class Funding:
             unused_micros = meter.charge_between(ran_seconds, meter.paid_seconds)
         if self._reaches_max_cost(job, self._minute_seconds, unused_micros):
             return PauseReason.MAX_COST
-        if _reaches_budget(account, job, self._minute_seconds, unused_micros):
+        if self._reaches_budget(account, job, self._minute_seconds, unused_micros):
             return PauseReason.BUDGET
         needed = self._launch_micros(job, unused_micros)
         can_pay = account.can_pay(needed, released_micros=unused_micros)
@@ -68,7 +68,7 @@ class Funding:
             return PauseReason.SUSPENDED
         if self._reaches_max_cost(job, seconds=1):
             return PauseReason.MAX_COST
-        exhausted = _reaches_budget(account, job, seconds=1)
+        exhausted = self._reaches_budget(account, job, seconds=1)
         return PauseReason.BUDGET if exhausted else PauseReason.BALANCE
 
     def _reaches_max_cost(self, job: Job, seconds: int, unused_micros: int = 0) -> bool:
@@ -76,6 +76,16 @@ class Funding:
         left = self._left_of_max_cost(job, unused_micros)
         bought = None if left is None else seconds_within(left, job.rate_micros_per_hour)
         return bought is not None and bought < seconds
+
+    def _reaches_budget(
+        self, account: Account, job: Job, seconds: int, unused_micros: int = 0
+    ) -> bool:
+        """Return True if the charges and leases leave less than some seconds of a budget."""
+        keys = (None, charged_key(self._log, account, job.key_id))
+        return any(
+            left is not None and _buys_less(left + unused_micros, job, seconds)
+            for left in map(account.budget_left_micros, keys)
+        )
 
     def _left_of_max_cost(self, job: Job, unused_micros: int) -> int | None:
         if job.max_cost_micros is None:
@@ -92,14 +102,6 @@ class Funding:
     def _is_settled(self, job: Job) -> bool:
         last = self._log.find(Meter, meter_id(job.id, job.segment))
         return last is not None and last.closed
-
-
-def _reaches_budget(account: Account, job: Job, seconds: int, unused_micros: int = 0) -> bool:
-    """Return True if the charges and leases leave less than some seconds of a budget."""
-    return any(
-        left is not None and _buys_less(left + unused_micros, job, seconds)
-        for left in (account.budget_left_micros(None), account.budget_left_micros(job.key_id))
-    )
 
 
 def _buys_less(micros: int, job: Job, seconds: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from fastapi.testclient import TestClient
 
@@ -11,6 +12,7 @@ from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from domain.billing.account import Account
 from domain.billing.key_use import Share
+from domain.billing.spending import charged_key
 from domain.core.aggregate import because
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import PauseReason, SegmentEnd
@@ -144,6 +146,41 @@ def test_another_key_can_resume_a_job_that_reached_the_budget_of_its_key(
     other = platform.key(person.account_id, KeyRequest())
     assert reader.give("resume", other).json()["status"] == "training"
     assert platform.log.load(Job, reader.job_id).key_id == other.key_id
+
+
+def test_a_key_shares_the_budgets_of_the_key_that_created_it(
+    client: TestClient, platform: Platform
+) -> None:
+    reader = Reader(client, platform, dollars=20)
+    person = reader.person
+    limited = platform.key(person.account_id, KeyRequest())
+
+    def create(issuer: Person) -> Person:
+        made = client.post("/api/keys", json={}, headers=issuer.headers).json()
+        return Person(person.account_id, UUID(made["id"]), made["secret"])
+
+    child = create(create(limited))
+    assert sets(client, person, "total", "1", key_id=str(limited.key_id)).status_code == 200
+    charge(platform, limited, 1_000_000)
+    refused = [
+        client.post("/api/jobs", json=reader.form, headers=each.headers).json()["error"]
+        for each in (limited, child)
+    ]
+    assert refused[0] == refused[1]
+    assert refused[0]["figures"]["key_id"] == str(limited.key_id)
+
+    def charged() -> UUID | None:
+        account = platform.log.load(Account, person.account_id)
+        return charged_key(platform.log, account, child.key_id)
+
+    platform.revoke(limited)  # the budget stays
+    assert charged() == limited.key_id
+    assert sets(client, person, "day", "9", key_id=str(child.key_id)).status_code == 200
+    assert charged() == child.key_id  # a budget of its own
+    client.delete(f"{PATH}/day?key_id={child.key_id}", headers=person.headers)
+    client.delete(f"{PATH}/total?key_id={limited.key_id}", headers=person.headers)
+    assert charged() == child.key_id
+    assert charged_key(platform.log, platform.log.load(Account, person.account_id), None) is None
 
 
 def test_the_pages_show_and_change_the_budgets_of_keys(
