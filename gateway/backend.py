@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from domain.use_cases.returns import Returning
 from domain.use_cases.spending_limits import SpendingLimits
 from domain.use_cases.synthesizing import Synthesizing
 from gateway.catalog.pool_claims import ClaimsCache
-from gateway.http.quotas import Quotas
+from gateway.http.errors import RateLimited
+from gateway.http.quotas import BUSY_SECONDS, Quotas
 from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
@@ -32,10 +34,12 @@ from infrastructure.clock import Clock, clock_of
 from infrastructure.limits import Limits
 from infrastructure.machine_load import load_of
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, open_log, open_pool
+from infrastructure.store import Connection, open_log, open_pool, scalar
 from infrastructure.stripe_provider import stripe_provider
+from infrastructure.synthesis_edits import EXCLUSIVE
 from projections.estimates import calibration
 from projections.job_detail import job_named
+from projections.job_requests import unfinished_jobs
 from projections.models import model_of
 
 CACHED_AGGREGATES = 500
@@ -43,6 +47,10 @@ CACHED_AGGREGATES = 500
 
 Each read applies newer events.
 """
+
+
+LOCK_TRIES, LOCK_PAUSE_SECONDS = 500, 0.02
+"""Number of attempts to take a lock that others hold for a save, and the pause between them."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,20 @@ class Backend:
     @property
     def launching(self) -> Launching:
         retention = timedelta(days=self.settings.retention_days)
-        return Launching(self.log, self.quoting, self.spending_limits, retention)
+        limits = self.spending_limits
+        return Launching(self.log, self.quoting, limits, retention, self._room_for_job)
+
+    @contextmanager
+    def _room_for_job(self, account_id: UUID) -> Generator[None]:
+        """Let one job of the account be saved at a time. Raise QuotaExceeded at its maximum."""
+        for _ in range(LOCK_TRIES):
+            with self.pool.connection() as connection, connection.transaction():
+                if scalar(connection, EXCLUSIVE, [f"jobs:{account_id}"]):
+                    self.quotas.require_room("jobs", unfinished_jobs(connection, account_id))
+                    yield
+                    return
+            time.sleep(LOCK_PAUSE_SECONDS)  # without a connection, which others need
+        raise RateLimited("Other jobs are approved at the same time. Try again.", BUSY_SECONDS, {})
 
     @property
     def spending_limits(self) -> SpendingLimits:

@@ -31,7 +31,10 @@ class Limit:
     header: str | None = None
     """The last part of its `x-ratelimit-*` headers, named as in OpenAI's API where possible."""
     refusal: str = ""
-    """Sentence of a refusal, with `{limit}` for the value. Only limits that return 429 have one."""
+    """Sentence of a refusal, with `{limit}` for the value, and `{used}` for a quota.
+
+    Only limits that return 429 have one.
+    """
 
 
 TABLE = (
@@ -172,6 +175,15 @@ TABLE = (
         header="uploads",
         refusal="Your account can run at most {limit} uploads at the same time. Try again when an "
         "upload ends.",
+    ),
+    Limit(
+        "jobs",
+        200,
+        Scope.ACCOUNT,
+        "Jobs that are not finished, including paused ones.",
+        header="jobs",
+        refusal="Your account has {used} unfinished jobs, and the maximum is {limit}. Cancel some, "
+        "wait until some end, or ask your operator for a higher quota.",
     ),
     Limit(
         "exports",

@@ -14,9 +14,18 @@ from psycopg.types.json import Jsonb
 
 from domain.core.aggregate import Event
 from domain.jobs.job_request import JobRequest, RequestStatus
-from infrastructure.store import Connection
-from projections.job_detail import Choice
-from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one, update
+from infrastructure.store import Connection, scalar
+from projections.job_detail import FINAL, Choice
+from projections.projection import (
+    SEARCHED_IDS,
+    Cursor,
+    NewestFirst,
+    Projection,
+    Row,
+    insert,
+    one_by_one,
+    update,
+)
 
 DDL = """
 CREATE TABLE IF NOT EXISTS job_requests (
@@ -163,3 +172,25 @@ def ordered_jobs(
     entries = Jsonb(dict(metadata or {}))
     rows = NEWEST_ORDERS.page(connection, account_id, after, limit, condition, entries=entries)
     return [row["job_id"] for row in rows]
+
+
+UNFINISHED: LiteralString = """
+SELECT (SELECT count(*) FROM job_detail WHERE account_id = %(account)s AND status <> ALL(%(final)s))
+    + (SELECT count(*) FROM job_requests
+        WHERE account_id = %(account)s AND status = 'validating_files')
+    + (SELECT count(*) FROM projection_positions AS read JOIN ecolink_events AS event
+        ON notification_id > greatest(read.position,
+            (SELECT max(notification_id) FROM ecolink_events) - %(searched)s)
+        WHERE (read.name, event.topic)
+            IN (('job_detail', 'JobApproved'), ('job_requests', 'JobRequested'))
+        AND convert_from(event.state, 'UTF8')::json ->> 'account_id' = %(account)s::text)
+"""
+
+
+def unfinished_jobs(connection: Connection, account_id: UUID) -> int:
+    """Return the number of an account's unfinished jobs and open requests.
+
+    It includes those that the projections have not processed, like `newest_needed`.
+    """
+    values = {"account": account_id, "final": FINAL, "searched": SEARCHED_IDS}
+    return scalar(connection, UNFINISHED, values)

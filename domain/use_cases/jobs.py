@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Literal
@@ -35,6 +36,9 @@ Loads = Callable[[], Sequence[PoolLoad]]
 The use case calls it only if the job must not wait.
 """
 
+Room = Callable[[UUID], AbstractContextManager[None]]
+"""A context in which another job of an account may be saved. Raises an error at its limit."""
+
 REUSED = "You already used this idempotency key for another job. Use a new key."
 
 
@@ -42,9 +46,15 @@ class Launching:
     """Use cases of a job's owner. Each command must run inside `because(cause)`."""
 
     def __init__(
-        self, log: EventLog, quoting: Quoting, limits: SpendingLimits, retention: timedelta
+        self,
+        log: EventLog,
+        quoting: Quoting,
+        limits: SpendingLimits,
+        retention: timedelta,
+        room: Room = lambda _: nullcontext(),
     ) -> None:
         self.log = log
+        self._room = room
         self._quoting = quoting
         self._limits = limits
         self._retention = retention
@@ -78,7 +88,8 @@ class Launching:
         if request is not None:
             request.approve()
         job = self._gated(job_id, account_id, choices, order, None if wait else loads)
-        self.log.commit(*filter(None, (request, job)))
+        with self._room(account_id):
+            self.log.commit(*filter(None, (request, job)))
         return job
 
     @retrying
@@ -108,7 +119,8 @@ class Launching:
         if self.made_before(account_id, command_key, order.request_sha256) is None:
             self.log.load(Account, account_id).require_active()
             choices = self._quoting.resolved(account_id, choices)
-            self.log.commit(JobRequest.ordered(job_id, account_id, choices, order))
+            with self._room(account_id):
+                self.log.commit(JobRequest.ordered(job_id, account_id, choices, order))
 
     @retrying
     def refuse_requested(self, job_id: UUID, refusal: DomainError) -> None:

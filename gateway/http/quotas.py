@@ -162,7 +162,7 @@ class Quotas:
         most = self.limits[name] * unit
         if used >= most:
             raise QuotaExceeded(
-                limit.refusal.format(limit=f"{self.limits[name]:,}"),
+                limit.refusal.format(limit=f"{self.limits[name]:,}", used=f"{used:,}"),
                 {
                     f"x-ratelimit-limit-{limit.header}": str(most),
                     f"x-ratelimit-remaining-{limit.header}": "0",

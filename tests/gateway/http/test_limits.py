@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
+from httpx import Response
 from starlette.websockets import WebSocketDisconnect
 
 from domain.access.role import Role
 from gateway.http.errors import RateLimited
 from gateway.http.lockout import Lockout, network_of
+from gateway.http.openai_vocabulary import file_name
 from gateway.http.quotas import Buckets, duration
 from infrastructure import security_log
 from infrastructure.limits import Limits
 from infrastructure.settings import Settings
 from infrastructure.store import connect
-from tests.builders.platform import Person, Platform
+from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.conftest import application
 
 LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
@@ -280,3 +283,36 @@ def test_answers_of_the_apis_are_kept_by_no_cache(
 ) -> None:
     answer = client.get(path, headers=platform.person().headers)
     assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("projected", [True, False])
+def test_concurrent_approvals_do_not_exceed_the_limit_of_unfinished_jobs(
+    settings: Settings, platform: Platform, request: pytest.FixtureRequest, projected: bool
+) -> None:
+    """Even while the projector is down, approvals and requests of /v1 share one limit."""
+    if projected:
+        request.getfixturevalue("projecting")
+    person, form = platform.ready(100)
+    file = {"training_file": file_name(platform.dataset(person, ready=False)), "model": BASE_MODEL}
+    platform.project()
+    with limited(settings, jobs=3) as client, ThreadPoolExecutor(8) as threads:
+
+        def order(number: int) -> Response:
+            path, body = ("/api/jobs", form), ("/v1/fine_tuning/jobs", file)
+            url, json = (path, body)[number % 2]
+            return client.post(url, json=json, headers=person.headers)
+
+        answers = list(threads.map(order, range(8)))
+        refused = [each for each in answers if each.status_code == 429]
+        assert len(refused) == 5, [each.text for each in answers]
+        for each in refused:
+            assert each.json()["error"]["code"] == "quota_exceeded"
+            assert "has 3 unfinished jobs, and the maximum is 3" in each.text
+        if projected:
+            other, other_form = platform.ready()
+            assert client.post("/api/jobs", json=other_form, headers=other.headers).is_success
+            saved = next(each.json()["id"] for each in answers if each.is_success)
+            path = f"/v1/fine_tuning/jobs/{saved}/cancel"
+            assert client.post(path, headers=person.headers).is_success
+            assert order(0).is_success
+            assert order(0).status_code == 429
