@@ -90,7 +90,7 @@ class ValidationReport(BaseModel):
     error_count: int
 
     def without_texts(self) -> ValidationReport:
-        """Return the report without excerpts, and without messages that quote a line."""
+        """Return the report without excerpts, names of keys, and messages that may quote a line."""
         errors = tuple(
             LineProblem(
                 line=each.line,
@@ -100,7 +100,11 @@ class ValidationReport(BaseModel):
             )
             for each in self.errors
         )
-        return self.model_copy(update={"errors": errors})
+        warnings = tuple(
+            each.model_copy(update={"message": f"The file has the warning `{each.code}`."})
+            for each in self.warnings
+        )
+        return self.model_copy(update={"errors": errors, "warnings": warnings, "columns": {}})
 
     @property
     def is_json(self) -> bool:

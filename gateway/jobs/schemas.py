@@ -397,7 +397,8 @@ class CheckpointAnswer(Answer):
     total_bytes: int = Field(examples=[812_340])
     ref: str
     sample: SampleAnswer | None = Field(
-        description="Sample response, or null if the trainer had no time to generate one."
+        description="Sample response, or null if the trainer had no time to generate one, or for "
+        "auditors."
     )
 
 

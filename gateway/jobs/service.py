@@ -25,6 +25,7 @@ from gateway.catalog.availability import loads_now, remaining_seconds, waits_of
 from gateway.datasets.quality import quality_warnings, recorded_warnings
 from gateway.http.access import Caller
 from gateway.http.paging import Page
+from gateway.http.permissions import DOWNLOAD
 from gateway.http.read_your_writes import caught_up, found
 from gateway.jobs.curve import Curve, curve_of
 from gateway.jobs.describe import Description, describe
@@ -385,12 +386,16 @@ def _log_is_deleted(backend: Backend, row: Row) -> bool:
 def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointAnswer]:
     """Return the existing checkpoints of a caller's job, oldest first.
 
-    Raise NotFound if there is no such job.
+    Auditors do not see the samples, which show texts of the dataset. Raise NotFound if there is no
+    such job.
     """
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         deployed = statuses_of_jobs(connection, [job_id])[job_id]
-    return checkpoints_of(backend, row, deployed)
+    found = checkpoints_of(backend, row, deployed)
+    if DOWNLOAD.allows(caller.rights):
+        return found
+    return [each.model_copy(update={"sample": None}) for each in found]
 
 
 def checkpoints_of(

@@ -17,14 +17,14 @@ from gateway.events.schemas import PageAsked
 from gateway.events.service import read_events
 from gateway.http.access import Caller
 from gateway.http.paging import After
-from gateway.http.permissions import MayDeploy, MayRead, MayTrain
+from gateway.http.permissions import DOWNLOAD, MayDeploy, MayRead, MayTrain
 from gateway.http.read_your_writes import caught_up
 from gateway.jobs import service
 from gateway.jobs.describe import MINOR_TOPICS, describe
 from gateway.jobs.names import names_by_id
 from gateway.jobs.pages.live import RECONNECTING, place_text
 from gateway.jobs.pages.timeline import Entry, entries_of
-from gateway.jobs.pages.view import views_of
+from gateway.jobs.pages.view import PARTS, SAMPLES, views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
 from gateway.jobs.requests import TRAINING_FILE, VALIDATION_FILE, files_of
 from gateway.jobs.schemas import ResumeRequest
@@ -67,7 +67,7 @@ def show_job_page(job_id: JobId, request: Request, caller: MayRead, backend: Bac
         "jobs/job/page.html",
         view=(view := views_of(backend, [job_id])[job_id]),
         job=view.job,
-        parts=view.parts(),
+        parts=view.parts((*PARTS, SAMPLES) if DOWNLOAD.allows(caller.rights) else PARTS),
         entries=entries[::-1],
         minutes_from=minutes_from,
         lines=lines_html([line.model_dump() for line in log.data]),

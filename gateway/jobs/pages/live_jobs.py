@@ -21,8 +21,9 @@ from eventsourcing.persistence import PersistenceError
 from domain.core.errors import Invalid
 from gateway.events.feed import EventFeed, FeedEvent
 from gateway.http.access import Caller
+from gateway.http.permissions import DOWNLOAD
 from gateway.jobs.pages.timeline import Entry, entries_of
-from gateway.jobs.pages.view import CHECKPOINTS, MOVING, PARTS, VIEWED, JobView, views_of
+from gateway.jobs.pages.view import CHECKPOINTS, MOVING, PARTS, SAMPLES, VIEWED, JobView, views_of
 from gateway.jobs.pages.watched_job import KEPT, Seen, WatchedJob
 from infrastructure.measurements import Place, newest_of
 from infrastructure.sessions import ended_among
@@ -71,7 +72,7 @@ class Shown(NamedTuple):
         state = view.checkpoints_state
         if CHECKPOINTS not in parts:
             return cls(view.job.status.is_final, view.parts(parts), known)
-        wanted = [each for each in parts if each != CHECKPOINTS or state != known]
+        wanted = [each for each in parts if each not in (CHECKPOINTS, SAMPLES) or state != known]
         return cls(view.job.status.is_final, view.parts(wanted), state)
 
 
@@ -84,6 +85,7 @@ class Viewer:
     session_id: UUID
     seen: Seen
     ended: bool  # the session ended, or its key was revoked
+    hidden: frozenset[str] = frozenset()  # parts that the page must not show
     tick: int | None = None  # None before the first frame
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -97,10 +99,10 @@ class Viewer:
             return None
         tick, self.tick = self.tick, self.job.tick
         if tick is None:
-            return self.job.frame_after(self.seen)
+            return self.job.frame_after(self.seen, self.hidden)
         if tick < self.job.complete:
             raise Invalid(TOO_OLD)
-        return self.job.frame_since(tick) if tick < self.job.tick else None
+        return self.job.frame_since(tick, self.hidden) if tick < self.job.tick else None
 
 
 class LiveJobs:
@@ -128,7 +130,8 @@ class LiveJobs:
             self._jobs[job_id] = job
         # The key may have been revoked while its page was being admitted.
         revoked = caller.key_id in self.feed.revoked_keys
-        viewer = Viewer(job, caller.key_id, session_id, seen, revoked)
+        hidden = frozenset({SAMPLES} if not DOWNLOAD.allows(caller.rights) else ())
+        viewer = Viewer(job, caller.key_id, session_id, seen, revoked, hidden)
         self._viewers.setdefault(job_id, set()).add(viewer)
         self._news.set()
         try:
@@ -272,7 +275,7 @@ class LiveJobs:
         for job in ready:
             job.stale = job.wanted > position
             job.moved = False
-        await self._render(ready, PARTS)
+        await self._render(ready, (*PARTS, SAMPLES))
         moved = [job for job in jobs if job.moved and job.retry_at <= now]
         for job in moved:
             job.moved = False

@@ -32,8 +32,8 @@ from projections.projection import Row
 MOVING = ("progress",)
 """Parts that change with every training step, without an event."""
 
-CHECKPOINTS = "checkpoints"
-"""The only part that reads artifacts."""
+CHECKPOINTS, SAMPLES = "checkpoints", "samples"
+"""The only parts that read artifacts. Samples show texts of datasets, so auditors get none."""
 
 PARTS = (
     "head",

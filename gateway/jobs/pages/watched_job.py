@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -170,26 +170,26 @@ class WatchedJob:
             self.series[name].add(self.tick, rows, len(found[name]) == limit)
         return anything
 
-    def frame_since(self, tick: int) -> str:
-        """Return a frame with all changes after a tick."""
+    def frame_since(self, tick: int, hidden: Collection[str] = frozenset()) -> str:
+        """Return a frame with all changes after a tick, except for `hidden` parts."""
         parts = {name: html for name, (at, html) in self._parts.items() if at > tick}
         entries = [entry for at, entry in self._entries if at > tick]
         return self._frame(
-            tick,
-            parts,
+            (tick, *hidden),
+            {name: html for name, html in parts.items() if name not in hidden},
             entries,
             self.steps.since(tick),
             self.evaluations.since(tick),
             self.lines.since(tick),
         )
 
-    def frame_after(self, seen: Seen) -> str:
+    def frame_after(self, seen: Seen, hidden: Collection[str] = frozenset()) -> str:
         """Return a frame with the current view and the changes that a page has not seen."""
         parts = {name: html for name, (_, html) in self._parts.items()}
         entries = [entry for _, entry in self._entries if entry.sequence > seen.sequence]
         return self._frame(
-            seen,
-            parts,
+            (seen, *hidden),
+            {name: html for name, html in parts.items() if name not in hidden},
             entries,
             self.steps.after(seen.step),
             self.evaluations.after(seen.evaluation),
