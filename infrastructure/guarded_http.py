@@ -74,24 +74,23 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 if number == len(addresses):
                     raise
-        raise Refused(f"The host name {url.host!r} has no address.")
+        raise AssertionError("the last address returns or raises")
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._transport.aclose()
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
-        """Return addresses of a host name. Raise Refused unless all of them are permitted."""
+        """Return addresses of a host name. Raise Refused unless all of them are permitted.
+
+        The message is the same for unknown names, so that it reveals no names of a private network.
+        """
         try:
             found = await self._resolve(host, port)
-        except (OSError, UnicodeError) as error:
-            raise Refused(f"The host name {host!r} cannot be resolved: {error}.") from error
-        for address in found:
-            if not self._policy.permits(address):
-                raise Refused(
-                    f"{host!r} has the address {address}, which is not public. EcoLink did not "
-                    "connect."
-                )
+        except (OSError, UnicodeError):
+            found = []
+        if not found or not all(map(self._policy.permits, found)):
+            raise Refused(f"The host name {host!r} has no public address, or a private one.")
         return found[:ADDRESSES]
 
 

@@ -29,6 +29,10 @@ FIRST_FREE_PORT = 1024
 """Ports below it belong to services that do not speak HTTP, such as mail. Only WEB_PORTS do."""
 
 NAT64 = IPv6Network("64:ff9b::/96")
+SPECIAL = tuple(
+    map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16"))
+)
+"""Networks that some versions of Python consider public: of protocols, relays and documents."""
 COMPATIBLE = IPv6Network("::/96")
 """Deprecated notation of an IPv4 address in an IPv6 address."""
 
@@ -101,7 +105,8 @@ def embedded_ipv4(address: Address) -> Address:
 def is_public(address: Address) -> bool:
     """Return True for a unicast address of the public internet."""
     special = (
-        address.is_multicast
+        any(address in network for network in SPECIAL)
+        or address.is_multicast
         or address.is_reserved
         or address.is_unspecified
         or address.is_loopback

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -18,6 +19,8 @@ from infrastructure.guarded_http import GuardedTransport, Refused, printable
 from infrastructure.retry_after import requested_delay
 from infrastructure.tracker_connections import Server
 from services.trackers.tracker import TrackerFailure
+
+log = logging.getLogger("trackers")
 
 TOTAL_SECONDS = 30.0
 """Time of one request, from the look-up of the host name to the end of the response."""
@@ -37,6 +40,7 @@ class ServerClient:
         self, title: str, server: Server, policy: TargetPolicy, transport: GuardedTransport
     ) -> None:
         self.url, self.identity = server.url.rstrip("/"), server.identity
+        self._is_private = server.of_operator
         self._title, self._policy, self._transport = title, policy, transport
         self._auth = _auth(server)
 
@@ -75,9 +79,14 @@ class ServerClient:
                 f"{self._title} did not respond within {TOTAL_SECONDS:.0f} seconds."
             ) from None
         except (Refused, OSError, httpx.HTTPError, httpx.InvalidURL) as error:
-            why = printable(str(error) or type(error).__name__, SHOWN_CHARACTERS)
-            raise TrackerFailure(f"{self._title} is not available: {why.rstrip('.')}.") from error
-        return Reply(self._title, response.status_code, content, _delay(response))
+            why = printable(str(error) or type(error).__name__, SHOWN_CHARACTERS).rstrip(".")
+            log.info("%s is not available: %s", self._title, why)
+            if self._is_private:  # the error may name the operator's server
+                why = "ask your operator"
+            raise TrackerFailure(f"{self._title} is not available: {why}.") from error
+        reply = Reply(self._title, response.status_code, content, _delay(response))
+        reply.shows_message = not self._is_private
+        return reply
 
     async def _content(self, response: httpx.Response) -> bytes:
         content = b""
@@ -92,6 +101,9 @@ class ServerClient:
 
 class Reply:
     """A complete response."""
+
+    shows_message = True
+    """False if the message of an error is not for account holders."""
 
     def __init__(
         self, title: str, status: int, content: bytes, retry_after: timedelta | None
@@ -132,7 +144,9 @@ class Reply:
                 what += "."
             case status:
                 what = f"responds with the status {status}."
-        text = f"{self._title} {what}" + (f" It says: {said}" if said else "")
+        text = f"{self._title} {what}" + (
+            f" It says: {said}" if said and self.shows_message else ""
+        )
         return TrackerFailure(text, self._retry_after)
 
     def _parsed(self) -> dict[str, Any] | None:

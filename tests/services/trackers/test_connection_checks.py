@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from deploy.local.ports import free_port
 from domain.trackers.integrations import Tracker
 from domain.webhooks.target import TargetPolicy
 from infrastructure.dispatcher import Busy
@@ -11,7 +12,7 @@ from infrastructure.guarded_http import GuardedTransport
 from infrastructure.tracker_connections import Server, connections_of, request_test
 from services.trackers.connection_checks import CheckQueue
 from services.trackers.server_client import Reply, ServerClient
-from services.trackers.servers import Servers
+from services.trackers.servers import ANY_ADDRESS, Servers
 from services.trackers.tracker import TrackerFailure
 from tests.builders.examples import ACCOUNT_ID
 from tests.localwandb.server import KEY, running_wandb
@@ -48,7 +49,7 @@ async def test_ecolink_connects_only_to_permitted_addresses() -> None:
     policy = TargetPolicy(http=True)
     transport = GuardedTransport(policy)
     client = ServerClient("MLflow", Server("http://localhost:5000"), policy, transport)
-    with pytest.raises(TrackerFailure, match="not public"):
+    with pytest.raises(TrackerFailure, match="has no public address, or a private one"):
         await client.request("GET", "/")
     closed = ServerClient("MLflow", Server("http://10.0.0.1"), policy, transport)
     with pytest.raises(TrackerFailure, match="does not permit"):
@@ -70,3 +71,16 @@ async def test_an_impossible_url_is_a_failure() -> None:
     with pytest.raises(TrackerFailure, match="not available"):
         await client.request("GET", "/" + "a" * 70_000)
     await transport.aclose()
+
+
+async def test_errors_of_the_operators_server_reveal_nothing_of_it() -> None:
+    transport = GuardedTransport(ANY_ADDRESS)
+    server = Server(f"http://127.0.0.1:{free_port()}", of_operator=True)
+    with pytest.raises(TrackerFailure) as failed:
+        await ServerClient("MLflow", server, ANY_ADDRESS, transport).request("GET", "/")
+    assert str(failed.value) == "MLflow is not available: ask your operator."
+    await transport.aclose()
+    reply = Reply("MLflow", 500, b'{"message": "db.internal is down"}', None)
+    assert "internal" in str(reply.failure())
+    reply.shows_message = False
+    assert "internal" not in str(reply.failure())
