@@ -37,7 +37,7 @@ from gateway.billing.statements import Days
 from gateway.http.access import Caller, CallerOf
 from gateway.http.origin import base_url, on_this_host
 from gateway.http.paging import MOST_POSITION
-from gateway.http.permissions import MayPay, MayRead
+from gateway.http.permissions import MayDownload, MayPay, MayRead
 from gateway.http.read_your_writes import caught_up
 from gateway.jobs.names import names_by_id
 from gateway.jobs.schemas import ResumeGate
@@ -341,9 +341,9 @@ def show_payment(
 
 @router.get("/receipts/{reference}")
 def show_receipt(
-    reference: Annotated[str, Path(max_length=100)], caller: MayRead, backend: BackendOf
+    reference: Annotated[str, Path(max_length=100)], caller: MayDownload, backend: BackendOf
 ) -> Response:
-    """Go to Stripe's receipt of a payment."""
+    """Go to Stripe's receipt of a payment, which shows the card and the address of the payer."""
     return RedirectResponse(card_payments.receipt_url(backend, caller, reference), 303)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 
 from starlette.requests import HTTPConnection
@@ -34,35 +35,35 @@ def client_address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else "unknown"
 
 
-FORWARDING_HEADERS = frozenset({
-    "cf-connecting-ip",
-    "fastly-client-ip",
-    "forwarded",
-    "true-client-ip",
-    "via",
-    "x-client-ip",
-    "x-real-ip",
-})  # fmt: skip
+FORWARDING_HEADERS = frozenset((
+    *("cdn-loop", "client-ip", "fastly-client-ip", "forwarded", "front-end-https"),
+    *("proxy-connection", "true-client-ip", "via", "x-amzn-trace-id", "x-client-ip"),
+    *("x-cluster-client-ip", "x-proxyuser-ip", "x-real-ip", "x-scheme", "x-url-scheme"),
+))  # fmt: skip
 """Headers that proxies add, in addition to those with a prefix below."""
 
-FORWARDING_PREFIXES = ("x-forwarded", "x-original-", "x-envoy-")
+FORWARDING_PREFIXES = (
+    *("cf-", "fly-", "tailscale-", "x-appengine-", "x-arr-", "x-azure-", "x-envoy-"),
+    *("x-forwarded", "x-original-", "x-vercel-"),
+)
+
+LOCAL_HOST = re.compile(r"(localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::([0-9]{1,5}))?")
 
 
 def on_this_host(connection: HTTPConnection) -> bool:
     """Return True if the client is on the gateway's host and connects directly.
 
-    The peer address must be a loopback address. The Host header must contain a loopback address and
+    The peer address must be a loopback address. The only Host header must be a loopback address and
     the gateway's own port, which rules out ordinary clients of a TCP relay. A relayed client that
     forges the Host header cannot be distinguished from a local one.
     """
     if _public(connection) or any(_is_forwarding(name) for name in connection.headers):
         return False
     client, server = connection.scope.get("client"), connection.scope.get("server")
-    if client is None or server is None:
+    hosts = [LOCAL_HOST.fullmatch(each) for each in connection.headers.getlist("host")]
+    if client is None or server is None or len(hosts) != 1 or hosts[0] is None:
         return False
-    url = connection.base_url
-    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
-    return port == server[1] and all(_is_loopback(each) for each in (client[0], url.hostname or ""))
+    return int(hosts[0][2] or 80) == server[1] and _is_loopback(client[0])
 
 
 def _is_forwarding(header: str) -> bool:
@@ -70,8 +71,6 @@ def _is_forwarding(header: str) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
     try:
         address = ip_address(host)
     except ValueError:

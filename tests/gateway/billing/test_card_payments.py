@@ -10,7 +10,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.access.rights import KeyRequest
 from domain.access.role import Role
+from domain.access.scope import Scope
 from gateway.billing.stripe_webhook import MAX_BYTES
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
@@ -96,6 +98,24 @@ def test_the_ledger_links_to_the_receipt(
     assert client.get("/billing/receipts/pi_1", follow_redirects=False).status_code == 404
     signed_in(client, platform.person())
     assert client.get(address, follow_redirects=False).status_code == 404
+    member = KeyRequest(Role.MEMBER, Role.MEMBER.scopes)
+    for wanted in (KeyRequest(scopes=[Scope.READ]), member):
+        signed_in(client, platform.key(person.account_id, wanted))
+        assert client.get(address, follow_redirects=False).status_code == 303
+    browser = signed_in(client, platform.person(Role.AUDITOR))
+    form = {"account": str(person.account_id), "csrf_token": browser.csrf_token}
+    client.post("/viewing", data=form)
+    assert client.get(address, follow_redirects=False).status_code == 403
+
+
+def test_a_read_only_key_may_request_and_read_invoices(
+    client: TestClient, person: Person, platform: Platform
+) -> None:
+    """An invoice is calculated from the log, which the key may read, and changes nothing."""
+    headers = platform.key(person.account_id, KeyRequest(scopes=[Scope.READ])).headers
+    body = {"month": "2026-01"}
+    assert client.post("/api/invoices", json=body, headers=headers).status_code != 403
+    assert client.get("/api/invoices", headers=headers).status_code == 200
 
 
 def test_an_operator_refunds_and_a_bank_disputes(

@@ -133,6 +133,16 @@ PROXY_HEADERS = (
     "x-real-ip",
     "cf-connecting-ip",
     "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "cdn-loop",
+    "cf-ray",
+    "fly-client-ip",
+    "tailscale-user-login",
+    "x-amzn-trace-id",
+    "x-azure-clientip",
+    "x-original-host",
+    "x-scheme",
 )
 
 
@@ -151,7 +161,12 @@ def test_no_test_payment_comes_through_a_proxy(paying: Browser, header: str) -> 
     assert_no_test_payment(paying)
 
 
-@pytest.mark.parametrize("host", ["ecolink.example", "192.0.2.7:8080", "127.0.0.1:9999", "evil"])
+@pytest.mark.parametrize("host", [
+    *("ecolink.example", "192.0.2.7:8080", "127.0.0.1:9999", "evil", "127.0.0.1", ""),
+    *("evil@127.0.0.1:8080", "127.0.0.1:8080/", "127.0.0.1:8080#x", "127.0.0.1:08080x"),
+    *("127.0.0.1:8080, evil.example", "2130706433:8080", "127.1:8080", "localhost.:8080"),
+    *("127.0.0.1:8080 ", "[::ffff:127.0.0.1]:8080", "x?127.0.0.1:8080", "127.0.0.1:+8080"),
+])  # fmt: skip
 def test_no_test_payment_comes_through_a_relay(paying: Browser, host: str) -> None:
     """A TCP relay on this host is a loopback peer, but its clients name the relay's address."""
     paying.client.headers["host"] = host
