@@ -10,12 +10,16 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import psutil
 import pytest
 
+from deploy.demo.account import acting_for_the_demo
 from deploy.local import stack
 from deploy.processes import PROCESSES
+from domain.access.role import Role
 from domain.audit.tree_head import LogKey
 from domain.core.recorded import Recorded
 from domain.replay.causes import Origin, explain
@@ -114,6 +118,17 @@ def test_alerts_are_listed_and_their_process_is_small(
     shown = f"memory: alerts {mib['alerts']:.0f} MiB, billing {mib['billing']:.0f} MiB"
     record_property("measured", shown)
     assert mib["alerts"] < 1.5 * mib["billing"]
+
+
+def test_the_gateway_finds_no_failed_check(ecolink: EcoLinkUnderTest) -> None:
+    account_id = uuid4()
+    with acting_for_the_demo(ecolink.settings) as use_cases:
+        use_cases.open_account(account_id, Role.OPERATOR)
+        _, key = use_cases.issue_key(account_id)
+    with httpx.Client(base_url=ecolink.settings.gateway_url or "", timeout=60) as browser:
+        browser.post("/sign-in", data={"api_key": key})
+        page = browser.get("/ops/checks").text
+    assert "data-passed" in page, page
 
 
 @pytest.mark.full

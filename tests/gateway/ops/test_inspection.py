@@ -22,7 +22,7 @@ from infrastructure import security_log
 from infrastructure.artifacts import Artifacts
 from infrastructure.job_artifacts import kept_log_ref
 from infrastructure.log_identity import log_identity
-from infrastructure.machine_checks import Check
+from infrastructure.machine_checks import Check, Level, server_checks
 from infrastructure.profiles import add_account_name
 from infrastructure.seal_archive import SealArchive, origin_of
 from infrastructure.settings import Settings
@@ -142,6 +142,16 @@ def test_the_gateway_checks_its_machine_and_its_servers(operator: Browser) -> No
     assert "data-passed" in page
     for name in ("python", "disk", "postgresql", "nats", "artifacts"):
         assert " ok " in row(page, f'data-check="{name}"'), name
+
+
+def test_a_gateway_without_a_nats_user_finds_nats_up_or_down(settings: Settings) -> None:
+    def found(**changed: object) -> Level:
+        own = settings.model_copy(update={"nats_credentials": None} | changed)
+        (check,) = (each for each in server_checks(own, on_the_bus=False) if each.name == "nats")
+        return check.level
+
+    assert found() is Level.OK
+    assert found(nats_url="nats://127.0.0.1:1") is Level.FAILED
 
 
 def test_the_checks_run_one_at_a_time(
