@@ -65,8 +65,7 @@ def delete(template_id: UUID, caller: MayTrain, backend: BackendOf) -> Response:
 @router.post("/fine-tune/ftjob-{job_id}/template")
 def save_job(job_id: JobId, caller: MayTrain, backend: BackendOf, name: NameField = "") -> Response:
     """Save the choices of a job as a template."""
-    service.save(backend, caller, TemplateForm(name=_name(name), job=job_id))
-    return Response(headers={"hx-redirect": ADDRESS})
+    return _saved(backend, caller, TemplateForm(name=_name(name), job=job_id))
 
 
 @router.post("/fine-tune/new/template")
@@ -82,9 +81,14 @@ def save_form(
         raise Invalid(next(iter(reading.problems.values())))
     if reading.request is None:
         raise Invalid(f"The form is incomplete. Choose {', '.join(reading.missing)}.")
-    name = _name(template_name)
-    service.save(backend, caller, TemplateForm(name=name, request=reading.request))
-    return fragment("job_templates/saved.html", name=name, address=ADDRESS)
+    form = TemplateForm(name=_name(template_name), request=reading.request)
+    return _saved(backend, caller, form)
+
+
+def _saved(backend: Backend, caller: Caller, form: TemplateForm) -> Response:
+    """Save a template, and return the notice for a page that stays open."""
+    service.save(backend, caller, form)
+    return fragment("job_templates/saved.html", name=form.name, address=ADDRESS)
 
 
 def _shown(backend: Backend, caller: Caller) -> dict[str, Any]:

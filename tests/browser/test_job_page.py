@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from playwright.sync_api import Route, WebSocketRoute, expect
+from playwright.sync_api import Route, WebSocket, WebSocketRoute, expect
 
 from tests.browser.sample_platform import SamplePlatform
 from tests.browser.tabs import Tabs, until
@@ -115,3 +115,21 @@ def test_a_zoom_stays_until_it_is_reset(sample_tabs: Tabs, sample: SamplePlatfor
     show_all = page.get_by_role("button", name="Show all")
     show_all.click()
     expect(show_all).to_be_hidden()
+
+
+def test_a_job_is_saved_as_a_template_without_leaving_its_live_page(
+    sample_tabs: Tabs, sample: SamplePlatform
+) -> None:
+    page = sample_tabs.open(sample.people["ada"])
+    sockets: list[WebSocket] = []
+    page.on("websocket", sockets.append)
+    page.goto(sample.paths["training"])
+    until(page, lambda: bool(sockets))
+    page.locator("#job-head").evaluate("head => { head.dataset.known = ''; }")
+    page.get_by_role("button", name="Save as template…").click()
+    page.locator("#template-name").fill("From the live page")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.locator("#notices [role=status]")).to_contain_text("From the live page")
+    expect(page.locator("#template-dialog")).to_be_hidden()
+    expect(page.locator("#job-head[data-known]")).to_have_count(1)
+    assert [socket.is_closed() for socket in sockets] == [False]
