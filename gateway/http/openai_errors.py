@@ -25,6 +25,9 @@ TYPES: dict[int, str] = {
 PASSING = frozenset({VersionConflict.code})
 """Codes of temporary conflicts. Clients must not retry any other conflict."""
 
+PATH_SHOWN = 200
+"""Characters of a request's path that an error repeats."""
+
 
 class OpenAIError(BaseModel):
     """The error object of the `openai` package."""
@@ -48,7 +51,14 @@ class OpenAIErrorAnswer(BaseModel):
 def answer(
     request: Request, status: int, problem: Problem, headers: Mapping[str, str]
 ) -> JSONResponse:
-    """Return the response for a problem. A 422 becomes a 400."""
+    """Return the response for a problem. A 422 becomes a 400, and a 405 a 404, as of a route that
+    does not exist.
+    """
+    unknown = status == HTTPStatus.NOT_FOUND and "endpoint" not in request.scope
+    if unknown or status == HTTPStatus.METHOD_NOT_ALLOWED:
+        status, route = HTTPStatus.NOT_FOUND, f"{request.method} {request.url.path[:PATH_SHOWN]}"
+        message = f"{route} is not supported. The page /api/docs lists the supported routes."
+        problem = Problem(code="not_supported", message=message)
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
     further = {}

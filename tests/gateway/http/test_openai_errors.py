@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from fastapi import Request
 from fastapi.testclient import TestClient
@@ -15,15 +17,45 @@ from domain.core.errors import (
 )
 from gateway.http.errors import FieldProblem, Problem
 from gateway.http.openai_errors import answer
+from tests.builders.platform import Platform
 
 REQUEST = Request({"type": "http", "method": "GET", "path": "/v1/models", "headers": []})
 
 
-def test_an_unknown_path_is_answered_in_the_shape_of_its_api(client: TestClient) -> None:
-    response = client.get("/v1/nothing")
-    assert response.status_code == 404
-    error = {"message": "Not Found", "type": "invalid_request_error", "param": None}
-    assert response.json() == {"error": error | {"code": "not_found"}}
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize(
+    "path", ["/v1", "/v1/", "/v1/nothing", "/v1/audio/speech", "/v1/chat/completions/x/y"]
+)
+def test_a_route_that_is_not_supported_has_the_error_of_its_api(
+    client: TestClient, method: str, path: str
+) -> None:
+    assert_not_supported(client, method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/chat/completions"), ("PUT", "/v1/files"), ("DELETE", "/v1/fine_tuning/jobs")],
+)
+def test_a_wrong_method_of_a_route_is_not_supported(
+    client: TestClient, method: str, path: str
+) -> None:
+    assert_not_supported(client, method, path)
+    assert client.head(path).status_code in (401, 404)
+
+
+def assert_not_supported(client: TestClient, method: str, path: str) -> None:
+    response = client.request(method, path, content=b"{" if method != "GET" else None)
+    error = response.json()["error"]
+    assert "not supported" in error.pop("message")
+    expected = {"type": "invalid_request_error", "param": None, "code": "not_supported"}
+    assert (response.status_code, error) == (404, expected)
+
+
+def test_an_unknown_object_or_path_of_another_api_keeps_its_error(
+    client: TestClient, platform: Platform
+) -> None:
+    unknown = client.get(f"/v1/files/file-{uuid4().hex}", headers=platform.person().headers)
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
     for path in ("/api/nothing", "/api/v1"):
         assert "type" not in client.get(path).json()["error"]
 
