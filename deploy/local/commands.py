@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import Annotated, NoReturn
 
+import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +31,9 @@ commands = typer.Typer()
 console = Console(highlight=False)
 
 TEST_PAYMENTS = "Test payments are enabled: account holders can top up without paying."
+MAKE_SECONDS = 0.5
+"""Interval of the look at the signals of `make`, in seconds."""
+
 COLORS = {
     ChildState.RUNNING: "green",
     ChildState.STARTING: "yellow",
@@ -44,7 +52,9 @@ def up(
 ) -> None:
     """Start EcoLink on this machine and keep it running until you press Ctrl-C."""
     settings = Settings()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    Thread(target=_follow_make, daemon=True).start()
     console.print(f"Starting EcoLink in {settings.home.resolve()} ...")
     try:
         with stack.up(settings) as started:
@@ -162,4 +172,22 @@ def fail(message: str) -> NoReturn:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Stop the start once. A second signal must not end the wait for the stop."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _follow_make() -> None:
+    """Send SIGTERM to this process after a SIGINT to the `make` that started it.
+
+    A SIGINT that only `make` receives reaches no recipe: `make` blocks the signal, and waits.
+    """
+    with suppress(psutil.Error, OSError):
+        while psutil.Process(os.getppid()).name() == "make":
+            status = Path(f"/proc/{os.getppid()}/status").read_text()
+            blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+            if blocked >> (signal.SIGINT - 1) & 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            time.sleep(MAKE_SECONDS)

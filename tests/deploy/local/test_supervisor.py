@@ -309,6 +309,26 @@ def test_up_runs_until_interrupted(home: Path, number: signal.Signals) -> None:
 
 
 @pytest.mark.full
+def test_an_interrupt_of_make_alone_stops_the_stack(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "up.py").write_text(UP)
+    (tmp_path / "Makefile").write_text(f"up:\n\t@{sys.executable} up.py\n")
+    command = subprocess.Popen(
+        ["make", "-C", str(tmp_path), "up"],
+        env=os.environ
+        | {"ECOLINK_HOME": str(home), "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+        # Make ignores a signal that was ignored when it started.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    await_announcement(command)
+    all_processes = [*psutil.Process(command.pid).children(), *processes(home)]
+    command.send_signal(signal.SIGINT)
+    command.communicate()
+    assert nothing_lives(all_processes)
+
+
+@pytest.mark.full
 def test_up_fails_when_its_supervisor_is_killed(home: Path) -> None:
     command = subprocess.Popen(
         [sys.executable, "-c", UP],
