@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any, Self
 from uuid import UUID
 
 import psycopg
@@ -57,6 +60,9 @@ ReturnEvent = (
 
 BATCH_EVENTS = 1_000
 """Events that are in memory at a time. Projections add their rows with a few statements."""
+
+MOST_ROWS = 5
+"""Differing rows of a table, and differing values of a row, that a difference names."""
 
 COLLECTED_OBJECTS = 50_000
 """New objects after which Python searches for reference cycles. A batch has fewer."""
@@ -382,9 +388,10 @@ def _compare_tables(
             )
             findings.tables.append(comparison)
             if not comparison.equal:
+                rows = "; ".join(_differing_rows(live, scratch, table))
                 findings.report(
                     DifferenceKind.TABLE,
-                    f"the table {table} differs from a replay of the event log",
+                    f"the table {table} differs from a replay of the event log: {rows}",
                 )
 
 
@@ -406,6 +413,44 @@ def _content(connection: psycopg.Connection[dict[str, object]], schema: str, tab
             rows += bytes(block).count(b"\n")  # COPY escapes newlines within a row
             digest.update(block)
     return Table(rows=rows, sha256=digest.hexdigest())
+
+
+def _differing_rows(live: Connection, scratch: Connection, table: str) -> Iterator[str]:
+    """Yield the key and the differing values of the first differing rows of a table."""
+    keys = live.execute(
+        "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid "
+        "AND attnum = ANY (indkey) WHERE indisprimary AND indrelid = %s::regclass",
+        [f"public.{table}"],
+    ).fetchall()
+    names = [row["attname"] for row in keys]
+    with scratch.transaction():
+        sides = (_keyed(live, "public", table, names), _keyed(scratch, "pg_temp", table, names))
+        by_key = groupby(heapq.merge(*sides, key=itemgetter("key")), itemgetter("key"))
+        pairs = ({each["side"]: each["row"] for each in rows} for _, rows in by_key)
+        differing = (pair for pair in pairs if pair.get("public") != pair.get("pg_temp"))
+        for pair in islice(differing, MOST_ROWS):
+            stored, replayed = pair.get("public"), pair.get("pg_temp")
+            row = stored or replayed or {}
+            values = [
+                f"{name} is {value!s:.100} and replays as {replayed[name]!s:.100}"
+                for name, value in (stored or {}).items()
+                if replayed and value != replayed[name]
+            ]
+            missing = "is not in the replay" if stored else "is missing"
+            what = ", ".join(values[:MOST_ROWS]) or missing
+            yield f"row {', '.join(f'{name} {row[name]!s:.100}' for name in names)}: {what}"
+
+
+def _keyed(
+    connection: Connection, schema: str, table: str, names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table by key, without all of them in memory."""
+    query = sql.SQL(
+        'SELECT {} AS side, ROW({})::text COLLATE "C" AS key, to_jsonb(t) AS row FROM {} AS t '
+        "ORDER BY key"
+    ).format(schema, sql.SQL(", ").join(map(sql.Identifier, names)), sql.Identifier(schema, table))
+    with connection.cursor(name=schema) as cursor:
+        yield from cursor.execute(query)
 
 
 def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Findings) -> None:

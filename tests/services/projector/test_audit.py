@@ -213,6 +213,32 @@ def test_a_changed_row_is_reported(
 
 
 @pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (
+            "UPDATE accounts SET balance_micros = balance_micros + 1",
+            ("row account_id", "balance_micros is", "1 and replays as"),
+        ),
+        ("DELETE FROM job_timeline", ("row event_id", "is missing")),
+        (
+            "INSERT INTO gpu_pools SELECT (jsonb_populate_record(g, jsonb_build_object("
+            "'pool_id', gen_random_uuid()))).* FROM gpu_pools AS g LIMIT 1",
+            ("row pool_id", "is not in the replay"),
+        ),
+    ],
+)
+def test_a_difference_names_the_row_and_its_values(
+    audited: Audited, history: History, statement: str, words: tuple[str, ...]
+) -> None:
+    history.run_until("training")
+    history.bill(1, 61)
+    audited.fold()
+    audited.change(statement)
+    (text,) = audited.texts(DifferenceKind.TABLE)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
     "change",
     [
         "amount_micros = amount_micros - 1 WHERE reason = 'credit granted'",
