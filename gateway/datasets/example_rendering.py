@@ -244,10 +244,13 @@ def _turns(
 ) -> list[tuple[str | None, int, int]]:
     """Return the role of each message, with its start and end in the text.
 
-    Messages that the template does not separate form one turn without a role.
+    Messages that the template does not separate form one turn without a role. A system message
+    that the template adds is a turn of its own.
     """
     turns: list[tuple[str | None, int, int]] = []
-    start, roles = 0, []
+    start, roles = _added(renderer, text, messages, tools), []
+    if start:
+        turns.append(("system", 0, start))
     for number, message in enumerate(messages[:TURNS_TOLD_APART], 1):
         roles.append(message["role"])
         try:
@@ -261,6 +264,22 @@ def _turns(
     if start < len(text):
         turns.append((None, start, len(text)))
     return turns
+
+
+def _added(renderer: ChatRenderer, text: str, messages: list[Message], tools: Any) -> int:
+    """Return the length of the system message that the template adds, or 0.
+
+    The template adds it before the first message, but not before a repetition of that message.
+    """
+    if not messages or messages[0]["role"] == "system":
+        return 0
+    try:
+        once, twice = (renderer.text(messages[:1] * times, tools) for times in (1, 2))
+    except Unrenderable:
+        return 0
+    added = once.removesuffix(twice.removeprefix(once))
+    is_system = twice.startswith(once) and len(added) < len(once) and "system" in added.lower()
+    return len(added) if is_system and text.startswith(added) else 0
 
 
 def _pieces(text: str, kinds: list[tuple[int, str]], start: int, end: int) -> list[Piece]:

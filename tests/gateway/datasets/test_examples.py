@@ -86,6 +86,19 @@ def test_a_template_that_rewrites_history_splits_the_conversation(
     assert learnt(html) == [f"{ASSISTANT['content']}<|im_end|>"] * 2
 
 
+@pytest.mark.parametrize("chat", [CHAT, SHORT], ids=["own system message", "none"])
+def test_a_system_message_that_the_template_adds_is_not_the_users(
+    pages: Pages, platform: Platform, chat: dict[str, Any]
+) -> None:
+    added = (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are kind.<|im_end|>\n"
+        "{% endif %}"
+    )
+    platform.store_base(template=added + CHAT_TEMPLATE)
+    html = pages.examples(pages.upload(chat))
+    assert re.findall(r'class="turn is-(\w+)"', html) == ["system", "user", "assistant"]
+
+
 def test_a_template_that_refuses_an_example_shows_the_reason(
     pages: Pages, platform: Platform
 ) -> None:
