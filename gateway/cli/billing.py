@@ -14,7 +14,7 @@ from rich.console import RenderableType
 
 from domain.billing.budget import BudgetPeriod
 from domain.billing.card_payment import CardPaymentStatus
-from domain.core.money import decimals_of, exact_dollars
+from domain.core.money import exact_dollars
 from gateway.billing.schemas import (
     AccountAnswer,
     AutoTopUpAnswer,
@@ -288,19 +288,16 @@ def _days(answer: Listed[StatementDay]) -> RenderableType:
 
 def _jobs(answer: Listed[StatementJob]) -> RenderableType:
     """Render one line per billed job."""
-    names = ("job_id", "name", "net", "charges", "reversals", "minutes", "seconds", "segments")
+    names = ("job_id", "name", "net", "charges", "reversals", "seconds", "segments")
     rows = (selected(job, *names, "dataset", "base_model") for job in answer.data)
     return listing_of_amounts(rows, empty="EcoLink billed no jobs in this period.")
 
 
 def listing_of_amounts(rows: Iterable[Mapping[str, object]], empty: str) -> RenderableType:
-    """Render rows with exact amounts. All have the same number of decimals, so they add up."""
-    rows = list(rows)
-    amounts = [each.micros for row in rows for each in row.values() if isinstance(each, Money)]
-    decimals = decimals_of(amounts)
+    """Render rows with exact amounts."""
 
     def exact(value: object) -> object:
-        return number(exact_dollars(value.micros, decimals)) if isinstance(value, Money) else value
+        return number(exact_dollars(value.micros)) if isinstance(value, Money) else value
 
     return listing(({name: exact(each) for name, each in row.items()} for row in rows), empty)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from markupsafe import Markup
 
-from domain.core.money import CENT_MICROS, decimal_dollars, decimals_of, exact_dollars
-from gateway.schemas import Answer, Money
+from domain.core.money import CENT_MICROS, decimal_dollars, exact_dollars
+from gateway.schemas import Money
 
 
 def written_amount(amount: Money) -> Markup:
@@ -20,21 +18,9 @@ def written_amount(amount: Money) -> Markup:
     )
 
 
-def exact_amount(amount: Money, decimals: int = 2) -> str:
-    """Return an exact amount with the number of decimals that its table uses."""
-    return exact_dollars(amount.micros, decimals)
-
-
-def decimals_in(rows: Iterable[Answer]) -> int:
-    """Return the number of decimals that shows all amounts exactly. A row may be an amount."""
-    return decimals_of(amount.micros for row in rows for amount in _amounts_of(row))
-
-
-def _amounts_of(row: Answer) -> Iterator[Money]:
-    if isinstance(row, Money):
-        yield row
-    else:
-        yield from (value for _, value in row if isinstance(value, Money))
+def exact_amount(amount: Money) -> str:
+    """Return an exact amount, with more than two decimals only if it has fractions of a cent."""
+    return exact_dollars(amount.micros)
 
 
 def written_range(low: Money, high: Money) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from domain.core.money import Toward
 from gateway.schemas import Money
-from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
+from gateway.web.amounts import exact_amount, written_amount, written_range
 
 
 def test_a_rounded_amount_shows_the_exact_one() -> None:
@@ -25,11 +25,6 @@ def test_bounds_are_rounded_outwards() -> None:
     assert written_range(Money.of(95, Toward.DOWN), Money.of(99, Toward.UP)) == "up to $0.01"
 
 
-def test_amounts_of_one_table_have_as_many_decimals() -> None:
+def test_only_an_amount_with_fractions_of_a_cent_has_more_decimals() -> None:
     amounts = [Money.of(1_000_000), Money.of(10_500), Money.of(-2_340)]
-    decimals = decimals_in(amounts)
-    assert [exact_amount(each, decimals) for each in amounts] == [
-        "$1.00000",
-        "$0.01050",
-        "-$0.00234",
-    ]
+    assert list(map(exact_amount, amounts)) == ["$1.00", "$0.0105", "-$0.00234"]
