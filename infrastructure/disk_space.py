@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from domain.estimating.memory import gib
 from infrastructure.settings import Settings
 
 MIB, GIB = 1024**2, 1024**3
@@ -29,8 +30,7 @@ class DiskSpace:
     level: DiskLevel
 
     def __str__(self) -> str:
-        free, total = self.free_bytes / GIB, self.total_bytes / GIB
-        return f"{free:.2f} of {total:.2f} GiB are free"
+        return f"{gib(self.free_bytes):g} of {gib(self.total_bytes):g} GiB are free"
 
     def problem(self, home: Path) -> str | None:
         """Return a sentence for the operator if the space is low, otherwise None."""

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from deploy.demo.autopause import Bill
 from domain.core.money import charge_micros, dollars, exact_dollars
+from domain.core.quantities import written_speed
 
 PLAIN_LINE_SECONDS = 5.0
 
@@ -74,7 +75,7 @@ def _progress_line(job: dict[str, Any], elapsed_seconds: float) -> str:
     return (
         f"step {job['step']}/{job['total_steps']}, {job['steps_remaining']} remaining"
         f"  train loss {'-' if loss is None else f'{loss:.3f}'}"
-        f"  {'-' if speed is None else f'{speed:.0f}'} tokens/s"
+        f"  {'-' if speed is None else written_speed(speed)} tokens/s"
         f"  cost {dollars(cost)}"
         f"  balance {dollars(job['balance']['micros'] - unbilled)}"
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 from deploy.operator.accounts import console
 from deploy.operator.store import open_store
 from domain.core.money import exact_dollars
+from domain.core.quantities import counted
 from gateway.cli.terminal import screen
 from projections import ESTIMATES
 from projections.estimate_accuracy import Scored, Summary, csv_lines, scored_jobs, summary
@@ -80,7 +81,7 @@ def _table(jobs: Sequence[Scored]) -> Table:
             "" if each.actual_seconds is None else str(each.actual_seconds),
             {None: "", True: "yes", False: "no"}[each.inside],
             "" if each.position is None else f"{each.position:.0%}",
-            f"{each.calibrated_from} jobs" if each.calibrated_from else "catalog",
+            counted(each.calibrated_from, "job") if each.calibrated_from else "catalog",
             "" if each.training_share is None else f"{each.training_share:.0%}",
         )
     return table

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from domain.core.durations import spoken
+from domain.core.money import Toward, in_cents
 from domain.core.value import Value
 from domain.estimating.estimate import Estimate
 from domain.estimating.progress import START_UP
@@ -40,7 +41,7 @@ class Overrun(Value):
     """Time and money that a job uses beyond the upper bound of its estimate."""
 
     seconds: int  # billed seconds beyond the upper bound; 0: the job is only late
-    micros: int  # charges beyond the upper bound, minus credits
+    micros: int  # charges minus credits beyond the upper bound, both as shown in cents
     late_seconds: int  # elapsed seconds beyond the upper bound, including waits and pauses
     reasons: tuple[Reason, ...]
 
@@ -61,7 +62,7 @@ class Facts:
 def overrun(estimate: Estimate, facts: Facts) -> Overrun | None:
     """Return the overrun of a job; None if the job is within its estimate."""
     seconds = max(0, round(facts.billed_seconds) - estimate.high_seconds)
-    micros = max(0, facts.cost_micros - estimate.high_micros)
+    micros = max(0, in_cents(facts.cost_micros) - in_cents(estimate.high_micros, Toward.UP))
     late = max(0, round(facts.since_approval) - estimate.high_seconds)
     if not (seconds or micros or late):
         return None

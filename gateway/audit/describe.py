@@ -12,6 +12,7 @@ from domain.capacity.gpu_pool import ClaimEvent, GpuPool
 from domain.core.aggregate import Event
 from domain.core.durations import spoken
 from domain.core.money import exact_dollars
+from domain.core.quantities import counted
 from domain.datasets.dataset import Dataset, DatasetKind
 from domain.deployments.deployment import Deployment
 from domain.exports.export import Export
@@ -214,13 +215,14 @@ def _dataset(event: Event) -> str | None:
         case Dataset.DatasetUploaded(total_bytes=size):
             return f"File of {size:,} bytes uploaded."
         case Dataset.DatasetValidated(examples=examples, kind=kind):
-            what = "preference pairs" if kind is DatasetKind.PREFERENCES else "examples"
-            return f"The file is valid, with {examples:,} {what}."
+            what = "preference pair" if kind is DatasetKind.PREFERENCES else "example"
+            return f"The file is valid, with {counted(examples, what)}."
         case Dataset.DatasetRejected(errors=errors):
-            return f"The file is invalid, with {errors:,} errors."
+            return f"The file is invalid, with {counted(errors, 'error')}."
         case Dataset.DatasetAnalyzed(analyzed=analyzed, findings=findings):
-            return f"{analyzed:,} examples analyzed, with findings of {len(findings)} kinds."
+            kinds = counted(len(findings), "kind")
+            return f"{counted(analyzed, 'example')} analyzed, with findings of {kinds}."
         case Dataset.TokensCounted():
-            return f"{event.tokens:,} tokens counted for {event.base_model}."
+            return f"{counted(event.tokens, 'token')} counted for {event.base_model}."
         case _:
             return None

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.core.durations import spoken
+from domain.core.quantities import written_speed
 from domain.estimating.memory import gib
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from domain.training.hyperparameters import settings_of
@@ -135,7 +136,7 @@ def _details(job: JobDetail) -> dict[str, object]:
         "held-out loss": _change(job.loss_before, job.loss_after, ".4f"),
         "perplexity": _change(job.perplexity_before, job.perplexity_after, ".4g"),
         "accuracy": _change(job.accuracy_before, job.accuracy_after, ".1%"),
-        "reward margin": None if job.reward_margin is None else f"{job.reward_margin:.4f}",
+        "reward margin": None if job.reward_margin is None else f"{job.reward_margin:z.4f}",
         "best": job.best_note,
         "stopped early": job.stop_note,
         "last checkpoint": None if job.checkpoint_step is None else f"step {job.checkpoint_step:,}",
@@ -199,7 +200,7 @@ def progress(job: JobDetail) -> list[str]:
     if job.eval_loss is not None:
         parts.append(f"held-out loss {job.eval_loss:.4f} at step {job.eval_step:,}")
     if job.tokens_per_second is not None and job.status in RUNNING:
-        parts.append(f"{job.tokens_per_second:,.0f} tokens/s")
+        parts.append(f"{written_speed(job.tokens_per_second)} tokens/s")
     return parts
 
 
@@ -330,7 +331,7 @@ def _rewards(each: Evaluation) -> dict[str, Text]:
         "rejected reward": each.rejected_reward,
         "margin": each.chosen_reward - each.rejected_reward,
     }
-    return {name: number(f"{reward:.4f}") for name, reward in rewards.items()}
+    return {name: number(f"{reward:z.4f}") for name, reward in rewards.items()}
 
 
 def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:

@@ -9,6 +9,7 @@ from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Event
 from domain.core.durations import spoken
 from domain.core.money import Toward, dollars, exact_dollars
+from domain.core.quantities import counted
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.failures import FAILURES
@@ -144,19 +145,19 @@ def _job(event: events.JobEvent) -> str | None:
         case events.PodStarted():
             return "The GPUs are bound. Billing starts."
         case events.TrainingStarted(step=0):
-            steps = _counted(event.total_steps, "step")
-            text = f"Training started: {steps} over {_counted(event.train_examples, 'example')}"
+            steps = counted(event.total_steps, "step")
+            text = f"Training started: {steps} over {counted(event.train_examples, 'example')}"
             if event.eval_examples:
-                text += f", with {_counted(event.eval_examples, 'example')} for evaluation"
+                text += f", with {counted(event.eval_examples, 'example')} for evaluation"
             return f"{text}."
         case events.TrainingStarted():
             return f"Training continues after step {event.step:,} of {event.total_steps:,}."
         case events.EvaluationStarted(step=step):
-            return f"Training ended after {_counted(step, 'step')}. The evaluation is running."
+            return f"Training ended after {counted(step, 'step')}. The evaluation is running."
         case events.TrainingStoppedEarly():
             return (
                 f"Training stopped early at step {event.step:,} of {event.planned_steps:,}: "
-                f"{_counted(event.evaluations, 'evaluation')} in a row did not lower the held-out "
+                f"{counted(event.evaluations, 'evaluation')} in a row did not lower the held-out "
                 f"loss of {event.lowest_eval_loss:.4f} at step {event.lowest_step:,}. The "
                 "remaining steps are not billed."
             )
@@ -320,16 +321,12 @@ def _request(event: Event) -> str | None:
 def _gpus(event: Event) -> str | None:
     match event:
         case GpuPool.GpusRequested():
-            return f"Queued for {_counted(event.count, 'GPU')}."
+            return f"Queued for {counted(event.count, 'GPU')}."
         case GpuPool.GpusRequestWithdrawn():
-            return f"Left the queue for {_counted(event.count, 'GPU')}."
+            return f"Left the queue for {counted(event.count, 'GPU')}."
         case GpuPool.GpusAllocated():
-            return f"Received {_counted(event.count, 'GPU')}."
+            return f"Received {counted(event.count, 'GPU')}."
         case GpuPool.GpusReleased():
-            return f"Returned {_counted(event.count, 'GPU')}."
+            return f"Returned {counted(event.count, 'GPU')}."
         case _:
             return None
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -22,7 +22,7 @@ class OverrunAnswer(Answer):
     seconds: int = Field(
         description="Billed time beyond the upper bound. It is 0 if the job is only late."
     )
-    cost: Money = Field(description="Charges less credits beyond the upper bound.")
+    cost: Money = Field(description="Charges less credits beyond the upper bound, both in cents.")
     late_seconds: int = Field(
         description="Time since the approval beyond the upper bound, with waits and pauses."
     )
@@ -70,10 +70,9 @@ def _step_seconds(
 def _described(found: Overrun) -> OverrunAnswer:
     over = Money.of(found.micros)
     if found.micros or found.seconds:
-        text = (
-            f"The job exceeds the estimate by {over.text} and {spoken(found.seconds)} of "
-            "billed time."
-        )
+        time = f"{spoken(found.seconds)} of billed time" if found.seconds else ""
+        more = " and ".join(filter(None, (over.text if found.micros else "", time)))
+        text = f"The job exceeds the estimate by {more}."
     else:
         text = (
             f"The job is {spoken(found.late_seconds)} later than estimated, but within the "

@@ -496,6 +496,8 @@ def _measured(
     """Return the progress, and the metrics of the newest step and evaluation."""
     total: int | None = row["total_steps"]
     step = _step(row, measured)
+    if row["loss_after"] is not None:  # the loss of the adapter, as on the rest of the page
+        scored = {"eval_loss": row["loss_after"], "step": row["registered_step"] or total}
     saved_later = (row["checkpoint_step"] or 0) > measured.get("step", 0)
     return {
         "step": step,

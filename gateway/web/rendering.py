@@ -20,6 +20,7 @@ from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.core.durations import rough, spoken
 from domain.core.money import exact_dollars
+from domain.core.quantities import counted, written_speed
 from domain.estimating.memory import gib
 from gateway.backend import Backend
 from gateway.billing.schemas import AccountAnswer
@@ -28,7 +29,7 @@ from gateway.http.access import Caller, delete_stale_account
 from gateway.http.permissions import DOWNLOAD, OPERATOR_READ
 from gateway.http.sessions import renew_session
 from gateway.schemas import job_name
-from gateway.web.amounts import decimals_in, exact_amount, written_amount, written_range
+from gateway.web.amounts import exact_amount, written_amount, written_range
 from gateway.web.assets import url_of
 from infrastructure.webhook_endpoints import disabled_by_ecolink
 
@@ -62,6 +63,9 @@ def templates() -> Environment:
     )
     environment.filters |= {
         "bytes": written_bytes,
+        "counted": counted,
+        "fixed": "{:z,.4f}".format,
+        "speed": written_speed,
         "gib": lambda size: f"{gib(size):g} GiB",  # rounded up like the memory fit
         "clock": partial(written_time, attribute=Markup(" data-clock")),
         "count": "{:,}".format,
@@ -84,7 +88,6 @@ def templates() -> Environment:
     environment.globals |= {
         "asset": url_of,
         "dataset_link": dataset_link,
-        "decimals_in": decimals_in,
         "dollars_range": written_range,
     }
     return environment

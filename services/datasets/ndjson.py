@@ -45,8 +45,8 @@ def split_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[tuple[
 
 
 def in_words(size: int) -> str:
-    """Return a size as text, such as `512 MB` (1 MB is 1024 × 1024 bytes) or `17 bytes`."""
-    for unit, name in ((1024**3, "GB"), (1024**2, "MB"), (1024, "KB")):
+    """Return a size as text, such as `512 MiB` or `17 bytes`."""
+    for unit, name in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
         if size >= unit:
             return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
     return f"{size} bytes"

@@ -4,7 +4,7 @@ const MOST_POINTS = 4000;
 const FIRST_RETRY_MS = 500, LAST_RETRY_MS = 15000;
 
 export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-export const written = (value) => (value == null ? "–" : value.toFixed(4));
+export const written = (value) => (value == null ? "–" : value.toFixed(4).replace(/^-(0\.0+)$/, "$1"));
 
 export async function fetchCurve(path) {
   const response = await fetch(`${path}/curve`, { headers: { "hx-request": "true" } }).catch(() => null);
@@ -18,7 +18,7 @@ export function sizeOf(element) {
 
 export function axes() {
   const line = color("--line"), axis = { stroke: color("--muted"), grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
-  return [{ ...axis, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) }, { ...axis, size: 56 }];
+  return [{ ...axis, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? (tick + 0).toLocaleString("en") : "")) }, { ...axis, size: 56 }];
 }
 
 export class Chart {

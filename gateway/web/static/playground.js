@@ -90,7 +90,7 @@ function figures(start, usage, reason) {
   const seconds = (performance.now() - start) / 1000, tokens = usage?.completion_tokens;
   const ended = { length: ", max tokens reached", stopped: ", stopped" }[reason] ?? "";
   if (tokens === undefined) return `${seconds.toFixed(1)} s${ended}`;
-  const speed = tokens > 1 ? ` (${Math.round(tokens / Math.max(seconds, 0.05))} tokens/s)` : "";
+  const speed = tokens > 1 ? ` (${Number((tokens / Math.max(seconds, 0.05)).toPrecision(2)).toLocaleString("en")} tokens/s)` : "";
   return `${tokens.toLocaleString("en")} ${tokens === 1 ? "token" : "tokens"} in ${seconds.toFixed(1)} s${speed}${ended}`;
 }
 

@@ -36,7 +36,14 @@ def test_by_how_much_is_counted_from_the_upper_bound() -> None:
         ESTIMATE, replace(WITHIN, billed_seconds=200, cost_micros=200_000, since_approval=260.0)
     )
     assert found is not None
-    assert (found.seconds, found.micros, found.late_seconds) == (44, 44_000, 104)
+    assert (found.seconds, found.micros, found.late_seconds) == (44, 40_000, 104)
+
+
+def test_a_cost_that_is_shown_as_the_upper_bound_does_not_exceed_it() -> None:
+    assert overrun(ESTIMATE, replace(WITHIN, cost_micros=164_999)) is None
+    found = overrun(ESTIMATE, replace(WITHIN, cost_micros=165_000))
+    assert found is not None
+    assert found.micros == 10_000
 
 
 @pytest.mark.parametrize(

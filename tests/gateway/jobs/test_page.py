@@ -215,6 +215,9 @@ def test_a_registered_job_is_compared_with_the_base_model(reader: Reader) -> Non
         "adapter_model.safetensors",
     ):
         assert shown in text
+    assert text.count("Held-out loss 1.2500") == 2  # also in the progress
+    assert "Steps remaining" not in text
+    assert "lasts about" not in text
     assert 'id="deploy" data-deployment=""' in reader.page()
     assert REFUSED in reader.post("pause")
 

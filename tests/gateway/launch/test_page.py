@@ -64,10 +64,11 @@ def test_the_page_has_the_specified_sentences(wizard: Wizard) -> None:
         "finishes faster but costs proportionally more",
         "If Tier 2 doesn't matter for your case, leave it.",
         "The lower bound assumes everything goes smoothly; the upper bound includes a 30% headroom",
-        "so the real bill almost always lands inside the range",
         "0.60 an hour each",
     ):
         assert sentence in text
+    assert "not calibrated" in text
+    assert "so the real bill almost always lands inside the range" not in text
 
 
 def test_it_shows_the_quote_of_the_api(wizard: Wizard) -> None:

@@ -37,7 +37,7 @@ def test_the_limit_is_exact() -> None:
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [(17, "17 bytes"), (1536, "1.5 KB"), (512 * 1024**2, "512 MB"), (3 * 1024**3, "3 GB")],
+    [(17, "17 bytes"), (1536, "1.5 KiB"), (512 * 1024**2, "512 MiB"), (3 * 1024**3, "3 GiB")],
 )
 def test_sizes_for_people(size: int, words: str) -> None:
     assert in_words(size) == words
