@@ -4,6 +4,8 @@ BUS_ACCESS lists all rights. A service's account imports exactly the subjects th
 from the account that owns the streams. Permissions of a user inside that account would not be
 enough: JetStream sends a response, or a message of a stream, to any reply subject that a client
 names. In an account of its own, a made-up reply subject reaches no other account.
+
+No service may create or change a stream, because a stream can copy the messages of other subjects.
 """
 
 from __future__ import annotations
@@ -39,12 +41,10 @@ class BusAccess:
 
     publishes: tuple[str, ...] = ()
     """Subjects of messages."""
-    owns: tuple[str, ...] = ()
-    """Streams that the service updates, and creates again if they are deleted."""
     purges: tuple[str, ...] = ()
     """Streams that the service may empty."""
     reads: tuple[str, ...] = ()
-    """Streams of which the service reads single messages."""
+    """Streams of which the service reads the state and single messages."""
     consumes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Durable consumers by stream. The service creates, reads, acknowledges and deletes them."""
 
@@ -53,10 +53,8 @@ class BusAccess:
         """JetStream requests, without their prefix."""
         names = tuple(self._names(self.consumes))
         return (
-            *(f"STREAM.INFO.{stream}" for stream in self.owns),
-            *(f"STREAM.CREATE.{stream}" for stream in self.owns),
-            *(f"STREAM.UPDATE.{stream}" for stream in self.owns),
             *(f"STREAM.PURGE.{stream}" for stream in self.purges),
+            *(f"STREAM.INFO.{stream}" for stream in self.reads),
             *(f"STREAM.MSG.GET.{stream}" for stream in self.reads),
             *(f"CONSUMER.INFO.{name}" for name in names),
             *(f"CONSUMER.DURABLE.CREATE.{name}" for name in names),
@@ -87,9 +85,8 @@ class BusAccess:
 
 
 BUS_ACCESS: Mapping[str, BusAccess] = {
-    "relay": BusAccess(publishes=("events.>",), owns=(EVENTS,), purges=(EVENTS,), reads=(EVENTS,)),
+    "relay": BusAccess(publishes=("events.>",), purges=(EVENTS,), reads=(EVENTS,)),
     "projector": BusAccess(
-        owns=(TELEMETRY,),
         consumes={
             EVENTS: ("projections",),
             TELEMETRY: ("measurements-steps", "measurements-evaluations", "measurements-logs"),
@@ -98,7 +95,6 @@ BUS_ACCESS: Mapping[str, BusAccess] = {
     "billing": BusAccess(consumes={EVENTS: ("billing",), REPORTS: ("billing-evidence",)}),
     "scheduler": BusAccess(
         publishes=("control.>", "evidence.>"),
-        owns=(REPORTS, CONTROL),
         reads=(REPORTS,),
         consumes={EVENTS: ("scheduler",), REPORTS: ("scheduler-reports",)},
     ),
@@ -168,8 +164,8 @@ EXPORTS: Mapping[str, bool] = {
     **{
         f"{SYSTEM_API}.{request}": request.startswith("CONSUMER.MSG.NEXT")
         for request in (
-            *("STREAM.INFO.*", "STREAM.CREATE.*", "STREAM.UPDATE.*", "STREAM.PURGE.*"),
-            *("STREAM.MSG.GET.*", "CONSUMER.INFO.*.*", "CONSUMER.DURABLE.CREATE.*.*"),
+            *("STREAM.INFO.*", "STREAM.PURGE.*", "STREAM.MSG.GET.*"),
+            *("CONSUMER.INFO.*.*", "CONSUMER.DURABLE.CREATE.*.*"),
             *("CONSUMER.CREATE.*.*.>", "CONSUMER.DELETE.*.*", "CONSUMER.MSG.NEXT.*.*"),
         )
     },

@@ -127,8 +127,8 @@ ACCESS: dict[str, Access] = {
         reads_snapshots=True,
         snapshots=(Account, Meter),
         handles_events=True,
-        tables=_each(("accounts", "open_meters", "projection_positions", "card_payments"), READ)
-        | _each(("payment_returns", "auto_top_ups"), READ)
+        tables=_each(("accounts", "open_meters", "job_detail", "projection_positions"), READ)
+        | _each(("payment_returns", "auto_top_ups", "card_payments"), READ)
         | {"segment_evidence": KEEP},
     ),
     "scheduler": Access(

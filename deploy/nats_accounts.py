@@ -48,6 +48,9 @@ FROM_TRAINERS = (
 Each trainer may use only the subjects with its own name.
 """
 
+TRAINER_CONNECTIONS = 16_384
+"""Connections of all trainers to a server, a quarter of those that it accepts."""
+
 LIMITED = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
 LIMITS = dict.fromkeys(LIMITED, UNLIMITED) | {"wildcards": True}
 
@@ -108,7 +111,9 @@ class NatsKeys(BaseModel):
                 exports=list(_exports()),
                 revocations={shared: int(time.time())},
             ),
-            public_key(self.trainers): self._client(self.trainers, "TRAINERS", trainers),
+            public_key(self.trainers): self._client(
+                self.trainers, "TRAINERS", trainers, {"conn": TRAINER_CONNECTIONS}
+            ),
             **dict(self._service_accounts()),
         }
 
@@ -118,11 +123,13 @@ class NatsKeys(BaseModel):
             seed = self._derived(KeyKind.ACCOUNT, name)
             yield public_key(seed), self._client(seed, name.upper(), imports)
 
-    def _client(self, seed: str, name: str, subjects: Mapping[str, str]) -> str:
+    def _client(
+        self, seed: str, name: str, subjects: Mapping[str, str], limits: Mapping[str, int] = {}
+    ) -> str:
         """Return the JWT of an account that imports subjects, by their names in the account."""
         services = public_key(self.services)
         imports = [_import(services, local, subject) for local, subject in subjects.items()]
-        return self._account(seed, name, LIMITS, imports=imports)
+        return self._account(seed, name, LIMITS | limits, imports=imports)
 
     def _derived(self, kind: KeyKind, name: str) -> str:
         text = f"{kind.name.lower()} {name}".encode()

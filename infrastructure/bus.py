@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,21 @@ AGGREGATE_OF = {
 
 DAY_SECONDS = 24 * 3600.0
 
-# The server's default; declared so that `provision` finds no difference.
-DEDUPLICATION_SECONDS = 120.0
+DEDUPLICATION_SECONDS = 5.0
+"""Seconds for which a stream remembers the IDs of messages, in memory.
+
+A publisher repeats a message after 2 s. Later duplicates do no harm. A short time allows the relay
+to refill a purged stream, and limits the memory that a trainer can fill with IDs.
+"""
+
+MAX_REPORT_BYTES, MAX_MEASUREMENT_BYTES = 64 * 1024, 16 * 1024
+"""Maximum size of a message of a trainer on the streams REPORTS and TELEMETRY."""
+
+MAX_DELIVERIES = 20
+"""Deliveries of a report or measurement after which its consumer gives up.
+
+A delivery counts only if it fails for another reason than an unreachable database or bus.
+"""
 
 TOO_FEW_SERVERS = (10005, 10074)
 """Error codes of JetStream: no suitable servers, and copies without a cluster."""
@@ -56,28 +69,33 @@ START = {"deliver_policy", "opt_start_seq"}
 
 STREAMS: tuple[api.StreamConfig, ...] = (
     # A copy of the event log. Only the relay writes it, and only its size is limited. The expected
-    # sequence prevents duplicates. A short deduplication window allows the relay to refill a purged
-    # stream. The server stores a batch of messages as a whole, with one sync of the disk.
+    # sequence prevents duplicates. The server stores a batch of messages as a whole, with one sync
+    # of the disk.
     api.StreamConfig(
         name=EVENTS,
         subjects=["events.>"],
         max_bytes=4 * 1024**3,
-        duplicate_window=5.0,
+        duplicate_window=DEDUPLICATION_SECONDS,
         allow_atomic=True,
     ),
+    # Reports are cumulative, so a few of each segment are enough. A segment can store 4 MiB.
     api.StreamConfig(
         name=REPORTS,
         subjects=["reports.>", "evidence.>"],
         max_bytes=1024**3,
+        max_msgs_per_subject=64,
+        max_msg_size=MAX_REPORT_BYTES,
         max_age=7 * DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
     # Measurements and log lines, which the server keeps for a day. Rebuilding a projection does not
-    # need them.
+    # need them. All messages of a segment together, on its three subjects, fit into the stream.
     api.StreamConfig(
         name=TELEMETRY,
         subjects=["telemetry.>", "evaluations.>", "logs.>"],
         max_bytes=512 * 1024**2,
+        max_msgs_per_subject=10_000,
+        max_msg_size=MAX_MEASUREMENT_BYTES,
         max_age=DAY_SECONDS,
         duplicate_window=DEDUPLICATION_SECONDS,
     ),
@@ -117,6 +135,7 @@ class Durable:
             deliver_policy=api.DeliverPolicy.ALL,
             ack_wait=30.0,
             max_ack_pending=20_000,
+            max_deliver=None if self.acknowledges_all else MAX_DELIVERIES,
         )
 
 
@@ -190,36 +209,20 @@ class TooFewServers(NatsError):
 
 
 async def provision(
-    js: JetStreamContext,
-    durables: tuple[Durable, ...],
-    replicas: int = 1,
-    streams: Collection[str] = STREAM_NAMES,
-    *,
-    updates_streams: bool = True,
+    js: JetStreamContext, durables: tuple[Durable, ...] = (), replicas: int = 1
 ) -> list[str]:
-    """Make these streams and durable consumers match the declared ones. Idempotent.
+    """Make the streams and these durable consumers match the declared ones. Idempotent.
 
-    A stream keeps subjects that another release has declared. Only a starting process updates
-    streams: during an upgrade, processes of two releases would otherwise change the same stream
-    again and again.
-
-    `streams` are the names of the streams to create or update. Raise NotFoundError if another
-    stream of a consumer does not exist. `replicas` is the number of servers that hold a copy of
-    each stream. A consumer has as many copies as its stream. Raise TooFewServers if the cluster is
-    smaller.
-
-    Return one line for each change. Recreate a changed consumer, because JetStream cannot update
-    every field. It starts after the messages that are already acknowledged, unless its filter
-    selects other messages. This loses nothing, because the effects store the positions.
+    A stream keeps subjects that another release has declared. `replicas` is the number of servers
+    that hold a copy of each stream. A consumer has as many copies as its stream. Raise
+    TooFewServers if the cluster is smaller. Return one line for each change.
     """
     changes: list[str] = []
     for declared in STREAMS:
-        if declared.name not in streams:
-            continue
         config = declared.evolve(num_replicas=replicas)
         assert config.name is not None
         try:
-            if (change := await _provision_stream(js, config, updates_streams)) is not None:
+            if (change := await _provision_stream(js, config)) is not None:
                 changes.append(f"stream {config.name} {change}")
         except APIError as error:
             if error.err_code not in TOO_FEW_SERVERS:
@@ -229,6 +232,17 @@ async def provision(
                 f"{config.name}: {error.description}. Add servers to the cluster, or lower the "
                 "setting."
             ) from error
+    return [*changes, *await provision_consumers(js, durables)]
+
+
+async def provision_consumers(js: JetStreamContext, durables: tuple[Durable, ...]) -> list[str]:
+    """Make these durable consumers match the declared ones, and return one line for each change.
+
+    Recreate a changed consumer, because JetStream cannot update every field. It starts after the
+    messages that are already acknowledged, unless its filter selects other messages. This loses
+    nothing, because the effects store the positions. Raise NotFoundError without its stream.
+    """
+    changes: list[str] = []
     for durable in durables:
         try:
             found = await js.consumer_info(durable.stream, durable.name)
@@ -243,19 +257,16 @@ async def provision(
     return changes
 
 
-async def _provision_stream(
-    js: JetStreamContext, declared: api.StreamConfig, updates: bool
-) -> str | None:
+async def _provision_stream(js: JetStreamContext, declared: api.StreamConfig) -> str | None:
     """Create or update a stream. Return what changed, or None."""
-    config = declared
-    assert config.name is not None
+    assert declared.name is not None
     try:
-        current = (await js.stream_info(config.name)).config
+        current = (await js.stream_info(declared.name)).config
     except NotFoundError:
-        await js.add_stream(config)
+        await js.add_stream(declared)
         return "created"
     config = declared.evolve(subjects=_joined(declared.subjects, current.subjects))
-    if not (updates and _differs(config, current)):
+    if not _differs(config, current):
         return None
     await js.update_stream(config)
     return "updated"

@@ -16,17 +16,20 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
-from eventsourcing.persistence import Notification
+import psycopg
+from eventsourcing.persistence import InterfaceError, Notification, OperationalError
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from faststream.nats.message import NatsBatchMessage
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
-from infrastructure.bus import EVENTS, Durable, Envelope
+from infrastructure.bus import EVENTS, MAX_DELIVERIES, Durable, Envelope
 from infrastructure.log_identity import notification_at
 from infrastructure.progress import PROGRESS
 
@@ -43,9 +46,22 @@ applies the previous batch.
 
 MAX_BACKOFF_SECONDS = 5.0
 
+MAX_REDELIVERY_SECONDS = 60.0
+"""Longest delay before a message that fails is redelivered."""
+
 STANDSTILL_SECONDS = 30.0
 """Seconds after which a consumer logs its failures as critical."""
 
+
+UNREACHABLE = (
+    OperationalError,
+    InterfaceError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    NatsError,
+    TimeoutError,
+)
+"""Errors of an unreachable database or bus."""
 
 T = TypeVar("T")
 
@@ -218,32 +234,87 @@ async def _contents(message: NatsBatchMessage) -> list[bytes]:
 def subscribe_batches(
     broker: NatsBroker, durable: Durable, keep: Callable[[Sequence[object]], None]
 ) -> None:
-    """Consume batches of reports or measurements.
+    """Consume batches of reports or measurements, which any trainer can send.
 
-    `keep` runs in a thread and must be idempotent. If it raises an error, the bus redelivers the
-    batch, so `keep` must drop messages that it can never store. It receives only messages whose
-    content names the same segment as their subject, because NATS restricts the subjects of a
-    trainer but not the content.
+    `keep` runs in a thread and must be idempotent. While it raises UNREACHABLE, the consumer calls
+    it again with the same batch. After another error, it calls it for each message alone, and the
+    bus redelivers those that fail, MAX_DELIVERIES times. `keep` receives only JSON whose content
+    names the same segment as its subject, because NATS restricts the subjects of a trainer but not
+    the content.
     """
-    logger = logging.getLogger(f"consumer.{durable.name}")
+    received = ReceivedMessages(durable.name, keep)
 
-    @_batches(broker, durable, BATCH_SECONDS)
-    async def consume(messages: list[Any], message: NatsMessage) -> None:
-        subjects = [raw.subject for raw in cast("list[Msg]", message.raw_message)]
-        own = []
-        for subject, content in zip(subjects, messages, strict=True):
-            if names_subject(subject, content):
-                own.append(content)
-            else:
-                logger.warning("dropping a message on %s, which names another segment", subject)
+    @_batches(broker, durable, BATCH_SECONDS, decoder=_contents)
+    async def consume(contents: list[Any], message: NatsMessage) -> None:
+        await received.take(cast("list[Msg]", message.raw_message))
+
+
+class ReceivedMessages:
+    """The messages of one durable, which are kept, redelivered or dropped, one by one if needed."""
+
+    def __init__(self, name: str, keep: Callable[[Sequence[object]], None]) -> None:
+        self._name, self._keep = name, keep
+        self._logger = logging.getLogger(f"consumer.{name}")
+
+    async def take(self, messages: Sequence[Msg]) -> None:
+        """Keep the valid messages of a batch, and drop the others."""
+        parsed = await asyncio.to_thread(lambda: [self._parsed(each) for each in messages])
+        valid = [(each, of) for each, of in zip(messages, parsed, strict=True) if of is not None]
+        for message, content in zip(messages, parsed, strict=True):
+            if content is None:
+                await message.term()
+        if valid:
+            await self._keep_all(valid)
+
+    def _parsed(self, message: Msg) -> object | None:
+        """Return the content of a message. Log an invalid one, and return None."""
         try:
-            with PROGRESS.step(durable.name):
-                await asyncio.to_thread(keep, own)
-        except Exception:
-            logger.exception("a batch of %s failed; it is redelivered", len(messages))
-            await message.nack(delay=1)
+            content = from_json(message.data, allow_inf_nan=False)  # at most 200 levels
+            if names_subject(message.subject, content):
+                return content
+            self._logger.warning(
+                "dropping a message on %s, which names another segment", message.subject
+            )
+        except ValueError as error:
+            self._logger.warning("dropping a message on %s: %s", message.subject, error)
+        return None
+
+    async def _keep_all(self, valid: Sequence[tuple[Msg, object]]) -> None:
+        messages, contents = zip(*valid, strict=True)
+        backoff = 0.1
+        while True:
+            try:
+                with PROGRESS.step(self._name):
+                    await asyncio.to_thread(self._keep, contents)
+            except UNREACHABLE:
+                self._logger.exception("cannot keep %d messages yet; retrying", len(valid))
+                for each in messages:
+                    await each.in_progress()
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, MAX_BACKOFF_SECONDS)
+            except Exception:
+                self._logger.exception("cannot keep %d messages", len(valid))
+                if len(valid) == 1:
+                    await self._postpone(messages[0])
+                else:
+                    for each in valid:
+                        await self._keep_all([each])
+                return
+            else:
+                for each in messages:
+                    await each.ack()
+                return
+
+    async def _postpone(self, message: Msg) -> None:
+        """Have a message that failed alone redelivered, or give it up."""
+        deliveries = message.metadata.num_delivered
+        gives_up = deliveries >= MAX_DELIVERIES
+        what = "dropped" if gives_up else "redelivered later"
+        self._logger.error("a message on %s failed and is %s", message.subject, what)
+        if gives_up:
+            await message.term()
         else:
-            await message.ack()
+            await message.nak(delay=min(2.0**deliveries, MAX_REDELIVERY_SECONDS))
 
 
 def names_subject(subject: str, content: object) -> bool:

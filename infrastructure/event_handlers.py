@@ -11,9 +11,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import psycopg
-from eventsourcing.persistence import InterfaceError, OperationalError, Tracking
-from nats.errors import Error as NatsError
+from eventsourcing.persistence import Tracking
 from obstore.exceptions import BaseError
 
 from domain.core.aggregate import Aggregate, Cause, Event, because
@@ -25,7 +23,7 @@ from domain.core.topics import Kind, topics_of
 from infrastructure import tracing
 from infrastructure.artifacts import STORE_ERRORS
 from infrastructure.clock import Clock
-from infrastructure.consumer import recorded
+from infrastructure.consumer import UNREACHABLE, recorded
 from infrastructure.s3_requests import S3Refused
 from infrastructure.store import Connection
 
@@ -78,16 +76,6 @@ WAITING_SECONDS = 10.0
 """Seconds before the next attempt for an event that waits for the artifact store or the end of an
 upgrade.
 """
-
-UNREACHABLE = (
-    OperationalError,
-    InterfaceError,
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    NatsError,
-    TimeoutError,
-)
-"""Errors of an unreachable database or bus."""
 
 PASSING = (*UNREACHABLE, VersionConflict, NewerEvent)
 """Errors after which the consumer retries the event without parking it.

@@ -32,8 +32,6 @@ PAUSE_SECONDS = 0.2
 class LongPollingBroker(NatsBroker):
     """A broker whose batch subscribers use `LongPolling`."""
 
-    replicas = 1
-    """Number of servers that hold a copy of each stream."""
     api = SYSTEM_API
     """Prefix of JetStream requests of the broker's user."""
 

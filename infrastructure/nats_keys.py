@@ -64,13 +64,18 @@ def operator_jwt(operator_seed: str, system_account: str) -> str:
 class AllowedSubjects:
     """The subjects to which a user may publish and subscribe.
 
-    An empty value allows all subjects of the user's account.
+    An empty value allows all subjects of the user's account. The server closes the connection of a
+    user who exceeds the limit of bytes.
     """
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     publish_denied: tuple[str, ...] = ()
     """Subjects to which the user may not publish, although `publish` contains them."""
+    payload: int = UNLIMITED
+    """Maximum bytes of a message."""
+    subscriptions: int = UNLIMITED
+    """Maximum number of subscriptions of a connection."""
     api: str | None = None
     """Prefix of JetStream requests, if the user's account does not own the streams."""
 
@@ -93,9 +98,9 @@ def user_jwt(
         "type": "user",
         "pub": {rule: subjects for rule, subjects in publish.items() if subjects},
         "sub": {"allow": allowed.subscribe} if allowed.subscribe else {},
-        "subs": UNLIMITED,
+        "subs": allowed.subscriptions,
         "data": UNLIMITED,
-        "payload": UNLIMITED,
+        "payload": allowed.payload,
     }
     if account is not None:
         claims["issuer_account"] = account

@@ -7,12 +7,12 @@ one. Times are seconds on the trainer's monotonic clock since its program starte
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from domain.core.counts import Count
+from domain.core.counts import Count, Seconds, Size
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
 from domain.training.early_stopping import EarlyStop
@@ -40,8 +40,11 @@ SAMPLE = "sample.json"
 """File of a checkpoint with the sample prompt (messages) and its answer, if sampling is enabled."""
 
 
-Seconds = Annotated[float, Field(ge=0, lt=2**31)]
-"""Seconds that fit into every read model."""
+MAX_NUMBER = 2**53
+"""Limit of all numbers in messages about segments."""
+
+MAX_TEXT_CHARACTERS = 4_000
+"""Limit of all texts in messages about segments."""
 
 
 SPEC_FORMAT = 2
@@ -64,13 +67,14 @@ class SegmentMessage(Message):
     """A message about a segment, on the subject `<kind>.<account>.<job>.<segment>`.
 
     Texts have no NUL characters, because PostgreSQL cannot store them. Validation replaces them.
+    Numbers and texts have limits, because trainers send most of these messages.
     """
 
     KIND: ClassVar[str]
 
     account_id: UUID
     job_id: UUID
-    segment: int
+    segment: Count
 
     @property
     def subject(self) -> str:
@@ -79,18 +83,24 @@ class SegmentMessage(Message):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nul(cls, value: Any) -> Any:
-        return _without_nul(value)
+    def _bounded(cls, value: Any) -> Any:
+        return _bounded(value)
 
 
-def _without_nul(value: Any) -> Any:
+def _bounded(value: Any) -> Any:
     match value:
+        case str() if len(value) > MAX_TEXT_CHARACTERS:
+            raise ValueError(
+                f"A text has {len(value):,} characters, but at most 4,000 are allowed."
+            )
         case str() if "\0" in value:
             return value.replace("\0", "\ufffd")
+        case int() | float() if not abs(value) < MAX_NUMBER:
+            raise ValueError("A number is not between -2^53 and 2^53.")
         case dict():
-            return {key: _without_nul(each) for key, each in value.items()}
+            return {key: _bounded(each) for key, each in value.items()}
         case list() | tuple():
-            return [_without_nul(each) for each in value]
+            return [_bounded(each) for each in value]
         case _:
             return value
 
@@ -203,23 +213,22 @@ class Report(SegmentMessage):
 
     KIND = "reports"
 
-    segment: Count
-    n: int
+    n: Count
     sent_at: datetime
     elapsed_seconds: Seconds
     phase: Phase
-    phase_seconds: dict[Phase, float] = {}  # of this segment, including the current phase
+    phase_seconds: dict[Phase, Seconds] = {}  # of this segment, including the current phase
     step: Count = 0  # number of optimizer steps of all segments
     # End of this segment's first optimizer step, in segment seconds; None: not reached.
     first_step_seconds: Seconds | None = None
     total_steps: Count = 0
     train_examples: Count = 0
     eval_examples: Count = 0
-    trained_tokens: int = 0  # tokens of all segments, without padding
+    trained_tokens: Size = 0  # tokens of all segments, without padding
     train_loss: float | None = None
     tokens_per_second: float | None = None
     # Peak of the rank that used the most memory in this segment; None: unknown.
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: Size | None = None
     grace_seconds: Seconds = 0.0  # time beyond the paid seconds
     rejected: tuple[RejectedCheckpoint, ...] = ()
     resumed: ResumeCertificate | None = None
@@ -249,8 +258,8 @@ class StepMeasured(SegmentMessage):
 
     KIND = "telemetry"
 
-    step: int
-    total_steps: int
+    step: Count
+    total_steps: Count
     train_loss: float  # loss of this step, in nats per trainable token, or per pair with DPO
     # DPO only: share of the step's pairs whose preferred answer has the higher reward, and the mean
     # rewards of preferred and rejected answers.
@@ -259,13 +268,13 @@ class StepMeasured(SegmentMessage):
     rejected_reward: float | None = None
     smoothed_loss: float  # debiased exponential moving average up to this step
     learning_rate: float
-    tokens: int
+    tokens: Size
     tokens_per_second: float
-    elapsed_seconds: float
-    peak_memory_bytes: int | None = None  # peak of rank 0 so far
+    elapsed_seconds: Seconds
+    peak_memory_bytes: Size | None = None  # peak of rank 0 so far
     # Mean of all GPUs, as share of the time in which a kernel ran; None: a CPU, or unknown.
     gpu_utilization: float | None = Field(default=None, ge=0, le=1)
-    gpu_memory_bytes: int | None = Field(default=None, ge=0, lt=2**63)  # used on all GPUs together
+    gpu_memory_bytes: Size | None = None  # used on all GPUs together
     measured_at: datetime
 
 
@@ -274,17 +283,17 @@ class EvaluationMeasured(SegmentMessage):
 
     KIND = "evaluations"
 
-    step: int  # number of completed optimizer steps
+    step: Count  # number of completed optimizer steps
     eval_loss: float  # in nats per trainable token, or per pair with DPO
     # Share of trainable tokens that the model ranked first, or of correct pairs with DPO.
     accuracy: float
     # DPO only: mean rewards of preferred and rejected answers.
     chosen_reward: float | None = None
     rejected_reward: float | None = None
-    examples: int
-    label_tokens: int
-    seconds: float  # duration of the evaluation
-    elapsed_seconds: float
+    examples: Count
+    label_tokens: Size
+    seconds: Seconds  # duration of the evaluation
+    elapsed_seconds: Seconds
     measured_at: datetime
 
 
@@ -293,7 +302,7 @@ class LogLine(SegmentMessage):
 
     KIND = "logs"
 
-    n: int
+    n: Count
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
     text: str
     logged_at: datetime
@@ -304,7 +313,7 @@ class PodSeen(SegmentMessage):
 
     KIND = "evidence"
 
-    elapsed_seconds: float  # since the GPUs were bound
+    elapsed_seconds: Seconds  # since the GPUs were bound
 
 
 class Control(Message):

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from uuid import UUID
 
-from infrastructure.bus import CONTROL
+from infrastructure.bus import CONTROL, MAX_REPORT_BYTES
 from infrastructure.nats_keys import AllowedSubjects, KeyKind, new_seed, public_key, user_jwt
 from infrastructure.reports import Credentials, control_subject
 from infrastructure.settings import Settings
@@ -22,6 +22,9 @@ SPARE_SECONDS = 600.0
 They allow for clock skew and outages of the bus or the scheduler. A segment that has ended cannot
 exploit them, because the scheduler rejects its reports.
 """
+
+MAX_SUBSCRIPTIONS = 16
+"""Subscriptions of a segment. Its trainer needs one for replies."""
 
 
 def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> tuple[str, ...]:
@@ -74,6 +77,8 @@ class CredentialIssuer:
             AllowedSubjects(
                 publish=publish_subjects(account_id, job_id, segment),
                 subscribe=(f"{inbox_prefix(job_id, segment)}.>",),
+                payload=MAX_REPORT_BYTES,
+                subscriptions=MAX_SUBSCRIPTIONS,
             ),
             expires_at=int(time.time() + self.valid_seconds),
             account=self.account,

@@ -19,7 +19,13 @@ from faststream.security import BaseSecurity
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from infrastructure.bus import Durable, credentials_of, jetstream_api, provision, servers
+from infrastructure.bus import (
+    Durable,
+    credentials_of,
+    jetstream_api,
+    provision_consumers,
+    servers,
+)
 from infrastructure.bus_metrics import BusMetrics
 from infrastructure.bus_tls import nats_authority, tls_context, tls_problem
 from infrastructure.jetstream_pull import LongPollingBroker
@@ -60,7 +66,7 @@ def broker_of(settings: Settings, name: str) -> LongPollingBroker:
         log_level=logging.DEBUG,
         js_options={"prefix": api},
     )
-    broker.replicas, broker.api = settings.nats_replicas, api
+    broker.api = api
     return broker
 
 
@@ -78,46 +84,36 @@ async def _explain(error: Exception) -> None:
 
 @dataclass(frozen=True)
 class Provisioned:
-    """The streams and the durable consumers that a service creates and keeps up to date."""
+    """The durable consumers that a service creates and keeps up to date."""
 
     broker: LongPollingBroker
     durables: tuple[Durable, ...]
-    streams: tuple[str, ...] = ()
 
-    async def provision(self, *, updates_streams: bool = True) -> list[str]:
+    async def provision(self) -> list[str]:
         """Create or update them. Return one line for each change. Raise StreamMissing."""
-        js, copies = await self.broker.jetstream(), self.broker.replicas
         try:
-            return await provision(
-                js, self.durables, copies, self.streams, updates_streams=updates_streams
-            )
+            return await provision_consumers(await self.broker.jetstream(), self.durables)
         except NotFoundError as error:
             lacking = " or ".join(sorted({each.stream for each in self.durables}))
             raise StreamMissing(
-                f"NATS lacks the stream {lacking}. Run `python -m deploy.migrate`, or start the "
-                "service that owns it: the relay (EVENTS), the scheduler (REPORTS) or the "
-                "projector (TELEMETRY)."
+                f"NATS lacks the stream {lacking}. Run `python -m deploy.migrate`."
             ) from error
 
 
 class StreamMissing(NatsError):
-    """A stream that another service owns does not exist."""
+    """A stream, which only the migration creates, does not exist."""
 
 
 def serve(
     broker: LongPollingBroker,
     durables: Sequence[Durable],
     work: Sequence[Work] = (),
-    streams: Sequence[str] = (),
 ) -> None:
     """Provision the durables, consume them, and run the background work until SIGTERM.
 
-    `streams` are the names of the streams that this service owns: it creates them again if they
-    are deleted, and updates them.
-
     If work raises an error, the process ends with it, and the supervisor restarts the process.
     """
-    asyncio.run(_serve(Provisioned(broker, tuple(durables), tuple(streams)), work))
+    asyncio.run(_serve(Provisioned(broker, tuple(durables)), work))
 
 
 def run_until_stopped(work: Work) -> None:
@@ -198,12 +194,12 @@ async def provision_patiently(step: Callable[[], Awaitable[object]]) -> None:
 
 
 async def _keep_provisioned(provisioned: Provisioned) -> None:
-    """Recreate deleted streams and consumers. The effects store the positions."""
+    """Recreate deleted consumers. The effects store the positions."""
     logger = logging.getLogger("bus")
     while True:
         await asyncio.sleep(PROVISION_SECONDS)
         try:
-            for change in await provisioned.provision(updates_streams=False):
+            for change in await provisioned.provision():
                 logger.warning("%s", change)
         except (NatsError, TimeoutError, OSError) as error:
             logger.info("cannot provision now: %s", error or type(error).__name__)

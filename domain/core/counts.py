@@ -1,4 +1,4 @@
-"""Integers whose bounds fit the columns of the read models."""
+"""Numbers whose bounds fit the columns of the read models."""
 
 from __future__ import annotations
 
@@ -11,3 +11,9 @@ Count = Annotated[int, Field(ge=0, lt=2**31), WithJsonSchema({"type": "integer"}
 
 The published schema omits the bounds. They protect the read models from a faulty trainer.
 """
+
+Size = Annotated[int, Field(ge=0, lt=2**53), WithJsonSchema({"type": "integer"})]
+"""A non-negative number of bytes or tokens."""
+
+Seconds = Annotated[float, Field(ge=0, lt=2**31, allow_inf_nan=False)]
+"""Seconds that fit into every read model."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from domain.core.counts import Count, Size
 from domain.core.value import Value
 
 
@@ -49,11 +50,11 @@ class MemoryShortage(Value):
     together.
     """
 
-    rows: int  # number of examples
-    tokens: int  # length of the longest row, in tokens
-    micro_batch_size: int  # micro batch size in the plan at that time
-    gradient_accumulation: int
-    peak_bytes: int  # peak memory of the rank until then
+    rows: Count  # number of examples
+    tokens: Size  # length of the longest row, in tokens
+    micro_batch_size: Count  # micro batch size in the plan at that time
+    gradient_accumulation: Count
+    peak_bytes: Size  # peak memory of the rank until then
 
 
 FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict
 
-from domain.core.counts import Count
+from domain.core.counts import Count, Seconds
 from domain.core.value import Value
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.lifecycle import SegmentEnd
@@ -25,7 +25,7 @@ class SegmentEnding(Value):
     log_ref: str | None = None  # artifact that contains the last log lines
     failure: FailureClass | None = None  # set if the segment crashed
     shortage: MemoryShortage | None = None  # set if a batch did not fit into memory
-    phase_seconds: dict[Phase, float] = {}
+    phase_seconds: dict[Phase, Seconds] = {}
 
 
 @dataclass(frozen=True)

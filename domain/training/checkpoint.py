@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import ConfigDict
 
-from domain.core.counts import Count
+from domain.core.counts import Count, Size
 from domain.core.value import Value
 
 KEPT_NEWEST = 2
@@ -56,11 +56,11 @@ class RejectionReason(StrEnum):
 class ResumeCertificate(Value):
     """Proof that a segment restored the state that is saved in a checkpoint."""
 
-    step: int
+    step: Count
     ref: str  # artifact prefix of the checkpoint
     state: StateHashes  # hashes that the segment recomputed after the restore
     unchecked: tuple[str, ...]  # parts of the state for which the checkpoint has no hash
-    ranks: int
+    ranks: Count
     differences: tuple[ModeDifference, ...]  # differences in execution settings
 
 
@@ -76,7 +76,7 @@ class SavedCheckpoint(Value):
     elapsed_seconds: Count  # seconds of the segment until the saved state
     ref: str  # artifact prefix; <ref>/manifest.json lists every file with its SHA-256 hash
     manifest_sha256: str
-    total_bytes: int
+    total_bytes: Size
     state: StateHashes | None = None
 
 

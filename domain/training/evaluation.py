@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
+from domain.core.counts import Count, Size
 from domain.core.value import Value
 
 
@@ -24,15 +25,15 @@ class EvaluationResult(Value):
     # answer has the higher reward; None: not measured.
     accuracy_before: float | None = None
     accuracy_after: float | None = None
-    examples: int
-    label_tokens: int
+    examples: Count
+    label_tokens: Size
     # Mean difference between the rewards of both answers after training; None: not DPO.
     reward_margin: float | None = None
     # Step of the evaluated state, if the job registers the best state; None: the final state.
-    step: int | None = None
+    step: Count | None = None
     final_loss: float | None = None  # loss of the final state if another one is registered
     # Step and loss of the best state, if its checkpoint is lost and another state is registered.
-    lost_best_step: int | None = None
+    lost_best_step: Count | None = None
     lost_best_loss: float | None = None
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import BaseModel, FiniteFloat, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from domain.core.counts import Count
+from domain.core.counts import Count, Seconds
 from infrastructure.exchange import read
 from infrastructure.measurements import add_evidence_of_many
 from infrastructure.store import Connection
+from projections.open_meters import ended_segments
 
 
 class Evidence(BaseModel):
@@ -21,7 +22,7 @@ class Evidence(BaseModel):
     account_id: UUID
     job_id: UUID
     segment: Count
-    elapsed_seconds: FiniteFloat
+    elapsed_seconds: Seconds
 
 
 def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: datetime) -> int:
@@ -36,7 +37,7 @@ def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: dateti
 
 
 def keep_evidence(connection: Connection, messages: Iterable[object]) -> None:
-    """Store the longest elapsed time of each segment, in one statement."""
+    """Store the longest elapsed time of each segment that has not ended."""
     logger = logging.getLogger("evidence")
     longest: dict[tuple[UUID, int], float] = {}
     for message in messages:
@@ -47,4 +48,6 @@ def keep_evidence(connection: Connection, messages: Iterable[object]) -> None:
             continue
         key = (shown.job_id, shown.segment)
         longest[key] = max(longest.get(key, 0.0), shown.elapsed_seconds)
+    for ended in ended_segments(connection, longest) if longest else ():
+        del longest[ended]
     add_evidence_of_many(connection, longest)

@@ -42,4 +42,4 @@ def _project(settings: Settings) -> None:
     for durable, keep in STORES.items():
         subscribe_batches(broker, durable, partial(keep, pool))
     work = [following.run, partial(watch_log, log)]
-    serve(broker, [following.durable, *STORES], work, [TELEMETRY])
+    serve(broker, [following.durable, *STORES], work)

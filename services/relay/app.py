@@ -7,7 +7,6 @@ import logging
 
 import psycopg
 
-from infrastructure.bus import EVENTS
 from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import leading
 from infrastructure.log_identity import log_identity
@@ -57,4 +56,4 @@ def _relay(settings: Settings) -> None:
                 logging.getLogger("relay").warning("%s; reconnecting", error)
                 await asyncio.sleep(0.5)
 
-    serve(broker, (), [keep_following], [EVENTS])
+    serve(broker, (), [keep_following])

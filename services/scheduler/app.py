@@ -13,13 +13,12 @@ from pydantic import ValidationError
 from domain.catalog.catalog import Catalog
 from domain.core.identity import CATALOG_ID
 from infrastructure.artifacts import Artifacts
-from infrastructure.bus import CONTROL, REPORTS, Durable
+from infrastructure.bus import REPORTS, Durable
 from infrastructure.bus_tls import nats_authority, tls_context
 from infrastructure.clock import clock_of
-from infrastructure.consumer import OrderedConsumer, subscribe_batches
+from infrastructure.consumer import UNREACHABLE, OrderedConsumer, subscribe_batches
 from infrastructure.event_handlers import (
     REPLAY_SECONDS,
-    UNREACHABLE,
     EventHandlers,
     HandlerEffect,
 )
@@ -120,7 +119,7 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         renewals = StoreRenewals(log, control, issuer)
         work.append(every(RENEWAL_SECONDS, renewals.renew_due, "store keys"))
     with closing(launcher):
-        serve(broker, [consumer.durable, REPORTS_DURABLE], work, [REPORTS, CONTROL])
+        serve(broker, [consumer.durable, REPORTS_DURABLE], work)
 
 
 def record_all(segments: Segments, messages: Sequence[object]) -> None:

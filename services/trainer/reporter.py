@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Literal, Self
 
 from nats.aio.client import Client
@@ -57,7 +58,7 @@ EXIT_SECONDS = 1.0  # part of the grace period that is reserved for the exit
 OUTBOX_MESSAGES = 10_000  # limit while NATS is unreachable; the oldest are dropped
 OUTBOX_BATCH = 256
 LINGER_SECONDS = 2.0  # for the outbox, after the final report is acknowledged
-LOG_TEXT_CHARACTERS = 4_000
+LOG_TEXT_CHARACTERS = 2_500  # fit into MAX_MEASUREMENT_BYTES, even if JSON escapes them all
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -102,6 +103,8 @@ class Reporter:
         self._phases = PhaseTimes()
         phase = self._phases.present
         self._draft = Report(**self._key, n=0, sent_at=_now(), elapsed_seconds=0.0, phase=phase)
+        # Other segments could otherwise guess the IDs of messages, and send them first.
+        self._secret = token_hex(16)
         self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MESSAGES)
         self._lock = threading.Lock()  # guards state shared with the training loop
         # Guards the file of the final report; the disk may be slow.
@@ -203,7 +206,7 @@ class Reporter:
             self._queue(message, f"log:{n}")
 
     def _queue(self, message: StepMeasured | EvaluationMeasured | LogLine, name: str) -> None:
-        key = f"{message.job_id}:{message.segment}:{name}"
+        key = f"{self._secret}:{name}"
         measured = None if isinstance(message, LogLine) else message
         self._outbox.append(Outgoing(key, message.subject, _payload(message), measured))
 
@@ -382,7 +385,7 @@ class Reporter:
         # Set before publishing, so that an urgent update in the meantime is not lost.
         final = report.ending is not None
         self._due_at = time.monotonic() + (FINAL_REPEAT_SECONDS if final else 0.0)
-        key = f"{report.job_id}:{report.segment}:{report.n}"
+        key = f"{self._secret}:{report.n}"
         try:
             await _publish(js, Outgoing(key, report.subject, _payload(report)))
         except BaseException:

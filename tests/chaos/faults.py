@@ -296,6 +296,7 @@ async def _damage_stream(js: JetStreamContext, fault: Fault) -> None:
                 await js.delete_consumer(bus.EVENTS, found[int(fault.choice * len(found))])
         case _:
             await js.delete_stream(fault.target.split()[-1])
+            await bus.provision(js)  # like an operator, because no service may create a stream
 
 
 def _children(process: psutil.Process | None) -> list[psutil.Process]:

@@ -14,7 +14,7 @@ from tests.docs.markdown import code
 
 def page() -> str:
     """Every user with its rights, then the exact subjects."""
-    columns = ("service", "publishes", "owns", "empties", "reads messages of", "consumers")
+    columns = ("service", "publishes", "empties", "reads messages of", "consumers")
     rows = [_row(name, access) for name, access in BUS_ACCESS.items()]
     subjects = {name: access.allowed for name, access in BUS_ACCESS.items()}
     subjects |= {OPERATOR: operator_subjects(), SUBSCRIBER: subscriber()}
@@ -24,8 +24,8 @@ def page() -> str:
         "not listed has no user. [Security](../security.md#users-of-the-bus) explains them.",
         markdown.section(
             "Rights",
-            "A service that owns a stream updates it, and creates it again if it is deleted. A "
-            "service creates, reads, acknowledges and deletes its own consumers.",
+            "A service creates, reads, acknowledges and deletes its own consumers. Only the user "
+            "of operator commands creates and updates streams.",
             markdown.table(columns, rows),
         ),
         markdown.section(
@@ -43,7 +43,6 @@ def _row(name: str, access: BusAccess) -> tuple[str, ...]:
     return (
         name,
         _codes(access.publishes),
-        _codes(access.owns),
         _codes(access.purges),
         _codes(access.reads),
         _consumers(access.consumes),

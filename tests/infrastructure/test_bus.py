@@ -16,7 +16,16 @@ from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.jobs.job import Job
-from infrastructure.bus import EVENTS, REPORTS, STREAMS, TELEMETRY, Durable, Envelope, provision
+from infrastructure.bus import (
+    EVENTS,
+    MAX_DELIVERIES,
+    REPORTS,
+    STREAMS,
+    TELEMETRY,
+    Durable,
+    Envelope,
+    provision,
+)
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 
@@ -65,12 +74,25 @@ async def test_a_stream_keeps_the_subjects_of_another_release(js: JetStreamConte
     assert set((await js.stream_info(TELEMETRY)).config.subjects or ()) == set(newer.subjects or ())
 
 
-async def test_a_running_process_creates_streams_but_updates_none(js: JetStreamContext) -> None:
-    assert len(await provision(js, (), updates_streams=False)) == len(STREAMS)
-    config = (await js.stream_info(TELEMETRY)).config
-    await js.update_stream(config.evolve(max_bytes=1024**2))
-    assert await provision(js, (), updates_streams=False) == []
-    assert await provision(js, ()) == [f"stream {TELEMETRY} updated"]
+def test_a_segment_can_fill_a_small_part_of_a_stream_of_trainers() -> None:
+    """All its subjects together, with messages of the maximum size."""
+    for config in STREAMS:
+        if config.name in (REPORTS, TELEMETRY):
+            subjects = [each for each in config.subjects or () if each != "evidence.>"]
+            assert config.max_msgs_per_subject > 0
+            most = len(subjects) * config.max_msgs_per_subject * (config.max_msg_size or 0)
+            assert 0 < most < (config.max_bytes or 0)
+
+
+@pytest.mark.parametrize("acknowledges_all", [False, True])
+async def test_only_messages_of_trainers_have_a_last_delivery(
+    js: JetStreamContext, acknowledges_all: bool
+) -> None:
+    """An ordered consumer retries until it succeeds."""
+    durable = replace(LISTENER, acknowledges_all=acknowledges_all)
+    await provision(js, (durable,))
+    found = (await js.consumer_info(REPORTS, durable.name)).config.max_deliver
+    assert found == (-1 if acknowledges_all else MAX_DELIVERIES)
 
 
 async def test_a_consumer_with_a_new_declaration_is_recreated(js: JetStreamContext) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,8 @@ from deploy.database_roles import OPERATOR_ROLE
 from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
+from infrastructure import bus as bus_module
+from infrastructure import consumer as consumer_module
 from infrastructure.bus import EVENTS, REPORTS, Durable, Envelope, provision
 from infrastructure.consumer import (
     BATCH_EVENTS,
@@ -327,6 +329,71 @@ async def test_a_message_of_another_segment_is_dropped(
         await broker.stop()
     assert kept == [own]
     assert ("reports.a.j.1",) in [record.args for record in caplog.records]
+
+
+@asynccontextmanager
+async def receiving(
+    settings: Settings, js: JetStreamContext, keep: Callable[[Sequence[object]], None]
+) -> AsyncIterator[Durable]:
+    """Consume three reports on one subject, whose `n` is 1 to 3."""
+    durable = Durable("reader", REPORTS, "reports.>")
+    await provision(js, (durable,))
+    for n in (1, 2, 3):
+        await js.publish("reports.a.j.1", json.dumps(report(n)).encode())
+    broker = broker_of(settings, "test")
+    subscribe_batches(broker, durable, keep)
+    await broker.start()
+    try:
+        yield durable
+    finally:
+        await broker.stop()
+
+
+def report(n: int) -> dict[str, object]:
+    return {"account_id": "a", "job_id": "j", "segment": 1, "n": n}
+
+
+async def test_messages_outlast_any_outage_of_the_database(
+    settings: Settings, js: JetStreamContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More attempts fail than there are deliveries, and each message was delivered once."""
+    monkeypatch.setattr(bus_module, "MAX_DELIVERIES", 2)
+    monkeypatch.setattr(consumer_module, "MAX_DELIVERIES", 2)
+    monkeypatch.setattr(consumer_module, "MAX_BACKOFF_SECONDS", 0.1)
+    kept, attempts = list[object](), list[int]()
+
+    def keep(messages: Sequence[object]) -> None:
+        attempts.append(len(messages))
+        if len(attempts) < 8:
+            raise psycopg.OperationalError("the connection is lost")
+        kept.extend(messages)
+
+    async with receiving(settings, js, keep) as durable:
+        await eventually_async(partial(nothing_left, js, durable))
+        delivered = (await js.consumer_info(REPORTS, durable.name)).delivered
+    assert kept == [report(n) for n in (1, 2, 3)]
+    assert delivered is not None
+    assert delivered.consumer_seq == 3
+
+
+async def test_a_message_that_always_fails_delays_no_other_and_is_given_up(
+    settings: Settings, js: JetStreamContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "MAX_DELIVERIES", 3)
+    monkeypatch.setattr(consumer_module, "MAX_DELIVERIES", 3)
+    monkeypatch.setattr(consumer_module, "MAX_REDELIVERY_SECONDS", 0.1)
+    kept, refused = list[object](), list[int]()
+
+    def keep(messages: Sequence[object]) -> None:
+        if report(2) in messages:
+            refused.append(len(messages))
+            raise RecursionError
+        kept.extend(messages)
+
+    async with receiving(settings, js, keep) as durable:
+        await eventually_async(partial(nothing_left, js, durable))
+    assert kept == [report(1), report(3)]
+    assert refused.count(1) == 3
 
 
 async def nothing_left(js: JetStreamContext, durable: Durable) -> bool:

@@ -8,10 +8,13 @@ from uuid import uuid4
 import pytest
 from psycopg_pool import ConnectionPool
 
+from domain.jobs.lifecycle import SegmentEnd
 from infrastructure.store import Connection
 from services.billing.evidence import elapsed_seconds, keep_evidence
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.history import History
+from tests.projecting import project
 
 
 def shown(elapsed_seconds: object, segment: int = 1) -> dict[str, object]:
@@ -56,6 +59,21 @@ def test_evidence_of_each_segment_only_grows(pool: ConnectionPool[Connection]) -
 
 def test_invalid_reports_are_dropped(pool: ConnectionPool[Connection]) -> None:
     invalid = [{"job_id": str(uuid4())}, "nonsense", shown("long"), shown("NaN"), shown(9, 2**40)]
+    invalid += [shown(each) for each in (-1, 1e300, float("inf"), 2**31, 10**400)]
     with pool.connection() as connection:
         keep_evidence(connection, [*invalid, shown(5)])
         assert kept(connection) == {1: 5}
+
+
+def test_an_ended_segment_shows_nothing_more(
+    history: History, pool: ConnectionPool[Connection]
+) -> None:
+    history.run_until("launched")
+    with pool.connection() as connection:
+        keep_evidence(connection, [shown(5)])  # before the read models know the segment
+        for running, evidence in ((True, 7), (False, 7)):
+            if not running:
+                history.end_segment(1, SegmentEnd.CRASHED, error_class="ProcessLost")
+            project(history.log, connection)
+            keep_evidence(connection, [shown(7 if running else 9), shown(3, segment=2)])
+            assert kept(connection) == {1: evidence, 2: 3}

@@ -20,7 +20,7 @@ from nats.js.api import DeliverPolicy
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
 from deploy.nats_accounts import NatsKeys, configuration
-from infrastructure.bus import provision
+from infrastructure.bus import REPORTS, provision
 from infrastructure.reports import Control, SegmentSpec
 from infrastructure.segment_credentials import CredentialIssuer
 from tests.builders.next_version import from_next_version
@@ -62,8 +62,14 @@ class NatsServer:
             self._process = None
 
     def provision(self) -> None:
-        """Create the declared streams."""
-        self.ask(lambda js: provision(js, ()))
+        """Create the declared streams. They keep all reports, so that tests can read them."""
+
+        async def create(js: JetStreamContext) -> None:
+            await provision(js, ())
+            config = (await js.stream_info(REPORTS)).config
+            await js.update_stream(config.evolve(max_msgs_per_subject=-1))
+
+        self.ask(create)
 
     def control(self, spec: SegmentSpec, **fields: Any) -> None:
         """Send a Control message to a segment."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from nats.js import JetStreamContext
 
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.checkpoint import SavedCheckpoint
@@ -306,3 +307,18 @@ def test_a_report_does_not_wait_for_refused_log_lines(reporting: Reporting) -> N
         reporting.server.answer(reporting.spec)
         ending.join(60)
     reporting.server.provision()
+
+
+def test_another_segment_cannot_suppress_reports(reporting: Reporting) -> None:
+    """It can send any ID, but the server drops duplicates of all segments together."""
+    spec, seen = reporting.spec, len(reporting.reports)
+
+    async def guess(js: JetStreamContext) -> None:
+        for n in range(100):
+            headers = {"Nats-Msg-Id": f"{spec.job_id}:{spec.segment}:{n}"}
+            await js.publish("reports.a.b.1", b"{}", headers=headers)
+
+    reporting.server.ask(guess)
+    with reporting.reporter():
+        eventually(lambda: len(reporting.reports) > seen)
+        assert reporting.reports[seen]["n"] == 1

@@ -25,7 +25,7 @@ DELIVERY_SECONDS = 0.05
 ACK_SECONDS = 10.0
 """Seconds after which the server delivers unacknowledged messages again."""
 PROVISION_SECONDS = 5.0
-"""Seconds until a service creates a deleted stream again."""
+"""Seconds until an operator creates a deleted stream again."""
 
 
 @dataclass
@@ -181,7 +181,7 @@ class Bus:
         self.store(stream, subject, data, json.loads(data), {})
 
     def delete(self, stream: str) -> None:
-        """Delete a stream. A service creates an empty one soon."""
+        """Delete a stream. An operator creates an empty one soon."""
         found = self.streams[stream]
         found.exists_at = self.kernel.now + PROVISION_SECONDS
         self._keep(found, 0)

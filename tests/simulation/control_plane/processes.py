@@ -287,8 +287,8 @@ def replaced(world: Surroundings) -> Generator[Replace]:
 
 
 def _adapters(world: Surroundings, process: Process) -> Values:
-    def serve(broker: object, durables: object, work: Any = (), streams: object = ()) -> None:
-        del broker, durables, streams
+    def serve(broker: object, durables: object, work: Any = ()) -> None:
+        del broker, durables
         process.work = list(work)
 
     def open_log(settings: Settings, **options: Any) -> EventLog:
