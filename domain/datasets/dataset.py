@@ -386,6 +386,8 @@ class Dataset(Aggregate):
         self.kind = DatasetKind.CHATS
         self.quality: Quality | None = None
         self.counted: dict[str, Counted] = {}
+        # By base model and manifest. Unfinished jobs keep an earlier revision of a base model.
+        self.lengths: dict[tuple[str, str], TokenLengths] = {}
         self.uncountable: dict[str, TokensRefused] = {}
 
     @property
@@ -544,6 +546,7 @@ class Dataset(Aggregate):
         lengths: TokenLengths,
         every_sequence: bool,
     ) -> None:
+        self.lengths[base_model, base_manifest_sha256] = lengths
         self.counted[base_model] = Counted(base_manifest_sha256, lengths, every_sequence)
 
     def refuse_tokens(

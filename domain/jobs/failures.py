@@ -50,7 +50,7 @@ class MemoryShortage(Value):
     together.
     """
 
-    rows: Count  # number of examples
+    rows: Count  # number of examples; a preference pair is one
     tokens: Size  # length of the longest row, in tokens
     micro_batch_size: Count  # micro batch size in the plan at that time
     gradient_accumulation: Count

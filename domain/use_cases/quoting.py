@@ -498,8 +498,9 @@ def _work(
     approved: TrainingPlan | None,
 ) -> Work:
     """Return the work of a job. Raise a DomainError if its tokens are not counted yet."""
-    shape, lengths = base.revision.shape, _lengths(dataset, base)
-    own = _lengths(validation, base, "validation_dataset") if validation else None
+    sha256 = approved.base_manifest_sha256 if approved else base.manifest_sha256
+    shape, lengths = base.revision.shape, _lengths(dataset, base.name, sha256)
+    own = _lengths(validation, base.name, sha256, "validation_dataset") if validation else None
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
     return Work(
         shape,
@@ -526,20 +527,21 @@ def _require_trainable(work: Work) -> None:
         require_trainable(work.validation, limit, context, 1, "validation dataset")
 
 
-def _lengths(dataset: Dataset, base: BaseModel, field: str = "dataset") -> TokenLengths:
-    """Return the dataset's token lengths for the base model. Raise a DomainError if unknown."""
+def _lengths(
+    dataset: Dataset, base_model: str, sha256: str, field: str = "dataset"
+) -> TokenLengths:
+    """Return the token lengths for a revision of a base model, or raise a DomainError."""
     name = field.replace("_", " ")
-    if (reason := dataset.why_uncountable(base.name, base.manifest_sha256)) is not None:
+    if (reason := dataset.why_uncountable(base_model, sha256)) is not None:
         raise Invalid(
-            f"{base.name} cannot count the tokens of this {name}. {reason} Choose another base "
+            f"{base_model} cannot count the tokens of this {name}. {reason} Choose another base "
             "model or dataset.",
             field=field,
         )
-    counted = dataset.counted.get(base.name)
-    if counted is None or counted.base_manifest_sha256 != base.manifest_sha256:
+    if (lengths := dataset.lengths.get((base_model, sha256))) is None:
         raise WrongState(
-            f"EcoLink is still counting the {name}'s tokens for {base.name}. Try again in a "
+            f"EcoLink is still counting the {name}'s tokens for {base_model}. Try again in a "
             "moment.",
             field=field,
         )
-    return counted.lengths
+    return lengths

@@ -9,7 +9,7 @@ import torch
 
 from domain.jobs.failures import FailureClass, MemoryShortage
 from services.trainer.failures import SegmentFailure, is_out_of_memory
-from services.trainer.pairs import Item, all_sequences, length_of
+from services.trainer.pairs import Item, length_of
 from services.trainer.peak_memory import PeakMemory
 from services.trainer.plan import Plan
 
@@ -20,11 +20,13 @@ class MicroBatchTooLarge(SegmentFailure):
     failure = FailureClass.OUT_OF_MEMORY
 
     def __init__(self, shortage: MemoryShortage) -> None:
+        fewer = "a smaller micro batch size or " if shortage.rows > 1 else ""
+        larger = "" if fewer else " or a larger GPU"
         super().__init__(
             f"Out of memory in a micro-batch of {shortage.rows:,} × {shortage.tokens:,} tokens "
             f"(micro batch size {shortage.micro_batch_size:,}, gradient accumulation "
             f"{shortage.gradient_accumulation:,}). The peak was {shortage.peak_bytes:,} bytes. "
-            "Use a smaller micro batch size or a shorter max sequence length."
+            f"Use {fewer}a shorter max sequence length{larger}."
         )
         self.shortage = shortage
 
@@ -41,7 +43,7 @@ def reporting_out_of_memory(
             raise
         parts = min(plan.split, plan.micro_batch_size)
         shortage = MemoryShortage(
-            rows=len(all_sequences(examples)),
+            rows=len(examples),
             tokens=max(map(length_of, examples)),
             micro_batch_size=plan.largest_micro_batch,
             gradient_accumulation=parts * plan.gradient_accumulation,

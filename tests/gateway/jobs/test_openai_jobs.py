@@ -8,8 +8,10 @@ from typing import Any
 import openai
 import pytest
 
+from domain.core.aggregate import because
 from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import file_name, job_of
+from tests.builders.examples import revision
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.jobs.owners import ClientOf, OpenAIJobs
 from tests.openai_objects import whole
@@ -98,6 +100,17 @@ def test_a_resume_changes_only_the_number_of_gpus(jobs: OpenAIJobs, platform: Pl
     assert jobs.api.retrieve(job.id).status == "paused"
     resumed: Any = jobs.api.resume(job.id, extra_body={"gpu_count": 2}).to_dict()
     assert resumed["ecolink"]["gpu_count"] == 2
+
+
+def test_a_job_resumes_although_its_base_was_imported_again(
+    jobs: OpenAIJobs, platform: Platform
+) -> None:
+    """The tokens are not counted under the new import, which may even be impossible."""
+    job = jobs.create()
+    jobs.api.pause(job.id)
+    with because(platform.cause):
+        platform.ecolink.import_base_model(job.model, revision(manifest_sha256="33"))
+    assert whole(jobs.api.resume(job.id)).status == "queued"
 
 
 @pytest.mark.parametrize("ready", [True, False])

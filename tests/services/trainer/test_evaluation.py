@@ -22,7 +22,8 @@ from services.trainer.failures import LossDiverged
 from services.trainer.lease import Lease
 from services.trainer.model import CPU, load_base
 from services.trainer.objectives import CrossEntropy
-from services.trainer.oom import MicroBatchTooLarge
+from services.trainer.oom import MicroBatchTooLarge, reporting_out_of_memory
+from services.trainer.pairs import Pair
 from services.trainer.plan import Plan
 from services.trainer.processes.ranks import Ranks
 from tests.builders.tiny_model import chats
@@ -191,6 +192,18 @@ def test_out_of_memory_in_evaluation_names_the_batch(
     with pytest.raises(MicroBatchTooLarge) as caught:
         held_out.score(load_base(tiny_model, torch.float32), RUNNING)
     assert (caught.value.shortage.rows, caught.value.shortage.tokens) == (4, 2)
+
+
+def test_a_pair_that_does_not_fit_is_one_example() -> None:
+    """It cannot be split, although it has two sequences."""
+    pair = Pair(*[Example((5, 6), (IGNORED, 6))] * 2)
+    for count in (1, 2):
+        with (
+            pytest.raises(MicroBatchTooLarge) as caught,
+            reporting_out_of_memory([pair] * count, PLAN, torch.device("cpu")),
+        ):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        assert caught.value.shortage.rows == count
 
 
 @pytest.mark.full
