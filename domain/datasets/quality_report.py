@@ -7,13 +7,19 @@ from pydantic import Field
 from domain.core.value import Value
 from domain.datasets.findings import Finding
 
+NO_TEXT = {"excerpt": "", "before": None, "after": None}
+
 
 class Sample(Value):
-    """One example with a finding. Personal data in the excerpt is masked."""
+    """One example with a finding. Personal data in the excerpt is hidden."""
 
     line: int = Field(description="Number of the line or row of the upload, from 1.")
     example: int = Field(description="Number of the example in the dataset, from 1.")
     excerpt: str = Field(examples=["write to j***@***.com"])
+    before: str | None = Field(
+        default=None, description="The excerpt with the found personal data, except secrets."
+    )
+    after: str | None = Field(default=None, description="The excerpt as masking changes it.")
     like_line: int | None = Field(
         default=None, description="Line or row of the similar example, for duplicates and leaks."
     )
@@ -108,9 +114,7 @@ class QualityReport(Value):
         findings = tuple(
             each.model_copy(
                 update={
-                    "samples": tuple(
-                        sample.model_copy(update={"excerpt": ""}) for sample in each.samples
-                    )
+                    "samples": tuple(sample.model_copy(update=NO_TEXT) for sample in each.samples)
                 }
             )
             for each in self.findings

@@ -18,7 +18,7 @@ from rich.text import Text
 from domain.core.errors import WrongState
 from domain.datasets.dataset import DatasetStatus
 from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY, PersonalData
-from domain.datasets.findings import TITLES
+from domain.datasets.findings import PERSONAL, TITLES
 from domain.datasets.quality_report import QualityReport, Sample
 from domain.datasets.validation_report import Excerpt, ValidationReport
 from gateway.cli.client import SLOW_TIMEOUT, Client, Refused, Reply
@@ -26,7 +26,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.syntheses import generate
 from gateway.cli.tables import listing_of, pairs
-from gateway.cli.terminal import CommandGroup, bar, interrupted, note, show
+from gateway.cli.terminal import CommandGroup, agreed, bar, interrupted, note, show
 from gateway.datasets.schemas import (
     ColumnsAnswer,
     ContaminationAnswer,
@@ -37,7 +37,7 @@ from gateway.schemas import Listed
 from infrastructure.comparisons import ComparisonState
 
 POLL_SECONDS = 0.5
-LINES_SHOWN, CHANGES_SHOWN = 20, 20
+LINES_SHOWN, CHANGES_SHOWN, SAMPLES_SHOWN = 20, 20, 3
 EXCEEDED = (
     "The comparison exceeded its limits, and is not repeated. Split the datasets to compare their "
     "parts."
@@ -402,7 +402,7 @@ def _quality(found: QualityReport) -> RenderableType:
         lines.append(
             Text(f"{title}: {each.examples:,} ({found.unit}s {first}{more})", style="yellow")
         )
-        lines += [Text(f"  {_sample(found.unit, one)}") for one in each.samples[:2]]
+        lines += [Text(f"  {_sample(found.unit, one)}") for one in each.samples[:SAMPLES_SHOWN]]
     if not found.findings and found.analyzed:
         lines.append(Text("no findings"))
     characters, messages = statistics.characters, statistics.messages
@@ -432,7 +432,8 @@ def _sample(unit: str, sample: Sample) -> str:
         said += f", like {unit} {sample.like_line:,}"
     if sample.similarity is not None:
         said += f" ({sample.similarity:.0%} similar)"
-    return ": ".join(filter(None, (said, sample.language, sample.excerpt)))
+    text = f"{sample.before} → {sample.after}" if sample.after else sample.excerpt
+    return ": ".join(filter(None, (said, sample.language, text)))
 
 
 def _contamination(found: ContaminationAnswer) -> RenderableType:
@@ -539,6 +540,16 @@ def filter_dataset(
     }
     filters = {key: value for key, value in chosen.items() if value is not None}
     body = {"filters": filters} | ({"name": name} if name else {})
+    if personal_data is PersonalData.MASK:
+        _wait_until_analyzed(client, dataset)
+        report = client.read(QualityReport, f"/datasets/{dataset}/quality").model
+        for each in report.findings:
+            if each.kind in (personal_kind or PERSONAL):
+                note(f"{TITLES[each.kind]}: {each.occurrences:,} in {each.examples:,} examples")
+                for one in each.samples[:SAMPLES_SHOWN]:
+                    note(f"  {_sample(report.unit, one)}")
+        if not agreed("Make a new version with these masks?"):
+            return
     _finish(client, client.send(DatasetAnswer, f"/datasets/{dataset}/filters", body), follow)
 
 

@@ -208,7 +208,8 @@ def change_columns(
 def show_quality(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> QualityReport:
     """Show the quality report of a dataset: findings with line numbers, and statistics.
 
-    Excerpts never show personal data in full. Returns 409 until the analysis is complete.
+    An excerpt hides personal data. `before` and `after` show what masking would change. Returns
+    409 until the analysis is complete.
     """
     return quality.quality_of(backend, caller, dataset_id)
 

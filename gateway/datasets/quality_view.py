@@ -14,7 +14,7 @@ from starlette.datastructures import FormData
 
 from domain.core.errors import Invalid
 from domain.datasets.filters import DEFAULT_SIMILARITY, Filters, PersonalData
-from domain.datasets.findings import ANSWERS, TITLES, Finding
+from domain.datasets.findings import ANSWERS, PERSONAL, TITLES, Finding
 from domain.datasets.quality_report import Distribution, QualityReport
 from gateway.backend import Backend
 from gateway.datasets import quality, service
@@ -112,6 +112,11 @@ class QualityView:
     def similarity(self) -> float:
         """The similarity that counts without a choice, and in the report."""
         return DEFAULT_SIMILARITY
+
+    @property
+    def personal(self) -> tuple[Finding, ...]:
+        """Kinds of findings that can be masked."""
+        return PERSONAL
 
     @property
     def answers(self) -> tuple[Finding, ...]:

@@ -23,8 +23,10 @@ from domain.datasets.quality_report import Contamination, QualityReport
 from infrastructure.limited_process import run
 from services.datasets.limited_work import WORKER
 from services.datasets.process_limits import limits_of, seconds_of
+from services.datasets.quality.personal_data import Recognizers
 from tests.bench.aims import Verdict, conclude
 from tests.builders.planted import EDIT_RATES, Corpus, Writer, line_of, planted
+from tests.builders.technical_texts import technical
 
 LEAST_RECALL, LEAST_PRECISION = 0.95, 0.95
 COPIES = (0.0, 0.02, 0.05, 0.1)
@@ -107,6 +109,21 @@ def scores(train: Corpus, validation: Corpus) -> list[Score]:
         Score.of(kind.replace("_", " "), found.get(kind, ()), lines)
         for kind, lines in train.personal.items()
     ]
+    return result
+
+
+def technical_scores(code: int, logs: int) -> list[Score]:
+    """Search code and logs for personal data. Return a score of its spans for each of the two.
+
+    A span is right if it covers a marked one of the same kind, such as an address with its prefix.
+    """
+    texts, recognizers = technical(1, code, logs), Recognizers()
+    result = list[Score]()
+    for name, part in (("spans in code", texts[:code]), ("spans in lines of logs", texts[code:])):
+        found = [(text, span) for text in part for span in recognizers.spans(text.text)]
+        planted = sum(len(text.spans) for text in part)
+        right = sum(text.covered_by(span) for text, span in found)
+        result.append(Score(name, right, planted, right, len(found)))
     return result
 
 
@@ -194,7 +211,8 @@ def main() -> None:
     if given.throughput:
         console.print(throughput(given.throughput, has_template=given.template))
         return
-    conclude(console, verdicts(scores(*planted(given.examples, given.each))))
+    found = scores(*planted(given.examples, given.each))
+    conclude(console, verdicts([*found, *technical_scores(600, 1_000)]))
 
 
 if __name__ == "__main__":

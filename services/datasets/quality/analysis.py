@@ -14,7 +14,7 @@ from domain.training.hyperparameters import Hyperparameters
 from services.datasets.line_numbers import LineNumbers
 from services.datasets.quality.computing_time import ComputingTime, OutOfTime
 from services.datasets.quality.languages import UNKNOWN, Languages
-from services.datasets.quality.masking import excerpt, start_of
+from services.datasets.quality.masking import change_of, excerpt, start_of
 from services.datasets.quality.personal_data import Recognizers, Span
 from services.datasets.quality.reporting import Collected, Found
 from services.datasets.quality.statistics import Counting
@@ -109,6 +109,7 @@ class Analysis:
                         line=where.line,
                         example=where.example,
                         excerpt=excerpt(text, span, spans[text]),
+                        **change_of(text, span, spans[text]),
                     )
         for kind, count in counts.items():
             self._collected.add(kind, where, count, shown.get(kind))

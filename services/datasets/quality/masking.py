@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from domain.datasets.findings import Finding
 from services.datasets.quality.personal_data import Span
@@ -20,13 +20,19 @@ def masked(text: str, spans: Sequence[Span], kinds: Collection[Finding]) -> str:
     at = 0
     for span in spans:
         if span.kind in kinds:
-            parts += text[at : span.start], f"[{span.kind.upper()}]"
+            parts += text[at : span.start], placeholder(span)
             at = span.end
     return "".join((*parts, text[at:]))
 
 
-def excerpt(text: str, span: Span, spans: Sequence[Span]) -> str:
-    """Return the text around a span. It shows one character of each span, and no secret at all."""
+def excerpt(
+    text: str, span: Span, spans: Sequence[Span], shown: Callable[[Span], str] | None = None
+) -> str:
+    """Return the text around a span, with each span as `shown` returns it.
+
+    By default, it shows one character of each span, and no secret at all.
+    """
+    show = shown or (lambda each: _hidden(text, each))
     first, last = max(0, span.start - AROUND), min(len(text), span.end + AROUND)
     first = min((each.start for each in spans if each.start < first < each.end), default=first)
     last = max((each.end for each in spans if each.start < last < each.end), default=last)
@@ -34,11 +40,26 @@ def excerpt(text: str, span: Span, spans: Sequence[Span]) -> str:
     at = first
     for each in spans:
         if each.start >= first and each.end <= last:
-            parts += text[at : each.start], _hidden(text, each)
+            parts += text[at : each.start], show(each)
             at = each.end
     parts.append(text[at:last])
-    shown = " ".join("".join(parts).split())
-    return f"{'…' if first else ''}{shown}{'…' if last < len(text) else ''}"
+    line = " ".join("".join(parts).split())
+    return f"{'…' if first else ''}{line}{'…' if last < len(text) else ''}"
+
+
+def change_of(text: str, span: Span, spans: Sequence[Span]) -> dict[str, str]:
+    """Return the text around a span before and after masking, without secrets and other spans."""
+    found = _hidden(text, span) if span.kind is Finding.SECRET else text[span.start : span.end]
+    sides = {"before": found, "after": placeholder(span)}
+    return {
+        name: excerpt(text, span, spans, lambda s: side if s == span else _hidden(text, s))  # noqa: B023  # used at once
+        for name, side in sides.items()
+    }
+
+
+def placeholder(span: Span) -> str:
+    """Return the text that replaces a span."""
+    return f"[{span.kind.upper()}]"
 
 
 def start_of(texts: Iterable[tuple[str, Sequence[Span]]], limit: int = 120) -> str:

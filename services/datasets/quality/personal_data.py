@@ -146,11 +146,36 @@ PHONE = re.compile(
 )
 """Text that may be a phone number, which presidio then checks."""
 
-PHONE_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+NO_PHONE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{9,}\.\d|(?:\d{1,3}\.){3}\d{1,3}(?!\d)"
+)
+"""A date, a number with a fraction, or an address or a version with four parts."""
+
 PHONE_WORDS = re.compile(
     r"(?i)\b(?:phone|telephone|tel|mobile|cell|call|fax|whatsapp|sms|text|dial|reach|number|"
     r"contact|telefon|handy|t[ée]l[ée]phone|tel[ée]fono|cellulare|telefone)"
 )
+
+VERSION_BEFORE = re.compile(
+    r"(?i)(?:[\w.^<>~]|\w[/-]|[=<>~!]=|(?:version|release|build|firmware|driver|section|chapter|oid|"
+    r"upgrade|update|protocol)\w{0,8}\W{0,4}(?:(?:is|of|from)\W)?(?:[\d.]+ (?:to|and) )?)$"
+)
+VERSION_AFTER = re.compile(r"\.?\w|-(?!\d+\.)\w")
+ADDRESS_WORDS = re.compile(
+    r"(?i)\b(?:ips?|ipv4|addr(?:ess(?:es)?)?|hosts?|clients?|servers?|peers?|from|connect(?:s|ed)?|ssh|"
+    r"ping|remote|login|block(?:s|ed)?|visitors?|dns)\b"
+)
+LARGE_PART, LARGE_QUOTED_PART = 30, 128
+"""Least value of the largest part of an address without such a word. Versions have smaller ones.
+
+In code, after a quote, a colon or a parenthesis, larger ones are also common.
+"""
+
+GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
+LEAST_IPV6_GROUPS = 3  # fewer are a slice or a scope in code, such as [2024::2]
+
+EMAIL_KEY = re.compile(r"[A-Za-z_]{1,30}=")
+"""Name of a field before an address, as in `from=anna@example.com`."""
 
 DIGIT = re.compile(r"\d")
 ETHEREUM = re.compile(r"\b0x[0-9a-fA-F]{40}\b")
@@ -221,8 +246,11 @@ class Recognizers:
                 accepted = each.score > 0 and _has_context(recognizer, text, each.start)
             else:
                 accepted = each.score >= LEAST_SCORE
-            if accepted and (search.kind is not Finding.IP_ADDRESS or _is_public(part)):
-                yield Span(each.start, each.end, search.kind)
+            if search.kind is Finding.IP_ADDRESS:
+                accepted = accepted and _is_public_address(text, each.start, each.end)
+            key = EMAIL_KEY.match(part) if search.kind is Finding.EMAIL_ADDRESS else None
+            if accepted:
+                yield Span(each.start + (key.end() if key else 0), each.end, search.kind)
 
     def _phone_numbers(self, text: str, others: Iterable[Span]) -> Iterator[Span]:
         """Yield phone numbers: international ones, and others with a separator or a word.
@@ -231,7 +259,7 @@ class Recognizers:
         """
         for match in PHONE.finditer(_blanked(text, others)):
             candidate = match[0]
-            if PHONE_DATE.search(candidate):
+            if NO_PHONE.search(candidate):
                 continue
             plain = candidate.isdigit()
             before = text[max(0, match.start() - CONTEXT_CHARACTERS) : match.start()]
@@ -250,12 +278,24 @@ def _has_context(recognizer: LocalRecognizer, text: str, start: int) -> bool:
     return any(re.search(rf"\b{re.escape(word.casefold())}\b", before) for word in words)
 
 
-def _is_public(address: str) -> bool:
-    """Return True for an address of the internet. Private and reserved ones identify no person."""
+def _is_public_address(text: str, start: int, end: int) -> bool:
+    """Return True for an address of the internet, and False for a version, or a slice in code.
+
+    Private and reserved addresses identify no person.
+    """
     try:
-        return ipaddress.ip_interface(address).ip.is_global
+        ip = ipaddress.ip_interface(text[start:end]).ip
     except ValueError:
         return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        groups = [group for group in text[start:end].split(":") if group]
+        return ip.is_global and ip in GLOBAL_IPV6 and len(groups) >= LEAST_IPV6_GROUPS
+    before = text[max(0, start - CONTEXT_CHARACTERS) : start]
+    if not ip.is_global or VERSION_BEFORE.search(before) or VERSION_AFTER.match(text, end):
+        return False
+    starts_line = not before or before.endswith("\n")  # as in access logs
+    least = LARGE_QUOTED_PART if before[-1:] in tuple("\"'`:(") else LARGE_PART
+    return max(ip.packed) >= least or starts_line or ADDRESS_WORDS.search(before) is not None
 
 
 def _blanked(text: str, spans: Iterable[Span]) -> str:

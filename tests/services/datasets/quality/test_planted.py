@@ -18,7 +18,7 @@ from services.datasets import worker
 from services.datasets.limited_work import WORKER
 from services.datasets.process_limits import limits_of
 from services.datasets.worker import handle
-from tests.bench.quality import COPIES, LEAST_RECALL, request_of, scores, verdicts
+from tests.bench.quality import COPIES, LEAST_RECALL, request_of, scores, technical_scores, verdicts
 from tests.builders.planted import Corpus, planted
 
 Run = Callable[[str, Mapping[str, Any], Limits], dict[str, Any]]
@@ -33,6 +33,10 @@ def test_planted_findings_are_found_and_nothing_else(corpora: tuple[Corpus, Corp
     found = scores(*corpora)
     assert {each.planted for each in found} == {20}
     assert [str(each) for each in verdicts(found) if not each.met] == []
+
+
+def test_code_and_logs_keep_their_numbers_and_colons() -> None:
+    assert [str(each) for each in verdicts(technical_scores(300, 1_000)) if not each.met] == []
 
 
 def here(_module: str, request: Mapping[str, Any], _limits: Limits) -> dict[str, Any]:

@@ -233,3 +233,21 @@ def test_a_partial_analysis_reports_examples_that_jobs_hold_out() -> None:
     assert leaks is not None
     assert list(leaks.lines) == expected
     assert report.held_out == len(expected)
+
+
+def test_the_report_shows_what_masking_would_change() -> None:
+    secret = "AKIAIOSFODNN7EXAMPLE"
+    text = f"Write to anna@example.com from 81.2.69.142, key {secret}, or slice l[::2]."
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "I will."}]
+    analysis = Analysis(LineNumbers(b""), "line", 60)
+    analysis.add({"messages": messages})
+    report = analysis.report(1)
+    shown = {each.kind: each.samples[0] for each in report.findings if each.samples[0].after}
+    assert set(shown) == {Finding.EMAIL_ADDRESS, Finding.IP_ADDRESS, Finding.SECRET}
+    for kind, found in ((Finding.EMAIL_ADDRESS, "anna@example.com"), (Finding.IP_ADDRESS, "81.2")):
+        assert found in (shown[kind].before or "")
+        assert f"[{kind.upper()}]" in (shown[kind].after or "")
+    assert secret not in report.model_dump_json()
+    hidden = report.without_excerpts().model_dump_json()
+    assert "example.com" not in hidden
+    assert "[IP_ADDRESS]" not in hidden
