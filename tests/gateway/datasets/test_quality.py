@@ -78,9 +78,13 @@ def test_a_report_filters_and_comparisons_through_the_api(
     found = {each["kind"]: each for each in report["findings"]}
     assert found["near_duplicate"]["lines"] == [2]
     assert found["email_address"]["lines"] == [11]
-    assert MAIL not in str(report)
+    (personal,) = found["email_address"]["samples"]
+    assert MAIL not in personal["excerpt"]
+    assert MAIL in personal["before"]
+    assert "[EMAIL_ADDRESS]" in personal["after"]
     assert found["near_duplicate"]["samples"][0]["excerpt"].startswith(CHATS[0][0][:20])
     blind = QualityReport(**report).without_excerpts()
+    assert MAIL not in str(blind)
     assert CHATS[0][0][:20] not in blind.model_dump_json()
     assert blind.counts == QualityReport(**report).counts
     _, shown = call("GET", f"/{train}")
