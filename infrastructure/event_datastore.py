@@ -37,8 +37,6 @@ class EventConnections:
 class EventDatastore(PostgresDatastore):
     """A datastore whose connections leave a server that becomes a standby."""
 
-    pool: Any
-
     @contextmanager
     def get_connection(self) -> Iterator[psycopg.Connection[DictRow]]:
         """Yield a connection of the pool. Raise OperationalError if its server is a standby."""
@@ -56,5 +54,6 @@ class EventStoreFactory(PostgresFactory):
     def __init__(self, env: Environment, pool: Any) -> None:
         super().__init__(env)
         # The library has no settings for these, and its own pool is not open yet.
-        self.datastore.__class__ = EventDatastore
-        self.datastore.pool = EventConnections(pool)
+        datastore: Any = self.datastore
+        datastore.__class__ = EventDatastore
+        datastore.pool = EventConnections(pool)

@@ -247,9 +247,9 @@ class _StoredLog(EventLog):
     def __init__(self, pool: ConnectionPool[Connection], env: Mapping[str, str]) -> None:
         assert isinstance(pool, ProcessPool)
         self._pool = pool
-        super().__init__(LIBRARY | env)
+        super().__init__({**LIBRARY, **env})
 
-    def construct_factory(self, env: Environment) -> EventStoreFactory:
+    def construct_factory(self, env: Environment) -> Any:
         """Return a factory of recorders that use the pool."""
         return EventStoreFactory(env, self._pool)
 
