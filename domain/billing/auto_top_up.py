@@ -9,7 +9,6 @@ from uuid import UUID, uuid5
 
 from eventsourcing.domain import event
 
-from domain.billing.budget import BudgetPeriod
 from domain.billing.card_payment import CardFailure, require_card_amount
 from domain.core.aggregate import Aggregate, Created, current_cause
 from domain.core.errors import Invalid, WrongState
@@ -206,7 +205,7 @@ class AutoTopUp(Aggregate):
 
         After a clock stepped back, the later month counts until it ends.
         """
-        first_day = BudgetPeriod.MONTH.first_day(now.date())
+        first_day = now.date().replace(day=1)
         return self.month_micros if self.month and self.month >= first_day else 0
 
     def is_month_full_at(self, now: datetime) -> bool:
@@ -252,7 +251,7 @@ class AutoTopUp(Aggregate):
         amount_micros: int,
     ) -> None:
         self.month_micros = self.month_micros_at(timestamp) + amount_micros
-        first_day = BudgetPeriod.MONTH.first_day(timestamp.date())
+        first_day = timestamp.date().replace(day=1)
         self.month = max(self.month or first_day, first_day)
         card = SavedCard(customer=customer, payment_method=payment_method)
         self.charge = Charge(payment_id=payment_id, card=card)
