@@ -105,11 +105,13 @@ class Analysis:
             for span in spans[text]:
                 counts[span.kind] = counts.get(span.kind, 0) + 1
                 if span.kind not in shown and self._collected.wants_sample(span.kind):
+                    before, after = change_of(text, span, spans[text])
                     shown[span.kind] = Sample(
                         line=where.line,
                         example=where.example,
                         excerpt=excerpt(text, span, spans[text]),
-                        **change_of(text, span, spans[text]),
+                        before=before,
+                        after=after,
                     )
         for kind, count in counts.items():
             self._collected.add(kind, where, count, shown.get(kind))

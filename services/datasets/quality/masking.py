@@ -47,14 +47,14 @@ def excerpt(
     return f"{'…' if first else ''}{line}{'…' if last < len(text) else ''}"
 
 
-def change_of(text: str, span: Span, spans: Sequence[Span]) -> dict[str, str]:
+def change_of(text: str, span: Span, spans: Sequence[Span]) -> tuple[str, str]:
     """Return the text around a span before and after masking, without secrets and other spans."""
     found = _hidden(text, span) if span.kind is Finding.SECRET else text[span.start : span.end]
-    sides = {"before": found, "after": placeholder(span)}
-    return {
-        name: excerpt(text, span, spans, lambda s: side if s == span else _hidden(text, s))  # noqa: B023  # used at once
-        for name, side in sides.items()
-    }
+
+    def with_span(shown: str) -> str:
+        return excerpt(text, span, spans, lambda s: shown if s == span else _hidden(text, s))
+
+    return with_span(found), with_span(placeholder(span))
 
 
 def placeholder(span: Span) -> str:
