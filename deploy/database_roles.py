@@ -258,7 +258,8 @@ OPERATOR = Access(
     ),
     reads_snapshots=True,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}
-    | {"alert_silences": CHANGE, "event_formats": ADD, "schema_revisions": READ},
+    | {"alert_silences": CHANGE, "event_formats": ADD, "schema_revisions": READ}
+    | {"log_identity": "SELECT, UPDATE (held)"},
 )
 """Rights of operator commands, in addition to those of every service."""
 
@@ -375,6 +376,7 @@ def _grant_tables(
     _grant(connection, READ, "ecolink_tracking", role)
     _grant(connection, READ, "event_formats", role)
     _grant(connection, READ, "schema_revisions", role)
+    _grant(connection, READ, "log_identity", role)
     _execute(connection, f"GRANT EXECUTE ON FUNCTION {', '.join(PRESENCE)} TO {{}}", role)
     if access.events:
         # MAINTAIN allows the table lock that keeps the event log in commit order.

@@ -1,8 +1,11 @@
-"""The identity of the event log, and a check that the log was not replaced.
+"""The identity of the event log, a check that the log was not replaced, and the hold of a copy.
 
 A restored database contains an older state of the same log. The log's identity is unchanged, but
 the log lacks the events after the backup, although the bus still has them. The identity therefore
 distinguishes logs, and only the events distinguish states of a log.
+
+The original of a restored copy may still run. So a restore holds the outgoing effects of the copy.
+They stay pending until an operator confirms that the original is gone.
 """
 
 from __future__ import annotations
@@ -22,10 +25,18 @@ CREATE TABLE IF NOT EXISTS log_identity (
     single boolean PRIMARY KEY DEFAULT true CHECK (single),
     log_id uuid NOT NULL DEFAULT gen_random_uuid()
 );
-INSERT INTO log_identity DEFAULT VALUES ON CONFLICT DO NOTHING
+INSERT INTO log_identity DEFAULT VALUES ON CONFLICT DO NOTHING;
+ALTER TABLE log_identity ADD COLUMN IF NOT EXISTS held boolean NOT NULL DEFAULT false
 """
 
 WATCH_SECONDS = 1.0
+
+
+HELD = (
+    "This restored copy sends no webhooks, notices by e-mail and metrics of trackers, charges and "
+    "refunds no cards, and pushes no models. When the original is gone, run `ecolink backup "
+    "confirm-restore`."
+)
 
 
 class LogReplaced(Exception):
@@ -38,6 +49,17 @@ def log_identity(connection: Connection) -> UUID:
     if row is None:
         raise RuntimeError("The event log has no identity. Run `python -m deploy.migrate`.")
     return row["log_id"]
+
+
+def is_held(connection: Connection) -> bool:
+    """Return True if EcoLink must not send outgoing effects now."""
+    row = connection.execute("SELECT held FROM log_identity").fetchone()
+    return row is not None and row["held"]
+
+
+def set_held(connection: Connection, held: bool) -> None:
+    """Hold the outgoing effects, or let EcoLink send them."""
+    connection.execute("UPDATE log_identity SET held = %s", [held])
 
 
 def notification_at(log: EventLog, position: int) -> Notification | None:

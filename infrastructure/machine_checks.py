@@ -27,6 +27,7 @@ from infrastructure.artifacts import STORE_ERRORS, Artifacts
 from infrastructure.bus_tls import UntrustedServer
 from infrastructure.database_url import connection_problem, version_problem
 from infrastructure.disk_space import GIB, DiskLevel, disk_space
+from infrastructure.log_identity import HELD, is_held
 from infrastructure.object_stores import is_s3
 from infrastructure.s3_bucket import Bucket
 from infrastructure.s3_requests import S3Refused
@@ -81,6 +82,7 @@ def server_checks(settings: Settings, *, on_the_bus: bool = True) -> Iterator[Ch
     """
     if settings.database_url is not None:
         yield from _database(settings)
+        yield from _hold(settings)
     if settings.nats_url is not None:
         yield _nats(settings, on_the_bus)
     yield from artifact_checks(settings)
@@ -221,6 +223,16 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check("clock", Level.FAILED, text)
     else:
         yield Check("clock", Level.OK, "The same as that of PostgreSQL")
+
+
+def _hold(settings: Settings) -> Iterator[Check]:
+    """Yield a warning if a restore held the outgoing effects."""
+    try:
+        with connect(settings) as connection:
+            if is_held(connection):
+                yield Check("restored copy", Level.WARNING, HELD)
+    except psycopg.Error:
+        return  # `postgresql` reports an error, and a database before its migration is no copy
 
 
 def _nats(settings: Settings, on_the_bus: bool) -> Check:

@@ -34,6 +34,12 @@ COMPRESSION = 1
 FOLDED = {*READ_MODELS, "projection_positions"}
 """Tables of read models, which a restore copies or rebuilds from the log."""
 
+ID_GAP = 900_000
+"""IDs that a restored log skips, because the lost log had events with the first ones of them.
+
+The sealer accepts gaps of up to a million.
+"""
+
 OWN = {"projection_shapes", "leaderships"}
 """Tables that describe the database itself. A restore leaves them as the migration made them."""
 
@@ -199,8 +205,8 @@ def load_secrets(store: Connection, rows: dict[str, bytes]) -> None:
 
 
 def continue_ids(store: Connection, after: int) -> None:
-    """Give the next event an ID greater than `after`."""
-    store.execute("SELECT setval('ecolink_events_notification_id_seq', %s)", [max(1, after)])
+    """Give the next event an ID that is far above `after`."""
+    store.execute("SELECT setval('ecolink_events_notification_id_seq', %s)", [after + ID_GAP])
 
 
 def _tables(store: Connection) -> list[str]:

@@ -19,12 +19,6 @@ from domain.replay.entry import DamagedEvent, Entry
 from infrastructure.log_reader import EventReader, Selection
 from infrastructure.store import Connection, scalar
 
-ID_GAP = 900_000
-"""Most IDs that a cut log skips, so that a new event rarely has the ID of a lost one.
-
-The sealer accepts gaps of up to a million.
-"""
-
 CREATED: dict[str, LiteralString] = {
     "step_measurements": "measured_at",
     "evaluation_measurements": "measured_at",
@@ -135,7 +129,7 @@ def cut(store: Connection, last: int) -> None:
         return
     _set_positions(store, last)
     store.execute("DELETE FROM ecolink_events WHERE notification_id > %s", [last])
-    continue_ids(store, min(head, last + ID_GAP))
+    continue_ids(store, last)
     final = EventReader(store).at(last)
     tables = _tables(store)
     if final is not None and not isinstance(final, DamagedEvent):

@@ -38,6 +38,7 @@ from domain.audit.tree_head import LogKey
 from domain.core.event_format import NewerFormat
 from infrastructure.artifacts import MANIFEST, Artifacts
 from infrastructure.format_in_use import format_in_use
+from infrastructure.log_identity import set_held
 from infrastructure.object_stores import PATIENT_SECONDS
 from infrastructure.personal_data import delete_personal_data, erased_accounts
 from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
@@ -151,6 +152,7 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
             with stages.stage("Loading the database") as progress:
                 load(store, source.target, manifest, progress, read_models=copied)
                 load_secrets(store, source.keys.secrets if source.keys else {})
+                set_held(store, True)
                 _require_readable(store, manifest)
                 continue_ids(store, manifest.last_event)
             sealed = _verify_seals(store, artifacts, key, stages)

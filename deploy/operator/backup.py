@@ -28,7 +28,9 @@ from domain.audit.tree_head import InvalidHead, LogKey
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
 from infrastructure.artifacts import STORE_ERRORS
+from infrastructure.log_identity import HELD, set_held
 from infrastructure.settings import Settings
+from infrastructure.store import connect
 
 commands = typer.Typer(
     name="backup", no_args_is_help=True, help="Back up all data, and restore it elsewhere."
@@ -205,6 +207,18 @@ def restore(
 
 
 @commands.command()
+def confirm_restore() -> None:
+    """Confirm that the original of a restored copy is gone, so that the copy sends what is pending.
+
+    Until then it sends no webhooks, notices by e-mail and metrics of trackers, charges and refunds
+    no cards, and pushes no models, because the original may still do so.
+    """
+    with _errors(), stack(Settings(), services={}) as settings, connect(settings) as store:
+        set_held(store, False)
+    console.print("[green]Confirmed. EcoLink sends what is pending.[/]")
+
+
+@commands.command()
 def prune(
     target: Address,
     keep: Annotated[int, typer.Option(min=1, help="Number of backups to keep.")],
@@ -269,6 +283,7 @@ def _show(
             f"[yellow]The personal data of account {account_id} was erased after the restored "
             f"events. Run `ecolink accounts erase {account_id}` again.[/]"
         )
+    console.print(HELD, style="yellow", markup=False)
     if settings.database_url is None:
         console.print(f"Start EcoLink: ECOLINK_HOME={settings.home} ecolink up", markup=False)
 

@@ -12,6 +12,7 @@ from domain.core.aggregate import Cause, because
 from domain.core.errors import VersionConflict
 from infrastructure.card_payments import CardPayments
 from infrastructure.clock import Clock
+from infrastructure.log_identity import is_held
 from infrastructure.store import Connection
 from infrastructure.stripe_provider import ProviderUnavailable
 from projections.auto_top_ups import accounts_to_top_up
@@ -41,6 +42,8 @@ class AutoTopUps:
         pending, the reconciliation asks again, and the pass ends.
         """
         with self._pool.connection() as connection:
+            if is_held(connection):
+                return 0
             accounts = accounts_to_top_up(connection, self._clock.now())
         end, started = time.monotonic() + PASS_SECONDS, 0
         for account_id in accounts:

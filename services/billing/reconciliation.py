@@ -22,6 +22,7 @@ from domain.core.event_log import EventLog
 from infrastructure.backoff import Backoff
 from infrastructure.card_returns import CardReturns
 from infrastructure.clock import Clock
+from infrastructure.log_identity import is_held
 from infrastructure.store import Connection
 from infrastructure.stripe_provider import ProviderUnavailable, RefundRefused
 from projections.card_payments import pending_payments
@@ -79,6 +80,8 @@ class Reconciliation:
         """
         now = self._clock.now()
         with self._pool.connection() as connection:
+            if is_held(connection):  # a step can charge a card, or refund a payment
+                return 0
             payments = pending_payments(connection, now - CONFIRMATION_TIME)
             returns = open_returns(connection, now - CONFIRMATION_TIME)
         steps: dict[Hashable, Callable[[], object]] = {

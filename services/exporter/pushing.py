@@ -32,6 +32,7 @@ from infrastructure.hub_targets import (
     target_of,
 )
 from infrastructure.limited_process import Limits, run
+from infrastructure.log_identity import is_held
 from infrastructure.store import Connection
 from projections.hub_pushes import pending_pushes
 from services.exporter.attempts import Attempts, Final, Repeated
@@ -91,7 +92,7 @@ class Pushes:
     def start_pending(self) -> None:
         """Start the oldest push of each account while threads are free."""
         with self._pool.connection() as connection:
-            rows = pending_pushes(connection, self.work.excluded)
+            rows = [] if is_held(connection) else pending_pushes(connection, self.work.excluded)
         self.work.start_in_turn(
             {
                 row["account_id"]: (row["push_id"], partial(self.push, row["push_id"]))

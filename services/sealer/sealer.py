@@ -68,6 +68,9 @@ class Sealer:
         that this machine signed. Raise LogRewritten if the log does not have its last event.
         """
         head = self._archive.last_head(self.log_key)
+        if head is not None:
+            SEALED_EVENTS.set(head.size)
+            SEALED_TIME.set(head.sealed_at.timestamp())
         signed = self.last_head.read(self.log_key) if self.last_head else None
         if signed is not None and (head is None or head.size < signed.size):
             raise SealDamaged(

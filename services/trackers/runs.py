@@ -21,6 +21,7 @@ from domain.jobs.lifecycle import JobStatus
 from domain.trackers.retry_schedule import GIVE_UP, delay_after
 from infrastructure.clock import Clock
 from infrastructure.dispatcher import UNAVAILABLE, Busy
+from infrastructure.log_identity import is_held
 from infrastructure.measurements import measured_rows
 from infrastructure.metrics import TRACKER_ATTEMPT_SECONDS, TRACKER_POINTS
 from infrastructure.store import Connection
@@ -88,7 +89,8 @@ class RunQueue:
     def due(self, busy: Busy) -> list[TrackedRun]:
         """Return runs whose next attempt is due, except busy ones."""
         with self._pool.connection() as connection:
-            return due_runs(connection, self._clock.now(), LISTED, busy)
+            held = is_held(connection)
+            return [] if held else due_runs(connection, self._clock.now(), LISTED, busy)
 
     async def send(self, due: TrackedRun) -> Outcome | None:
         """Send what the tracker lacks. Return None if the attempt is abandoned."""

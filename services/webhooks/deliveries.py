@@ -13,6 +13,7 @@ from psycopg_pool import ConnectionPool
 
 from infrastructure.clock import Clock
 from infrastructure.dispatcher import Busy
+from infrastructure.log_identity import is_held
 from infrastructure.metrics import WEBHOOK_ATTEMPT_SECONDS
 from infrastructure.store import Connection
 from infrastructure.webhook_deliveries import Attempt, Due, due_deliveries, record_attempt
@@ -36,6 +37,8 @@ class DeliveryQueue:
     def due(self, busy: Busy) -> list[Due]:
         """Return due deliveries, except busy ones."""
         with self._pool.connection() as connection:
+            if is_held(connection):
+                return []
             return due_deliveries(
                 connection, self._clock.now(), datetime.now(UTC), self._per_endpoint, busy
             )

@@ -12,6 +12,7 @@ from psycopg_pool import ConnectionPool
 
 from infrastructure.clock import Clock
 from infrastructure.dispatcher import UNAVAILABLE, Busy, Concurrency
+from infrastructure.log_identity import is_held
 from infrastructure.metrics import NOTICE_MAILS
 from infrastructure.notices import (
     DueMail,
@@ -49,6 +50,8 @@ class NoticeQueue:
     def due(self, busy: Busy) -> list[DueMail]:
         """Return the addresses to which a mail is due, except busy ones."""
         with self._pool.connection() as connection:
+            if is_held(connection):
+                return []
             return due_mails(connection, self._clock.now(), busy.messages, MOST.process)
 
     async def send(self, due: DueMail) -> Attempted:

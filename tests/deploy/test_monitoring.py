@@ -51,6 +51,11 @@ def test_rules_and_panels_use_only_metrics_that_exist(exported: set[str]) -> Non
     assert unused <= {"ecolink_consumer_lag_events", "ecolink_sealed_events"}
 
 
+def test_a_log_without_a_known_seal_raises_an_alert() -> None:
+    (seals,) = (each for each in expressions() if "> 120" in each)
+    assert "absent(ecolink_sealed_timestamp_seconds > 0)" in seals
+
+
 def test_prometheus_reads_the_port_of_every_process() -> None:
     (job,) = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
     targets: dict[str, Any] = {

@@ -74,7 +74,10 @@ def test_a_log_is_cut_after_an_event_with_its_seals(backups: Backups) -> None:
         for number, id in enumerate((ACCOUNT_ID, later.account_id), 1):
             set_removed(store, id, synthesis_id=id, number=number, removed=True)
     backups.seal()
-    restored = restore(backups, Moment(event=last))
+    made = backups.create()
+    History(backups.history.log, UUID(int=51)).open_account(5)
+    keys = read_keys(backups.keys, made.id)
+    restored = backups.restore(made, keys=keys, moment=Moment(event=last))
     assert (restored.last_event, restored.sealed_events) == (last, sealed)
     artifacts = Artifacts(backups.elsewhere.artifacts)
     assert restored.aside is not None

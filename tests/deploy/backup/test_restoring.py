@@ -21,7 +21,7 @@ from deploy.database_roles import known_tables
 from domain.core.event_format import FORMAT
 from infrastructure import format_in_use
 from infrastructure.artifacts import Artifacts
-from infrastructure.log_identity import log_identity
+from infrastructure.log_identity import is_held, log_identity
 from infrastructure.seal_archive import LastHead
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, connect_to, open_log, scalar
@@ -50,10 +50,14 @@ def test_a_restored_log_equals_the_original(
     assert (restored.missing, restored.aside, restored.has_seal_key) == ([], None, True)
     with connect(backups.settings) as old, connect(backups.elsewhere) as new:
         assert log_identity(old) == log_identity(new)
+        assert (is_held(old), is_held(new)) == (False, True)
     assert audit(backups.elsewhere).differences == []
     with open_log(backups.elsewhere) as log:
+        History(backups.history.log, UUID(int=76)).open_account(1)  # after the backup
+        assert backups.head > made.last_event
         History(log, UUID(int=77)).open_account(1)
-        assert (log.recorder.max_notification_id() or 0) > made.last_event
+        (first,) = log.recorder.select_notifications(made.last_event + 1, 1)
+        assert first.id > backups.head
 
 
 @pytest.mark.full

@@ -9,8 +9,9 @@ import pytest
 
 from deploy.processes import environment
 from domain.core.event_log import EventLog
+from infrastructure.log_identity import is_held
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
+from infrastructure.store import connect, open_log
 from tests.builders.history import History
 from tests.conftest import own_database
 from tests.deploy.operator.command_line import ecolink
@@ -42,6 +43,11 @@ def test_a_backup_is_listed_verified_restored_and_pruned(
         output = ecolink("backup", "restore", target)
         assert f"Restored {made['events']:,} events" in output
         assert "nothing is proven" in output  # nothing was sealed
+        with connect(elsewhere) as store:
+            assert is_held(store)
+            assert "confirm-restore" in output
+            ecolink("backup", "confirm-restore")
+            assert not is_held(store)
         with open_log(elsewhere) as restored:
             assert History(restored).account.balance_micros == 5
         assert "already has" in ecolink("backup", "restore", target, exit_code=1)

@@ -15,8 +15,10 @@ import pytest
 from deploy.operator.doctor import all_checks
 from infrastructure import machine_checks, store_credentials
 from infrastructure.artifacts import Artifacts
+from infrastructure.log_identity import set_held
 from infrastructure.machine_checks import Check, Level
 from infrastructure.settings import Settings
+from infrastructure.store import connect
 from services.scheduler.launchers.slurm_checks import slurm_checks
 from tests.deploy.operator.command_line import ecolink
 from tests.object_store import ROLE
@@ -62,6 +64,13 @@ def test_too_few_connections_have_a_warning(
     assert check.level is Level.WARNING
     assert "max_connections" in check.text
     assert "1000000" in check.text
+
+
+def test_a_restored_copy_has_a_warning_until_it_is_confirmed(settings: Settings) -> None:
+    assert list(checks(settings, "restored copy")) == []
+    with connect(settings) as store:
+        set_held(store, True)
+    assert only(settings, "restored copy").level is Level.WARNING
 
 
 def test_a_used_port_fails_with_its_setting(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
 from infrastructure.card_payments import CHARGE_LIFE, KEY_LIFE, CardPayments
 from infrastructure.card_returns import CardReturns
+from infrastructure.log_identity import set_held
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
 from infrastructure.stripe_client import StripeProvider
@@ -421,6 +422,26 @@ def test_neither_a_suspended_account_nor_a_removed_card_is_charged(purse: Purse)
         purse.payments.auto.remove_card(purse.person.account_id)
     assert purse.run() == 0
     assert purse.balance == 5
+
+
+def test_a_restored_copy_charges_a_card_once_after_the_confirmation(
+    purse: Purse, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purse.save_card()
+    made = purse.stripe.count("payment_intent")
+    with connect(settings) as connection, monkeypatch.context() as patch:
+        set_held(connection, True)
+        assert purse.run() == 0
+        set_held(connection, False)
+        patch.setattr(StripeProvider, "charge", _not_responding)
+        assert purse.run() == 1  # the charge is pending now
+        set_held(connection, True)
+    purse.reconcile()
+    assert purse.stripe.count("payment_intent") == made
+    with connect(settings) as connection:
+        set_held(connection, False)
+    purse.reconcile()
+    assert (purse.stripe.count("payment_intent"), purse.balance) == (made + 1, 30)
 
 
 def _answer_lost(provider: type[StripeProvider], *, received: bool) -> Callable[..., None]:

@@ -25,6 +25,7 @@ from domain.use_cases.exports import Exporting
 from infrastructure import full_disk
 from infrastructure.hub_targets import Target, add_target, shown_targets, stored_tokens, target_of
 from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
+from infrastructure.log_identity import set_held
 from infrastructure.store import connect
 from services.exporter import hub as hub_worker
 from services.exporter import pushing
@@ -522,3 +523,15 @@ def test_a_repeated_target_keeps_the_first_token(pusher: Pusher) -> None:
         add_target(connection, push_id, ACCOUNT_ID, Target("a/b", True, True, "hf_other"), NOW)
         target = target_of(connection, push_id)
     assert target == (REPOSITORY, True, True, TOKEN)
+
+
+def test_a_restored_copy_pushes_after_the_confirmation(pusher: Pusher) -> None:
+    push_id = pusher.request()
+    with pusher.service.pool.connection() as connection:
+        set_held(connection, True)
+        pusher.run()
+        assert pusher.find(push_id).status is PushStatus.PENDING
+        assert REPOSITORY not in pusher.hub.models
+        set_held(connection, False)
+    pusher.run()
+    assert pusher.find(push_id).status is PushStatus.COMPLETED

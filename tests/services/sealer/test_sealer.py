@@ -11,12 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from prometheus_client import REGISTRY
 
 from domain.audit.sealed_event import sealed_events
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
 from infrastructure.artifacts import Artifacts
 from infrastructure.event_rows import read_rows
+from infrastructure.metrics import SEALED_TIME
 from infrastructure.seal_archive import HEADS, LastHead, SealArchive, SealDamaged
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -101,6 +103,19 @@ def test_a_head_is_exported_after_a_number_of_events(settings: Settings, log: Ev
     found = seals.verify()
     assert found.unsealed == len(ids(log)) - sealer.size
     assert found.heads == 2
+
+
+def test_a_restarted_sealer_that_seals_nothing_exports_the_time_of_the_last_head(
+    seals: Seals,
+) -> None:
+    head = seals.archive.last_head(PUBLIC)
+    assert head is not None
+    SEALED_TIME.set(0)
+    seals.tamper("DELETE FROM ecolink_events WHERE notification_id = %s", head.last_event)
+    with pytest.raises(LogRewritten):
+        seals.sealer()
+    exported = REGISTRY.get_sample_value("ecolink_sealed_timestamp_seconds")
+    assert exported == head.sealed_at.timestamp()
 
 
 def test_a_restarted_sealer_continues_the_same_tree(seals: Seals) -> None:

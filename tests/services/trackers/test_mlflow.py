@@ -8,6 +8,7 @@ from uuid import uuid4
 from domain.jobs.job import SegmentEnd
 from domain.jobs.public_id import job_name
 from domain.trackers.retry_schedule import LONGEST
+from infrastructure.log_identity import set_held
 from infrastructure.tracked_runs import RunStatus
 from services.trackers.mlflow import MOST_VALUE_CHARACTERS
 from services.trackers.servers import Servers
@@ -168,3 +169,20 @@ async def test_long_parameters_are_cut_and_many_are_sent_in_parts(
     stored = {each["key"]: each["value"] for each in shown["data"]["params"]}
     assert stored.keys() == parameters.keys()
     assert stored["long"] == "x" * MOST_VALUE_CHARACTERS
+
+
+async def test_a_restored_copy_sends_metrics_after_the_confirmation(
+    tracked: TrackedJob, mlflow: MlflowServer
+) -> None:
+    tracked.approve()
+    tracked.connect(mlflow.url)
+    tracked.track(mlflow_run(f"held {uuid4().hex}"))
+    tracked.launch(1)
+    tracked.measure(1, 1, 2)
+    with tracked.pool.connection() as connection:
+        set_held(connection, True)
+        assert await tracked.attempt() == 0
+        set_held(connection, False)
+    run = await tracked.catch_up()
+    assert run.run_id is not None
+    assert mlflow.values(run.run_id, *tracked.values()) == tracked.values()

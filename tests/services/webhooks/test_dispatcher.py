@@ -14,6 +14,7 @@ import pytest
 from domain.webhooks.message import WebhookType
 from domain.webhooks.retry_schedule import ATTEMPTS, MAX_DELAY
 from infrastructure.dispatcher import Busy, Concurrency, Dispatcher
+from infrastructure.log_identity import set_held
 from infrastructure.webhook_deliveries import (
     Attempt,
     DeliveryStatus,
@@ -287,3 +288,23 @@ async def test_a_slow_account_delays_no_other_one(hooks: Hooks) -> None:
 
         await eventually_async(all_of_other)
         assert sum(url in sending.slow for url in sending.started) == 4
+
+
+async def test_a_restored_copy_sends_its_deliveries_once_after_the_confirmation(
+    hooks: Hooks,
+) -> None:
+    endpoint, _ = hooks.endpoint()
+    hooks.add(endpoint, "a1")
+
+    async def accept(due: Due) -> Attempt:
+        return Attempt(hooks.clock.now(), 12, 200)
+
+    queue = DeliveryQueue(hooks.pool, hooks.clock, accept, 4)
+    with hooks.pool.connection() as connection:
+        set_held(connection, True)
+        assert queue.due(Busy()) == []
+        set_held(connection, False)
+    (found,) = queue.due(Busy())
+    queue.record(found, await queue.send(found))
+    assert queue.due(Busy()) == []
+    assert hooks.statuses(endpoint) == {"a1": "delivered"}

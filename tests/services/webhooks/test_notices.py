@@ -21,6 +21,7 @@ from domain.webhooks.retry_schedule import ATTEMPTS
 from infrastructure import notices
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.dispatcher import Busy
+from infrastructure.log_identity import set_held
 from infrastructure.notices import (
     COLLECTING,
     HOUR,
@@ -466,3 +467,14 @@ def test_a_real_server_receives_each_notice_once(
     assert mail["Subject"] == "EcoLink: Job x failed"
     assert server.recipients == [ADA]
     assert held.statuses() == [NoticeStatus.SENT.value]
+
+
+def test_a_restored_copy_sends_its_mails_once_after_the_confirmation(held: Notices) -> None:
+    held.set()
+    held.add()
+    with held.pool.connection() as connection:
+        set_held(connection, True)
+        assert held.work() == 0
+        set_held(connection, False)
+    assert [held.work(), held.work()] == [1, 0]
+    assert len(held.mails) == 1
