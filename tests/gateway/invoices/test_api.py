@@ -52,6 +52,7 @@ def test_an_invoice_is_requested_issued_downloaded_and_verified(
     path = f"/api/invoices/{invoice['id']}"
     file = f"{path}/invoice.{kind}"
     assert invoice["status"] == "preparing"
+    assert invoice["is_complete"] is False  # the month is not over
     early = user.get(file)
     assert (early.status_code, early.json()["error"]["code"]) == (409, "wrong_state")
 
