@@ -316,7 +316,7 @@ def test_after_an_hour_a_charge_is_looked_up_before_it_is_sent_again(
 
 @pytest.mark.parametrize("received", [True, False])
 @pytest.mark.parametrize("unwanted", ["off", "suspended", "erased"])
-def test_a_pending_charge_that_nobody_wants_is_only_looked_up(
+def test_a_pending_charge_that_is_no_longer_wanted_is_only_looked_up(
     purse: Purse, monkeypatch: pytest.MonkeyPatch, unwanted: str, received: bool
 ) -> None:
     purse.save_card()
