@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from domain.billing.account import Account
 from domain.billing.auto_top_up import AutoTopUp, SavedCard
 from domain.billing.card_payment import CardFailure, CardPayment, CardPaymentStatus
+from domain.billing.payment import Payment, Receipt
 from domain.core.aggregate import current_cause
-from domain.core.identity import auto_top_up_id
+from domain.core.identity import auto_top_up_id, payment_id
+from domain.use_cases.accounts import EcoLink
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
 from infrastructure.stripe_provider import ChargeStatus, CheckoutStatus, ProviderUnavailable
@@ -87,6 +89,25 @@ class CardPayments:
             return self._charge(payment) if payment.is_pending else self._paid_late(payment)
         return payment if payment.checkout is None else self._settle_checkout(payment)
 
+    def recover(self, since: datetime) -> Iterator[tuple[Receipt, Account | None]]:
+        """Add payments since a time that the log lacks to their balances. This charges no card.
+
+        Yield each with its account, or None if it has to be added manually, because the account is
+        unknown or the log has another amount. Raise ProviderUnavailable.
+        """
+        events = self.paying.log
+        for receipt, card_payment_id, account_id in self.provider.payments_since(since):
+            if events.find(Payment, payment_id(receipt.provider, receipt.reference)) is not None:
+                continue
+            known = events.find(CardPayment, card_payment_id)
+            if known is not None:
+                is_same = known.amount_micros == receipt.amount_micros
+                account_id = known.account_id if is_same else None
+            account = None if account_id is None else events.find(Account, account_id)
+            if account is not None:
+                EcoLink(events).top_up(account.id, receipt)
+            yield receipt, account
+
     def _settle_checkout(self, payment: CardPayment) -> CardPayment:
         found = self.provider.checkout(payment)
         match found.status:
@@ -131,7 +152,7 @@ class CardPayments:
     def _charge(self, payment: CardPayment) -> CardPayment:
         """Charge the saved card.
 
-        An old charge, and one that nobody wants any more, is only looked up, so that none is made.
+        A charge that is old or no longer wanted is only looked up, so that none is made.
         """
         events = self.paying.log
         top_ups = events.load(AutoTopUp, auto_top_up_id(payment.account_id))

@@ -98,20 +98,21 @@ class CardReturns:
         elif dispute.status is DisputeStatus.LOST:
             self.returning.close(dispute.reference, dispute.id)
 
-    def unrecorded(self, since: datetime) -> Iterator[Callable[[], None]]:
+    def unrecorded(self, since: datetime) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield a step for each refund and dispute that EcoLink recorded otherwise, or not at all.
 
-        Run each step inside `because(cause)`. Omit refunds and disputes of payments that EcoLink
-        does not know. Raise ProviderUnavailable.
+        Each comes with the reference of its payment, or the ID of the dispute. Run it inside
+        `because(cause)`. Omit refunds and disputes of payments that EcoLink does not know. Raise
+        ProviderUnavailable.
         """
         for reference, refund in self.payments.provider.refunds_since(since):
             payment = self.returning.find(reference)
             if payment is not None and _differs(refund, payment.returns.get(refund.return_id)):
-                yield partial(self.settle_refunds, reference)
+                yield reference, partial(self.settle_refunds, reference)
         for dispute in self.payments.provider.disputes_since(since):
             payment = self.returning.find(dispute.reference)
             if payment is not None and _is_behind(dispute, payment.returns.get(dispute.id)):
-                yield partial(self.settle_dispute, dispute.id)
+                yield dispute.id, partial(self.settle_dispute, dispute.id)
 
     def _found(self, reference: str) -> Payment | None:
         """Return a payment of EcoLink. If its confirmation did not arrive yet, confirm it first.

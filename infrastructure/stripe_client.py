@@ -39,6 +39,9 @@ NETWORK_RETRIES = 2
 RETURN_FIELD = "ecolink_return"
 """Name of the metadata field with the ID of our refund."""
 
+ACCOUNT_FIELD = "ecolink_account"
+"""Name of the metadata field with the ID of the account."""
+
 PRODUCT = "EcoLink balance"
 
 APPROVAL_CODES = ("authentication_required", "payment_intent_authentication_failure")
@@ -125,8 +128,8 @@ class StripeProvider:
                 }
             ],
             "client_reference_id": named,
-            "metadata": {PAYMENT_FIELD: named},
-            "payment_intent_data": {"metadata": {PAYMENT_FIELD: named}},
+            "metadata": _metadata(payment),
+            "payment_intent_data": {"metadata": _metadata(payment)},
             "success_url": success_url,
             "cancel_url": cancel_url,
         }
@@ -161,7 +164,7 @@ class StripeProvider:
             "payment_method_types": ["card"],
             "confirm": True,
             "off_session": True,
-            "metadata": {PAYMENT_FIELD: named},
+            "metadata": _metadata(payment),
         }
         options: stripe.RequestOptions = {"idempotency_key": f"charge-{named}"}
         try:
@@ -266,11 +269,24 @@ class StripeProvider:
 
         Raise ProviderUnavailable.
         """
-        intent = _called(lambda: self.client.v1.payment_intents.retrieve(reference))
-        try:
-            return UUID(intent.metadata[PAYMENT_FIELD])
-        except (KeyError, ValueError):
-            return None
+        return _named(
+            _called(lambda: self.client.v1.payment_intents.retrieve(reference)), PAYMENT_FIELD
+        )
+
+    def payments_since(self, moment: datetime) -> Iterator[tuple[Receipt, UUID, UUID | None]]:
+        """Yield the receipts of EcoLink's successful payments since a time, newest first.
+
+        Each has the ID of its card payment, and of its account if Stripe has it. Raise
+        ProviderUnavailable.
+        """
+        pages = _called(lambda: self.client.v1.payment_intents.list(_since(moment)))  # type: ignore[arg-type]
+        for each in _each(pages.auto_paging_iter()):
+            named = _named(each, PAYMENT_FIELD)
+            if named and each.status == "succeeded" and _in_dollars(each.id, each.currency):
+                receipt = Receipt(
+                    provider=self.name, reference=each.id, amount_micros=_micros(each.amount)
+                )
+                yield receipt, named, _named(each, ACCOUNT_FIELD)
 
     def receipt_url(self, reference: str) -> str | None:
         """Return the address of Stripe's receipt of a payment, or None if there is none.
@@ -421,8 +437,18 @@ def _saved_card(
 
 
 def _is_of(intent: stripe.PaymentIntent, payment: CardPayment) -> bool:
-    named = intent.metadata
-    return PAYMENT_FIELD in named and named[PAYMENT_FIELD] == str(payment.id)
+    return _named(intent, PAYMENT_FIELD) == payment.id
+
+
+def _metadata(payment: CardPayment) -> dict[str, str]:
+    return {PAYMENT_FIELD: str(payment.id), ACCOUNT_FIELD: str(payment.account_id)}
+
+
+def _named(intent: stripe.PaymentIntent, field: str) -> UUID | None:
+    try:
+        return UUID(intent.metadata[field])
+    except (KeyError, ValueError):
+        return None
 
 
 def _each(objects: Iterator[T]) -> Iterator[T]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.operator.store import open_store
+from deploy.operator.replay import moment_of
+from deploy.operator.store import Store, open_store
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.billing.account import Account
@@ -41,6 +42,9 @@ console = Console(highlight=False, markup=False)  # names can contain brackets
 accounts = typer.Typer(no_args_is_help=True, help="Manage accounts, their credit and their keys.")
 keys = typer.Typer(no_args_is_help=True, help="Manage the API keys of an account.")
 accounts.add_typer(keys, name="keys")
+
+DISPUTE_LIFE = timedelta(days=120)
+"""Time in which a payment, a refund or a dispute ends at Stripe."""
 
 Name = Annotated[str, typer.Argument(help="Name of the account.", show_default=False)]
 
@@ -162,15 +166,46 @@ def refund_payment(
     """Refund a payment by card, or a part of it, up to the available balance."""
     with open_store() as store:
         amount_micros = payment_micros_of(amount, field="amount")
-        purpose, provider = reference_of(reference), stripe_provider(store.settings)
-        if provider is None:
-            raise Invalid(STRIPE_DISABLED)
-        cards = CardPayments(Paying(store.log), provider)
-        returns = CardReturns(Returning(store.log), cards)
+        purpose, returns = reference_of(reference), _card_returns(store)
         account_id = store.account(name)
         returns.refund(account_id, payment, amount_micros, purpose)
         account = store.log.load(Account, account_id)
         console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
+
+
+@accounts.command("recover-payments")
+def recover_payments(
+    since: Annotated[
+        datetime,
+        typer.Option(
+            parser=moment_of,
+            metavar="TIME",
+            help="Time of the backup, or to which you cut the log, such as 2026-11-24T12:00:00Z.",
+        ),
+    ],
+) -> None:
+    """Record payments, refunds and disputes that Stripe has and a restored log lacks.
+
+    It makes no charge and no refund at Stripe, and you can repeat it.
+    """
+    with open_store() as store:
+        returns, names = _card_returns(store), account_names(store.connection)
+        for receipt, account in returns.payments.recover(since - DISPUTE_LIFE):
+            result = "not added, its account or amount is unclear. Use `ecolink accounts top-up`"
+            if account is not None:
+                result = f"added to {names.get(account.id, account.id)}"
+            console.print(f"{receipt.reference}: {dollars(receipt.amount_micros)}, {result}")
+        for reference, record in returns.unrecorded(since - DISPUTE_LIFE):
+            record()
+            console.print(f"{reference}: recorded its refund or dispute")
+        console.print("The log has all other payments, refunds and disputes since that time.")
+
+
+def _card_returns(store: Store) -> CardReturns:
+    provider = stripe_provider(store.settings)
+    if provider is None:
+        raise Invalid(STRIPE_DISABLED)
+    return CardReturns(Returning(store.log), CardPayments(Paying(store.log), provider))
 
 
 @accounts.command("erase")

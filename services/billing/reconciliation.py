@@ -113,7 +113,7 @@ class Reconciliation:
         now, found = self._clock.now(), 0
         end = time.monotonic() + PASS_SECONDS
         try:
-            for step in self._returns.unrecorded(now - SEARCHED_TIME):
+            for _, step in self._returns.unrecorded(now - SEARCHED_TIME):
                 found += self._record(step, now)
                 if time.monotonic() >= end:
                     break

@@ -154,10 +154,15 @@ async def _show_session(request: web.Request) -> web.Response:
     return json_response(shown)
 
 
-def _list_intents(url: str, customer: str | None = None, **page: Any) -> List:
-    """List the PaymentIntents of a customer. localstripe lists only all of them."""
+def _list_intents(
+    url: str, customer: str | None = None, created: dict[str, str] | None = None, **page: Any
+) -> List:
+    """List the PaymentIntents of a customer, or since a time. localstripe lists all of them."""
     found = super(PaymentIntent, PaymentIntent)._api_list_all(url, **page)
-    found._list = [each for each in found._list if customer in (None, each.customer)]
+    since = int((created or {}).get("gte", 0))
+    found._list = [
+        each for each in found._list if customer in (None, each.customer) and each.created >= since
+    ]
     return found
 
 
