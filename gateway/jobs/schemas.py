@@ -207,10 +207,10 @@ class JobDetail(JobSummary):
     eval_examples: int | None
     checkpoint_step: int | None
     checkpoint_loss: float | None = Field(description="Train loss at `checkpoint_step`.")
-    eval_loss: float | None = Field(
-        examples=[2.05], description="Held-out loss at the last evaluation."
+    eval_loss: float | None = Field(examples=[2.05], description="Held-out loss at `eval_step`.")
+    eval_step: int | None = Field(
+        description="Step of the last evaluation; of the registered state if the job is evaluated."
     )
-    eval_step: int | None = Field(description="Step of the last evaluation.")
     best_step: int | None = Field(description="Saved step with the lowest held-out loss.")
     best_eval_loss: float | None
     best_note: str | None = Field(
@@ -522,9 +522,18 @@ def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
     return max(measured.get("step", 0), row["step"])
 
 
+def checkpoints_in(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the checkpoints in a job's row. The registered one has the loss of the model."""
+    registered = {"eval_loss": row["loss_after"]}
+    return [
+        {**saved, **registered} if saved["step"] == row["registered_step"] else saved
+        for saved in row["checkpoints"]
+    ]
+
+
 def best_step(row: Mapping[str, Any]) -> EvaluatedStep | None:
     """Return the saved state with the lowest held-out loss, or None if none was evaluated."""
-    scored = [EvaluatedStep(each["step"], each["eval_loss"]) for each in row["checkpoints"]]
+    scored = [EvaluatedStep(each["step"], each["eval_loss"]) for each in checkpoints_in(row)]
     evaluated = row["registered_step"] or row["total_steps"]
     scored.append(EvaluatedStep(evaluated, row["loss_after"]))
     return best(scored)

@@ -47,6 +47,7 @@ from gateway.jobs.schemas import (
     Step,
     TimelineEntry,
     best_step,
+    checkpoints_in,
     detail,
     summary,
 )
@@ -414,7 +415,7 @@ def checkpoints_of(
             best=best is not None and saved["step"] == best.step,
             sample=_sample(backend, saved["ref"]),
         )
-        for saved in row["checkpoints"]
+        for saved in checkpoints_in(row)
     ]
 
 

@@ -61,6 +61,8 @@ def _errors() -> str:
     ]
     return markdown.section(
         "Errors",
-        "The body of an error names a stable `code`. `/v1` has the same codes in OpenAI's shape.",
+        "The body of an error names a stable `code`. `/v1` has the same codes in OpenAI's shape. "
+        "In addition, `/v1` answers routes and methods that it does not support with 404 and the "
+        "code `not_supported`.",
         markdown.table(("status", "code", "meaning"), rows),
     )

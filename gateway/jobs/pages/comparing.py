@@ -99,7 +99,7 @@ def _results(jobs: Sequence[JobDetail]) -> Iterator[Line]:
         ("Train loss, last step", lambda job: _loss(job.train_loss)),
         ("Smoothed train loss, last step", lambda job: _loss(job.smoothed_loss)),
         ("Held-out loss, base model", lambda job: _loss(job.loss_before)),
-        ("Held-out loss, last", lambda job: _loss(_last_loss(job))),
+        ("Held-out loss, last", lambda job: _loss(job.eval_loss)),
         ("Held-out loss, best", _best),
         *_rewards(jobs),
         ("Cost", lambda job: written_amount(job.cost)),
@@ -157,12 +157,7 @@ def _of(step: int, total: int | None) -> str:
 
 
 def _loss(loss: float | None) -> str | None:
-    return None if loss is None else f"{loss:.4f}"
-
-
-def _last_loss(job: JobDetail) -> float | None:
-    """Return the held-out loss of the registered adapter, otherwise of the last evaluation."""
-    return job.eval_loss if job.loss_after is None else job.loss_after
+    return None if loss is None else f"{loss:z.4f}"
 
 
 def _best(job: JobDetail) -> str | None:

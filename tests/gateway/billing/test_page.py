@@ -289,7 +289,7 @@ def test_statements_add_up(browser: Browser, platform: Platform) -> None:
     assert f"ftjob-{job_id.hex}" in page
     text = words(page)
     assert "Total $0.00 — — $20.00 $0.01 — $19.99" in text
-    assert f"mine {name} · tiny 1 1 60 s $0.01 — $0.01" in text
+    assert f"mine {name} · tiny 1 60 s $0.01 — $0.01" in text
     assert "minute 1 of launch 1, 0 to 60 s" in text
     assert "mine \N{MINUS SIGN}$0.01 $19.99" in text
     assert "+$20.00 $20.00" in text
@@ -316,7 +316,7 @@ def test_a_generated_dataset_has_its_name_and_no_launches(
         set_synthesis_name(connection, account_id, id, "shop chats")
     platform.project()
     text = words(browser.client.get("/billing").text)
-    assert "shop chats generated dataset — — — $0.025 — $0.025" in text
+    assert "shop chats generated dataset — — $0.025 — $0.025" in text
     assert "shop chats \N{MINUS SIGN}$0.025" in text
     (listed,) = browser.client.get("/api/statements/jobs").json()["data"]
     assert (listed["name"], listed["job_id"]) == ("shop chats", None)

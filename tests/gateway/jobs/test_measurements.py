@@ -88,6 +88,27 @@ def test_checkpoints_have_samples_and_the_best_is_named(owner: Owner, platform: 
     assert owner.client.get(path, headers=stranger.headers).status_code == 404
 
 
+def test_the_registered_state_has_one_loss(owner: Owner, platform: Platform) -> None:
+    """The trainer scores a restored checkpoint again, which may differ in the last digits."""
+    owner.train(checkpoint=None)
+    for step, eval_loss in ((10, 1.75), (12, 1.249), (20, 1.5)):
+        owner.save(step, eval_loss=eval_loss)
+    owner.add_evaluation(20, eval_loss=1.5)
+    owner.evaluate()
+    owner.score(step=12, final_loss=1.5)
+    platform.project()
+    shown = owner.read("/checkpoints")["data"]
+    assert [(each["step"], each["eval_loss"], each["best"]) for each in shown] == [
+        (10, 1.75, False),
+        (12, 1.25, True),
+        (20, 1.5, False),
+    ]
+    job = owner.read()
+    assert (job["best_step"], job["best_eval_loss"]) == (12, 1.25)
+    assert (job["eval_step"], job["eval_loss"], job["loss_after"]) == (12, 1.25, 1.25)
+    assert "best state" in job["best_note"]
+
+
 def test_a_failed_job_shows_its_stored_output(owner: Owner, platform: Platform) -> None:
     owner.add_lines(1, "load\0ing")
     (line,) = owner.read("/log")["data"]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from domain.billing.meter import Meter
 from domain.core.aggregate import because
+from domain.core.money import Toward, in_cents
 from domain.deployments.failures import ADVICE
 from domain.jobs.failures import FAILURES, FailureClass
 from domain.jobs.job import Job
@@ -172,7 +173,7 @@ def test_a_job_past_its_estimate_shows_the_overrun(reader: Reader) -> None:
         reader,
         "billed_seconds = %s, charged_micros = %s, crashes = 1, segment = 2",
         job["estimate"]["high_seconds"] + 60,
-        job["estimate"]["high"]["micros"] + 10_000,
+        in_cents(job["estimate"]["high"]["micros"], Toward.UP) + 10_000,
     )
     job = reader.read()
     overrun = job["overrun"]
