@@ -64,7 +64,7 @@ KEPT: dict[str, str] = {
     "projection_positions": "Positions of read models.",
     "projection_shapes": "Hashes of read models.",
     "schema_revisions": "Hashes of schemas, with their versions.",
-    "log_identity": "The ID of the log.",
+    "log_identity": "The ID of the log, and the hold of a restored copy.",
     "leaderships": "Processes of EcoLink.",
     "processes": "Processes of EcoLink, with their versions.",
     "event_formats": "Formats of the log, with the operator who raised them.",

@@ -83,6 +83,9 @@ COMMANDS: Mapping[str, Page | Host] = {
     "backup list": BACKUP,
     "backup verify": BACKUP,
     "backup restore": Host("It fills an empty database, so no gateway runs."),
+    "backup confirm-restore": Host(
+        "It lets a restored copy charge cards, so it needs a shell on the host."
+    ),
     "backup prune": BACKUP,
     "catalog show": page_at("/ops/catalog"),
     "catalog capacity": REGION,
