@@ -129,6 +129,7 @@ COMMANDS: Mapping[str, Page | Host] = {
     "accounts credit": page_at(ACCOUNT, f"{ACCOUNT}/credits"),
     "accounts top-up": page_at(ACCOUNT, f"{ACCOUNT}/top-ups"),
     "accounts refund": page_at(ACCOUNT, f"{ACCOUNT}/refunds"),
+    "accounts recover-payments": Host("It belongs to a restore, and runs before EcoLink starts."),
 }
 """All operator commands. A test fails if one is missing here."""
 
