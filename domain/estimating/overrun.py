@@ -108,7 +108,7 @@ def _reasons(estimate: Estimate, facts: Facts) -> Iterator[Reason]:
 
 
 def _seconds(value: float) -> str:
-    return spoken(value) if value >= 10 else f"{value:.1f} s"
+    return spoken(value) if value >= 10 else f"{value:.2g} s"
 
 
 def _times(count: int) -> str:

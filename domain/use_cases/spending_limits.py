@@ -14,7 +14,7 @@ from domain.billing.budget import Budget, BudgetPeriod
 from domain.billing.spending import charged_key, committed_micros
 from domain.core.errors import SpendingLimitReached
 from domain.core.event_log import EventLog
-from domain.core.money import Toward, dollars, price_micros, seconds_within
+from domain.core.money import Toward, dollars, exact_dollars, price_micros, seconds_within
 from domain.estimating.estimate import Estimate
 from domain.jobs.job import Job
 
@@ -86,8 +86,8 @@ class SpendingLimits:
             return left
         assert job.max_cost_micros is not None
         raise SpendingLimitReached(
-            f"The job has cost {dollars(spent)} of at most {dollars(job.max_cost_micros)}, which "
-            "leaves less than a second of GPU time. Raise or remove the maximum cost first.",
+            f"The job has cost {dollars(spent)} of at most {exact_dollars(job.max_cost_micros)}, "
+            "which leaves less than a second of GPU time. Raise or remove the maximum cost first.",
             figures={"spent_micros": spent, "max_cost_micros": job.max_cost_micros},
         )
 

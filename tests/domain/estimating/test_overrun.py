@@ -67,7 +67,7 @@ def test_the_sentences_have_the_figures() -> None:
     )
     assert found is not None
     slow, crashed = (each.sentence for each in found.reasons)
-    assert all(figure in slow for figure in ("2.0 s", "2.6 times", "0.8 s"))
+    assert all(figure in slow for figure in ("2 s", "2.6 times", "0.76 s"))
     assert "2 times" in crashed
 
 
