@@ -95,11 +95,11 @@ def test_a_narrow_terminal_drops_columns_but_no_id() -> None:
         assert columns < 38 or job_name(JOB_ID) in narrow
 
 
-def test_amounts_of_a_bill_have_the_same_decimals() -> None:
+def test_only_an_amount_with_fractions_of_a_cent_has_more_decimals() -> None:
     amounts = [{"day": date(2026, 11, 1), "amount": Money.of(each)} for each in (10_000, 12_345)]
     drawn = text(listing_of_amounts(amounts, empty=""))
-    assert "$0.010000" in drawn
-    assert "$0.012345" in drawn
+    assert "$0.01\n" in drawn
+    assert "$0.012345\n" in drawn
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:

@@ -70,7 +70,7 @@ LINE_ERRORS: list[tuple[Any, Code, tuple[str, ...]]] = [
     (b'{"a": "\xed\xa0\x80"}', Code.BAD_UTF8, ("0xed", "7")),
     (b"[1, 2]", Code.NOT_OBJECT, ()),
     (b'"text"', Code.NOT_OBJECT, ('"text"',)),
-    (b'{"a": "' + b"x" * 100_000 + b'"}', Code.LINE_TOO_LONG, ("97.7 KB",)),
+    (b'{"a": "' + b"x" * 100_000 + b'"}', Code.LINE_TOO_LONG, ("97.7 KiB",)),
     (jsonl(chat(user("a\ud800"), ASSISTANT)), Code.LONE_SURROGATE, ()),
     (jsonl(arguments({"\ud800": 1})), Code.LONE_SURROGATE, ()),
     (jsonl(chat(user("a\0b"), ASSISTANT)), Code.NULL_CHARACTER, ()),
@@ -168,7 +168,7 @@ def test_an_invalid_line_is_reported(line: Any, code: Code, shown: tuple[str, ..
         *[(content, Code.EMPTY_FILE, "") for content in (b"", b"\r\n \n", b"\xef\xbb\xbf")],
         *[(magic + b"a\n\n\n", Code.UNSUPPORTED_FILE, kind) for magic, kind in UNSUPPORTED.items()],
         (json.dumps(GOOD, indent=2).encode(), Code.UNSUPPORTED_FILE, SPREAD),
-        (jsonl(*[chat(user("x" * 99_000), ASSISTANT)] * 11), Code.FILE_TOO_LARGE, "976.6 KB"),
+        (jsonl(*[chat(user("x" * 99_000), ASSISTANT)] * 11), Code.FILE_TOO_LARGE, "976.6 KiB"),
     ],
 )
 def test_an_invalid_file_gets_one_error(content: bytes, code: Code, message: str) -> None:
