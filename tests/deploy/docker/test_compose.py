@@ -131,11 +131,24 @@ def test_long_running_services_restart_and_have_a_health_check(name: str) -> Non
         assert service["logging"]["options"]["max-size"]
 
 
-def test_services_start_after_the_migration() -> None:
+FIRST = {"relay", "projector", "billing", "scheduler", "gateway"}
+"""Processes that a job needs to start."""
+
+
+def test_services_start_in_the_order_of_need() -> None:
+    migrated = {"migrate": {"condition": "service_completed_successfully"}}
+    later = migrated | {"gateway": {"condition": "service_healthy"}}
     for name in PROCESSES:
-        waits = SERVICES[name]["depends_on"]
-        assert waits == {"migrate": {"condition": "service_completed_successfully"}}
+        assert SERVICES[name]["depends_on"] == (migrated if name in FIRST else later)
     assert set(SERVICES["migrate"]["depends_on"]) == SERVERS
+
+
+@pytest.mark.parametrize("name", sorted({*PROCESSES, *SERVERS}))
+def test_a_busy_host_gets_minutes_before_a_container_is_unhealthy(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]
+    seconds = {key: int(check[key].removesuffix("s")) for key in ("interval", "start_period")}
+    assert seconds["start_period"] >= 900
+    assert check["retries"] * seconds["interval"] >= 120
 
 
 def test_a_listener_is_asked_at_its_own_port() -> None:
@@ -296,6 +309,19 @@ def test_the_database_is_in_the_named_volume_of_every_version() -> None:
     (volume,) = SERVICES["postgres"]["volumes"]
     assert data.startswith(f"{volume.partition(':')[2]}/")
     assert not data.startswith("/var/lib/postgresql/data")
+
+
+def test_only_processes_of_the_image_of_services_need_what_the_other_leaves_out() -> None:
+    (names,) = re.findall(r'only_services = .*, r"([a-z|-]+)"', DOCKERFILE)
+    imported = re.compile(rf"^\s*(import|from) ({names.replace('-', '_')})\b", re.MULTILINE)
+    packages = {"deploy", "gateway", "services", "projections", "infrastructure", "domain"}
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    found = {
+        path.relative_to(ROOT).parts[:2] for path in files if imported.search(path.read_text())
+    }
+    assert found == {("services", "datasets"), ("gateway", "datasets")}
+    for name in ("datasets", "gateway"):
+        assert SERVICES[name]["image"] == SERVICES["migrate"]["image"]
 
 
 def test_every_package_is_pinned() -> None:
