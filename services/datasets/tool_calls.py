@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from services.datasets.json_line import parse
-from services.datasets.report import Code, Refused
+from services.datasets.report import Code, Refused, quoted
 
 MAX_ARGUMENT_DEPTH = 32
 
@@ -18,7 +19,17 @@ def normalized_calls(raw: Any, position: int) -> list[dict[str, Any]]:
     """
     if not isinstance(raw, list):
         raise _bad(position, "must be a list")
-    return [_call(call, position) for call in raw]
+    calls = [_call(call, position) for call in raw]
+    ids = Counter(call["id"] for call in calls if "id" in call)
+    for call_id, count in ids.items():
+        if count > 1:
+            raise Refused(
+                Code.BAD_TOOL_CALL_ID,
+                f'{count} tool calls of message {position} have the "id" {quoted(call_id)}. Give '
+                "each call its own, and its tool message the same.",
+                position=position,
+            )
+    return calls
 
 
 def _call(raw: Any, position: int) -> dict[str, Any]:

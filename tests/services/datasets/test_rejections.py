@@ -44,6 +44,7 @@ def defining(tools: object) -> dict[str, Any]:
 
 
 TWO_CALLS = {**CALLING, "tool_calls": [CALL, {**CALL, "id": "c2"}]}
+EQUAL_IDS = {**CALLING, "tool_calls": [CALL, CALL]}
 UNNAMED_CALLS = {**CALLING, "tool_calls": [{"function": CALL["function"]}] * 2}
 RESULT = {"role": "tool", "content": "Sunny."}
 REMOTE = "http://127.0.0.1:9/schema.json"
@@ -120,6 +121,10 @@ LINE_ERRORS: list[tuple[Any, Code, tuple[str, ...]]] = [
     (chat(USER, CALLING, {**ANSWER, "tool_call_id": 1}), Code.BAD_TOOL_CALL_ID, ("1",)),
     (chat(USER, CALLING, {**ANSWER, "tool_call_id": "x"}), Code.BAD_TOOL_CALL_ID, ()),
     (chat(USER, CALLING, {"role": "tool", "content": "x"}), Code.BAD_TOOL_CALL_ID, ()),
+    (chat(USER, EQUAL_IDS, ANSWER, ASSISTANT), Code.BAD_TOOL_CALL_ID, ("2", '"c1"')),
+    (chat(USER, EQUAL_IDS, ANSWER, ANSWER), Code.BAD_TOOL_CALL_ID, ("2", '"c1"')),
+    (chat(USER, EQUAL_IDS, ANSWER, {**ANSWER, "tool_call_id": "c2"}), Code.BAD_TOOL_CALL_ID, ("2",)),
+    (calling([CALL, CALL]), Code.BAD_TOOL_CALL_ID, ("2", '"c1"')),
     (chat(USER, ASSISTANT, ANSWER), Code.ORPHAN_TOOL_MESSAGE, ("3",)),
     (chat(ANSWER, USER, ASSISTANT), Code.ORPHAN_TOOL_MESSAGE, ("1",)),
     (chat(USER, CALLING, USER, ANSWER), Code.ORPHAN_TOOL_MESSAGE, ("4",)),
