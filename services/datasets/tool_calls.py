@@ -21,14 +21,9 @@ def normalized_calls(raw: Any, position: int) -> list[dict[str, Any]]:
         raise _bad(position, "must be a list")
     calls = [_call(call, position) for call in raw]
     ids = Counter(call["id"] for call in calls if "id" in call)
-    for call_id, count in ids.items():
+    for call_id, count in ids.most_common(1):
         if count > 1:
-            raise Refused(
-                Code.BAD_TOOL_CALL_ID,
-                f'{count} tool calls of message {position} have the "id" {quoted(call_id)}. Give '
-                "each call its own, and its tool message the same.",
-                position=position,
-            )
+            raise _bad(position, f'must each have another "id", but {count} have {quoted(call_id)}')
     return calls
 
 
