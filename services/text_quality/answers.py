@@ -14,7 +14,7 @@ SHORT_CHARACTERS = 5
 """Answers with fewer characters are very short. Labels of classifiers may be, on purpose."""
 
 CUT_CHARACTERS = 200
-"""Shorter answers are not examined for a missing end."""
+"""Shorter answers without a full stop may be titles or labels, which need none."""
 
 START = 300
 REFUSAL = re.compile(
@@ -31,6 +31,18 @@ REFUSAL = re.compile(
 CURLY = "\u2019"
 LAST_WORDS = 8
 FENCE = "```"
+FENCE_LINE = re.compile(r"[\w+#.-]*(?:\n|$)")
+ITEM = re.compile(r"(?:[-*+•#>|]|\(?(?:\d{1,3}|[a-zA-Z])[.)])\s")
+SENTENCE = re.compile(
+    r"\b(?!(?:approx|prof|mrs|inc|ltd|fig|vol)\.)\w{3,}\.\s+(?=\w)", re.IGNORECASE
+)
+OPEN = re.compile(
+    r"(?:\S+ ){2,}(?:the|and|because|although|whose|my|your|our|their|every|"
+    r"und|oder|weil|dass|eine|einen|einem|et|des|les|une|dans|los|las|una|del)|"
+    r"(?:\S+ ){7,}(?:a|an|or|but|of|to|for|with|by|from|in|on|at|is|are|as|that)|"
+    r"(?:\S+ ){4,}[^\W\d_]+,"
+)
+"""Last words of a sentence that goes on. Few titles of eight words end with a preposition."""
 
 
 def findings_of(answer: str | None) -> list[Finding]:
@@ -49,13 +61,25 @@ def findings_of(answer: str | None) -> list[Finding]:
 
 
 def is_cut(text: str) -> bool:
-    """Return True if a long answer ends within a code block, or within a sentence.
+    """Return True if an answer ends within a code block, or within a sentence.
 
-    It ends within a sentence if its last line has eight words or more, and no mark at its end.
+    A last line without a mark at its end may be a list item, a title, or Thai to Khmer. It is
+    within a sentence if it has eight words in a long answer, or four after a full stop.
     """
-    if len(text) < CUT_CHARACTERS:
-        return False
-    if text.count(FENCE) % 2:
+    if text.count(FENCE) % 2 and FENCE_LINE.match(text.rsplit(FENCE, 1)[-1]):
         return True
-    words = text.rsplit("\n", 1)[-1].split()
-    return len(words) >= LAST_WORDS and (words[-1][-1].isalnum() or words[-1][-1] == ",")
+    line = text.rsplit("\n", 1)[-1].strip()
+    words = line.split()
+    if OPEN.fullmatch(" ".join(words[-LAST_WORDS:])):
+        return True
+    if (
+        not words
+        or ITEM.match(line)
+        or not words[-1][-1].isalnum()
+        or "\u0e00" <= line[-1] < "\u1800"
+    ):
+        return False
+    if len(text) >= CUT_CHARACTERS and len(words) >= LAST_WORDS:
+        return True
+    *earlier, rest = SENTENCE.split(line)
+    return len(rest.split()) >= 4 and bool(earlier) and words[-1].isalpha() and words[-1].islower()
