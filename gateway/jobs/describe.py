@@ -158,8 +158,9 @@ def _job(event: events.JobEvent) -> str | None:
             return (
                 f"Training stopped early at step {event.step:,} of {event.planned_steps:,}: "
                 f"{counted(event.evaluations, 'evaluation')} in a row did not lower the held-out "
-                f"loss of {event.lowest_eval_loss:.4f} at step {event.lowest_step:,}. The "
-                "remaining steps are not billed."
+                f"loss by more than the early stopping threshold. It was lowest at step "
+                f"{event.lowest_step:,}, with {event.lowest_eval_loss:.4f}. The remaining steps "
+                "are not billed."
             )
         case events.EvaluationCompleted(step=int() as step, lost_best_step=int() as lost):
             return (

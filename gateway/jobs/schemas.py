@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from domain.core.quantities import counted
 from domain.deployments.deployment import DeploymentStatus
 from domain.estimating.estimate import Estimate
 from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
@@ -565,9 +566,12 @@ def _described_best(row: Mapping[str, Any]) -> dict[str, Any]:
 def _stop_note(row: Mapping[str, Any]) -> str | None:
     if (planned := row["planned_steps"]) is None:
         return None
+    chosen = row["hyperparameters"]
     return (
-        f"Training stopped early at step {row['total_steps']:,} of {planned:,}, because the "
-        "held-out loss no longer fell. The remaining steps are not billed."
+        f"Training stopped early at step {row['total_steps']:,} of {planned:,}, because "
+        f"{counted(chosen.get('early_stopping_patience') or 1, 'evaluation')} in a row did not "
+        "lower the held-out loss by more than the threshold of "
+        f"{chosen.get('early_stopping_threshold') or 0:g}. The remaining steps are not billed."
     )
 
 

@@ -198,7 +198,7 @@ def _training(provenance: Provenance) -> list[Row]:
         ("Examples trained on", str(provenance.train_examples)),
     ]
     if (stop := provenance.stopped_early) is not None:
-        why = f"{stop.evaluations:,} evaluations without a lower held-out loss"
+        why = f"{stop.evaluations:,} evaluations did not lower the loss by more than the threshold"
         rows.append(("Stopped early", f"at step {stop.step:,} of {stop.planned_steps:,}: {why}"))
     if saved:
         first, last = saved[0], saved[-1]

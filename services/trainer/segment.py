@@ -339,8 +339,9 @@ def train(context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: 
         context.reporter.update(total_steps=stop.step, stopped_early=stop)
         context.reporter.log(
             f"training stops early at step {stop.step:,} of {stop.planned_steps:,}: "
-            f"{stop.evaluations:,} evaluations in a row did not lower the held-out loss of "
-            f"{stop.lowest_eval_loss:.4f} at step {stop.lowest_step:,}"
+            f"{stop.evaluations:,} evaluations in a row did not lower the held-out loss "
+            f"by more than the threshold; it was lowest at step {stop.lowest_step:,}, with "
+            f"{stop.lowest_eval_loss:.4f}"
         )
 
 

@@ -16,6 +16,7 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.training.checkpoint import ModeDifference, RejectionReason
+from domain.training.early_stopping import EarlyStop
 from gateway.jobs.describe import SETTINGS, STATE_PARTS, describe
 from tests.builders.examples import STATE, evaluation_result, resume_certificate
 from tests.builders.scenario import allocates, crashes, running, saves
@@ -81,6 +82,24 @@ def test_a_resume_names_what_differs_from_the_saved_state(
     description = describe(event)  # type: ignore[arg-type]
     assert description.level == level
     assert all(name in description.text for name in ["step 10", *named])
+
+
+def test_an_early_stop_says_that_a_threshold_decides(given: Job) -> None:
+    """The loss may have fallen, but by less than the threshold."""
+    stop = EarlyStop(
+        step=20,
+        planned_steps=30,
+        evaluations=2,
+        eval_loss=1.1,
+        lowest_step=20,
+        lowest_eval_loss=1.1,
+    )
+    given.start_training(2, 20, 30, 100, 5)
+    given.collect_events()
+    given.stop_early(2, stop)
+    (event,) = given.collect_events()
+    text = describe(event).text  # type: ignore[arg-type]
+    assert all(each in text for each in ("2 evaluations", "threshold", "step 20", "1.1000"))
 
 
 def test_a_rejection_mentions_a_credit_only_if_there_is_one(given: Job) -> None:

@@ -49,6 +49,22 @@ def set_columns(reader: Reader, columns: str, *values: object) -> None:
         connection.execute(f"UPDATE job_detail SET {columns}", list(values))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("threshold", "shown"), [(0.25, "0.25"), (0.0, "of 0.")])
+def test_an_early_stop_names_the_threshold_and_the_number_of_evaluations(
+    reader: Reader, threshold: float, shown: str
+) -> None:
+    run(reader)
+    chosen = {"early_stopping_patience": 3, "early_stopping_threshold": threshold}
+    set_columns(
+        reader,
+        "planned_steps = 30, total_steps = 20, hyperparameters = hyperparameters || %s::jsonb",
+        json.dumps(chosen),
+    )
+    note = JobDetail.model_validate(reader.read()).stop_note or ""
+    assert all(each in note for each in ("3 evaluations", shown))
+    assert note in reader.text()
+
+
 def lose_gpus(reader: Reader) -> None:
     reader.act(Job.lose_capacity)
 
