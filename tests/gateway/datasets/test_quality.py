@@ -246,7 +246,7 @@ def test_the_pages_show_findings_filters_versions_and_changes(
     html = pages.open(f"/{train}")
     assert 'data-finding="near_duplicate"' in html
     assert "Line 2, like line 1" in html
-    assert MAIL not in html
+    assert f"Write to {MAIL}.</q> → <q>Write to [EMAIL_ADDRESS].</q>" in html
     assert f'<option value="{other}"' in html
     assert html.count('class="histogram is-small"') == 3
 
