@@ -146,7 +146,7 @@ ACCESS: dict[str, Access] = {
         events=(Dataset,),
         handles_events=True,
         tables=_each(("datasets", "dataset_tokens", "dataset_refusals", "base_models"), READ)
-        | {"dataset_names": REMOVE, "dataset_progress": KEEP}
+        | {"wanted_counts": REMOVE, "dataset_names": REMOVE, "dataset_progress": KEEP}
         | {"dataset_comparisons": "SELECT, UPDATE, DELETE"},
     ),
     "webhooks": Access(
@@ -230,7 +230,7 @@ ACCESS: dict[str, Access] = {
             READ,
         )
         | _each(("profiles", "dataset_names", "key_names", "job_metadata", "security_events"), ADD)
-        | {"synthesis_names": ADD, "synthesis_edits": KEEP}
+        | {"wanted_counts": ADD, "synthesis_names": ADD, "synthesis_edits": KEEP}
         | {"dataset_comparisons": "SELECT, INSERT"}
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)

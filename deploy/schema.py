@@ -32,6 +32,7 @@ from infrastructure import (
     tracked_runs,
     tracker_connections,
     verifications,
+    wanted_counts,
     webhook_deliveries,
     webhook_endpoints,
 )
@@ -68,6 +69,7 @@ TABLES = (
     synthesis_edits.DDL,
     synthesis_endpoints.DDL,
     alerts.DDL,
+    wanted_counts.DDL,
 )
 """Statements that create tables and functions, without those of read models."""
 

@@ -37,6 +37,8 @@ from infrastructure.settings import Settings
 from infrastructure.store import Connection, open_log, open_pool, scalar
 from infrastructure.stripe_provider import stripe_provider
 from infrastructure.synthesis_edits import EXCLUSIVE
+from infrastructure.wanted_counts import want_count
+from projections.datasets import wanted_ahead
 from projections.estimates import calibration
 from projections.job_detail import job_named
 from projections.job_requests import unfinished_jobs
@@ -47,6 +49,10 @@ CACHED_AGGREGATES = 500
 
 Each read applies newer events.
 """
+
+
+SECONDS_PER_COUNT, BYTES_PER_SECOND = 4, 250_000
+"""Usual duration of a token count: the start of its process, and the speed on two cores."""
 
 
 LOCK_TRIES, LOCK_PAUSE_SECONDS = 500, 0.02
@@ -71,7 +77,7 @@ class Backend:
 
     @property
     def quoting(self) -> Quoting:
-        return Quoting(self.log, self._calibration, load_of, self._job_of_model)
+        return Quoting(self.log, self._calibration, load_of, self._job_of_model, self.want_count)
 
     @property
     def launching(self) -> Launching:
@@ -125,6 +131,14 @@ class Backend:
             if row is not None:
                 return row["job_id"]
             return job_named(connection, account_id, model)
+
+    def want_count(self, dataset_id: UUID, base_model: str) -> str:
+        """Let a dataset's count for a base model come first. Say when to try again."""
+        with self.pool.connection() as connection:
+            want_count(connection, dataset_id, base_model)
+            pairs, size = wanted_ahead(connection, dataset_id, base_model)
+        seconds = max(1, pairs) * SECONDS_PER_COUNT + size // BYTES_PER_SECOND
+        return f"It is number {max(1, pairs):,} in the queue. Try again in about {seconds:,} s."
 
     def _calibration(
         self, base_model: str, gpu_type: str, precision: Precision, gpu_count: int

@@ -43,6 +43,7 @@ PERSONAL: dict[str, str] = {
     "synthesis_names": "account_id",
     "tracked_runs": "account_id",
     "tracker_connections": "account_id",
+    "wanted_counts": "dataset_id",
     "web_sessions": "key_id",
     "webhook_endpoints": "account_id",
 }

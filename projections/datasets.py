@@ -263,20 +263,23 @@ def uncounted(
 ) -> list[Row]:
     """Return one pair to count for each account, except for those in `without`.
 
-    The pair has the account's oldest dataset. Base models whose manifest hash is in `last` come
-    last. If `every_sequence` is true, counts without every sequence are repeated after all others.
+    Wanted pairs come first, then those of the account's oldest dataset. Base models whose manifest
+    hash is in `last` come last. If `every_sequence` is true, counts without every sequence are
+    repeated after all others.
     """
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id, name AS base_model, "
         "ref AS base_ref, manifest_sha256, manifest_sha256 = ANY(%s) AS late, "
         "EXISTS (SELECT FROM dataset_tokens AS known WHERE "
         "known.dataset_id = datasets.dataset_id AND known.base_model = name "
-        "AND base_manifest_sha256 = manifest_sha256) AS again "
+        "AND base_manifest_sha256 = manifest_sha256) AS again, "
+        "(SELECT wanted_at FROM wanted_counts AS wanted WHERE "
+        "wanted.dataset_id = datasets.dataset_id AND wanted.base_model = name) AS wanted_at "
         + UNCOUNTED
         + "AND NOT EXISTS (SELECT FROM unnest(%s::uuid[], %s::text[], %s::text[]) "
         "AS left_out (id, base, manifest) WHERE id = datasets.dataset_id AND base = name "
         "AND manifest = manifest_sha256) "
-        "ORDER BY account_id, again, late, uploaded_at, dataset_id, name",
+        "ORDER BY account_id, again, wanted_at, late, uploaded_at, dataset_id, name",
         [
             list(last),
             DatasetStatus.READY_FOR_TRAINING,
@@ -296,6 +299,21 @@ def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Ro
         + "AND dataset_id = ANY(%s) ORDER BY name",
         [DatasetStatus.READY_FOR_TRAINING, False, list(dataset_ids)],
     ).fetchall()
+
+
+def wanted_ahead(connection: Connection, dataset_id: UUID, base_model: str) -> tuple[int, int]:
+    """Return the number and the bytes of the pairs to count until a wanted one, including it."""
+    row = connection.execute(
+        "SELECT count(*) AS pairs, coalesce(sum(total_bytes), 0)::bigint AS bytes "
+        + UNCOUNTED
+        + "AND account_id = (SELECT account_id FROM datasets WHERE dataset_id = %s) AND EXISTS ("
+        "SELECT FROM wanted_counts AS wanted JOIN wanted_counts AS own "
+        "ON wanted.wanted_at <= own.wanted_at WHERE own.dataset_id = %s AND own.base_model = %s "
+        "AND wanted.dataset_id = datasets.dataset_id AND wanted.base_model = name)",
+        [DatasetStatus.READY_FOR_TRAINING, False, dataset_id, dataset_id, base_model],
+    ).fetchone()
+    assert row is not None
+    return row["pairs"], row["bytes"]
 
 
 def stored(connection: Connection, account_id: UUID) -> tuple[int, int]:

@@ -40,6 +40,7 @@ OWNERS: dict[str, LiteralString] = {
     "profiles": "account_id",
     "notice_addresses": "account_id",
     "dataset_names": "dataset_id",
+    "wanted_counts": "dataset_id",
     "synthesis_names": "synthesis_id",
     "synthesis_edits": "synthesis_id",
     "key_names": "key_id",

@@ -41,6 +41,10 @@ class WrongState(DomainError):
     code = "wrong_state"
 
 
+class StillCounting(WrongState):
+    """The tokens of a dataset are not counted yet. The same request succeeds later."""
+
+
 class InsufficientBalance(DomainError):
     """The balance is too low for the request."""
 

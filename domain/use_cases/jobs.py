@@ -86,6 +86,9 @@ class Launching:
             return existing
         choices = self._quoting.resolved(account_id, choices)
         if request is not None:
+            known, asked = request.choices.recorded, choices.recorded
+            if order.request_sha256 is None and known != asked:
+                raise CommandReused(REUSED)
             request.approve()
         job = self._gated(job_id, account_id, choices, order, None if wait else loads)
         with self._room(account_id):
@@ -110,8 +113,10 @@ class Launching:
         self.log.commit(request, job)
 
     @retrying
-    def request(self, account_id: UUID, command_key: str, choices: Choices, order: Order) -> None:
-        """Request a job whose files are not validated yet, once for each command key.
+    def request(
+        self, account_id: UUID, command_key: str, choices: Choices, order: Order
+    ) -> JobRequest:
+        """Request a job whose files are not ready yet, once for each command key.
 
         Raise Suspended for a suspended account.
         """
@@ -121,6 +126,7 @@ class Launching:
             choices = self._quoting.resolved(account_id, choices)
             with self._room(account_id):
                 self.log.commit(JobRequest.ordered(job_id, account_id, choices, order))
+        return self.log.load(JobRequest, job_request_id(job_id))
 
     @retrying
     def refuse_requested(self, job_id: UUID, refusal: DomainError) -> None:

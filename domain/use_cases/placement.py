@@ -8,7 +8,7 @@ from uuid import UUID
 
 from domain.capacity.availability import PoolLoad
 from domain.catalog.display_names import DisplayNames
-from domain.core.errors import DomainError, Invalid
+from domain.core.errors import DomainError, Invalid, StillCounting
 from domain.jobs.choices import Choices
 from domain.use_cases.quoting import Quoting
 
@@ -41,6 +41,8 @@ def cheapest(
         there = replace(choices, region=load.region, gpu_type=load.gpu_type)
         try:
             priced = quoting.quote(account_id, there).estimate
+        except StillCounting:
+            raise
         except DomainError as problem:
             problems.append(problem)
             continue

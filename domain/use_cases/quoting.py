@@ -14,7 +14,14 @@ from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.display_names import DisplayNames
 from domain.catalog.machine import Conditions, Machine
-from domain.core.errors import DomainError, Invalid, NotFound, SeveralProblems, WrongState
+from domain.core.errors import (
+    DomainError,
+    Invalid,
+    NotFound,
+    SeveralProblems,
+    StillCounting,
+    WrongState,
+)
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, base_model_id, gpu_pool_id
 from domain.datasets.dataset import Dataset, DatasetKind, DatasetStatus
@@ -42,6 +49,13 @@ T = TypeVar("T")
 
 Calibrations = Callable[[str, str, Precision, int], Calibration]
 """A function of base model, GPU type, precision and GPU count that returns a calibration."""
+
+
+WantCount = Callable[[UUID, str], str]
+"""A function that moves the count of a dataset for a base model to the front.
+
+It returns a sentence that says when to try again.
+"""
 
 
 LoadOf = Callable[[str], float | None]
@@ -85,11 +99,13 @@ class Quoting:
         calibrations: Calibrations,
         load_of: LoadOf = lambda _: None,
         job_of_model: JobOfModel = lambda _account_id, _model: None,
+        want_count: WantCount = lambda _dataset_id, _base_model: "Try again in a moment.",
     ) -> None:
         self._log = log
         self._load_of = load_of
         self._calibrations = calibrations
         self._job_of_model = job_of_model
+        self._want_count = want_count
         self._pools: dict[tuple[str, str], GpuPool | None] = {}
 
     @property
@@ -231,7 +247,7 @@ class Quoting:
         if approved is not None:
             gpu = gpu.model_copy(update={"dtype": approved.dtype})
         others = self._others(catalog, choices)
-        work = _work(dataset, validation, base, fields, approved)
+        work = _work(dataset, validation, base, fields, approved, self._want_count)
         if approved is None:
             _require_trainable(work)
         layout = Layout(work.shape, fields, work.sequence_length, count)
@@ -496,11 +512,12 @@ def _work(
     base: BaseModel,
     fields: Hyperparameters,
     approved: TrainingPlan | None,
+    want: WantCount,
 ) -> Work:
     """Return the work of a job. Raise a DomainError if its tokens are not counted yet."""
     sha256 = approved.base_manifest_sha256 if approved else base.manifest_sha256
-    shape, lengths = base.revision.shape, _lengths(dataset, base.name, sha256)
-    own = _lengths(validation, base.name, sha256, "validation_dataset") if validation else None
+    shape, lengths = base.revision.shape, _lengths(dataset, base.name, sha256, want)
+    own = validation and _lengths(validation, base.name, sha256, want, "validation_dataset")
     length = sequence_length(fields, shape, *filter(None, (lengths, own)))
     return Work(
         shape,
@@ -528,7 +545,7 @@ def _require_trainable(work: Work) -> None:
 
 
 def _lengths(
-    dataset: Dataset, base_model: str, sha256: str, field: str = "dataset"
+    dataset: Dataset, base_model: str, sha256: str, want: WantCount, field: str = "dataset"
 ) -> TokenLengths:
     """Return the token lengths for a revision of a base model, or raise a DomainError."""
     name = field.replace("_", " ")
@@ -539,9 +556,9 @@ def _lengths(
             field=field,
         )
     if (lengths := dataset.lengths.get((base_model, sha256))) is None:
-        raise WrongState(
-            f"EcoLink is still counting the {name}'s tokens for {base_model}. Try again in a "
-            "moment.",
+        raise StillCounting(
+            f"EcoLink is still counting the {name}'s tokens for {base_model}. "
+            f"{want(dataset.id, base_model)}",
             field=field,
         )
     return lengths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from inspect import Parameter
 from typing import Annotated, Any, get_origin
@@ -12,6 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from domain.core.errors import Invalid
+from domain.jobs.job_request import RequestStatus
 from domain.trackers.integrations import integration_of
 from domain.training.hyperparameters import (
     FIELDS,
@@ -38,6 +40,8 @@ from gateway.cli.terminal import (
 from gateway.jobs.schemas import JobSummary
 from gateway.launch.schemas import QuoteAnswer
 from gateway.schemas import job_name
+
+POLL_SECONDS = 2.0
 
 OMITTED = (
     *("suffix", "max_cost", "validation_dataset", "region", "gpu_type", "gpu_count"),
@@ -145,7 +149,10 @@ def launch(
         ),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="If no GPU is free, queue the job free of charge.")
+        bool,
+        typer.Option(
+            "--wait", help="If tokens are not counted or no GPU is free, wait free of charge."
+        ),
     ] = False,
     max_cost: Annotated[
         str | None,
@@ -312,7 +319,13 @@ def _approved(client: Client, approval: dict[str, Any], key: str) -> Reply[JobSu
         "which does not start a second job."
     )
     try:
-        return client.send(JobSummary, "/jobs", approval, key)
+        answer = client.post("/jobs", approval, idempotency_key=key)
+        if answer["status"] == RequestStatus.VALIDATING_FILES:
+            note("EcoLink is still counting tokens. The approval follows. Ctrl-C does not stop it.")
+        while answer["status"] == RequestStatus.VALIDATING_FILES:
+            time.sleep(POLL_SECONDS)
+            answer = client.post("/jobs", approval, idempotency_key=key)
+        return Reply.of(JobSummary, answer)
     except Unreachable as error:
         raise Unreachable(f"{error}. {again}") from error
     except KeyboardInterrupt:

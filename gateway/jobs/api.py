@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import uuid4
 
 from fastapi import APIRouter, Body, Header, Query, Response
 
+from domain.core.errors import StillCounting
 from domain.jobs.lifecycle import JobStatus
 from gateway.backend import BackendOf
 from gateway.events import service as events
@@ -23,6 +25,7 @@ from gateway.jobs.schemas import (
     JobSummary,
     ListedJob,
     MaxCostRequest,
+    RequestedJob,
     ResumeRequest,
     Step,
     TimelineEntry,
@@ -41,6 +44,10 @@ approvals = APIRouter(route_class=JobFormRoute)
             "model": JobSummary,
             "description": "The same `Idempotency-Key` already approved this job.",
         },
+        202: {
+            "model": RequestedJob,
+            "description": "With `wait`, EcoLink approves the job when the tokens are counted.",
+        },
         **refusals(402, 404, 409),
     },
 )
@@ -50,15 +57,23 @@ def approve_job(
     caller: MayTrain,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> JobSummary:
+) -> JobSummary | RequestedJob:
     """Approve a job. A repeated `Idempotency-Key` returns the existing job.
 
     If the balance is below the estimate's upper bound, or the maximum cost if that is lower,
     approval fails with 402. The same applies if a budget leaves less than a minute of the job. If
     no GPU is free and `wait` is not set, approval fails with 409, and the error shows the expected
-    wait and free GPUs elsewhere.
+    wait and free GPUs elsewhere. The same applies until EcoLink has counted the tokens of the
+    datasets. With `wait`, the response is then 202, and EcoLink approves or refuses the job later.
     """
-    approval = service.approve(backend, caller, form, idempotency_key)
+    key = idempotency_key or str(uuid4())
+    try:
+        approval = service.approve(backend, caller, form, key)
+    except StillCounting:
+        if not form.wait:
+            raise
+        response.status_code = 202
+        return service.request(backend, caller, form, key)
     if approval.repeated:
         response.status_code = 200
     return approval.job

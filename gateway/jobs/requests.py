@@ -123,7 +123,10 @@ def _is_ready(
         return True  # the approval rejects this base model, for which tokens may never be counted
     base = backend.quoting.base_of(account_id, base_model)
     content = (base.name, base.manifest_sha256)
-    return dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None
+    ready = dataset.is_counted(*content) or dataset.why_uncountable(*content) is not None
+    if not ready:
+        backend.want_count(dataset_id, base.name)
+    return ready
 
 
 async def settle_until_cancelled(backend: Backend) -> None:

@@ -14,6 +14,7 @@ from domain.core.quantities import counted
 from domain.deployments.deployment import DeploymentStatus
 from domain.estimating.estimate import Estimate
 from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
+from domain.jobs.job_request import RequestStatus
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from domain.training.cautions import cautions
 from domain.training.checkpoint import best
@@ -66,6 +67,13 @@ class JobSummary(Answer):
         description="Name of the registered model.",
     )
     warnings: list[str] = Field(description="Warnings about choices that may be mistakes.")
+
+
+class RequestedJob(Answer):
+    """A job that EcoLink approves when the tokens of its datasets are counted."""
+
+    id: JobId
+    status: RequestStatus
 
 
 class ListedJob(JobSummary):

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import lru_cache, partial
 from math import ceil
 from typing import Any, NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from domain.billing.account import Account
 from domain.core.aggregate import because
@@ -41,6 +41,7 @@ from gateway.jobs.schemas import (
     JobSummary,
     ListedJob,
     LogLine,
+    RequestedJob,
     ResumeGate,
     ResumeRequest,
     SampleAnswer,
@@ -67,7 +68,7 @@ from infrastructure.measurements import (
 )
 from infrastructure.reports import SAMPLE
 from infrastructure.tracked_runs import runs_of
-from projections import JOB_DETAIL, MODELS
+from projections import JOB_DETAIL, JOB_REQUESTS, MODELS
 from projections.account_events import events_named
 from projections.accounts import accounts_of
 from projections.deployments import statuses_of_jobs
@@ -87,17 +88,16 @@ class Approval(NamedTuple):
     repeated: bool
 
 
-def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None) -> Approval:
-    """Approve a job. A repeated key returns the existing job. Without a key, each call creates one.
+def approve(backend: Backend, caller: Caller, form: JobRequest, key: str) -> Approval:
+    """Approve a job. A repeated key returns the existing job.
 
     Raise Invalid if the account has no connection to a tracker that the form names. Raise
     SpendingLimitReached if a budget is used up. Raise InsufficientBalance if the balance is
     below the estimate's upper bound and the maximum cost. Raise NoCapacity if too few GPUs are free
     and the form does not set `wait`.
     """
-    command_key = key or str(uuid4())
     choices = form.choices
-    repeated = backend.log.find(Job, created_id(caller.account_id, "job", command_key)) is not None
+    repeated = backend.log.find(Job, created_id(caller.account_id, "job", key)) is not None
     if not repeated:
         require_trackable(backend, caller, form.integrations)
     if form.leaves_gpus_open and not repeated:
@@ -106,7 +106,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None)
     with because(caller.cause(backend)):
         job = backend.launching.approve(
             caller.account_id,
-            command_key,
+            key,
             choices,
             wait=form.wait,
             loads=partial(loads_now, backend),
@@ -126,6 +126,19 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str | None)
     )
     warnings = [*about_datasets, *approved.warnings]
     return Approval(approved.model_copy(update={"warnings": warnings}), repeated)
+
+
+def request(backend: Backend, caller: Caller, form: JobRequest, key: str) -> RequestedJob:
+    """Request the job of a form, which EcoLink approves when the tokens are counted.
+
+    A repeated key returns the existing request. Raise CommandReused, Suspended or QuotaExceeded.
+    """
+    job_id = created_id(caller.account_id, "job", key)
+    with because(caller.cause(backend)):
+        requested = backend.launching.request(caller.account_id, key, form.choices, form.order)
+    track(backend, caller, job_id, form.integrations)
+    caught_up(backend, JOB_REQUESTS)
+    return RequestedJob(id=job_id, status=requested.status)
 
 
 def _new_row(job: Job) -> dict[str, Any]:

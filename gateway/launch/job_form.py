@@ -101,7 +101,8 @@ class JobRequest(BaseModel):
     wait: bool = Field(
         default=False,
         strict=True,
-        description="If no GPU is free, queue the job free of charge.",
+        description="If the tokens are not counted or no GPU is free, let the job wait free of "
+        "charge.",
     )
 
     max_cost: MaxCost | None = Field(

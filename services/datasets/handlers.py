@@ -14,6 +14,7 @@ from infrastructure.comparisons import delete_comparisons
 from infrastructure.event_handlers import Handlers
 from infrastructure.profiles import delete_dataset_name
 from infrastructure.store import Connection
+from infrastructure.wanted_counts import delete_wanted_counts
 from services.datasets.validating import home
 
 
@@ -44,6 +45,7 @@ class Cleaning:
         self._artifacts.delete_directory(home(dataset))
         with self._pool.connection() as connection:
             delete_dataset_name(connection, dataset.id)
+            delete_wanted_counts(connection, dataset.id)
             results = delete_comparisons(connection, dataset.id)
         for ref in results:  # a difference has texts of both datasets
             self._artifacts.delete(ref)

@@ -8,6 +8,7 @@ from domain.catalog.base_model import BaseModel
 from domain.datasets.dataset import Dataset
 from domain.training.token_lengths import TokenLengths
 from infrastructure.store import Connection
+from infrastructure.wanted_counts import want_count
 from projections import BASE_MODELS, DATASETS
 from projections.datasets import (
     dataset,
@@ -15,6 +16,7 @@ from projections.datasets import (
     token_counts,
     uncounted,
     uncounted_of,
+    wanted_ahead,
 )
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, revision
@@ -99,6 +101,31 @@ def test_a_count_without_every_sequence_is_repeated_after_the_others(
     count(history, "b" * 64, 20, 30)
     (row,) = uncounted(fold(DATASETS, BASE_MODELS), every_sequence=True)
     assert row["base_model"] == "another"
+
+
+def test_wanted_counts_come_first(history: History, fold: Fold, connection: Connection) -> None:
+    history.prepare_dataset()
+    for number, name in enumerate("abc"):
+        with command(f"import {name}"):
+            history.log.commit(BaseModel.imported(name, revision(manifest_sha256=f"{number}" * 64)))
+    fold(DATASETS, BASE_MODELS)
+    assert uncounted(connection)[0]["base_model"] == "a"
+    for name in "cbc":
+        want_count(connection, DATASET_ID, name)
+        connection.commit()  # the time is that of the transaction
+    costly = ["2" * 64]
+    (row,) = uncounted(connection, last=costly)
+    assert (row["base_model"], row["late"]) == ("c", True)
+    ahead = [wanted_ahead(connection, DATASET_ID, name)[0] for name in "cba"]
+    assert ahead == [1, 2, 0]
+    with command("count"):
+        counted = history.log.load(Dataset, DATASET_ID)
+        counted.record_tokens("c", "2" * 64, TokenLengths.of([20]))
+        history.log.commit(counted)
+    fold(DATASETS)
+    assert uncounted(connection)[0]["base_model"] == "b"
+    pairs, size = wanted_ahead(connection, DATASET_ID, "b")
+    assert (pairs, size > 0) == (1, True)
 
 
 def test_a_deleted_dataset_has_no_rows(history: History, fold: Fold) -> None:

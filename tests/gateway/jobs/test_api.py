@@ -6,13 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
 from fastapi.testclient import TestClient
 
 from domain.jobs.job import Job
 from gateway.http import read_your_writes as freshness
 from gateway.http.openai_vocabulary import job_of
-from tests.builders.platform import Person, Platform
+from tests.builders.platform import BASE_MODEL, Person, Platform
+from tests.polling import eventually
+
+KEY_REUSED = "idempotency_key_reused"
 
 
 @dataclass
@@ -45,6 +49,34 @@ def form(client: TestClient, platform: Platform, request: pytest.FixtureRequest)
 def with_dollars(dollars: int) -> pytest.MarkDecorator:
     """Give the person another balance."""
     return pytest.mark.parametrize("form", [dollars], indirect=True)
+
+
+def wanted(platform: Platform) -> set[tuple[str, str]]:
+    with psycopg.connect(platform.settings.database_url) as connection:
+        rows = connection.execute("SELECT dataset_id, base_model FROM wanted_counts").fetchall()
+    return {(str(dataset_id), base) for dataset_id, base in rows}
+
+
+def test_a_job_that_waits_for_its_counts(form: Form, platform: Platform) -> None:
+    dataset_id = platform.dataset(form.person, ready=False)
+    platform.validate(dataset_id, counted=False)
+    platform.project()
+    form.fields["dataset"] = str(dataset_id)
+    refused = form.post()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
+    assert wanted(platform) == {(str(dataset_id), BASE_MODEL)}
+    for place in ({}, {"region": "local", "gpu_type": "tiny"}):
+        key, at = f"key {len(place)}", place | {"wait": True}
+        first, again = form.post(key=key, **at), form.post(key=key, **at)
+        assert (first.status_code, first.json()["status"]) == (202, "validating_files")
+        assert (again.status_code, again.json()) == (202, first.json())
+        reused = form.post(key=key, **at, hyperparameters={"epochs": 2})
+        assert (reused.status_code, reused.json()["error"]["code"]) == (409, KEY_REUSED)
+    assert form.get("/jobs")["data"] == []
+    platform.count(dataset_id)
+    eventually(lambda: len(form.get("/jobs")["data"]) == 2)
+    approved = form.post(key=key, **at)
+    assert (approved.status_code, approved.json()["id"]) == (200, first.json()["id"])
 
 
 def test_a_job_is_visible_as_soon_as_it_is_approved(form: Form) -> None:
