@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from domain.datasets.dataset import DatasetKind
-from gateway.cli import terminal
+from gateway.cli import launching, terminal
+from gateway.cli.exits import ExitCode
 from tests.builders.platform import Platform
-from tests.gateway.cli.conftest import Owner
+from tests.gateway.cli.conftest import Owner, meanwhile
+from tests.polling import eventually
 
 
 def test_another_method_has_its_own_defaults(me: Owner, platform: Platform) -> None:
@@ -28,6 +30,27 @@ def test_another_method_has_its_own_defaults(me: Owner, platform: Platform) -> N
     supervised = hyperparameters(*back, "--method", "supervised")
     assert (supervised["learning_rate"], supervised.get("beta")) == (2e-4, None)
     assert hyperparameters(*back, "--without", "method")["learning_rate"] == 2e-4
+
+
+def test_a_launch_with_wait_follows_the_count(
+    me: Owner, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "POLL_SECONDS", 0.1)
+    dataset_id = platform.dataset(me.person, ready=False)
+    platform.validate(dataset_id, counted=False)
+    platform.project()
+    launch = ["jobs", "launch", "--dataset", str(dataset_id), *me.launch[4:]]
+    me.refused(*launch, code=ExitCode.WRONG_STATE)
+
+    def count_when_requested() -> None:
+        eventually(lambda: "JobRequested" in platform.topics())
+        platform.count(dataset_id)
+
+    counting = meanwhile(count_when_requested)
+    started = me.result(*launch, "--wait")
+    counting.join()
+    assert "still counting" in started.stderr
+    assert "ftjob-" in started.stdout
 
 
 def test_warnings_come_before_the_approval(me: Owner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_a_job_that_waits_for_its_counts(form: Form, platform: Platform) -> None
     refused = form.post()
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
     assert wanted(platform) == {(str(dataset_id), BASE_MODEL)}
-    for place in ({}, {"region": "local", "gpu_type": "tiny"}):
+    for place in ({}, {"region": "local", "gpu_type": "cpu"}):
         key, at = f"key {len(place)}", place | {"wait": True}
         first, again = form.post(key=key, **at), form.post(key=key, **at)
         assert (first.status_code, first.json()["status"]) == (202, "validating_files")

@@ -24,6 +24,7 @@ from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names, set_dataset_name
 from infrastructure.store import Connection
+from infrastructure.wanted_counts import want_count
 from services.datasets import limited_work
 from services.datasets.limited_work import MOST_FAILURES
 from services.datasets.report import Code
@@ -160,6 +161,8 @@ def test_a_deleted_dataset_leaves_no_file_and_no_name(
     dataset_id, other = service.upload(), service.upload()
     with pool.connection() as connection:
         set_dataset_name(connection, dataset_id, "chats")
+        want_count(connection, dataset_id, "tiny")
+        want_count(connection, other, "tiny")
     service.catch_up()
     upload_ref = service.dataset(dataset_id).upload_ref
     service.delete(dataset_id)
@@ -169,6 +172,8 @@ def test_a_deleted_dataset_leaves_no_file_and_no_name(
     assert service.files(other) != []
     with pool.connection() as connection:
         assert dataset_names(connection, [dataset_id]) == {}
+        (kept,) = connection.execute("SELECT dataset_id FROM wanted_counts").fetchall()
+    assert kept["dataset_id"] == other
 
 
 def test_chosen_columns_are_used_and_deleted_with_their_dataset(
