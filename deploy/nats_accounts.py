@@ -111,9 +111,7 @@ class NatsKeys(BaseModel):
                 exports=list(_exports()),
                 revocations={shared: int(time.time())},
             ),
-            public_key(self.trainers): self._client(
-                self.trainers, "TRAINERS", trainers, {"conn": TRAINER_CONNECTIONS}
-            ),
+            public_key(self.trainers): self._client(self.trainers, "TRAINERS", trainers),
             **dict(self._service_accounts()),
         }
 
@@ -123,9 +121,7 @@ class NatsKeys(BaseModel):
             seed = self._derived(KeyKind.ACCOUNT, name)
             yield public_key(seed), self._client(seed, name.upper(), imports)
 
-    def _client(
-        self, seed: str, name: str, subjects: Mapping[str, str], limits: Mapping[str, int] = {}
-    ) -> str:
+    def _client(self, seed: str, name: str, subjects: Mapping[str, str]) -> str:
         """Return the JWT of an account that imports subjects, by their names in the account."""
         services = public_key(self.services)
         imports = [_import(services, local, subject) for local, subject in subjects.items()]

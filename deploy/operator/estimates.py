@@ -30,9 +30,7 @@ def root() -> None:
 
 
 @commands.command()
-def report(
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-) -> None:
+def report(as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False) -> None:
     """Show the approved range and the actual cost of each job, and the accuracy of all ranges."""
     with open_store() as store:
         store.fold(ESTIMATES)

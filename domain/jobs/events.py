@@ -8,12 +8,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from domain.core.aggregate import Created, Event
-from domain.estimating.estimate import (
-    Estimate,
-    Precision,
-    add_no_early_stop,
-    remove_early_stop,
-)
+from domain.estimating.estimate import Estimate, Precision, add_no_early_stop, remove_early_stop
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding

@@ -58,7 +58,10 @@ class Erasing:
         self._require_batches_ended(holdings.syntheses)
         for key_id in holdings.keys:
             self._revoke(key_id)
-        self._remove_card(account_id)
+        cards = AutoToppingUp(self.log)
+        if self._remove_cards is not None and (known := cards.find(account_id)) is not None:
+            self._remove_cards(known.customer)
+        cards.remove_card(account_id)
         for request_id in holdings.requests:
             self._cancel_request(request_id)
         for job_id in holdings.jobs:
@@ -91,13 +94,6 @@ class Erasing:
                 f"cancelled {'it' if one else 'them'}. Wait some minutes and try again.",
                 figures={"syntheses": busy},
             )
-
-    def _remove_card(self, account_id: UUID) -> None:
-        cards = AutoToppingUp(self.log)
-        known = cards.find(account_id)
-        if known is not None and self._remove_cards is not None:
-            self._remove_cards(known.customer)
-        cards.remove_card(account_id)
 
     @retrying
     def _revoke(self, key_id: UUID) -> None:

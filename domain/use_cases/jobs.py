@@ -13,13 +13,7 @@ from domain.billing.account import Account
 from domain.capacity.availability import PoolLoad, require_capacity
 from domain.core.actor import acting_key
 from domain.core.aggregate import current_cause
-from domain.core.errors import (
-    CommandReused,
-    DomainError,
-    InsufficientBalance,
-    NotFound,
-    WrongState,
-)
+from domain.core.errors import CommandReused, DomainError, InsufficientBalance, NotFound, WrongState
 from domain.core.event_log import EventLog, retrying
 from domain.core.identity import created_id, job_request_id
 from domain.core.money import Toward, dollars

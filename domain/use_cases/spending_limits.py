@@ -20,11 +20,7 @@ from domain.jobs.job import Job
 
 NEARLY_USED_PERCENT = 80
 
-ADJECTIVES = {
-    BudgetPeriod.DAY: "daily",
-    BudgetPeriod.MONTH: "monthly",
-    BudgetPeriod.TOTAL: "total",
-}
+ADJECTIVES = {BudgetPeriod.DAY: "daily", BudgetPeriod.MONTH: "monthly", BudgetPeriod.TOTAL: "total"}
 
 
 @dataclass(frozen=True)

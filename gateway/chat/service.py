@@ -20,13 +20,7 @@ from gateway.chat.schemas import ChatRequest
 from gateway.chat.serving import Generation, GenerationInterrupted, Serving
 from gateway.events.feed import EventFeed
 from gateway.http.access import Caller
-from gateway.http.errors import (
-    NotServing,
-    NotYetVisible,
-    Problem,
-    Unauthenticated,
-    status_of,
-)
+from gateway.http.errors import NotServing, NotYetVisible, Problem, Unauthenticated, status_of
 from gateway.http.openai_errors import body as error_body
 from gateway.http.read_your_writes import caught_up
 from gateway.http.streaming import while_connected

@@ -28,15 +28,7 @@ from gateway.cli.client import Client, ClientError, Refused, Reply, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import follow
 from gateway.cli.job_templates import found_template
-from gateway.cli.terminal import (
-    agreed,
-    client_of,
-    for_programs,
-    interrupted,
-    note,
-    show,
-    show_line,
-)
+from gateway.cli.terminal import agreed, client_of, for_programs, interrupted, note, show, show_line
 from gateway.jobs.schemas import JobSummary
 from gateway.launch.schemas import QuoteAnswer
 from gateway.schemas import job_name
