@@ -21,12 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import event_of
-from infrastructure.bus_tls import (
-    UntrustedServer,
-    nats_authority,
-    tls_context,
-    tls_problem,
-)
+from infrastructure.bus_tls import UntrustedServer, nats_authority, tls_context, tls_problem
 from infrastructure.nats_keys import api_of_credentials
 from infrastructure.settings import Settings
 

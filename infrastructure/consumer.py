@@ -258,12 +258,11 @@ class ReceivedMessages:
 
     async def take(self, messages: Sequence[Msg]) -> None:
         """Keep the valid messages of a batch, and drop the others."""
-        parsed = await asyncio.to_thread(lambda: [self._parsed(each) for each in messages])
-        valid = [(each, of) for each, of in zip(messages, parsed, strict=True) if of is not None]
-        for message, content in zip(messages, parsed, strict=True):
+        parsed = await asyncio.to_thread(lambda: [(each, self._parsed(each)) for each in messages])
+        for message, content in parsed:
             if content is None:
                 await message.term()
-        if valid:
+        if valid := [each for each in parsed if each[1] is not None]:
             await self._keep_all(valid)
 
     def _parsed(self, message: Msg) -> object | None:

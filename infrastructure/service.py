@@ -19,13 +19,7 @@ from faststream.security import BaseSecurity
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from infrastructure.bus import (
-    Durable,
-    credentials_of,
-    jetstream_api,
-    provision_consumers,
-    servers,
-)
+from infrastructure.bus import Durable, credentials_of, jetstream_api, provision_consumers, servers
 from infrastructure.bus_metrics import BusMetrics
 from infrastructure.bus_tls import nats_authority, tls_context, tls_problem
 from infrastructure.jetstream_pull import LongPollingBroker
@@ -105,9 +99,7 @@ class StreamMissing(NatsError):
 
 
 def serve(
-    broker: LongPollingBroker,
-    durables: Sequence[Durable],
-    work: Sequence[Work] = (),
+    broker: LongPollingBroker, durables: Sequence[Durable], work: Sequence[Work] = ()
 ) -> None:
     """Provision the durables, consume them, and run the background work until SIGTERM.
 

@@ -12,10 +12,7 @@ from infrastructure.bus import REPORTS, Durable
 from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
 from infrastructure.clock import clock_of
-from infrastructure.consumer import (
-    OrderedConsumer,
-    subscribe_batches,
-)
+from infrastructure.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log

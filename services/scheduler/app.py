@@ -17,11 +17,7 @@ from infrastructure.bus import REPORTS, Durable
 from infrastructure.bus_tls import nats_authority, tls_context
 from infrastructure.clock import clock_of
 from infrastructure.consumer import UNREACHABLE, OrderedConsumer, subscribe_batches
-from infrastructure.event_handlers import (
-    REPLAY_SECONDS,
-    EventHandlers,
-    HandlerEffect,
-)
+from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.exchange import read
 from infrastructure.leadership import Leadership, leading
 from infrastructure.log_identity import watch_log

@@ -25,11 +25,7 @@ from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document_promoted
 from services.scheduler.funding import Funding
-from services.scheduler.launchers.launcher import (
-    GpusBusy,
-    LauncherUnavailable,
-    LaunchFailed,
-)
+from services.scheduler.launchers.launcher import GpusBusy, LauncherUnavailable, LaunchFailed
 from services.scheduler.launching import PodStarter
 from services.scheduler.retention import delete_saved
 

@@ -22,18 +22,8 @@ from domain.deployments.deployment import Deployment
 from domain.synthesis.demonstrations import Message
 from domain.synthesis.plan import SynthesisPlan
 from domain.synthesis.price import JUDGE_TOKENS, TEMPLATE_TOKENS
-from domain.synthesis.prompts import (
-    SCORE_SCHEMA,
-    Drawn,
-    chat_schema,
-    longest_texts,
-    prompt_sha256,
-)
-from domain.synthesis.synthesis import (
-    StopReason,
-    Synthesis,
-    SynthesisStatus,
-)
+from domain.synthesis.prompts import SCORE_SCHEMA, Drawn, chat_schema, longest_texts, prompt_sha256
+from domain.synthesis.synthesis import StopReason, Synthesis, SynthesisStatus
 from infrastructure.artifacts import DENIED, STORE_ERRORS, Artifacts
 from infrastructure.clock import Clock
 from infrastructure.store import Connection

@@ -133,13 +133,12 @@ class LocalLauncher:
                 raise
             self._warn_once(str(error), "%s; using the CPU", error)
             counted = {}
-        gpus = {name: count for name, count in counted.items() if count > 0}
-        if gpus:
-            return {
-                (REGION, name): min(count, region.capacity.get(name, count))
-                for name, count in gpus.items()
-            }
-        return {
+        gpus = {
+            (REGION, name): min(count, region.capacity.get(name, count))
+            for name, count in counted.items()
+            if count > 0
+        }
+        return gpus or {
             (REGION, name): count
             for name, count in region.capacity.items()
             if catalog.gpu_types[name].backing == "cpu"
