@@ -15,6 +15,7 @@ from tests.services.datasets.uploads import (
     ANSWER,
     ASSISTANT,
     CALL,
+    CALLING,
     GOOD,
     USER,
     VALID,
@@ -73,3 +74,21 @@ def test_a_validation_that_reaches_a_limit_rejects_the_file(
     (error,) = service.report(dataset_id).errors
     assert error.code in {Code.TOO_COMPLEX, Code.NOT_READABLE}
     assert message in error.message
+
+
+@pytest.mark.full
+def test_a_schema_with_doubling_references_rejects_only_its_own_dataset(service: Service) -> None:
+    """The library checks 2^60 references. It does not return to the interpreter in between."""
+    levels = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n - 1}"}] * 2} for n in range(1, 60)}
+    parameters = {"$defs": {"a0": {"type": "string"}} | levels, "$ref": "#/$defs/a59"}
+    tools = [{"type": "function", "function": {"name": "look", "parameters": parameters}}]
+    slow = service.upload(jsonl(chat(USER, CALLING, ANSWER, ASSISTANT) | {"tools": tools}))
+    other = service.upload()
+    service.limit(Limits(cpu_seconds=5, wall_seconds=600, memory_mib=1024))
+    service.validate()
+    service.platform.project()
+    assert service.dataset(slow).status is DatasetStatus.REJECTED
+    (error,) = service.report(slow).errors
+    assert error.code == Code.NOT_READABLE
+    assert STOPPED[Exceeded.TIME] in error.message
+    assert service.dataset(other).status is DatasetStatus.READY_FOR_TRAINING
