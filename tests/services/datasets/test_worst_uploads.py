@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from uuid import uuid4
 
 import pytest
 
@@ -83,12 +84,14 @@ def test_a_schema_with_doubling_references_rejects_only_its_own_dataset(service:
     parameters = {"$defs": {"a0": {"type": "string"}} | levels, "$ref": "#/$defs/a59"}
     tools = [{"type": "function", "function": {"name": "look", "parameters": parameters}}]
     slow = service.upload(jsonl(chat(USER, CALLING, ANSWER, ASSISTANT) | {"tools": tools}))
-    other = service.upload()
+    later, other = service.upload(), service.upload(account_id=uuid4())
     service.limit(Limits(cpu_seconds=5, wall_seconds=600, memory_mib=1024))
-    service.validate()
+    for _ in range(2):  # one dataset of each account at a time
+        service.validate()
     service.platform.project()
     assert service.dataset(slow).status is DatasetStatus.REJECTED
     (error,) = service.report(slow).errors
     assert error.code == Code.NOT_READABLE
     assert STOPPED[Exceeded.TIME] in error.message
-    assert service.dataset(other).status is DatasetStatus.READY_FOR_TRAINING
+    for dataset_id in (later, other):
+        assert service.dataset(dataset_id).status is DatasetStatus.READY_FOR_TRAINING
