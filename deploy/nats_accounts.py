@@ -125,7 +125,8 @@ class NatsKeys(BaseModel):
         """Return the JWT of an account that imports subjects, by their names in the account."""
         services = public_key(self.services)
         imports = [_import(services, local, subject) for local, subject in subjects.items()]
-        return self._account(seed, name, {**LIMITS, **limits}, imports=imports)
+        limits = LIMITS | ({"conn": TRAINER_CONNECTIONS} if seed == self.trainers else {})
+        return self._account(seed, name, limits, imports=imports)
 
     def _derived(self, kind: KeyKind, name: str) -> str:
         text = f"{kind.name.lower()} {name}".encode()
