@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from domain.billing.meter import Meter
@@ -33,6 +34,10 @@ Continuing = Callable[[UUID, UUID], Iterable[UUID]]
 """A function of account and job that returns the unfinished jobs that continue the job's model."""
 
 
+LAUNCHER_REST = timedelta(seconds=60)
+"""Time after a failure of the launcher in which event handlers launch nothing."""
+
+
 class Scheduling:
     """Event handlers that queue jobs, allocate GPUs, launch segments and delete unused files.
 
@@ -55,6 +60,7 @@ class Scheduling:
         self._settings = settings
         self._continuing = continuing
         self._funding = Funding(log, settings.meter_minute_seconds)
+        self._launcher_failed_at = datetime.min.replace(tzinfo=UTC)
 
     @property
     def handlers(self) -> Handlers:
@@ -114,11 +120,20 @@ class Scheduling:
         return Allocation(self._log, self._funding, pool).serve()
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
-        """Launch the segment. If its pod cannot start yet, LaunchRetries launches it later."""
+        """Launch the segment. If its pod cannot start yet, LaunchRetries launches it later.
+
+        After a failure of the launcher, only LaunchRetries launches, because a failure can take
+        long, and running trainers wait for the next events.
+        """
+        if abs(current_cause().now - self._launcher_failed_at) < LAUNCHER_REST:
+            return []
         try:
             return self._pods.start(event.job_id, event.segment, event.paid_seconds)
-        except (GpusBusy, LauncherUnavailable, LaunchFailed):
-            return []
+        except LaunchFailed:
+            self._launcher_failed_at = current_cause().now
+        except (GpusBusy, LauncherUnavailable):
+            pass
+        return []
 
     def on_lease_extended(self, event: Meter.LeaseExtended) -> Sequence[Aggregate]:
         """Send a running segment its new total of paid seconds and renewed credentials."""

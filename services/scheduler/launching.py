@@ -242,6 +242,8 @@ class LaunchRetries:
         except (GpusBusy, LauncherUnavailable, LaunchFailed) as error:
             if isinstance(error, LaunchFailed):
                 self._failed_at.setdefault(name, now)
+            else:
+                self._failed_at.pop(name, None)
             pause = self._backoff.postpone(name, self._machine.now())
             # A pod may be pending for hours. Its launcher logs the reason.
             level = logging.DEBUG if isinstance(error, PodPending) else logging.INFO
