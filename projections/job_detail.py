@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
@@ -142,6 +142,12 @@ WAITING_TO_RETRY, WAITING_FOR_GPU, WAITING_FOR_LEASE, LAUNCHING, LOADING = (
 PAUSING, CANCELLING = "pausing", "cancelling"
 STOPPING = (PAUSING, CANCELLING)
 """Phases that a job keeps while its segment runs on."""
+
+BETWEEN_SEGMENTS = (
+    *(WAITING_TO_RETRY, WAITING_FOR_GPU),
+    *("registered", "paused", "failed", "cancelled"),
+)
+"""Phases of a job whose newest segment does not need more evidence."""
 
 MAX_EXPIRED = 100
 
@@ -746,6 +752,23 @@ def unfinished_by_account(connection: Connection, choice: Choice) -> list[Row]:
         "GROUP BY account_id ORDER BY count(*) DESC, account_id",
         {"paused": JobStatus.PAUSED, "final": FINAL, **vars(choice)},
     ).fetchall()
+
+
+def ended_segments(
+    connection: Connection, segments: Collection[tuple[UUID, int]]
+) -> set[tuple[UUID, int]]:
+    """Return those of the given segments, by job ID and number, that have certainly ended.
+
+    A read model that lags reports fewer of them.
+    """
+    jobs, numbers = [job_id for job_id, _ in segments], [number for _, number in segments]
+    rows = connection.execute(
+        "SELECT job_id, asked.segment FROM unnest(%s::uuid[], %s::integer[]) "
+        "AS asked (job_id, segment) JOIN job_detail AS job USING (job_id) "
+        "WHERE job.segment > asked.segment OR job.segment = asked.segment AND phase = ANY(%s)",
+        [jobs, numbers, list(BETWEEN_SEGMENTS)],
+    ).fetchall()
+    return {(row["job_id"], row["segment"]) for row in rows}
 
 
 def due_relaunches(connection: Connection, now: datetime) -> list[UUID]:

@@ -64,14 +64,6 @@ GROUP BY open_meters.account_id
 """
 """The rate of a job is the rate of its running segment."""
 
-ENDED = """
-SELECT asked.job_id, asked.segment FROM unnest(%s::uuid[], %s::integer[]) AS asked (job_id, segment)
-JOIN job_detail AS job ON job.job_id = asked.job_id AND job.segment >= asked.segment
-WHERE NOT EXISTS (SELECT FROM open_meters AS meter
-    WHERE meter.job_id = asked.job_id AND meter.segment = asked.segment)
-"""
-"""A segment that the read models do not know yet has not ended."""
-
 OPEN_METERS = Projection(
     "open_meters",
     ("open_meters",),
@@ -97,15 +89,6 @@ def unbound_segments(connection: Connection) -> list[Row]:
     return connection.execute(
         "SELECT job_id, segment FROM open_meters WHERE bound_at IS NULL ORDER BY job_id, segment"
     ).fetchall()
-
-
-def ended_segments(
-    connection: Connection, segments: Collection[tuple[UUID, int]]
-) -> set[tuple[UUID, int]]:
-    """Return those of the given segments, by job ID and number, whose meter is closed."""
-    jobs, numbers = [job_id for job_id, _ in segments], [number for _, number in segments]
-    rows = connection.execute(ENDED, [jobs, numbers]).fetchall()
-    return {(row["job_id"], row["segment"]) for row in rows}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from domain.core.counts import Count, Seconds
 from infrastructure.exchange import read
 from infrastructure.measurements import add_evidence_of_many
 from infrastructure.store import Connection
-from projections.open_meters import ended_segments
+from projections.job_detail import ended_segments
 
 
 class Evidence(BaseModel):
