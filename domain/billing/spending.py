@@ -34,7 +34,8 @@ def charged_key(log: EventLog, account: Account, key_id: UUID | None) -> UUID | 
 
     A key without a budget shares the budgets of the key that issued it.
     """
-    limited, found = {each.key_id for each in account.budgets.values()}, key_id
+    limited = {each.key_id for each in account.budgets.values()} - {None}
+    found = key_id if limited else None
     while found is not None and found not in limited:
         key = log.find(ApiKey, found)
         found = key.issuer_id if key is not None and key.account_id == account.id else None

@@ -87,7 +87,7 @@ class Metering:
             if meter is not None and segment < event.segment:
                 credit_lost_work(account, meter, paid.seconds)
                 meters.append(meter)
-        if not account.pending_events:
+        if not any(meter.pending_events for meter in meters):
             return []
         return [*meters, account, *self._limited(job.id, meters)]
 
