@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -19,7 +19,7 @@ from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from infrastructure.limited_process import LimitExceeded, Limits, run
+from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
 from services.serving.grammar_worker import LIMITS
 from services.serving.refusals import Refused
 
@@ -27,6 +27,9 @@ WORKER, COMPILING = "services.serving.grammar_worker", Limits(5, 60.0, 512)
 """The process that compiles a grammar first, and its limits."""
 
 KNOWN_GRAMMARS = 512
+COMPILERS = threading.BoundedSemaphore(2)
+COMPILER_WAIT_SECONDS = 1.0
+"""Seconds for which a request with a new schema waits for one of the compilers."""
 
 COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON without free white space. A weak model could otherwise write it without end."""
@@ -40,6 +43,16 @@ class UnusableSchema(Refused):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The schema cannot be enforced: {reason}. Change it.", "response_format")
+
+
+class CompilersBusy(Refused):
+    """Too many new schemas are being compiled. Known schemas need no compiler."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "rate_limit_exceeded"
+
+    def __init__(self) -> None:
+        super().__init__("Too many new schemas are being compiled. Try again soon.")
 
 
 class GrammarBroken(Exception):
@@ -56,7 +69,7 @@ class Grammars:
         self._prepared: LLTokenizer | None = None
 
     def of(self, schema: dict[str, Any]) -> Grammar:
-        """Return the grammar of an answer. Raise UnusableSchema."""
+        """Return the grammar of an answer. Raise UnusableSchema or CompilersBusy."""
         if self._prepared is None:
             self._prepared = llguidance.hf.from_tokenizer(
                 self._tokenizer, n_vocab=self._vocabulary, eos_token=self._ends or None
@@ -73,13 +86,34 @@ class Grammars:
         return Grammar(matcher)
 
 
-@lru_cache(KNOWN_GRAMMARS)
+_problems: dict[str, str] = {}
+
+
 def _problem(grammar: str) -> str:
-    """Return why a grammar cannot be compiled within limits, or an empty text."""
+    """Return the reason why a grammar cannot be compiled within limits, or an empty text."""
+    if (known := _problems.get(grammar)) is not None:
+        return known
+    if not COMPILERS.acquire(timeout=COMPILER_WAIT_SECONDS):
+        raise CompilersBusy
+    try:
+        if grammar not in _problems:  # else another request has compiled it in the meantime
+            problem = _compiled(grammar)
+            if len(_problems) >= KNOWN_GRAMMARS:
+                _problems.clear()
+            _problems[grammar] = problem
+            return problem
+        return _problems[grammar]
+    finally:
+        COMPILERS.release()
+
+
+def _compiled(grammar: str) -> str:
     try:
         return _first_line(str(run(WORKER, {"grammar": grammar}, COMPILING)))
     except LimitExceeded as error:
         return f"it exceeds the {error.exceeded} limit"
+    except ProcessFailed as error:
+        raise CompilersBusy from error
 
 
 class Grammar:
