@@ -16,7 +16,7 @@ from deploy.local.hang_detection import Probe, healthz
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.ports import free_port
 from deploy.nats_accounts import USERS, configuration
-from infrastructure.bus import OPERATOR
+from infrastructure.bus import EVENTS, OPERATOR
 from infrastructure.nats_keys import public_key, signer
 
 STORING_SECONDS = 15.0
@@ -82,10 +82,15 @@ class NatsServer:
         self._home.shared_nats_credentials.unlink(missing_ok=True)
 
     def keep_streams(self) -> None:
-        """Give the stored streams to the account of the keys. The server must be stopped."""
-        account = self._home.nats / "jetstream" / public_key(self._keys.services)
-        for streams in self._home.nats.glob("jetstream/*/streams"):
-            streams.parent.rename(account)
+        """Give the stored streams to the account of the keys. The server must be stopped.
+
+        Raise StackError if several accounts have the stream of events.
+        """
+        owners = [each.parents[1] for each in self._home.nats.glob(f"jetstream/*/streams/{EVENTS}")]
+        if len(owners) > 1:
+            raise StackError(f"{self._home.nats} has the events of several accounts. Delete it.")
+        for owner in owners:
+            owner.rename(owner.with_name(public_key(self._keys.services)))
 
     def provision(self) -> None:
         """Do nothing. infrastructure.bus creates streams and consumers on any server."""

@@ -112,10 +112,10 @@ def replace_secrets() -> None:
 
 def _replace_files(home: Home, settings: Settings) -> None:
     passwords = Passwords()
-    if settings.database_url is None and home.postgres.exists():
-        PostgresServer(home, 0, passwords).set_owner_password(passwords.postgres_owner)
     if settings.nats_url is None:
         NatsServer(home, 0, passwords).keep_streams()
+    if settings.database_url is None and home.postgres.exists():
+        PostgresServer(home, 0, passwords).set_owner_password(passwords.postgres_owner)
     artifacts, aside = Artifacts(settings.artifacts), f"seals-before-replacement/{uuid4()}"
     for ref in artifacts.list(SEALS):
         artifacts.copy(ref, f"{aside}/{ref}")
