@@ -85,7 +85,7 @@ class Launching:
                 raise CommandReused(REUSED)
             request.approve()
         job = self._gated(job_id, account_id, choices, order, None if wait else loads)
-        with self._room(account_id):
+        with self._room(account_id) if request is None else nullcontext():  # it has its place
             self.log.commit(*filter(None, (request, job)))
         return job
 
