@@ -77,3 +77,14 @@ def test_an_ended_segment_shows_nothing_more(
             project(history.log, connection)
             keep_evidence(connection, [shown(7 if running else 9), shown(3, segment=2)])
             assert kept(connection) == {1: evidence, 2: 3}
+
+
+def test_evidence_is_kept_while_the_read_model_of_meters_lags(
+    history: History, pool: ConnectionPool[Connection]
+) -> None:
+    history.run_until("launched")
+    with pool.connection() as connection:
+        project(history.log, connection)
+        connection.execute("DELETE FROM open_meters")
+        keep_evidence(connection, [shown(5)])
+        assert kept(connection) == {1: 5}

@@ -52,6 +52,22 @@ def test_a_job_from_its_approval_to_its_pod(allocated: History, scheduler: Sched
     assert (spec.dataset_ref, spec.base_ref) == (PLAN.dataset_ref, PLAN.base_ref)
 
 
+def test_after_a_failed_launch_the_next_events_do_not_wait_for_the_launcher(
+    allocated: History, scheduler: Scheduler
+) -> None:
+    scheduler.launcher.refuses = True
+    allocated.grant_lease(1)
+    scheduler.catch_up()
+    scheduler.launcher.refuses = False
+    (granted,) = [
+        each
+        for each in allocated.log.events.get(meter_id(JOB_ID, 1))
+        if isinstance(each, Meter.LeaseGranted)
+    ]
+    assert scheduler.handle(granted) == []
+    assert scheduler.launcher.started == []
+
+
 def test_gpus_and_segment_are_allocated_in_one_save(allocated: History) -> None:
     (gpus,) = [
         each

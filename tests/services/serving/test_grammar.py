@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from services.serving.grammar import UnusableSchema
+from services.serving.grammar import COMPILERS, CompilersBusy, UnusableSchema
 from tests.builders.serving import open_engine
 from tests.services.serving.answers import Answers
 
@@ -82,3 +82,11 @@ def test_a_schema_that_cannot_be_enforced_is_refused(
     with pytest.raises(UnusableSchema) as refused:
         answers.ask("base", "Hi.", response_schema=schema)
     assert refused.value.field == "response_format"
+
+
+def test_schemas_of_one_account_do_not_stop_known_ones(answers: Answers) -> None:
+    answers.ask("base", "Hi.", response_schema=SCHEMA, max_tokens=1)
+    with COMPILERS, COMPILERS:
+        with pytest.raises(CompilersBusy):
+            answers.ask("base", "Hi.", response_schema={"type": "string", "maxLength": 3})
+        answers.ask("base", "Hi.", response_schema=SCHEMA, max_tokens=1)
