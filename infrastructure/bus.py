@@ -51,9 +51,10 @@ MAX_REPORT_BYTES, MAX_MEASUREMENT_BYTES = 64 * 1024, 16 * 1024
 """Maximum size of a message of a trainer on the streams REPORTS and TELEMETRY."""
 
 MAX_DELIVERIES = 20
-"""Deliveries of a report or measurement after which its consumer gives up.
+"""Deliveries of a report or measurement after which NATS drops it.
 
-A delivery counts only if it fails for another reason than an unreachable database or bus.
+While the database or the bus is away, consumers keep a message instead of asking for another
+delivery. A crash of the consumer uses one.
 """
 
 TOO_FEW_SERVERS = (10005, 10074)

@@ -27,7 +27,7 @@ KEY_LIFE = timedelta(hours=1)
 """Time for which only the idempotency key prevents a second charge. Stripe may forget it later."""
 
 CHARGE_LIFE = timedelta(hours=20)
-"""Time for which a charge may be sent. Then the balance that it was for is long history."""
+"""Time for which a charge may be sent. After that, the balance that caused it is outdated."""
 
 FAILURES: Mapping[ChargeStatus, CardFailure] = {
     ChargeStatus.DECLINED: CardFailure.DECLINED,

@@ -305,7 +305,7 @@ class ReceivedMessages:
                 return
 
     async def _postpone(self, message: Msg) -> None:
-        """Have a message that failed alone redelivered, or give it up."""
+        """Let NATS deliver a message that failed alone again, or drop it."""
         deliveries = message.metadata.num_delivered
         gives_up = deliveries >= MAX_DELIVERIES
         what = "dropped" if gives_up else "redelivered later"

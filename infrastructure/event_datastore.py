@@ -1,7 +1,7 @@
 """The connections of the event store, which are those of the process.
 
-The library would open a pool of its own, of which the database's URL determines only the host,
-port, user, password and database, and each of them only if no variable of this process does.
+The library's own pool ignores most parameters of the database's URL, and environment variables
+override the rest.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         except (OSError, UnicodeError):
             found = []
         if not found or not all(map(self._policy.permits, found)):
-            raise Refused(f"The host name {host!r} has no public address, or a private one.")
+            raise Refused(f"The host name {host!r} does not have only public addresses.")
         return found[:ADDRESSES]
 
 

@@ -33,7 +33,7 @@ WATCH_SECONDS = 1.0
 
 
 HELD = (
-    "This restored copy sends no webhooks, notices by e-mail and metrics of trackers, charges and "
+    "This restored copy sends no webhooks, e-mail notifications or tracker metrics. It charges and "
     "refunds no cards, and pushes no models. When the original is gone, run `ecolink backup "
     "confirm-restore`."
 )

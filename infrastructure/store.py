@@ -118,7 +118,7 @@ class ProcessPool(ConnectionPool[Connection]):
     number of threads at once falls again with time.
 
     The pool notes when its connections were used. With a `reset` function, the library returns
-    connections in another thread, and opens more of them meanwhile.
+    connections in another thread, and opens more of them in the meantime.
     """
 
     def __init__(self, rows: int, **options: Any) -> None:
@@ -148,7 +148,7 @@ class ProcessPool(ConnectionPool[Connection]):
 
     @contextmanager
     def for_events(self, timeout: float | None = None) -> Generator[Connection]:
-        """Lend a connection, also if all those for rows are in use."""
+        """Lend a connection, even if all connections for rows are in use."""
         with self._turn:
             if time.monotonic() - self._lowered > IDLE_SECONDS:
                 self._at_once, self._lowered = max(1, self._at_once - 1), time.monotonic()
@@ -172,7 +172,7 @@ def open_log(
     takes_snapshots: bool = False,
     leadership: Leadership | None = None,
 ) -> EventLog:
-    """Open the event log of a process. It closes the pool of the process, or one of its own.
+    """Open the event log of a process. Closing the log closes its pool.
 
     `cached` is the number of aggregates that stay in memory, so that a load reads only new events.
     The log uses snapshots if the settings contain their secret. Only billing and the scheduler take

@@ -32,7 +32,7 @@ console = Console(highlight=False)
 
 TEST_PAYMENTS = "Test payments are enabled: account holders can top up without paying."
 MAKE_SECONDS = 0.5
-"""Interval of the look at the signals of `make`, in seconds."""
+"""Seconds between two checks of the signals of `make`."""
 
 COLORS = {
     ChildState.RUNNING: "green",

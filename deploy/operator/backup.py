@@ -283,7 +283,7 @@ def _show(
             f"[yellow]The personal data of account {account_id} was erased after the restored "
             f"events. Run `ecolink accounts erase {account_id}` again.[/]"
         )
-    console.print("For payments by card, run `ecolink accounts recover-payments --since TIME`.")
+    console.print("For card payments, run `ecolink accounts recover-payments --since TIME` now.")
     console.print(HELD, style="yellow", markup=False)
     if settings.database_url is None:
         console.print(f"Start EcoLink: ECOLINK_HOME={settings.home} ecolink up", markup=False)

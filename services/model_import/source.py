@@ -109,7 +109,7 @@ def require_count(templates: Collection[str]) -> None:
     if len(templates) > MOST_TEMPLATES:
         raise ImportRefused(
             f"The model has {len(templates):,} named chat templates. The maximum is "
-            f"{MOST_TEMPLATES}. Remove those that are neither default nor tool_use."
+            f"{MOST_TEMPLATES}. Keep default and tool_use, and remove others."
         )
 
 

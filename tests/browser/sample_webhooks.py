@@ -48,7 +48,7 @@ def add_webhooks(connection: Connection, ada: UUID) -> dict[str, str]:
     at = day_ago
     for hours in (0.0, 0.01, 0.03, 0.1, 0.6, 2.6, 8.6, 23.7):
         at = day_ago + timedelta(hours=hours)
-        error = "The host name 'old.example.com' has no public address, or a private one."
+        error = "The host name 'old.example.com' does not have only public addresses."
         record_attempt(connection, lost.id, Attempt(at, 12, None, error), at)
     disable_endpoint(connection, quiet.id, DisabledReason.OWNER, now - timedelta(days=3))
     shown = {"webhook": enabled, "webhook failing": failing}
