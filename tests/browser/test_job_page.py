@@ -122,7 +122,7 @@ def test_a_job_is_saved_as_a_template_without_leaving_its_live_page(
 ) -> None:
     page = sample_tabs.open(sample.people["ada"])
     sockets: list[WebSocket] = []
-    page.on("websocket", sockets.append)
+    page.on("websocket", lambda each: sockets.append(each))
     page.goto(sample.paths["training"])
     until(page, lambda: bool(sockets))
     page.locator("#job-head").evaluate("head => { head.dataset.known = ''; }")

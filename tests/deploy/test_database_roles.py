@@ -707,8 +707,8 @@ def test_billing_and_the_gateway_settle_card_payments_with_their_roles(
         assert payment.checkout is not None
         reference = local_stripe.pay(payment.checkout)["payment_intent"]
         cards.settle(payment.id)
-        cards.auto.set_rule(account_id, rule)
         returns.refund(account_id, reference, 1_000_000, "ticket 17")
+        cards.auto.set_rule(account_id, rule)
     dispute = local_stripe.dispute(reference, 400)
     billing = as_service("billing")
     with (

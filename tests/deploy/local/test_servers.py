@@ -7,7 +7,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import NoStreamResponseError
 
-from infrastructure.bus import REPORTS, connect, provision
+from infrastructure.bus import EVENTS, connect, provision
 from infrastructure.settings import Settings
 
 
@@ -66,7 +66,7 @@ async def services(settings: Settings):
 
 
 async def test_a_large_message_passes(services: Client) -> None:
-    ack = await services.jetstream().publish("reports.a.b.1", bytes(7 * 1024**2))
-    assert ack.stream == REPORTS
+    ack = await services.jetstream().publish("events.a.b.1", bytes(7 * 1024**2))
+    assert ack.stream == EVENTS
     with pytest.raises(NoStreamResponseError):
         await services.jetstream().publish("elsewhere", b"")

@@ -34,14 +34,19 @@ INSERT INTO job_detail SELECT * FROM copy; DROP TABLE copy
 
 
 @pytest.fixture
-def refused(allocated: History, scheduler: Scheduler) -> History:
-    """A job that was refused twice, and waits 30 s for its second relaunch."""
-    scheduler.launcher.refuses = True
+def crashed(allocated: History, scheduler: Scheduler) -> History:
+    """A job that crashed twice, and waits 30 s for its second relaunch."""
     for segment in (1, 2):
         scheduler.catch_up()
-        allocated.grant_lease(segment)
+        crash(allocated, segment)
     scheduler.catch_up()
     return allocated
+
+
+def crash(history: History, segment: int) -> None:
+    """End a leased segment as crashed, before its pod starts."""
+    history.grant_lease(segment)
+    history.end_segment(segment, SegmentEnd.CRASHED, settled=False)
 
 
 @pytest.fixture
@@ -60,39 +65,38 @@ def pass_time(scheduler: Scheduler) -> PassTime:
 
 
 def test_a_job_is_queued_when_its_relaunch_is_due(
-    refused: History, scheduler: Scheduler, pass_time: PassTime
+    crashed: History, scheduler: Scheduler, pass_time: PassTime
 ) -> None:
-    assert (refused.job.segment, refused.job.running) == (2, None)
-    assert (refused.pool.held, refused.pool.queue) == ({}, {})
+    assert (crashed.job.segment, crashed.job.running) == (2, None)
+    assert (crashed.pool.held, crashed.pool.queue) == ({}, {})
     pass_time(29)
-    assert refused.job.segment == 2
+    assert crashed.job.segment == 2
     pass_time(1)
-    assert refused.job.runs(3)
-    scheduler.launcher.refuses = False
-    refused.grant_lease(3)
+    assert crashed.job.runs(3)
+    crashed.grant_lease(3)
     pass_time(1)
-    assert refused.job.pod is not None
+    assert crashed.job.pod is not None
 
 
-def test_the_job_fails_after_the_last_retry(refused: History, pass_time: PassTime) -> None:
+def test_the_job_fails_after_the_last_retry(crashed: History, pass_time: PassTime) -> None:
     pass_time(30)
-    refused.grant_lease(3)
-    pass_time(299)
-    assert (refused.job.segment, refused.job.running) == (3, None)
+    crash(crashed, 3)
+    pass_time(269)  # crashes have the time of the first one
+    assert (crashed.job.segment, crashed.job.running) == (3, None)
     pass_time(1)
-    refused.grant_lease(4)
+    crash(crashed, 4)
     pass_time(0)
-    assert refused.job.status is JobStatus.FAILED
-    assert refused.pool.held == {}
+    assert crashed.job.status is JobStatus.FAILED
+    assert crashed.pool.held == {}
 
 
-def test_another_job_uses_the_gpus_meanwhile(refused: History, pass_time: PassTime) -> None:
-    other = refused.another_job()
+def test_another_job_uses_the_gpus_meanwhile(crashed: History, pass_time: PassTime) -> None:
+    other = crashed.another_job()
     other.approve_job(queued=False)
     for seconds in (30, 60):
         pass_time(seconds)
         assert other.job.running
-        assert list(refused.pool.queue) == [(JOB_ID, 3)], "it is queued once"
+        assert list(crashed.pool.queue) == [(JOB_ID, 3)], "it is queued once"
 
 
 def test_a_late_handler_queues_due_jobs(allocated: History, scheduler: Scheduler) -> None:
@@ -104,37 +108,37 @@ def test_a_late_handler_queues_due_jobs(allocated: History, scheduler: Scheduler
     assert allocated.job.runs(3)
 
 
-def test_a_resumed_job_is_launched_without_a_delay(refused: History, scheduler: Scheduler) -> None:
-    refused.pause()
-    refused.resume()
+def test_a_resumed_job_is_launched_without_a_delay(crashed: History, scheduler: Scheduler) -> None:
+    crashed.pause()
+    crashed.resume()
     scheduler.catch_up()
-    assert refused.job.runs(3)
+    assert crashed.job.runs(3)
 
 
-def test_a_paused_job_is_not_queued(refused: History, pass_time: PassTime) -> None:
-    refused.pause()
+def test_a_paused_job_is_not_queued(crashed: History, pass_time: PassTime) -> None:
+    crashed.pause()
     pass_time(60)
-    assert refused.pool.queue == {}
-    assert refused.last(events.JobPaused).reason is PauseReason.OWNER
+    assert crashed.pool.queue == {}
+    assert crashed.last(events.JobPaused).reason is PauseReason.OWNER
 
 
-def test_a_due_job_that_cannot_pay_is_paused(refused: History, pass_time: PassTime) -> None:
+def test_a_due_job_that_cannot_pay_is_paused(crashed: History, pass_time: PassTime) -> None:
     with command("settle"):
-        meter = refused.meter(2)
+        meter = crashed.meter(2)
         meter.close(0, 60)
-        refused.log.commit(meter)
-    refused.reserve_balance()
+        crashed.log.commit(meter)
+    crashed.reserve_balance()
     pass_time(60)
-    assert refused.last(events.JobPaused).reason is PauseReason.BALANCE
+    assert crashed.last(events.JobPaused).reason is PauseReason.BALANCE
 
 
-def test_a_failing_relaunch_does_not_block_others(refused: History, scheduler: Scheduler) -> None:
+def test_a_failing_relaunch_does_not_block_others(crashed: History, scheduler: Scheduler) -> None:
     scheduler.project()
     with scheduler.pool.connection() as connection:
         connection.execute(BROKEN_ROW)
     scheduler.clock.time += timedelta(seconds=30)
-    claim_due(refused.log, scheduler.clock, scheduler.pool, scheduler.scheduling.claim)
-    assert list(refused.pool.queue) == [(JOB_ID, 3)]
+    claim_due(crashed.log, scheduler.clock, scheduler.pool, scheduler.scheduling.claim)
+    assert list(crashed.pool.queue) == [(JOB_ID, 3)]
 
 
 def store_files(scheduler: Scheduler) -> list[str]:

@@ -300,7 +300,7 @@ class Committing:
 
 @dataclass
 class Delivered:
-    """A message as a subscriber of events gets it. Its acknowledgement covers all before it."""
+    """A message as a subscriber gets it. Acknowledging an event also covers all before it."""
 
     data: bytes
     message: Message
@@ -311,29 +311,35 @@ class Delivered:
     def subject(self) -> str:
         return self.message.subject
 
+    @property
+    def metadata(self) -> SimpleNamespace:
+        return SimpleNamespace(num_delivered=1)
+
     async def ack(self) -> None:
         self.reach("before ack")
-        self.durable.ack_to(self.message)
+        if self.durable.stream.name == EVENTS:
+            self.durable.ack_to(self.message)
+        else:
+            self.durable.ack([self.message])
+
+    async def nak(self, delay: float) -> None:
+        await Pause(delay)
+        self.durable.redeliver([self.message])
+
+    async def term(self) -> None:
+        self.durable.ack([self.message])
+
+    async def in_progress(self) -> None:
+        """Do nothing: the bus waits without end for an acknowledgement."""
 
 
 class DeliveredBatch:
-    """The messages that a subscriber acknowledges together."""
+    """A batch of messages."""
 
     def __init__(
         self, durable: SimulatedDurable, messages: Sequence[Message], reach: Callable[[str], None]
     ) -> None:
         self.raw_message = [Delivered(each.data, each, durable, reach) for each in messages]
-        self._messages = messages
-        self._durable = durable
-        self._reach = reach
-
-    async def ack(self) -> None:
-        self._reach("before ack")
-        self._durable.ack(self._messages)
-
-    async def nack(self, delay: float = 0.0) -> None:
-        await Pause(delay)
-        self._durable.redeliver(self._messages)
 
 
 Handle = Callable[[list[Any], Any], Coroutine[Any, Any, None]]

@@ -31,6 +31,7 @@ from infrastructure.event_handlers import PARKED_DDL
 from projections.accounts import ACCOUNTS
 from projections.billing_ledger import BILLING_LEDGER, LAST_POSTINGS
 from projections.gpu_pools import ADD_CLAIMS, GPU_POOLS
+from projections.job_detail import WAITING_FOR_GPU
 from projections.open_meters import OPEN_METERS
 from projections.projection import POSITIONS_DDL, Cursor, Projection, insert, one_by_one, update
 
@@ -61,6 +62,8 @@ CREATE TABLE IF NOT EXISTS job_detail (
     job_id uuid PRIMARY KEY,
     account_id uuid NOT NULL,
     status text NOT NULL,
+    phase text NOT NULL DEFAULT '',
+    segment integer NOT NULL DEFAULT 0,
     approved_at timestamptz NOT NULL,
     relaunch_at timestamptz,
     expires_at timestamptz,
@@ -98,7 +101,9 @@ def apply_due(cursor: Cursor, event: Event) -> None:
         case events.RelaunchPostponed():
             _change(cursor, event, relaunch_at=event.until)
         case events.SegmentAllocated():
-            _change(cursor, event, relaunch_at=None)
+            _change(cursor, event, relaunch_at=None, segment=event.segment, phase="")
+        case events.SegmentEnded():
+            _change(cursor, event, phase=WAITING_FOR_GPU)
         case events.JobFailed():
             _change(cursor, event, status=JobStatus.FAILED)
         case events.JobPaused():
