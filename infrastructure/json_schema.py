@@ -62,7 +62,7 @@ def validator_of(schema: Any) -> jsonschema_rs.Validator:
     except jsonschema_rs.ValidationError as error:
         raise InvalidSchema(_correction(error, schema)) from None
     except (jsonschema_rs.ReferencingError, ValueError):
-        raise InvalidSchema("Correct its references.") from None
+        raise InvalidSchema('Point each "$ref" to a definition in the schema itself.') from None
 
 
 def inside(value: Any) -> list[Any]:
@@ -86,6 +86,8 @@ def _draft(uri: str) -> jsonschema_rs.Validator:
 
 def _correction(error: jsonschema_rs.ValidationError, schema: Any) -> str:
     """Return what to correct. The library's own message could contain text of other documents."""
+    if error.kind.name == "$ref":
+        return 'Point each "$ref" to a definition in the schema itself.'
     place, value = error.instance_path, schema
     for each in place:
         value = value[each]
