@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -46,7 +47,7 @@ from infrastructure.reports import (
     SegmentMessage,
     StepMeasured,
 )
-from infrastructure.segment_credentials import CredentialIssuer, inbox_prefix
+from infrastructure.segment_credentials import MAX_SUBSCRIPTIONS, CredentialIssuer, inbox_prefix
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
@@ -490,6 +491,7 @@ async def test_a_measurement_over_the_limit_is_refused(
 async def test_a_message_over_the_payload_of_the_user_ends_the_connection(
     streams: JetStreamContext, attacker: Segment
 ) -> None:
+    await attacker.client.flush()  # fails on a connection that the server has closed
     await attacker.client.publish(f"reports.{attacker.name}", b"x" * (MAX_REPORT_BYTES + 1))
     await eventually_async(lambda: closed(attacker))  # the error itself can be lost in a reset
     assert (await streams.stream_info(REPORTS)).state.messages == 0
@@ -498,8 +500,12 @@ async def test_a_message_over_the_payload_of_the_user_ends_the_connection(
 async def test_a_trainer_has_few_subscriptions(
     streams: JetStreamContext, attacker: Segment
 ) -> None:
-    for n in range(100):
-        await attacker.client.subscribe(f"{inbox_prefix(attacker.history.job_id, 1)}.{n}")
+    subjects = (f"{inbox_prefix(attacker.history.job_id, 1)}.{n}" for n in range(100))
+    for subject in islice(subjects, MAX_SUBSCRIPTIONS):
+        await attacker.client.subscribe(subject)
+    await attacker.client.flush()  # fails on a connection that the server has closed
+    for subject in subjects:
+        await attacker.client.subscribe(subject)
     await eventually_async(lambda: closed(attacker))
 
 
