@@ -260,6 +260,7 @@ def test_a_pool_replaces_a_connection_that_the_server_closed_while_it_was_idle(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_pool(settings, max_size=1) as pool:
+        pool.wait()  # else the pool may open a second connection for the first use
         with pool.connection() as first:
             pid = first.info.backend_pid
         with connect(settings) as other:
@@ -274,6 +275,7 @@ def test_a_pool_replaces_a_connection_that_failed_a_moment_after_its_last_use(
 ) -> None:
     monkeypatch.setattr(store, "UNCHECKED_SECONDS", 3600.0)
     with open_pool(settings, max_size=1) as pool:
+        pool.wait()  # else the pool may open a second connection for the first use
         with pool.connection() as first:
             pid = first.info.backend_pid
         with connect(settings) as other:
