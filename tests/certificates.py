@@ -1,4 +1,7 @@
-"""A certificate authority for tests, and certificates of servers."""
+"""A certificate authority for tests, and certificates of servers.
+
+The certificates have the extensions of RFC 5280, which Python requires since version 3.13.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,14 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usage = x509.BasicConstraints(ca=True, path_length=None)
-        self._certificate = self._signed(self._name, self._key.public_key(), usage)
+        signs = x509.KeyUsage(
+            key_cert_sign=True,
+            **dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment"), False),
+            **dict.fromkeys(("data_encipherment", "key_agreement", "crl_sign"), False),
+            **dict.fromkeys(("encipher_only", "decipher_only"), False),
+        )
+        basic = x509.BasicConstraints(ca=True, path_length=None)
+        self._certificate = self._signed(self._name, self._key.public_key(), basic, signs)
         self.file = folder / "ca.pem"
         self.file.write_bytes(_pem(self._certificate))
 
@@ -42,10 +51,10 @@ class Authority:
         return folder
 
     def _signed(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType
     ) -> x509.Certificate:
         now = datetime.now(UTC)
-        return (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
@@ -53,9 +62,12 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=30))
-            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
-            .sign(self._key, hashes.SHA256())
         )
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        for each in (*extensions, x509.SubjectKeyIdentifier.from_public_key(key), issuer):
+            critical = isinstance(each, (x509.BasicConstraints, x509.KeyUsage))
+            builder = builder.add_extension(each, critical)
+        return builder.sign(self._key, hashes.SHA256())
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
