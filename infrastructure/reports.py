@@ -47,11 +47,8 @@ MAX_TEXT_CHARACTERS = 4_000
 """Limit of all texts in messages about segments."""
 
 
-SPEC_FORMAT = 2
-"""Newest format of a SegmentSpec that this trainer can follow.
-
-Format 2 added the adapter that a job continues, and the hyperparameters of format 2 of the log.
-"""
+SPEC_FORMAT = 1
+"""Newest format of a SegmentSpec that this trainer can follow."""
 
 
 class Message(BaseModel):

@@ -52,7 +52,6 @@ CREATE TABLE IF NOT EXISTS dataset_tokens (
     tokens bigint NOT NULL,
     longest_example bigint NOT NULL,
     lengths jsonb NOT NULL,
-    every_sequence boolean NOT NULL,
     PRIMARY KEY (dataset_id, base_model)
 );
 CREATE TABLE IF NOT EXISTS dataset_refusals (
@@ -132,15 +131,14 @@ def apply(cursor: Cursor, event: Event) -> None:
                 )
         case Dataset.TokensCounted():
             cursor.execute(
-                "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s, %s, %s) "
+                "INSERT INTO dataset_tokens VALUES (%s, %s, %s, %s, %s, %s) "
                 "ON CONFLICT (dataset_id, base_model) DO UPDATE "
                 "SET base_manifest_sha256 = excluded.base_manifest_sha256, "
                 "tokens = excluded.tokens, longest_example = excluded.longest_example, "
-                "lengths = excluded.lengths, every_sequence = excluded.every_sequence",
+                "lengths = excluded.lengths",
                 [
                     *(event.originator_id, event.base_model, event.base_manifest_sha256),
                     *(event.tokens, event.longest_example, Jsonb(event.lengths.model_dump())),
-                    event.every_sequence,
                 ],
             )
         case Dataset.TokensUncountable():
@@ -204,15 +202,14 @@ UNCOUNTED = (
     "FROM datasets CROSS JOIN base_models WHERE status = %s AND NOT base_models.deleted "
     "AND NOT EXISTS ("
     "SELECT FROM dataset_tokens AS known WHERE known.dataset_id = datasets.dataset_id "
-    "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256 "
-    "AND (known.every_sequence OR NOT %s)) AND NOT EXISTS ("
+    "AND known.base_model = name AND base_manifest_sha256 = manifest_sha256) "
+    "AND NOT EXISTS ("
     "SELECT FROM dataset_refusals AS refused WHERE refused.dataset_id = datasets.dataset_id "
     "AND refused.base_model = name AND base_manifest_sha256 = manifest_sha256) "
 )
 """Pairs of a valid dataset and the current revision of a base model that are not counted yet.
 
-A pair whose tokens cannot be counted does not match. The second parameter is true to include counts
-without every sequence.
+A pair whose tokens cannot be counted does not match.
 """
 
 
@@ -258,32 +255,25 @@ def uncounted(
     connection: Connection,
     without: Sequence[Pair] = (),
     last: Sequence[str] = (),
-    *,
-    every_sequence: bool = False,
 ) -> list[Row]:
     """Return one pair to count for each account, except for those in `without`.
 
     Wanted pairs come first, then those of the account's oldest dataset. Base models whose manifest
-    hash is in `last` come last. If `every_sequence` is true, counts without every sequence are
-    repeated after all others.
+    hash is in `last` come last.
     """
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id, name AS base_model, "
         "ref AS base_ref, manifest_sha256, manifest_sha256 = ANY(%s) AS late, "
-        "EXISTS (SELECT FROM dataset_tokens AS known WHERE "
-        "known.dataset_id = datasets.dataset_id AND known.base_model = name "
-        "AND base_manifest_sha256 = manifest_sha256) AS again, "
         "(SELECT wanted_at FROM wanted_counts AS wanted WHERE "
         "wanted.dataset_id = datasets.dataset_id AND wanted.base_model = name) AS wanted_at "
         + UNCOUNTED
         + "AND NOT EXISTS (SELECT FROM unnest(%s::uuid[], %s::text[], %s::text[]) "
         "AS left_out (id, base, manifest) WHERE id = datasets.dataset_id AND base = name "
         "AND manifest = manifest_sha256) "
-        "ORDER BY account_id, again, wanted_at, late, uploaded_at, dataset_id, name",
+        "ORDER BY account_id, wanted_at, late, uploaded_at, dataset_id, name",
         [
             list(last),
             DatasetStatus.READY_FOR_TRAINING,
-            every_sequence,
             [dataset_id for dataset_id, _, _ in without],
             [base for _, base, _ in without],
             [manifest for _, _, manifest in without],
@@ -297,7 +287,7 @@ def uncounted_of(connection: Connection, dataset_ids: Sequence[UUID]) -> list[Ro
         "SELECT dataset_id, name AS base_model "
         + UNCOUNTED
         + "AND dataset_id = ANY(%s) ORDER BY name",
-        [DatasetStatus.READY_FOR_TRAINING, False, list(dataset_ids)],
+        [DatasetStatus.READY_FOR_TRAINING, list(dataset_ids)],
     ).fetchall()
 
 
@@ -310,7 +300,7 @@ def wanted_ahead(connection: Connection, dataset_id: UUID, base_model: str) -> t
         "SELECT FROM wanted_counts AS wanted JOIN wanted_counts AS own "
         "ON wanted.wanted_at <= own.wanted_at WHERE own.dataset_id = %s AND own.base_model = %s "
         "AND wanted.dataset_id = datasets.dataset_id AND wanted.base_model = name)",
-        [DatasetStatus.READY_FOR_TRAINING, False, dataset_id, dataset_id, base_model],
+        [DatasetStatus.READY_FOR_TRAINING, dataset_id, dataset_id, base_model],
     ).fetchone()
     assert row is not None
     return row["pairs"], row["bytes"]

@@ -61,9 +61,8 @@ A factor outside them indicates a wrong measurement, not a wrong constant.
 STEPS_TOLERANCE = 0.1
 """Largest difference between planned and estimated steps of a job that calibrates estimates.
 
-It is relative to the estimated steps. A larger difference indicates a wrong count of the examples:
-version 0.1 counted too few if the chat template rewrites history. The estimates of examples after
-truncation and of held-out chats are only off by a few.
+It is relative to the estimated steps. A larger difference indicates a wrong count of the examples.
+The estimates of examples after truncation and of held-out chats are only off by a few.
 """
 
 MIN_SECONDS = 0.001

@@ -12,7 +12,6 @@ from eventsourcing.persistence import Notification, StoredEvent
 
 from domain.access.role import Role
 from domain.billing.account import Account
-from domain.billing.payment import TEST_PROVIDER, Payment, Receipt
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog, PydanticMapper
 from infrastructure.bus import Envelope
@@ -34,20 +33,6 @@ def grow(log: EventLog, events: int, account_id: UUID = ACCOUNT_ID) -> None:
             if len(account.pending_events) == COMMIT_EVENTS:
                 log.commit(account)
         log.commit(account)
-
-
-def grow_with_a_test_payment(log: EventLog) -> None:
-    """Append 1,001 events of one account with a test payment. Its snapshot has version 3."""
-    grow(log, 1)
-    account = log.load(Account, ACCOUNT_ID)
-    receipt = Receipt(provider=TEST_PROVIDER, reference="test 1", amount_micros=1)
-    with command("pay"):
-        payment = Payment.receive(ACCOUNT_ID, receipt)
-        account.top_up(payment)
-        log.commit(payment, account)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Account.Snapshot, "class_version", 3)
-        grow(log, 999)
 
 
 def grow_with_an_incomplete_snapshot(log: EventLog) -> None:

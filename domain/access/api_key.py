@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
 
 from domain.access.rights import Rights
-from domain.access.role import Role, rename_user
+from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.core.actor import acting_key
 from domain.core.aggregate import Aggregate, Created
@@ -44,19 +44,11 @@ class ApiKey(Aggregate):
     class ApiKeyIssued(Event, Created):
         """An API key was issued for the account. The event contains only the hash of the key."""
 
-        class_version: ClassVar[int] = 2
         role: Role
         scopes: tuple[Scope, ...]
         expires_at: datetime | None
         sha256: str
         hint: str
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Add all scopes of the role, and no expiry."""
-            rename_user(state)
-            state["scopes"] = list(Role(state["role"]).scopes)
-            state["expires_at"] = None
 
     class ApiKeyRevoked(Event):
         """The key was revoked. EcoLink refuses requests that use it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
 from domain.access.scope import Scope
 from domain.core.errors import Invalid
@@ -42,9 +41,3 @@ def require_account_role(role: Role) -> None:
             "owner.",
             field="role",
         )
-
-
-def rename_user(state: dict[str, Any]) -> None:
-    """Change the role of a stored event or snapshot from `user`, its former name, to `owner`."""
-    if state["role"] == "user":
-        state["role"] = Role.OWNER.value

@@ -12,7 +12,7 @@ from eventsourcing.domain import event
 from eventsourcing.utils import register_topic
 from pydantic import BaseModel, ConfigDict
 
-from domain.access.role import Role, rename_user, require_account_role
+from domain.access.role import Role, require_account_role
 from domain.billing.budget import Budget, BudgetName, BudgetPeriod
 from domain.billing.key_use import KeyShare, KeyUse, Share
 from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Payment
@@ -28,7 +28,6 @@ from domain.core.errors import (
     WrongState,
 )
 from domain.core.money import Toward, dollars
-from domain.core.signed_snapshots import OutdatedSnapshot
 
 
 class AccountState(BaseModel):
@@ -61,11 +60,6 @@ class AccountState(BaseModel):
         return cls.model_validate(fields | {"budgets": tuple(account.budgets.values())})
 
 
-def _add_no_key(state: dict[str, Any]) -> None:
-    """Upcast an event from before the budgets of API keys."""
-    state["key_id"] = None
-
-
 class Account(Aggregate):
     """A customer's account, in micro-dollars. `reserved_micros` is the part that leases reserve."""
 
@@ -77,12 +71,9 @@ class Account(Aggregate):
     class AccountOpened(Event, Created):
         """An account was opened for a customer."""
 
-        class_version: ClassVar[int] = 2
         role: Role
         currency: str
         time_zone: str
-
-        upcast_v1_v2 = staticmethod(rename_user)
 
     class CreditGranted(Event):
         """An operator granted credit to the account. The account counts each reference once."""
@@ -116,15 +107,9 @@ class Account(Aggregate):
     class UsageSettled(Event):
         """Charges were deducted from the reserve, and leases changed the reserved amount."""
 
-        class_version: ClassVar[int] = 2
         captured_micros: int
         reserved_micros: int
         keys: tuple[KeyShare, ...]  # the parts that count against API keys
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Attribute nothing to API keys."""
-            state["keys"] = ()
 
     class BalanceDepleted(Event):
         """The balance is below the price of one second of the running segments."""
@@ -144,22 +129,16 @@ class Account(Aggregate):
     class BudgetSet(Event):
         """The account holder set a budget, or changed its limit."""
 
-        class_version: ClassVar[int] = 2
         period: BudgetPeriod
         key_id: UUID | None  # None: the budget limits the charges of all jobs
         limit_micros: int
         spent_micros: int  # charges less credits of the current period so far
 
-        upcast_v1_v2 = staticmethod(_add_no_key)
-
     class BudgetRemoved(Event):
         """The account holder removed a budget."""
 
-        class_version: ClassVar[int] = 2
         period: BudgetPeriod
         key_id: UUID | None
-
-        upcast_v1_v2 = staticmethod(_add_no_key)
 
     class BudgetUsed(Event):
         """50, 80 or 100 percent of a budget are used, for the first time in its period.
@@ -167,7 +146,6 @@ class Account(Aggregate):
         At 100 percent, the rest pays for less than one second of the running segments.
         """
 
-        class_version: ClassVar[int] = 2
         period: BudgetPeriod
         key_id: UUID | None
         starts_on: date | None  # first day of the period; None: all time
@@ -175,20 +153,15 @@ class Account(Aggregate):
         spent_micros: int
         limit_micros: int
 
-        upcast_v1_v2 = staticmethod(_add_no_key)
-
     class ChargeReversed(Event):
         """EcoLink credited a charge back to the account. The event names the charged segment."""
 
-        class_version: ClassVar[int] = 2
         amount_micros: int
         job_id: UUID
         segment: int
         from_seconds: int
         to_seconds: int
         key_id: UUID | None  # API key against which the charge counted
-
-        upcast_v1_v2 = staticmethod(_add_no_key)
 
     class AccountSuspended(Event):
         """An operator suspended the account. It is read-only, and its jobs pause."""
@@ -205,40 +178,8 @@ class Account(Aggregate):
         """A snapshot of an account's state."""
 
         TOPIC: ClassVar[str] = "AccountSnapshot"
-        class_version: ClassVar[int] = 6
 
         state: AccountState
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Rename the role `user`."""
-            rename_user(state["state"])
-
-        @staticmethod
-        def upcast_v2_v3(state: dict[str, Any]) -> None:
-            """Add no budgets."""
-            state["state"]["budgets"] = {}
-
-        @staticmethod
-        def upcast_v3_v4(state: dict[str, Any]) -> None:
-            """Add no suspension."""
-            state["state"]["suspension"] = None
-
-        @staticmethod
-        def upcast_v4_v5(state: dict[str, Any]) -> None:
-            """Add no uses of API keys. Raise OutdatedSnapshot if the account had test payments.
-
-            Earlier versions could count test payments on the day of the event before.
-            """
-            if state["state"]["test_day"] is not None:
-                raise OutdatedSnapshot
-            state["state"]["budgets"] = list(state["state"]["budgets"].values())
-            state["state"]["key_uses"] = {}
-
-        @staticmethod
-        def upcast_v5_v6(state: dict[str, Any]) -> None:
-            """Add no erasure."""
-            state["state"]["erased"] = False
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:

@@ -61,21 +61,10 @@ class Meter(Aggregate):
     class MeterOpened(SegmentEvent, Created):
         """The segment's GPUs were allocated, and the account can lease time for it."""
 
-        class_version: ClassVar[int] = 3
         rate_micros_per_hour: int
         # Highest charge that the job's maximum cost leaves for the segment; None: no maximum.
         limit_micros: int | None
         key_id: UUID | None  # API key against which the charges count
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Add no limit."""
-            state["limit_micros"] = None
-
-        @staticmethod
-        def upcast_v2_v3(state: dict[str, Any]) -> None:
-            """Count the charges against no API key."""
-            state["key_id"] = None
 
     class SegmentLimitChanged(SegmentEvent):
         """The maximum cost of the job changed, or a credit for an earlier segment left more of it.

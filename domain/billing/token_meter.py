@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
@@ -23,8 +22,6 @@ class ReserveRefusal(StrEnum):
 
 class TokenMeterEvent(Event):
     """Base class of all events of a token meter."""
-
-    formats: ClassVar[Mapping[int, int]] = {1: 2}
 
     synthesis_id: UUID
 

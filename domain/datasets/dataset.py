@@ -180,13 +180,11 @@ class Uncountable(StrEnum):
 class Counted:
     """Token lengths of the examples under one revision of a base model.
 
-    They are the lengths of sequences, of which a preference pair has two. If `every_sequence` is
-    false, they contain only one sequence of each chat.
+    They are the lengths of sequences, of which a preference pair has two.
     """
 
     base_manifest_sha256: str
     lengths: TokenLengths
-    every_sequence: bool
 
 
 @dataclass(frozen=True)
@@ -229,9 +227,6 @@ class Dataset(Aggregate):
     class DatasetUploaded(Event, Created):
         """A file was uploaded, or copied from another dataset. It is queued for validation."""
 
-        class_version: ClassVar[int] = 2
-        formats: ClassVar[Mapping[int, int]] = {2: 2}
-
         ref: str
         sha256: str
         total_bytes: int
@@ -243,26 +238,8 @@ class Dataset(Aggregate):
         synthesis_id: UUID | None  # synthesis that generated the examples, if any
         source: HubSource | None  # origin in a repository on a hub, if any
 
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Add no chosen columns, no parent, no filters, no synthesis and no source."""
-            state["columns_sha256"] = None
-            state["parent"] = None
-            state["filters"] = None
-            state["synthesis_id"] = None
-            state["source"] = None
-
-        @staticmethod
-        def downcast_v1_v2(state: dict[str, Any]) -> None:
-            """Remove the columns, the parent, the filters, the synthesis and the source."""
-            del state["columns_sha256"], state["parent"], state["filters"], state["synthesis_id"]
-            del state["source"]
-
     class DatasetValidated(Event):
         """The file is valid. Jobs train on its normalized form."""
-
-        class_version: ClassVar[int] = 2
-        formats: ClassVar[Mapping[int, int]] = {2: 2}
 
         ref: str
         sha256: str
@@ -271,16 +248,6 @@ class Dataset(Aggregate):
         tool_lines: int  # number of lines whose tool definitions training ignores
         report_ref: str
         kind: DatasetKind
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Add that the examples are chats."""
-            state["kind"] = DatasetKind.CHATS
-
-        @staticmethod
-        def downcast_v1_v2(state: dict[str, Any]) -> None:
-            """Remove the kind."""
-            del state["kind"]
 
     class ToolDefinitionsIgnored(Event):
         """The owner confirmed that jobs may ignore the tool definitions in the file."""
@@ -297,45 +264,22 @@ class Dataset(Aggregate):
         `analyzed` is less than the number of examples if the analysis stopped at a limit.
         """
 
-        formats: ClassVar[Mapping[int, int]] = {1: 2}
-
         report_ref: str
         report_sha256: str
         analyzed: int
         findings: dict[str, int]
 
     class TokensCounted(Event):
-        """The token lengths of the examples were computed for one base model revision.
-
-        Version 0.1 counted one sequence of each chat, although a template that rewrites history
-        makes one for each answer. `every_sequence` is false for such a count.
-        """
-
-        class_version: ClassVar[int] = 2
-        formats: ClassVar[Mapping[int, int]] = {2: 2}
+        """The token lengths of the examples were computed for one base model revision."""
 
         base_model: str
         base_manifest_sha256: str
         tokens: int
         longest_example: int
         lengths: TokenLengths
-        every_sequence: bool
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            """Add that only one sequence of each chat was counted."""
-            state["every_sequence"] = False
-
-        @staticmethod
-        def downcast_v1_v2(state: dict[str, Any]) -> None:
-            """Remove whether every sequence was counted."""
-            del state["every_sequence"]
 
     class TokensUncountable(Event):
-        """The tokens cannot be counted for a base model.
-
-        Without an earlier count, no job can fine-tune it on the dataset.
-        """
+        """The tokens cannot be counted for a base model. No job can fine-tune it on the dataset."""
 
         base_model: str
         base_manifest_sha256: str
@@ -519,15 +463,10 @@ class Dataset(Aggregate):
         base_model: str,
         base_manifest_sha256: str,
         lengths: TokenLengths,
-        *,
-        every_sequence: bool = True,
     ) -> None:
-        """Record the token lengths under one base model revision, unless they are already known.
-
-        Replace a count that does not contain every sequence by one that does.
-        """
+        """Record the token lengths under one base model revision, unless they are already known."""
         self._require(DatasetStatus.READY_FOR_TRAINING)
-        if not self.is_counted(base_model, base_manifest_sha256, every_sequence=every_sequence):
+        if not self.is_counted(base_model, base_manifest_sha256):
             self.trigger_event(
                 self.TokensCounted,
                 base_model=base_model,
@@ -535,19 +474,14 @@ class Dataset(Aggregate):
                 tokens=lengths.tokens,
                 longest_example=lengths.longest,
                 lengths=lengths,
-                every_sequence=every_sequence,
             )
 
     @event(TokensCounted)
     def _tokens_counted(
-        self,
-        base_model: str,
-        base_manifest_sha256: str,
-        lengths: TokenLengths,
-        every_sequence: bool,
+        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
     ) -> None:
         self.lengths[base_model, base_manifest_sha256] = lengths
-        self.counted[base_model] = Counted(base_manifest_sha256, lengths, every_sequence)
+        self.counted[base_model] = Counted(base_manifest_sha256, lengths)
 
     def refuse_tokens(
         self,
@@ -556,11 +490,13 @@ class Dataset(Aggregate):
         example: int | None,
         reason: Uncountable = Uncountable.REFUSED,
     ) -> None:
-        """Record once that the tokens cannot be counted under one base model revision.
+        """Record that the tokens cannot be counted under one base model revision.
 
-        `example` is the number of the example that is the reason, counted from 1, if any.
+        Nothing happens if this is known, or if they were counted. `example` is the number of the
+        example that is the reason, counted from 1, if any.
         """
-        if not self.is_refused(base_model, base_manifest_sha256):
+        known = (self.is_refused, self.is_counted)
+        if not any(each(base_model, base_manifest_sha256) for each in known):
             self.trigger_event(
                 self.TokensUncountable,
                 base_model=base_model,
@@ -576,34 +512,19 @@ class Dataset(Aggregate):
         self.uncountable[base_model] = TokensRefused(base_manifest_sha256, example, reason)
 
     def why_uncountable(self, base_model: str, base_manifest_sha256: str) -> str | None:
-        """Return why a base model revision has no token count.
-
-        Return None if no reason is known, or if only the repetition of a count failed.
-        """
+        """Return why a base model revision has no token count, or None if no reason is known."""
         refused = self.is_refused(base_model, base_manifest_sha256)
-        if not refused or self.is_counted(base_model, base_manifest_sha256):
-            return None
-        return str(self.uncountable[base_model])
+        return str(self.uncountable[base_model]) if refused else None
 
     def is_refused(self, base_model: str, base_manifest_sha256: str) -> bool:
-        """Return True if the tokens cannot be counted under this base model revision.
-
-        An earlier count stays valid.
-        """
+        """Return True if the tokens cannot be counted under this base model revision."""
         refused = self.uncountable.get(base_model)
         return refused is not None and refused.base_manifest_sha256 == base_manifest_sha256
 
-    def is_counted(
-        self, base_model: str, base_manifest_sha256: str, *, every_sequence: bool = False
-    ) -> bool:
-        """Return True if the lengths for this base model revision are known.
-
-        If `every_sequence` is true, return False for a count without every sequence.
-        """
+    def is_counted(self, base_model: str, base_manifest_sha256: str) -> bool:
+        """Return True if the lengths for this base model revision are known."""
         known = self.counted.get(base_model)
-        if known is None or known.base_manifest_sha256 != base_manifest_sha256:
-            return False
-        return known.every_sequence or not every_sequence
+        return known is not None and known.base_manifest_sha256 == base_manifest_sha256
 
     def _require(self, status: DatasetStatus) -> None:
         if self.status is not status:

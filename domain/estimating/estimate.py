@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.machine import Conditions
@@ -142,16 +141,6 @@ class Estimate(Value):
     def typical_seconds(self, phase: Phase) -> float:
         """Return the expected seconds of a phase, without an early stop."""
         return sum(each.typical_seconds for each in self.phases if each.phase is phase)
-
-
-def add_no_early_stop(state: dict[str, Any]) -> None:
-    """Add to a stored estimate that training never stops early."""
-    state["estimate"]["earliest_stop"] = 1.0
-
-
-def remove_early_stop(state: dict[str, Any]) -> None:
-    """Remove the early stop from an estimate."""
-    del state["estimate"]["earliest_stop"]
 
 
 class Calibration(Value):

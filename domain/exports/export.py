@@ -74,8 +74,6 @@ class Export(Aggregate):
     class Event(Aggregate.Event):
         """Base class of the events of an export."""
 
-        formats = {1: 2}
-
     class ExportRequested(Event, Created):
         """The account holder requested a model in another format."""
 

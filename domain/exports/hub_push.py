@@ -30,8 +30,6 @@ class HubPush(Aggregate):
     class Event(Aggregate.Event):
         """Base class of the events of a push."""
 
-        formats = {1: 2}
-
     class PushRequested(Event, Created):
         """The account holder requested that an export be pushed to a hub."""
 

@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar
 from uuid import UUID
 
 from domain.core.aggregate import Created, Event
-from domain.estimating.estimate import Estimate, Precision, add_no_early_stop, remove_early_stop
+from domain.estimating.estimate import Estimate, Precision
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
 from domain.training.early_stopping import EarlyStop
-from domain.training.evaluation import EvaluationResult, add_no_step, remove_step
+from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
 from domain.training.training_plan import (
     Order,
     TrainingPlan,
-    add_no_max_cost,
-    add_no_start,
-    remove_start,
 )
 
 
 class JobEvent(Event):
     """Base class of all job events."""
-
-
-def add_nothing(state: dict[str, Any]) -> None:
-    """Change nothing. Version 2 of an event may have the phase of DPO's reference."""
-
-
-def remove_reference(state: dict[str, Any]) -> None:
-    """Remove the phase of DPO's reference from an estimate or from the seconds by phase."""
-    if "estimate" in state:
-        phases = state["estimate"]["phases"]
-        state["estimate"]["phases"] = [p for p in phases if p["phase"] != Phase.REFERENCE]
-    if "phase_seconds" in state:
-        state["phase_seconds"].pop(Phase.REFERENCE, None)
-
-
-def add_to_approval(state: dict[str, Any]) -> None:
-    """Add to an approval what version 3 has: no start, and no early stop."""
-    add_no_start(state)
-    add_no_early_stop(state)
-
-
-def remove_from_approval(state: dict[str, Any]) -> None:
-    """Remove from an approval what version 2 did not have."""
-    remove_start(state)
-    remove_reference(state)
-    remove_early_stop(state)
 
 
 def job_of(event: Event) -> UUID | None:
@@ -66,14 +35,8 @@ def job_of(event: Event) -> UUID | None:
 class JobApproved(Order, JobEvent, Created):
     """The owner approved the plan and its rate. The job is queued for GPUs."""
 
-    class_version: ClassVar[int] = 3
-    formats: ClassVar[Mapping[int, int]] = {3: 2}
     plan: TrainingPlan
     estimate: Estimate
-
-    upcast_v1_v2 = staticmethod(add_no_max_cost)
-    upcast_v2_v3 = staticmethod(add_to_approval)
-    downcast_v2_v3 = staticmethod(remove_from_approval)
 
 
 class MaxCostChanged(JobEvent):
@@ -151,7 +114,6 @@ class CheckpointPruned(JobEvent):
 class TrainingStoppedEarly(EarlyStop, JobEvent):
     """The held-out loss no longer falls, so the segment trains no further steps."""
 
-    formats: ClassVar[Mapping[int, int]] = {1: 2}
     segment: int
 
 
@@ -165,24 +127,10 @@ class EvaluationStarted(JobEvent):
 class EvaluationCompleted(EvaluationResult, JobEvent):
     """The evaluation on the held-out examples is done, and the adapter can be registered."""
 
-    class_version: ClassVar[int] = 2
-    formats: ClassVar[Mapping[int, int]] = {2: 2}
     segment: int
     perplexity_before: float
     perplexity_after: float
     peak_memory_bytes: int | None  # peak of the rank that used the most memory; None: not measured
-
-    @staticmethod
-    def upcast_v1_v2(state: dict[str, Any]) -> None:
-        """Add no reward margin. The evaluation is of the final state."""
-        state["reward_margin"] = None
-        add_no_step(state)
-
-    @staticmethod
-    def downcast_v1_v2(state: dict[str, Any]) -> None:
-        """Remove the reward margin and the evaluated state."""
-        del state["reward_margin"]
-        remove_step(state)
 
 
 class Registered(JobEvent):
@@ -197,13 +145,8 @@ class Registered(JobEvent):
 class SegmentEnded(SegmentEnding, JobEvent):
     """The segment's process ended. Billing stops."""
 
-    class_version: ClassVar[int] = 2
-    formats: ClassVar[Mapping[int, int]] = {2: 2}
     segment: int
     kept_seconds: int  # seconds that the user pays for; the platform pays for the rest
-
-    upcast_v1_v2 = staticmethod(add_nothing)
-    downcast_v1_v2 = staticmethod(remove_reference)
 
 
 class MicroBatchHalved(JobEvent):
@@ -235,20 +178,10 @@ class JobPaused(JobEvent):
 class JobResumed(JobEvent):
     """The owner approved a quote for the remaining work. The job is queued for GPUs."""
 
-    class_version: ClassVar[int] = 2
-    formats: ClassVar[Mapping[int, int]] = {2: 2}
     rate_micros_per_hour: int  # of all GPUs of the job
     catalog_version: str
     estimate: Estimate  # of the remaining work
     gpu_count: int  # of the next segments
-
-    upcast_v1_v2 = staticmethod(add_no_early_stop)
-
-    @staticmethod
-    def downcast_v1_v2(state: dict[str, Any]) -> None:
-        """Remove the phase of DPO's reference and the early stop from the estimate."""
-        remove_reference(state)
-        remove_early_stop(state)
 
 
 class CancelRequested(JobEvent):
@@ -278,8 +211,6 @@ class JobFailed(JobEvent):
 class EstimateScored(JobEvent):
     """The job's actual time and cost were compared with the approved range."""
 
-    class_version: ClassVar[int] = 2
-    formats: ClassVar[Mapping[int, int]] = {2: 2}
     low_seconds: int
     high_seconds: int
     low_micros: int
@@ -292,9 +223,6 @@ class EstimateScored(JobEvent):
     base_model: str
     gpu_type: str
     gpu_count: int  # of the last segment
-
-    upcast_v1_v2 = staticmethod(add_nothing)
-    downcast_v1_v2 = staticmethod(remove_reference)
 
 
 class AdapterPromoted(JobEvent):

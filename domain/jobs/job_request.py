@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from eventsourcing.domain import event
@@ -15,8 +14,8 @@ from domain.core.aggregate import Aggregate, Created, Event
 from domain.core.errors import DomainError, WrongState
 from domain.core.identity import job_request_id
 from domain.jobs.choices import Choices
-from domain.training.hyperparameters import Hyperparameters, remove_added
-from domain.training.training_plan import Order, add_no_max_cost
+from domain.training.hyperparameters import Hyperparameters
+from domain.training.training_plan import Order
 
 
 class RequestStatus(StrEnum):
@@ -37,14 +36,6 @@ class Refusal:
     field: str | None
 
 
-def _keep(state: dict[str, Any]) -> None:
-    """Change nothing. Requests of version 3 may have new hyperparameters."""
-
-
-def _remove_new(state: dict[str, Any]) -> None:
-    remove_added(state["hyperparameters"], 1)
-
-
 class RequestEvent(Event):
     """Base class of all events of a job request."""
 
@@ -60,8 +51,6 @@ class JobRequest(Aggregate):
     class JobRequested(Order, RequestEvent, Created):
         """A user requested a job. Its price is unknown until its files' tokens are counted."""
 
-        class_version: ClassVar[int] = 3
-        formats: ClassVar[Mapping[int, int]] = {3: 2}
         dataset_id: UUID
         validation_dataset_id: UUID | None  # None: the job holds out a part of the dataset
         base_model: str
@@ -69,10 +58,6 @@ class JobRequest(Aggregate):
         gpu_type: str | None
         gpu_count: int
         hyperparameters: dict[str, JsonValue]
-
-        upcast_v1_v2 = staticmethod(add_no_max_cost)
-        upcast_v2_v3 = staticmethod(_keep)
-        downcast_v2_v3 = staticmethod(_remove_new)
 
     class JobRequestApproved(RequestEvent):
         """The files are ready, and the balance covers the estimate. EcoLink approved the job."""

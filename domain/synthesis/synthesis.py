@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
@@ -87,8 +86,6 @@ class StoredFile(Value):
 
 class SynthesisEvent(Event):
     """Base class of all events of a synthesis."""
-
-    formats: ClassVar[Mapping[int, int]] = {1: 2}
 
 
 class Synthesis(Aggregate):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import ConfigDict
 
 from domain.core.counts import Count, Size
@@ -35,15 +33,3 @@ class EvaluationResult(Value):
     # Step and loss of the best state, if its checkpoint is lost and another state is registered.
     lost_best_step: Count | None = None
     lost_best_loss: float | None = None
-
-
-def add_no_step(state: dict[str, Any]) -> None:
-    """Add to a stored evaluation that it is of the final state."""
-    state["step"] = state["final_loss"] = None
-    state["lost_best_step"] = state["lost_best_loss"] = None
-
-
-def remove_step(state: dict[str, Any]) -> None:
-    """Remove the evaluated state from an evaluation."""
-    del state["step"], state["final_loss"]
-    del state["lost_best_step"], state["lost_best_loss"]

@@ -72,7 +72,7 @@ class Use:
 
     group: Group
     affects: Affects = Affects.MEMORY
-    format: int = 1  # format of the event log that added it; see `Hyperparameters.stored`
+    only_if_set: bool = False  # events, pages and the API omit it at its default
 
 
 class Hyperparameters(BaseModel):
@@ -84,7 +84,7 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    method: Annotated[Method, Use(Group.API, format=2)] = Field(
+    method: Annotated[Method, Use(Group.API, only_if_set=True)] = Field(
         default=SUPERVISED,
         title="Method",
         description="`supervised` trains on chats, and `dpo` (direct preference optimization) on "
@@ -101,7 +101,7 @@ class Hyperparameters(BaseModel):
         description="Peak step size during training. 10× a full fine-tuning learning rate is "
         "typical for LoRA SFT. DPO needs a tenth of it, 2e-5 by default.",
     )
-    beta: Annotated[float | None, Use(Group.BASIC, Affects.NEITHER, format=2)] = Field(
+    beta: Annotated[float | None, Use(Group.BASIC, Affects.NEITHER, only_if_set=True)] = Field(
         default=None,
         gt=0,
         le=10,
@@ -131,11 +131,13 @@ class Hyperparameters(BaseModel):
         title="Micro batch size",
         description="Number of examples per batch on each GPU.",
     )
-    load_best_model_at_end: Annotated[bool, Use(Group.BASIC, Affects.PRICE, format=2)] = Field(
-        default=False,
-        title="Register the best state",
-        description="Register the evaluated state with the lowest held-out loss, instead of the "
-        "final state.",
+    load_best_model_at_end: Annotated[bool, Use(Group.BASIC, Affects.PRICE, only_if_set=True)] = (
+        Field(
+            default=False,
+            title="Register the best state",
+            description="Register the evaluated state with the lowest held-out loss, instead of "
+            "the final state.",
+        )
     )
     dropout: Annotated[float, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=0.05,
@@ -149,7 +151,7 @@ class Hyperparameters(BaseModel):
         title="Rank-stabilized LoRA",
         description="Scale the adapter by alpha/√r instead of alpha/r, which suits high ranks.",
     )
-    use_dora: Annotated[bool, Use(Group.ADVANCED, format=2)] = Field(
+    use_dora: Annotated[bool, Use(Group.ADVANCED, only_if_set=True)] = Field(
         default=False,
         title="DoRA",
         description="Also train the magnitude of each adapted weight. It can learn more at a low "
@@ -224,34 +226,36 @@ class Hyperparameters(BaseModel):
         "default is the number of save steps. EcoLink also saves a step that has the lowest loss "
         "so far.",
     )
-    early_stopping_patience: Annotated[int | None, Use(Group.ADVANCED, Affects.PRICE, format=2)] = (
+    early_stopping_patience: Annotated[
+        int | None, Use(Group.ADVANCED, Affects.PRICE, only_if_set=True)
+    ] = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        title="Early stopping patience",
+        description="Stop training after this number of evaluations in a row that do not lower "
+        "the held-out loss. By default, training never stops early.",
+    )
+    early_stopping_threshold: Annotated[
+        float, Use(Group.ADVANCED, Affects.NEITHER, only_if_set=True)
+    ] = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        title="Early stopping threshold",
+        description="Smallest decrease of the lowest held-out loss that counts for early "
+        "stopping, in nats per token.",
+    )
+    n_checkpoints: Annotated[int | None, Use(Group.ADVANCED, Affects.NEITHER, only_if_set=True)] = (
         Field(
             default=None,
             ge=1,
-            le=1000,
-            title="Early stopping patience",
-            description="Stop training after this number of evaluations in a row that do not lower "
-            "the held-out loss. By default, training never stops early.",
+            le=20,
+            title="Checkpoints to keep",
+            description="Number of newest checkpoints to keep, besides the one with the lowest "
+            "held-out loss. The default is 2 while the job runs, and 1 after it has a model. "
+            "A running job always keeps at least 2.",
         )
-    )
-    early_stopping_threshold: Annotated[float, Use(Group.ADVANCED, Affects.NEITHER, format=2)] = (
-        Field(
-            default=0.0,
-            ge=0,
-            le=100,
-            title="Early stopping threshold",
-            description="Smallest decrease of the lowest held-out loss that counts for early "
-            "stopping, in nats per token.",
-        )
-    )
-    n_checkpoints: Annotated[int | None, Use(Group.ADVANCED, Affects.NEITHER, format=2)] = Field(
-        default=None,
-        ge=1,
-        le=20,
-        title="Checkpoints to keep",
-        description="Number of newest checkpoints to keep, besides the one with the lowest "
-        "held-out loss. The default is 2 while the job runs, and 1 after it has a model. "
-        "A running job always keeps at least 2.",
     )
     seed: Annotated[int, Use(Group.ADVANCED, Affects.NEITHER)] = Field(
         default=42,
@@ -290,12 +294,11 @@ class Hyperparameters(BaseModel):
 
     @property
     def stored(self) -> dict[str, JsonValue]:
-        """Values to store in events.
-
-        A hyperparameter that an earlier release does not know is stored only if it is set.
-        """
+        """Values to store in events."""
         values = self.model_dump(mode="json")
-        return {n: v for n, v in values.items() if use_of(n).format == 1 or v != FIELDS[n].default}
+        return {
+            n: v for n, v in values.items() if not use_of(n).only_if_set or v != FIELDS[n].default
+        }
 
     def with_modules_of(self, linear_modules: Iterable[str]) -> Hyperparameters:
         """Return a copy that names all linear layers of the base model instead of `all-linear`."""
@@ -357,12 +360,6 @@ FIELDS: Mapping[str, FieldInfo] = Hyperparameters.model_fields
 def use_of(name: str) -> Use:
     """Return the role of a hyperparameter in forms and quotes."""
     return next(each for each in FIELDS[name].metadata if isinstance(each, Use))
-
-
-def remove_added(values: dict[str, JsonValue], format: int) -> None:
-    """Remove the stored hyperparameters that a format of the event log does not have."""
-    for name in [name for name in values if name in FIELDS and use_of(name).format > format]:
-        del values[name]
 
 
 def names_in(*groups: Group) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from pydantic import JsonValue
 
 from domain.core.value import Value
 from domain.training.cautions import cautions
-from domain.training.hyperparameters import Hyperparameters, remove_added
+from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Dtype, Precision
 from domain.training.start import Start
 from domain.training.truncation import Truncation
@@ -31,22 +31,6 @@ class Order(Value):
     request_sha256: str | None = None  # hash of the request; None: EcoLink compares the choices
     # The job pauses before its charges exceed this; `estimate`: the upper bound of the estimate.
     max_cost_micros: int | Literal["estimate"] | None = None
-
-
-def add_no_max_cost(state: dict[str, Any]) -> None:
-    """Add no maximum cost to a stored order from before it existed."""
-    state["max_cost_micros"] = None
-
-
-def add_no_start(state: dict[str, Any]) -> None:
-    """Add to a stored approval that the job starts with a new adapter."""
-    state["plan"]["start"] = None
-
-
-def remove_start(state: dict[str, Any]) -> None:
-    """Remove the start of a job, and its new hyperparameters, from an approval."""
-    del state["plan"]["start"]
-    remove_added(state["plan"]["hyperparameters"], 1)
 
 
 class TrainingPlan(Value):

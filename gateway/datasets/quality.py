@@ -10,8 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from domain.core.errors import Invalid, NotFound, UpgradeUnfinished, WrongState
-from domain.core.event_format import format_of
+from domain.core.errors import Invalid, NotFound, WrongState
 from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from domain.datasets.quality_report import Contamination, Difference, QualityReport
 from gateway.backend import Backend
@@ -44,8 +43,6 @@ from infrastructure.store import Connection
 from projections import datasets as rows
 
 UNNAMED = "dataset"
-ANALYSIS_FORMAT = format_of(Dataset.DatasetAnalyzed, 1)
-"""Format of the log in which datasets are analyzed."""
 
 FILTERED = re.compile(r" \(filtered(?: [0-9]+)?\)\Z", re.ASCII)
 MOST_BASE_NAME = 180
@@ -57,8 +54,7 @@ R = TypeVar("R", bound=BaseModel)
 def quality_of(backend: Backend, caller: Caller, dataset_id: UUID) -> QualityReport:
     """Return the quality report of a valid dataset.
 
-    Raise NotFound if the account has no such dataset, WrongState until it is analyzed, and
-    UpgradeUnfinished if no analysis can start yet.
+    Raise NotFound if the account has no such dataset, and WrongState until it is analyzed.
     """
     row = own_dataset(backend, caller, dataset_id)
     if row["status"] != DatasetStatus.READY_FOR_TRAINING:
@@ -72,11 +68,6 @@ def quality_of(backend: Backend, caller: Caller, dataset_id: UUID) -> QualityRep
             )
         )
     report = stored_quality(backend, caller, row)
-    if report is None and backend.log.format_in_use < ANALYSIS_FORMAT:
-        raise UpgradeUnfinished(
-            "EcoLink analyzes the dataset when the operator has finished the upgrade. Try again "
-            "then."
-        )
     if report is None:
         raise WrongState(
             "EcoLink is still analyzing the dataset. Try again when the analysis is complete."

@@ -150,7 +150,7 @@ def quality_view(backend: Backend, caller: Caller, dataset: DatasetAnswer) -> Qu
         filtered_name=quality.filtered_name(dataset.name, versions),
         others=[(each, names.get(each) or str(each)) for each in others],
         languages=languages[:LANGUAGES_SHOWN],
-        is_analyzing=report is None and backend.log.format_in_use >= quality.ANALYSIS_FORMAT,
+        is_analyzing=report is None,
     )
 
 

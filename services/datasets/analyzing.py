@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-from domain.core.event_format import format_of
 from domain.datasets.dataset import Dataset, DatasetStatus, Quality
 from domain.datasets.quality_report import QualityReport
 from projections.datasets import unanalyzed
@@ -18,9 +17,6 @@ from services.datasets.stored_examples import stored_examples
 
 QUALITY = "quality.json"
 """Name of the report beside the examples."""
-
-FORMAT = format_of(Dataset.DatasetAnalyzed, 1)
-"""Format of the log in which results can be stored."""
 
 
 class Analyzing(LimitedWork[UUID]):
@@ -32,12 +28,7 @@ class Analyzing(LimitedWork[UUID]):
     NAME, AT_ONCE = "analyzing", 1
 
     def start_waiting(self) -> None:
-        """Start analyzing the oldest dataset of an account while no other analysis runs.
-
-        Until an upgrade is finished, the event of the result cannot be stored, so nothing starts.
-        """
-        if self._log.format_in_use < FORMAT:
-            return
+        """Start analyzing the oldest dataset of an account while no other analysis runs."""
         with self._pool.connection() as connection:
             rows = unanalyzed(connection, self.work.excluded)
         oldest = {row["account_id"]: row["dataset_id"] for row in rows}

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from domain.core.event_format import format_of
 from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable
 from domain.training.token_lengths import TokenLengths
 from infrastructure.base_tokenizer import stored_files
@@ -23,19 +22,9 @@ MEMORY_MIB = 4096
 
 CPU_SECONDS, CPU_SECONDS_PER_MIB = 60, 8
 
-FORMAT = format_of(Dataset.TokensCounted, 2)
-"""Format of the event log from which on counts record that they contain every sequence."""
 
-Count = tuple[Pair, bool]
-"""A pair to count, and True if the count can record that it contains every sequence."""
-
-
-class Counting(LimitedWork[Count]):
-    """A token counter for the pairs of dataset and base model that have no count yet.
-
-    After the upgrade from version 0.1, it repeats the counts without every sequence once. If that
-    fails, the dataset keeps its count.
-    """
+class Counting(LimitedWork[Pair]):
+    """A token counter for the pairs of dataset and base model that have no count yet."""
 
     NAME = "counting"
 
@@ -51,47 +40,36 @@ class Counting(LimitedWork[Count]):
         it. Base models that exceeded a limit are counted last. After any other failure, such as an
         unreachable store, the counter retries later.
         """
-        every_sequence = self._log.format_in_use >= FORMAT
-        excluded = [pair for pair, every in self.work.excluded if every is every_sequence]
         with self._pool.connection() as connection:
-            rows = uncounted(
-                connection, excluded, list(self._costly), every_sequence=every_sequence
-            )
+            rows = uncounted(connection, list(self.work.excluded), list(self._costly))
         self.work.start_in_turn(
             {
                 row["account_id"]: (
-                    count := (
-                        (row["dataset_id"], row["base_model"], row["manifest_sha256"]),
-                        every_sequence,
-                    ),
-                    partial(self._count, count, row["base_ref"]),
+                    pair := (row["dataset_id"], row["base_model"], row["manifest_sha256"]),
+                    partial(self._count, pair, row["base_ref"]),
                 )
                 for row in rows
             }
         )
 
-    def _count(self, count: Count, base_ref: str) -> None:
-        (dataset_id, name, sha256), every_sequence = count
+    def _count(self, pair: Pair, base_ref: str) -> None:
+        dataset_id, name, sha256 = pair
         dataset = self._log.load(Dataset, dataset_id)
-        counted = dataset.is_counted(name, sha256, every_sequence=every_sequence)
-        ended = counted or dataset.is_refused(name, sha256)
+        ended = dataset.is_counted(name, sha256) or dataset.is_refused(name, sha256)
         if dataset.status is DatasetStatus.READY_FOR_TRAINING and not ended:
-            again = "again:" if dataset.is_counted(name, sha256) else ""
-            change = self._verdict(dataset, count, base_ref)
-            self._record(dataset_id, f"count:{again}{dataset_id}:{sha256}", change)
+            change = self._verdict(dataset, pair, base_ref)
+            self._record(dataset_id, f"count:{dataset_id}:{sha256}", change)
 
-    def _verdict(self, dataset: Dataset, count: Count, base_ref: str) -> Callable[[Dataset], None]:
+    def _verdict(self, dataset: Dataset, pair: Pair, base_ref: str) -> Callable[[Dataset], None]:
         """Count the tokens. Return a function that records the result in a dataset."""
-        (_, name, sha256), every_sequence = count
+        _, name, sha256 = pair
         try:
             answer = self._counted(dataset, base_ref)
         except LimitExceeded as error:
             answer = {"refused": None, "reason": error.exceeded}
         if "lengths" in answer:
             lengths = TokenLengths(**answer["lengths"])
-            return lambda dataset: dataset.record_tokens(
-                name, sha256, lengths, every_sequence=every_sequence
-            )
+            return lambda dataset: dataset.record_tokens(name, sha256, lengths)
         example, reason = answer["refused"], Uncountable(answer["reason"])
         if reason is not Uncountable.REFUSED:
             self._costly.append(sha256)

@@ -154,18 +154,6 @@ def refused(message: str, lines: int = 0, bytes: int = 0) -> Report:
     )
 
 
-def refused_file(report: Report, message: str) -> Report:
-    """Return the report of a readable file that EcoLink does not accept."""
-    changed = {
-        "status": DatasetStatus.REJECTED,
-        "sha256": None,
-        "normalized_bytes": None,
-        "errors": (LineProblem(line=None, code=Code.UNSUPPORTED_FILE, message=message),),
-        "error_count": 1,
-    }
-    return report.model_copy(update=changed)
-
-
 def quoted(value: object, limit: int = 40) -> str:
     """Return a JSON value as one line of at most `limit` characters, for use in a message."""
     if isinstance(value, list):

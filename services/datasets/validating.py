@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from domain.core.event_format import format_of
-from domain.datasets.dataset import Contents, Dataset, DatasetKind, DatasetStatus
+from domain.datasets.dataset import Contents, Dataset, DatasetStatus
 from infrastructure.artifacts import ArtifactCorrupt
 from infrastructure.limited_process import Limits
 from infrastructure.measurements import set_progress
@@ -19,7 +18,7 @@ from projections.datasets import unvalidated
 from services.datasets.limited_work import LimitedWork, Resources, Unfinished
 from services.datasets.line_numbers import LINES
 from services.datasets.process_limits import FILTER_SECONDS_PER_MIB, limits_of
-from services.datasets.report import Progress, Report, refused, refused_file, stopped
+from services.datasets.report import Progress, Report, refused, stopped
 from services.datasets.stored_examples import stored_examples
 from services.datasets.unpacking import Sizes
 from services.datasets.validation import SAMPLE
@@ -65,7 +64,6 @@ class Validating(LimitedWork[UUID]):
         with tempfile.TemporaryDirectory() as directory:
             examples = Path(directory) / "examples.jsonl"
             report = self._report(dataset, Path(directory), examples)
-            report = self._as_storable(report)
             if report.status is DatasetStatus.READY_FOR_TRAINING:
                 self._artifacts.put_file(examples_ref, examples)
                 self._artifacts.put_file(f"{home(dataset)}/{LINES}", Path(directory) / LINES)
@@ -73,20 +71,6 @@ class Validating(LimitedWork[UUID]):
                 self._artifacts.put_file(f"{home(dataset)}/{SAMPLE}", sample)
         self._artifacts.put(report_ref, report.model_dump_json(indent=1).encode())
         return report
-
-    def _as_storable(self, report: Report) -> Report:
-        """Reject preference pairs until the upgrade from EcoLink 0.1, which had none, is finished.
-
-        The processes of EcoLink 0.1 would train on them as chats.
-        """
-        added = format_of(Dataset.DatasetValidated, 2)
-        if report.kind is DatasetKind.CHATS or self._log.format_in_use >= added:
-            return report
-        return refused_file(
-            report,
-            "The file has preference pairs, which EcoLink accepts after the end of its upgrade. "
-            "Upload the file again when the operator has finished the upgrade.",
-        )
 
     def _report(self, dataset: Dataset, directory: Path, examples: Path) -> Report:
         try:

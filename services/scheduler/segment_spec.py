@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from domain.jobs.job import Job
-from domain.training.hyperparameters import use_of
-from domain.training.training_plan import TrainingPlan
 from infrastructure.bus_tls import nats_authority
 from infrastructure.job_artifacts import job_prefix
 from infrastructure.reports import SegmentSpec
@@ -23,7 +21,6 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
     access = store_access(job)
     checkpoints, adapter = access.written_folders
     return SegmentSpec(
-        spec_format=_format_of(plan),
         account_id=job.account_id,
         job_id=job.id,
         segment=job.segment,
@@ -60,11 +57,6 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         checkpoint_prefix=checkpoints,
         adapter_prefix=adapter,
     )
-
-
-def _format_of(plan: TrainingPlan) -> int:
-    """Return the lowest format of a trainer that does what the plan says."""
-    return 2 if plan.start or any(use_of(n).format > 1 for n in plan.lora.stored) else 1
 
 
 def store_access(job: Job) -> StoreAccess:

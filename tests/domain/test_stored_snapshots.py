@@ -14,7 +14,7 @@ from domain.capacity.gpu_pool import GpuPool
 from tests.docs.stored_events import current_version
 
 PINNED = {
-    Account.Snapshot: (6, "e8788563a6d8d4ca"),
+    Account.Snapshot: (1, "e8788563a6d8d4ca"),
     GpuPool.Snapshot: (1, "3dfe9781ee0e72f7"),
     Meter.Snapshot: (1, "40731d590905fb1e"),
 }

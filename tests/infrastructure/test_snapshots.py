@@ -16,9 +16,9 @@ from domain.core.aggregate import Cause
 from domain.core.event_log import EventLog
 from infrastructure.settings import Settings
 from infrastructure.store import open_log
-from tests.builders.commands import NOW, command
+from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
-from tests.logs import grow, grow_with_a_test_payment, grow_with_an_incomplete_snapshot
+from tests.logs import grow, grow_with_an_incomplete_snapshot
 
 pytestmark = pytest.mark.usefixtures("unseeded")
 
@@ -185,15 +185,6 @@ def test_a_forged_snapshot_changes_no_balance_and_is_reported_once(
     (record,) = [each for each in caplog.records if each.levelno == logging.CRITICAL]
     assert isinstance(record.args, tuple)
     assert record.args[:2] == (ACCOUNT_ID, 3)
-
-
-def test_an_earlier_snapshot_of_an_account_with_test_payments_is_not_used(
-    billing: EventLog, caplog: pytest.LogCaptureFixture
-) -> None:
-    grow_with_a_test_payment(billing)
-    assert snapshots_of(billing) == []
-    assert billing.load(Account, ACCOUNT_ID).test_day == NOW.date()
-    assert [each for each in caplog.records if each.levelno == logging.CRITICAL] == []
 
 
 def test_a_snapshot_without_a_new_field_is_not_used_and_reported_once(

@@ -79,30 +79,6 @@ def test_each_revision_of_a_base_model_needs_a_count(
     assert token_counts(connection, [DATASET_ID]) == [pair | {"tokens": 60, "longest_example": 35}]
 
 
-def test_a_count_without_every_sequence_is_repeated_after_the_others(
-    history: History, fold: Fold, connection: Connection
-) -> None:
-    history.prepare_dataset()
-    history.import_base()
-    with command("count"):
-        counted = history.log.load(Dataset, DATASET_ID)
-        lengths = TokenLengths.of([20])
-        counted.record_tokens("tiny", "b" * 64, lengths, every_sequence=False)
-        history.log.commit(counted)
-    fold(DATASETS, BASE_MODELS)
-    assert uncounted(connection) == []
-    assert uncounted_of(connection, [DATASET_ID]) == []
-    (row,) = uncounted(connection, every_sequence=True)
-    assert (row["base_model"], row["again"]) == ("tiny", True)
-    with command("import"):
-        history.log.commit(BaseModel.imported("another", revision(manifest_sha256="e" * 64)))
-    (row,) = uncounted(fold(DATASETS, BASE_MODELS), every_sequence=True)
-    assert (row["base_model"], row["again"]) == ("another", False)
-    count(history, "b" * 64, 20, 30)
-    (row,) = uncounted(fold(DATASETS, BASE_MODELS), every_sequence=True)
-    assert row["base_model"] == "another"
-
-
 def test_wanted_counts_come_first(history: History, fold: Fold, connection: Connection) -> None:
     history.prepare_dataset()
     for number, name in enumerate("abc"):

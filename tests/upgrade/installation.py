@@ -46,10 +46,7 @@ from tests.upgrade.releases import Release
 T = TypeVar("T")
 
 SERVICES = tuple(PROCESSES)
-NEW = frozenset({"exporter", "trackers", "synthesis"})
-"""Services that the last release does not have."""
 
-OLD_SERVICES = tuple(name for name in SERVICES if name not in NEW)
 
 DEADLINE_SECONDS = 300.0
 """Longest wait for anything. The machine may be busy."""
@@ -328,9 +325,6 @@ class Installation:
 
     def _started(self, service: str, release: Release) -> Running:
         settings = self._settings_of(service)
-        # Services of 0.1.0 change streams, which their users of this release may not.
-        if "self.owns" in (release.tree / "deploy" / "bus_access.py").read_text():
-            settings = as_administrator(settings)
         argv = release.argv("deploy.run", service, f"tests.chaos.entry:{service}")
         variables = environment(settings) | release.variables
         variables |= {FOLDER: str(self.control), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}

@@ -18,18 +18,16 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from infrastructure.store import LEAST_CONNECTIONS
-
 ROOT = Path(__file__).parents[2]
 
 COMMIT = "ECOLINK_TEST_RELEASE"
 """Environment variable with a commit to use instead of the last release."""
 
-SUBJECT = re.compile(r"release: \d+\.\d+\.\d+")
+SUBJECT = re.compile(r"release: (\d+)\.(\d+)\.(\d+)")
 """Subject of the commit of a release."""
 
-FIRST = "0.1.0"
-"""Version of the first release."""
+FIRST = (0, 2, 0)
+"""Version of the first published release. Commits of earlier ones have events of other versions."""
 
 PACKAGES = ("deploy", "domain", "gateway", "infrastructure", "projections", "services", "tests")
 
@@ -119,13 +117,14 @@ def release_commit(repository: Path = ROOT) -> str:
     require_clone(repository)
     for line in _git(repository, "log", "--format=%H %s").splitlines():
         commit, _, subject = line.partition(" ")
-        if SUBJECT.fullmatch(subject):
+        found = SUBJECT.fullmatch(subject)
+        if found and tuple(map(int, found.groups())) >= FIRST:
             return commit
     if _git(repository, "rev-parse", "--is-shallow-repository").strip() == "true":
         raise NoHistory(
             "The clone is shallow and has no commit `release: X.Y.Z`. Run `git fetch --unshallow`."
         )
-    if version_of(repository) == FIRST:
+    if version_of(repository).partition(".dev")[0] == ".".join(map(str, FIRST)):
         return "HEAD"
     raise NoRelease(f"The history has no commit `release: X.Y.Z`. Set {COMMIT} to a commit.")
 
@@ -137,10 +136,7 @@ def require_clone(repository: Path) -> None:
 
 
 def last_release(folder: Path, repository: Path = ROOT) -> Release:
-    """Extract the last release into a new folder.
-
-    Its PostgreSQL accepts the connections of both releases, as docs/upgrades.md tells operators.
-    """
+    """Extract the last release into a new folder."""
     commit = release_commit(repository)
     archive = subprocess.run(
         ("git", "archive", "--format=tar", commit, *COPIED),
@@ -151,11 +147,6 @@ def last_release(folder: Path, repository: Path = ROOT) -> Release:
     folder.mkdir()
     with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
         tar.extractall(folder, filter="data")
-    postgres = folder / "deploy" / "local" / "postgres.py"
-    before, wanted = postgres.read_text(), f'"max_connections": "{LEAST_CONNECTIONS}"'
-    after = re.sub(r'"max_connections": "\d+"', wanted, before)
-    assert wanted in after
-    postgres.write_text(after)
     return _prepared("last", folder)
 
 

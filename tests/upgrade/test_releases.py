@@ -46,12 +46,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 def test_the_last_release_is_the_newest_commit_before_the_tree_with_its_subject(
     repository: Repository,
 ) -> None:
-    repository.commit("release: 0.1.0")
-    newest = repository.commit("release: 0.2.0")
+    repository.commit("release: 0.2.0")
+    newest = repository.commit("release: 0.3.0")
     repository.git("checkout", "--quiet", "-b", "other")
     repository.commit("release: 9.0.0")
     repository.git("checkout", "--quiet", "main")
-    repository.commit("docs: describe release: 0.3.0")
+    repository.commit("docs: describe release: 0.4.0")
     repository.commit("release: soon")
     assert release_commit(repository.folder) == newest
 
@@ -59,7 +59,7 @@ def test_the_last_release_is_the_newest_commit_before_the_tree_with_its_subject(
 def test_a_shallow_clone_says_how_to_get_the_release(
     repository: Repository, tmp_path: Path
 ) -> None:
-    repository.commit("release: 0.1.0")
+    repository.commit("release: 0.2.0")
     repository.commit("docs: more")
     shallow = tmp_path / "shallow"
     url = repository.folder.as_uri()
@@ -72,7 +72,7 @@ def test_without_a_release_or_a_repository_the_reason_is_clear(
     repository: Repository, tmp_path: Path
 ) -> None:
     repository.commit("docs: begin")
-    repository.has_version("0.2.0")
+    repository.has_version("0.3.0")
     with pytest.raises(NoRelease, match=COMMIT):
         release_commit(repository.folder)
     with pytest.raises(NoRelease, match="no clone"):
@@ -80,9 +80,10 @@ def test_without_a_release_or_a_repository_the_reason_is_clear(
 
 
 def test_before_the_first_release_the_newest_commit_stands_for_it(repository: Repository) -> None:
-    repository.commit("docs: begin")
-    repository.has_version("0.1.0")
-    assert release_commit(repository.folder) == "HEAD"
+    repository.commit("release: 0.1.0")  # not published
+    for version in ("0.2.0.dev0", "0.2.0"):
+        repository.has_version(version)
+        assert release_commit(repository.folder) == "HEAD"
 
 
 def test_a_wanted_commit_replaces_the_release(

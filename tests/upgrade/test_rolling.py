@@ -14,7 +14,6 @@ import pytest
 
 from tests.chaos import oracle
 from tests.upgrade.installation import (
-    OLD_SERVICES,
     SERVICES,
     Clients,
     Installation,
@@ -150,18 +149,18 @@ def test_this_tree_replaces_the_last_release_and_goes_back(
     directory: Path, last: Release, this: Release
 ) -> None:
     template = template_of(last, directory / "template")
-    installation = Installation(template, directory / "run", OLD_SERVICES)
+    installation = Installation(template, directory / "run")
     upgrade = Upgrade(installation, last, this)
     with installation.up(last):
         clients = Clients(installation, "release")
         with clients.busy():
             installation.wait(lambda: clients.trained > 1)
             installation.migrate(this)
-            upgrade.roll(forth(OLD_SERVICES), this, clients)
-            upgrade.roll(back(OLD_SERVICES), last, clients)
+            upgrade.roll(forth(SERVICES), this, clients)
+            upgrade.roll(back(SERVICES), last, clients)
             installation.migrate(last)
             installation.migrate(this)
-            upgrade.roll(back(OLD_SERVICES), this, clients)
+            upgrade.roll(back(SERVICES), this, clients)
             status, text = upgrade.finish()
             assert status == 0, text
         violations = [*oracle.violations(installation.records("")), *clients.chats.violations()]

@@ -176,25 +176,6 @@ def test_a_snapshot_has_the_budgets() -> None:
     assert Account.Snapshot.model_validate_json(snapshot.model_dump_json()).mutate(None) == given
 
 
-def test_a_snapshot_of_before_budgets_has_none() -> None:
-    state = Account.Snapshot.take(given := account(10_000)).model_dump(mode="json")
-    del state["state"]["budgets"], state["state"]["key_uses"]
-    Account.Snapshot.upcast_v2_v3(state)
-    Account.Snapshot.upcast_v4_v5(state)
-    assert Account.Snapshot.model_validate(state).mutate(None) == given
-
-
-def test_a_snapshot_of_before_key_budgets_has_those_of_the_account() -> None:
-    given = account(10_000)
-    when(given, budgets(800), charges(500))
-    state = Account.Snapshot.take(given).model_dump(mode="json")
-    (stored,) = state["state"]["budgets"]
-    del state["state"]["key_uses"], stored["key_id"]
-    state["state"]["budgets"] = {"day": stored}
-    Account.Snapshot.upcast_v4_v5(state)
-    assert Account.Snapshot.model_validate(state).mutate(None) == given
-
-
 def test_a_new_budget_counts_the_charges_of_its_period() -> None:
     """A job of October costs $0.13, and one of November 2 $0.09 after a credit."""
     log = EventLog()

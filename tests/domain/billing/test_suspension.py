@@ -88,12 +88,6 @@ def test_a_snapshot_contains_the_suspension() -> None:
     assert snapshot.mutate(None).suspension is PAYMENT
 
 
-def test_a_snapshot_of_an_earlier_version_has_no_suspension() -> None:
-    state: dict[str, dict[str, object]] = {"state": {}}
-    Account.Snapshot.upcast_v3_v4(state)
-    assert state == {"state": {"suspension": None}}
-
-
 @pytest.fixture
 def history(log: EventLog) -> History:
     """An account with a dataset, a registered model and a served base model."""

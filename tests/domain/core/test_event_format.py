@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -15,16 +14,7 @@ from domain.core.aggregate import Event
 from domain.core.errors import UpgradeUnfinished
 from domain.core.event_format import FORMAT, NewerEvent, format_of, version_in
 from domain.core.event_log import PydanticMapper
-from domain.datasets.dataset import Contents, Dataset, DatasetKind
-from domain.estimating.estimate import PhaseEstimate
-from domain.jobs.choices import Choices
-from domain.jobs.job import Job
-from domain.jobs.job_request import JobRequest
-from domain.training.hyperparameters import Hyperparameters
-from domain.training.phases import Phase
-from domain.training.training_plan import Order
-from tests.builders.commands import NOW, command
-from tests.builders.examples import ACCOUNT_ID, DATASET_ID, ESTIMATE, JOB_ID, PLAN
+from tests.builders.commands import NOW
 
 
 class TableLaid(Event):
@@ -119,47 +109,6 @@ def test_a_value_that_the_older_version_cannot_express_is_refused(
 ) -> None:
     with pytest.raises(UpgradeUnfinished):
         mapper(format).to_stored_event(of(TableLaid, weight=1, room=room, lamps=lamps))
-
-
-def test_a_job_with_a_new_hyperparameter_waits_for_the_end_of_the_upgrade() -> None:
-    choices = Choices(DATASET_ID, "tiny", "local", "cpu", 1, Hyperparameters())
-    dora = replace(choices, hyperparameters=Hyperparameters(use_dora=True))
-    plan = PLAN.model_copy(update={"hyperparameters": dora.hyperparameters.stored})
-    with command():
-        requests = [
-            JobRequest.ordered(JOB_ID, ACCOUNT_ID, each, Order()) for each in (choices, dora)
-        ]
-        jobs = [Job.approve(JOB_ID, ACCOUNT_ID, each, ESTIMATE) for each in (PLAN, plan)]
-    for known, new in (requests, jobs):
-        (event,) = known.collect_events()
-        assert mapper(1).to_domain_event(mapper(1).to_stored_event(event)) == event
-        (event,) = new.collect_events()
-        with pytest.raises(UpgradeUnfinished):
-            mapper(1).to_stored_event(event)
-        assert mapper(2).to_domain_event(mapper(2).to_stored_event(event)) == event
-
-
-def _validated(kind: DatasetKind) -> Dataset:
-    dataset = Dataset.uploaded(DATASET_ID, ACCOUNT_ID, "uploads/x", "0" * 64, 100)
-    dataset.validate("datasets/x", "1" * 64, Contents(9, kind=kind), "report")
-    return dataset
-
-
-def test_preference_pairs_and_their_reference_wait_for_the_end_of_the_upgrade() -> None:
-    phase = PhaseEstimate(
-        phase=Phase.REFERENCE, model_seconds=1.0, low_seconds=1.0, high_seconds=1.0
-    )
-    scored = ESTIMATE.model_copy(update={"phases": (*ESTIMATE.phases, phase)})
-    with command():
-        old = [_validated(DatasetKind.CHATS), Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE)]
-        new = [_validated(DatasetKind.PREFERENCES), Job.approve(JOB_ID, ACCOUNT_ID, PLAN, scored)]
-    for known, later in zip(old, new, strict=True):
-        *_, event = known.collect_events()
-        assert mapper(1).to_domain_event(mapper(1).to_stored_event(event)) == event
-        *_, event = later.collect_events()
-        with pytest.raises(UpgradeUnfinished):
-            mapper(1).to_stored_event(event)
-        assert mapper(2).to_domain_event(mapper(2).to_stored_event(event)) == event
 
 
 def test_an_event_of_a_newer_format_is_refused_until_the_format_rises() -> None:

@@ -5,21 +5,17 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from eventsourcing.persistence import JSONTranscoder
 
 from domain.access.api_key import ApiKey, new_secret
 from domain.access.rights import Rights
 from domain.access.role import Role
 from domain.access.scope import Scope
-from domain.core.errors import UpgradeUnfinished, WrongState
-from domain.core.event_log import PydanticMapper
+from domain.core.errors import WrongState
 from domain.datasets.dataset import (
     Contents,
     Counted,
     Dataset,
     DatasetStatus,
-    Uncountable,
-    UploadOptions,
 )
 from domain.training.token_lengths import TokenLengths
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, happened
@@ -55,41 +51,13 @@ def test_tokens_are_counted_once_for_each_revision_of_a_base() -> None:
     given.validate("datasets/x", "n" * 64, Contents(9, 0), report_ref="report")
     given.record_tokens("tiny", "r1", lengths)
     given.record_tokens("tiny", "r1", lengths)
-    assert given.counted == {"tiny": Counted("r1", lengths, every_sequence=True)}
+    assert given.counted == {"tiny": Counted("r1", lengths)}
     assert given.is_counted("tiny", "r1")
     assert not given.is_counted("tiny", "r2")
     given.record_tokens("tiny", "r2", longer)
-    assert given.counted == {"tiny": Counted("r2", longer, every_sequence=True)}
+    assert given.counted == {"tiny": Counted("r2", longer)}
     counted = [each for each in given.collect_events() if isinstance(each, Dataset.TokensCounted)]
     assert [(each.tokens, each.longest_example) for each in counted] == [(60, 40), (66, 44)]
-
-
-def test_a_count_without_every_sequence_is_replaced_once() -> None:
-    given = uploaded()
-    given.validate("datasets/x", "n" * 64, Contents(9, 0), report_ref="report")
-    chats, sequences = TokenLengths.of([20, 40]), TokenLengths.of([12, 20, 25, 40])
-    given.record_tokens("tiny", "r1", chats, every_sequence=False)
-    assert given.is_counted("tiny", "r1")
-    assert not given.is_counted("tiny", "r1", every_sequence=True)
-    given.record_tokens("tiny", "r1", sequences)
-    assert given.is_counted("tiny", "r1", every_sequence=True)
-    given.record_tokens("tiny", "r1", chats, every_sequence=False)
-    assert given.counted == {"tiny": Counted("r1", sequences, every_sequence=True)}
-
-
-def test_a_failed_repetition_of_a_count_keeps_the_count() -> None:
-    given = uploaded()
-    given.validate("datasets/x", "n" * 64, Contents(9, 0), report_ref="report")
-    given.record_tokens("tiny", "r1", TokenLengths.of([20]), every_sequence=False)
-    for _ in range(2):
-        given.refuse_tokens("tiny", "r1", None, Uncountable.TIME)
-    assert given.is_counted("tiny", "r1")
-    assert given.is_refused("tiny", "r1")
-    assert given.why_uncountable("tiny", "r1") is None
-    given.refuse_tokens("tiny", "r2", None, Uncountable.TIME)
-    assert given.why_uncountable("tiny", "r2") is not None
-    events = given.collect_events()
-    assert sum(isinstance(each, Dataset.TokensUncountable) for each in events) == 2
 
 
 SYNTHESIS_ID = UUID(int=77)
@@ -120,17 +88,3 @@ def test_a_key_is_revoked_once_and_its_secret_is_nowhere() -> None:
     assert [type(event).__name__ for event in events] == ["ApiKeyIssued", "ApiKeyRevoked"]
     assert secret not in repr(events)
     assert isinstance(given.id, UUID)
-
-
-def test_an_upload_without_columns_is_stored_in_the_format_of_version_0_1() -> None:
-    mapper = PydanticMapper(JSONTranscoder())
-    mapper.format_in_use = 1
-    arguments = (DATASET_ID, ACCOUNT_ID, "uploads/x", "s" * 64, 100)
-    plain = Dataset.uploaded(*arguments).collect_events()[0]
-    chosen = UploadOptions(columns_sha256="c" * 64)
-    other = Dataset.uploaded(*arguments, chosen).collect_events()[0]
-    stored = mapper.to_stored_event(plain)
-    assert b"columns_sha256" not in stored.state
-    assert mapper.to_domain_event(stored) == plain
-    with pytest.raises(UpgradeUnfinished):
-        mapper.to_stored_event(other)

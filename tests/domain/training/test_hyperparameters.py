@@ -7,7 +7,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from domain.training.hyperparameters import Hyperparameters, remove_added, settings_of
+from domain.training.hyperparameters import Hyperparameters, settings_of
 from tests.builders.examples import PLAN
 
 
@@ -79,16 +79,13 @@ def test_what_is_out_of_bounds_is_refused_by_name(field: str, value: object) -> 
     assert refusal.value.errors()[0]["loc"][0] == field
 
 
-def test_events_name_a_new_hyperparameter_only_if_it_is_set() -> None:
-    """Release 0.1.0 reads jobs without it. The provenance of its models does not name it."""
+def test_events_name_some_hyperparameters_only_if_they_are_set() -> None:
     assert "use_dora" not in Hyperparameters().stored
     assert Hyperparameters().stored.keys() >= {"use_rslora", "eval_steps"}
     stored = Hyperparameters(use_dora=True).stored
     assert stored["use_dora"] is True
     assert Hyperparameters.recorded(stored).use_dora
     assert not Hyperparameters.recorded(Hyperparameters().stored).use_dora
-    remove_added(stored, 1)
-    assert stored == Hyperparameters().stored
 
 
 def test_the_scale_of_the_adapter_is_alpha_over_r_or_over_its_root() -> None:

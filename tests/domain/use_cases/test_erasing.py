@@ -159,9 +159,3 @@ def test_the_suspension_of_an_erased_account_is_permanent() -> None:
             step(given)
     snapshot = Account.Snapshot.model_validate_json(Account.Snapshot.take(given).model_dump_json())
     assert snapshot.mutate(None).erased
-
-
-def test_a_snapshot_of_an_earlier_version_has_no_erasure() -> None:
-    state: dict[str, dict[str, object]] = {"state": {}}
-    Account.Snapshot.upcast_v5_v6(state)
-    assert state == {"state": {"erased": False}}

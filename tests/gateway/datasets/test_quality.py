@@ -10,7 +10,6 @@ import pytest
 from fastapi.testclient import TestClient
 from psycopg_pool import ConnectionPool
 
-from domain.core.event_format import FORMAT
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.datasets.quality_report import QualityReport
 from gateway.datasets import uploads
@@ -167,21 +166,6 @@ def test_a_repeated_request_returns_the_version_after_the_deletion_of_its_parent
     other = {"filters": {"near_duplicates": True, "similarity": 0.8}}
     status, problem = call("POST", f"/{parent}/filters", key="filters", json=other)
     assert (status, problem["error"]["code"]) == (409, "idempotency_key_reused")
-
-
-def test_until_an_upgrade_is_finished_a_report_is_refused_with_the_reason(
-    call: Call,
-    client: TestClient,
-    person: Person,
-    service: Service,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    dataset = service.upload(TRAIN, person.account_id)
-    service.catch_up()
-    monkeypatch.setattr(client.app.state.backend.log, "format_in_use", FORMAT - 1)  # type: ignore[attr-defined]
-    status, problem = call("GET", f"/{dataset}/quality")
-    assert (status, problem["error"]["code"]) == (503, "upgrade_unfinished")
-    assert "finished the upgrade" in problem["error"]["message"]
 
 
 def test_errors_of_filters_name_the_field_the_value_and_a_fix(

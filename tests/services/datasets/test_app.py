@@ -6,21 +6,18 @@ import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from psycopg_pool import ConnectionPool
 
-from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import because
-from domain.core.event_format import FORMAT
 from domain.datasets.columns import Role, columns_document, columns_sha256
-from domain.datasets.dataset import Dataset, DatasetKind, DatasetStatus, Uncountable, UploadOptions
-from domain.training.token_lengths import TokenLengths
+from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable, UploadOptions
 from infrastructure.artifacts import Artifacts
 from infrastructure.backoff import FIRST_PAUSE, MAX_PAUSE
 from infrastructure.event_handlers import parked_events
-from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
+from infrastructure.limited_process import Limits
 from infrastructure.measurements import progress_of
 from infrastructure.profiles import dataset_names, set_dataset_name
 from infrastructure.store import Connection
@@ -30,9 +27,8 @@ from services.datasets.limited_work import MOST_FAILURES
 from services.datasets.report import Code
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.platform import Platform
-from tests.builders.tiny_model import preference_pairs
 from tests.services.datasets.conftest import Service
-from tests.services.datasets.formats import CORPUS, jsonl, parquet
+from tests.services.datasets.formats import CORPUS, parquet
 from tests.services.datasets.uploads import GROWING, LOOPING, VALID
 
 
@@ -72,22 +68,6 @@ def test_a_parquet_file_is_validated_within_the_limits(service: Service) -> None
     assert service.dataset(dataset_id).status is DatasetStatus.READY_FOR_TRAINING
     report = service.report(dataset_id)
     assert (report.format, report.examples) == ("Parquet", len(CORPUS))
-
-
-def test_preference_pairs_wait_for_the_end_of_the_upgrade(service: Service) -> None:
-    content = jsonl(preference_pairs(3))
-    service.platform.log.format_in_use = 1
-    early = service.upload(content)
-    service.catch_up()
-    assert service.dataset(early).status is DatasetStatus.REJECTED
-    (error,) = service.report(early).errors
-    assert (error.line, error.code) == (None, Code.UNSUPPORTED_FILE)
-    service.platform.log.format_in_use = FORMAT
-    later = service.upload(content)
-    service.catch_up()
-    assert service.dataset(later).status is DatasetStatus.READY_FOR_TRAINING
-    assert service.dataset(later).kind is DatasetKind.PREFERENCES
-    assert service.report(later).kind is DatasetKind.PREFERENCES
 
 
 def test_a_file_beyond_the_limit_is_rejected(service: Service) -> None:
@@ -218,61 +198,6 @@ def test_new_datasets_and_new_bases_are_counted_once(
     monkeypatch.setattr(limited_work, "run", lambda *_: again.append(1))
     service.count()  # the read model still lists the last pairs
     assert again == []
-
-
-def test_counts_without_every_sequence_are_repeated_after_the_upgrade(
-    service: Service, platform: Platform
-) -> None:
-    def counted() -> list[tuple[int, bool]]:
-        service.catch_up()
-        service.count()
-        found = service.dataset(dataset_id).counted.values()
-        return [(each.lengths.examples, each.every_sequence) for each in found]
-
-    base = platform.store_base("tiny")
-    dataset_id = _counted_before_the_upgrade(service, base)
-    platform.log.format_in_use = 1
-    assert counted() == [(1, False)]
-    platform.store_base("little")
-    (_, early) = counted()
-    assert early[1] is False
-    platform.log.format_in_use = FORMAT
-    assert counted() == [(early[0], True)] * 2
-
-
-def test_a_failed_repetition_is_not_tried_again_and_keeps_the_count(
-    service: Service, platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tries: list[object] = []
-
-    def exceed(*arguments: object) -> object:
-        tries.append(arguments)
-        raise LimitExceeded(Exceeded.TIME)
-
-    base = platform.store_base("tiny")
-    dataset_id = _counted_before_the_upgrade(service, base)
-    monkeypatch.setattr(limited_work, "run", exceed)
-    for _ in range(2):
-        service.limit()  # as after a restart
-        service.count()
-        platform.project()
-    assert len(tries) == 1
-    dataset = service.dataset(dataset_id)
-    assert dataset.is_counted("tiny", base.manifest_sha256)
-    assert dataset.why_uncountable("tiny", base.manifest_sha256) is None
-
-
-def _counted_before_the_upgrade(service: Service, base: BaseModel) -> UUID:
-    dataset_id = service.upload()
-    service.catch_up()
-    with because(service.platform.cause):
-        dataset = service.dataset(dataset_id)
-        dataset.record_tokens(
-            "tiny", base.manifest_sha256, TokenLengths.of([9]), every_sequence=False
-        )
-        service.platform.log.commit(dataset)
-    service.platform.project()
-    return dataset_id
 
 
 def _without_tokenizer(directory: Path) -> None:

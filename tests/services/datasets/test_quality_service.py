@@ -13,7 +13,6 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import because
-from domain.core.event_format import FORMAT
 from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from domain.datasets.filters import Filters, PersonalData
 from domain.datasets.findings import Finding
@@ -213,15 +212,3 @@ def test_an_analysis_beyond_its_limits_is_recorded_without_findings(service: Ser
     assert (quality.analyzed, quality.findings) == (0, {})
     report = QualityReport.model_validate_json(service.platform.artifacts.get(quality.report_ref))
     assert report.stopped == "time"
-
-
-def test_until_an_upgrade_is_finished_nothing_is_analyzed(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = service.upload(with_findings())
-    service.catch_up()
-    monkeypatch.setattr(service.platform.log, "format_in_use", FORMAT - 1)
-    service.analyzing.start_waiting()
-    assert service.analyzing.work.finish(1)
-    monkeypatch.undo()
-    assert service.dataset(first).quality is None

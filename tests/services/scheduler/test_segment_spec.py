@@ -53,12 +53,6 @@ def test_a_segment_has_the_approved_plan_and_the_platforms_times() -> None:
     assert segment_spec(job(), 300, SETTINGS).validation_ref is None
 
 
-def test_only_a_new_trainer_runs_a_job_with_a_new_hyperparameter() -> None:
-    assert segment_spec(job(), 300, SETTINGS).spec_format == 1
-    dora = PLAN.hyperparameters | {"use_dora": True}
-    assert segment_spec(job(hyperparameters=dora), 300, SETTINGS).spec_format == 2
-
-
 def test_a_segment_has_its_own_credentials() -> None:
     settings = SETTINGS.model_copy(update={"nats_trainer_seed": new_seed(KeyKind.ACCOUNT)})
     issuer = CredentialIssuer.of(settings)
