@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -25,8 +24,7 @@ from domain.billing.token_meter import TokenMeter
 from domain.capacity.gpu_pool import GpuPool
 from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
-from domain.core.aggregate import Aggregate
-from domain.core.topics import Kind, topics_of
+from domain.core.topics import topics_of
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.exports.export import Export
@@ -36,7 +34,9 @@ from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.synthesis.synthesis import Synthesis
 from infrastructure import alerts
-from infrastructure.personal_data import PERSONAL
+from infrastructure.extensions import installed
+from infrastructure.personal_data import personal_tables
+from infrastructure.rights import ADD, CHANGE, KEEP, READ, REMOVE, Access
 from projections import PROJECTIONS
 
 OPERATOR_ROLE = "ecolink_operator"
@@ -49,8 +49,6 @@ ROWS_OF_ROLES = (*STORE_TABLES, "parked_events")
 READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
 MEASUREMENTS = ("step_measurements", "evaluation_measurements", "log_lines")
 
-READ, ADD, KEEP = "SELECT", "SELECT, INSERT", "SELECT, INSERT, UPDATE"
-CHANGE, REMOVE = "SELECT, INSERT, UPDATE, DELETE", "SELECT, DELETE"
 REPLAYED = "status, tries, tried_since, next_attempt_at, finished_at"
 """Columns of a delivery that a replay changes."""
 
@@ -82,28 +80,11 @@ HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expi
 """Rights to store and replace the secrets of webhooks, without reading any."""
 
 
-@dataclass(frozen=True)
-class Access:
-    """Rights of a role. Every role may read the event log."""
-
-    events: tuple[Kind, ...] = ()
-    """Events that the role may append: all events of an aggregate, or individual events."""
-    reads_snapshots: bool = False
-    """True if the role loads accounts, meters or GPU pools from snapshots."""
-    snapshots: tuple[type[Aggregate], ...] = ()
-    """Aggregates of which the role may add snapshots. It writes all their events."""
-    handles_events: bool = False
-    """True if the role stores a position in the log and parks events, only under its own name."""
-    leads: bool = True
-    """True if only one process with the role may work at a time."""
-    tables: Mapping[str, str] = field(default_factory=dict)
-
-
 def _each(tables: Iterable[str], rights: str) -> dict[str, str]:
     return dict.fromkeys(tables, rights)
 
 
-ACCESS: dict[str, Access] = {
+CORE: dict[str, Access] = {
     "relay": Access(tables={"log_identity": READ}),
     "sealer": Access(tables={"log_identity": READ, "invoices": "SELECT, UPDATE"}),
     "projector": Access(
@@ -139,7 +120,7 @@ ACCESS: dict[str, Access] = {
         tables=_each(
             ("accounts", "job_detail", "open_meters", "deployments", "projection_positions"), READ
         )
-        | {table: f"SELECT ({column}), DELETE" for table, column in PERSONAL.items()}
+        | {table: f"SELECT ({column}), DELETE" for table, column in personal_tables().items()}
         | _each(("log_lines", "security_events"), REMOVE),
     ),
     "datasets": Access(
@@ -234,7 +215,6 @@ ACCESS: dict[str, Access] = {
         | {"dataset_comparisons": "SELECT, INSERT"}
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
-        | {"job_templates": CHANGE}
         | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}
         | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
         | {"webhook_secrets": HIDDEN_SECRETS}
@@ -250,6 +230,19 @@ ACCESS: dict[str, Access] = {
         | {"alert_silences": CHANGE},
     ),
 }
+
+"""Rights of the roles in the core."""
+
+
+def _extended(role: str, access: Access) -> Access:
+    for extension in installed():
+        events, tables = extension.events.get(role, ()), extension.rights.get(role, {})
+        access = access.extended(events, tables)
+    return access
+
+
+ACCESS = {role: _extended(role, access) for role, access in CORE.items()}
+"""Rights by role, with those that extensions declare."""
 
 OPERATOR = Access(
     events=(

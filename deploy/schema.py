@@ -16,7 +16,6 @@ from infrastructure import (
     hub_targets,
     idempotency,
     invoice_requests,
-    job_templates,
     key_uses,
     leadership,
     log_identity,
@@ -37,6 +36,7 @@ from infrastructure import (
     webhook_endpoints,
 )
 from infrastructure.event_handlers import PARKED_DDL
+from infrastructure.extensions import extension_tables
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL
 
@@ -53,7 +53,6 @@ TABLES = (
     profiles.DDL,
     comparisons.DDL,
     drafts.DDL,
-    job_templates.DDL,
     idempotency.DDL,
     sessions.DDL,
     key_uses.DDL,
@@ -70,6 +69,7 @@ TABLES = (
     synthesis_endpoints.DDL,
     alerts.DDL,
     wanted_counts.DDL,
+    *(each.ddl for each in extension_tables()),
 )
 """Statements that create tables and functions, without those of read models."""
 

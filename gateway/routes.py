@@ -24,8 +24,6 @@ from gateway.http.openapi import V1_PREFIX
 from gateway.http.text_validation import only_texts
 from gateway.invoices import api as invoices
 from gateway.invoices import pages as invoice_pages
-from gateway.job_templates import api as job_templates
-from gateway.job_templates import pages as job_template_pages
 from gateway.jobs import api as jobs
 from gateway.jobs.openai import events as openai_events
 from gateway.jobs.openai import jobs as openai_jobs
@@ -51,6 +49,7 @@ from gateway.trackers import pages as tracker_pages
 from gateway.web import assets, sign_in, viewing
 from gateway.webhooks import api as webhooks
 from gateway.webhooks import pages as webhook_pages
+from infrastructure.extensions import loaded
 
 NATIVE = (
     billing,
@@ -68,7 +67,6 @@ NATIVE = (
     exports,
     estimates,
     jobs,
-    job_templates,
     events,
     operator,
 )
@@ -79,7 +77,6 @@ PAGES = (
     synthesis_pages,
     dataset_pages,
     wizard,
-    job_template_pages,
     job_list,
     comparing,
     job_page,
@@ -110,10 +107,14 @@ def include_routes(app: FastAPI) -> None:
     app.include_router(stripe_webhook.router, dependencies=texts_only)
     for each in NATIVE:
         app.include_router(each.router, prefix="/api", dependencies=texts_only)
+    for router in loaded(lambda extension: extension.api):
+        app.include_router(router, prefix="/api", dependencies=texts_only)
     for each in OPENAI:
         app.include_router(each.router, prefix=V1_PREFIX, dependencies=texts_only, tags=["openai"])
     app.include_router(reference.router)
     app.include_router(assets.router)
     for each in PAGES:
         app.include_router(each.router, dependencies=texts_only, include_in_schema=False)
+    for router in loaded(lambda extension: extension.pages):
+        app.include_router(router, dependencies=texts_only, include_in_schema=False)
     app.include_router(live.router)

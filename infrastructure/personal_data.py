@@ -21,6 +21,7 @@ from domain.jobs.job_request import JobRequest
 from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.erasing import Holdings
 from infrastructure.artifacts import Artifacts
+from infrastructure.extensions import extension_tables
 from infrastructure.store import Connection
 
 PERSONAL: dict[str, str] = {
@@ -30,7 +31,6 @@ PERSONAL: dict[str, str] = {
     "hub_targets": "account_id",
     "job_drafts": "account_id",
     "job_metadata": "job_id",
-    "job_templates": "account_id",
     "key_names": "key_id",
     "key_uses": "key_id",
     "log_lines": "job_id",
@@ -47,7 +47,7 @@ PERSONAL: dict[str, str] = {
     "web_sessions": "key_id",
     "webhook_endpoints": "account_id",
 }
-"""Tables with personal data, and the column with the account, key, dataset or job."""
+"""Tables of the core with personal data, and the column with the account, key, dataset or job."""
 
 CASCADED = frozenset(
     {
@@ -98,6 +98,11 @@ FIRST = {
 """First events of the aggregates of an account, and the fields of Holdings."""
 
 
+def personal_tables() -> dict[str, str]:
+    """Return all tables with personal data, with those of extensions, as in PERSONAL."""
+    return PERSONAL | {each.name: each.owner for each in extension_tables() if each.owner}
+
+
 class Deleted(NamedTuple):
     """The numbers of deleted rows and files."""
 
@@ -138,7 +143,8 @@ def delete_personal_data(connection: Connection, artifacts: Artifacts, account_i
     ids = _ids(connection, account_id)
     with connection.transaction():
         rows = sum(
-            _delete(connection, table, column, ids[column]) for table, column in PERSONAL.items()
+            _delete(connection, table, column, ids[column])
+            for table, column in personal_tables().items()
         )
     return Deleted(rows, files)
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("domain", "projections", "infrastructure", "services", "gateway", "deploy")
+PACKAGES = (
+    *("domain", "projections", "infrastructure", "services"),
+    *("gateway", "extensions", "deploy"),
+)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -16,6 +16,7 @@ from deploy.backup.database import SCHEMA_ROWS, continue_ids
 from deploy.backup.target import BackupError
 from domain.jobs import events
 from domain.replay.entry import DamagedEvent, Entry
+from infrastructure.extensions import extension_tables
 from infrastructure.log_reader import EventReader, Selection
 from infrastructure.store import Connection, scalar
 
@@ -33,6 +34,7 @@ CREATED: dict[str, LiteralString] = {
     "security_events": "happened_at",
     "job_drafts": "saved_at",
     "key_uses": "used_at",
+    **{each.name: each.time for each in extension_tables() if each.time},
 }
 """Tables whose rows are deleted if they are newer than the last event, and their time."""
 
@@ -45,7 +47,7 @@ OWNERS: dict[str, LiteralString] = {
     "synthesis_edits": "synthesis_id",
     "key_names": "key_id",
     "job_metadata": "job_id",
-    "job_templates": "account_id",
+    **{each.name: each.owner for each in extension_tables() if each.owner and not each.time},
 }
 """Tables whose rows belong to an aggregate, which the cut log may lack, and its ID."""
 

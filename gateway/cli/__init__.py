@@ -5,7 +5,6 @@ from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
 from gateway.cli.exits import epilog
 from gateway.cli.invoices import invoices
-from gateway.cli.job_templates import templates
 from gateway.cli.jobs import jobs
 from gateway.cli.keys import keys
 from gateway.cli.models import models
@@ -15,12 +14,12 @@ from gateway.cli.syntheses import syntheses
 from gateway.cli.terminal import Commands
 from gateway.cli.trackers import trackers
 from gateway.cli.webhooks import webhooks
+from infrastructure.extensions import installed
 
 GROUPS = {
     "datasets": datasets,
     "syntheses": syntheses,
     "jobs": jobs,
-    "templates": templates,
     "models": models,
     "billing": billing,
     "invoices": invoices,
@@ -28,6 +27,11 @@ GROUPS = {
     "webhooks": webhooks,
     "trackers": trackers,
     "notices": notices,
+    **{
+        name: extension.load(group)
+        for extension in installed()
+        for name, group in extension.commands.items()
+    },
 }
 
 __all__ = ["GROUPS", "Commands", "epilog", "models", "session"]

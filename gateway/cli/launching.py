@@ -24,14 +24,15 @@ from domain.training.hyperparameters import (
     written,
 )
 from gateway.cli import job_tables
-from gateway.cli.client import Client, ClientError, Refused, Reply, Unreachable
+from gateway.cli.client import Client, Refused, Reply, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import follow
-from gateway.cli.job_templates import found_template
 from gateway.cli.terminal import agreed, client_of, for_programs, interrupted, note, show, show_line
 from gateway.jobs.schemas import JobSummary
+from gateway.launch.job_form import JobRequest
 from gateway.launch.schemas import QuoteAnswer
 from gateway.schemas import job_name
+from infrastructure.extensions import installed
 
 POLL_SECONDS = 2.0
 
@@ -223,10 +224,8 @@ def launch(
         if like is not None:
             body = _changed(client.get(f"/jobs/{like}/request"), left_out, given)
         elif template is not None:
-            found = found_template(client, template)
-            if found.request is None:
-                raise ClientError(f"The template cannot be used: {found.problem}")
-            body = _changed(found.request.model_dump(mode="json"), left_out, given)
+            request = _form_of(client, "template", template)
+            body = _changed(request.model_dump(mode="json"), left_out, given)
         if dry_run:
             quote = client.send(QuoteAnswer, "/estimates", body)
             show(quote, job_tables.quote)
@@ -247,6 +246,15 @@ def launch(
             for warning in new:
                 note(f"warning: {warning}")
         raise typer.Exit(follow(client, name))
+
+
+def _form_of(client: Client, option: str, name: str) -> JobRequest:
+    """Return the request that an option of an extension names. Raise BadParameter without one."""
+    for extension in installed():
+        if (form := extension.job_forms.get(option)) is not None:
+            request: JobRequest = extension.load(form.command)(client, name)
+            return request
+    raise typer.BadParameter(f"No installed extension has the option --{option}.")
 
 
 def _warned(client: Client, body: dict[str, Any], *, yes: bool) -> list[str]:

@@ -31,6 +31,7 @@ from gateway.http.sessions import renew_session
 from gateway.schemas import job_name
 from gateway.web.amounts import exact_amount, written_amount, written_range
 from gateway.web.assets import url_of
+from infrastructure.extensions import installed
 from infrastructure.webhook_endpoints import disabled_by_ecolink
 
 SECURITY = {
@@ -89,6 +90,7 @@ def templates() -> Environment:
         "asset": url_of,
         "dataset_link": dataset_link,
         "dollars_range": written_range,
+        "panels": panels,
     }
     return environment
 
@@ -96,7 +98,13 @@ def templates() -> Environment:
 def _features() -> dict[str, FileSystemLoader]:
     """Return template loaders by feature: `jobs/list.html` is gateway/jobs/templates/list.html."""
     folders = SHARED.parents[1].glob("*/templates")
-    return {folder.parent.name: FileSystemLoader(folder) for folder in folders}
+    core = {folder.parent.name: FileSystemLoader(folder) for folder in folders}
+    return core | {each.name: FileSystemLoader(each.templates) for each in installed()}
+
+
+def panels(place: str) -> list[str]:
+    """Return the templates that extensions add to a place of a page."""
+    return [each.panels[place] for each in installed() if place in each.panels]
 
 
 def unbroken(written: Callable[[float], str]) -> Callable[[float], str]:

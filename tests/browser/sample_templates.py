@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from gateway.job_templates.service import MOST_TEMPLATES
+from extensions.job_templates.service import MOST_TEMPLATES
+from extensions.job_templates.tables import JobTemplate, add_template
 from gateway.launch.job_form import JobRequest
-from infrastructure.job_templates import JobTemplate, add_template
 from infrastructure.store import Connection
 
 

@@ -15,13 +15,14 @@ from domain.core.identity import job_request_id
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.use_cases.erasing import Erasing
+from infrastructure.extensions import extension_tables
 from infrastructure.personal_data import (
     CASCADED,
     KEPT,
-    PERSONAL,
     delete_personal_data,
     erased_accounts,
     holdings_of,
+    personal_tables,
 )
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
@@ -42,13 +43,14 @@ def connection(settings: Settings) -> Iterator[Connection]:
 
 
 def test_every_table_is_in_one_list() -> None:
-    lists = (set(PERSONAL), set(CASCADED), set(KEPT), set(READ_MODELS))
+    kept = (each.name for each in extension_tables() if each.kept)
+    lists = (set(personal_tables()), set(CASCADED), {*KEPT, *kept}, set(READ_MODELS))
     assert sum(map(len, lists)) == len(known_tables())
     assert set().union(*lists) == known_tables()
 
 
 def test_only_columns_with_ids_of_the_account_select_rows(connection: Connection) -> None:
-    for table, column in PERSONAL.items():
+    for table, column in personal_tables().items():
         query = "SELECT data_type FROM information_schema.columns WHERE (table_name, column_name)"
         found = connection.execute(f"{query} = (%s, %s)".encode(), [table, column]).fetchall()
         assert [row["data_type"] for row in found] == ["uuid"], table
@@ -63,7 +65,7 @@ def test_deleted_tables_delete_the_rows_of_cascaded_ones(connection: Connection)
     for table in CASCADED:
         while table in CASCADED:
             table = parents[table]
-        assert table in PERSONAL
+        assert table in personal_tables()
 
 
 def fill(connection: Connection, platform: Platform, person: Person, name: str) -> tuple[UUID, ...]:
@@ -81,7 +83,7 @@ def fill(connection: Connection, platform: Platform, person: Person, name: str) 
         "dataset_id": dataset_id,
         "job_id": requested_id,
     }
-    for table, column in PERSONAL.items():
+    for table, column in personal_tables().items():
         _insert(connection, table, {column: ids[column]}, name)
     endpoint = connection.execute(
         "SELECT id FROM webhook_endpoints WHERE account_id = %s", [person.account_id]
@@ -132,7 +134,10 @@ def test_an_erasure_deletes_the_rows_and_files_of_one_account(
     ada, bob = platform.person(dollars=5), platform.person()
     job_id, requested_id, dataset_id = fill(connection, platform, ada, "name-of-ada")
     fill(connection, platform, bob, "name-of-bob")
-    texts = {*PERSONAL, "webhook_secrets", "webhook_deliveries"} - {"key_uses", "dataset_progress"}
+    texts = {*personal_tables(), "webhook_secrets", "webhook_deliveries"} - {
+        "key_uses",
+        "dataset_progress",
+    }
     assert rows_with(connection, "name-of-ada") == texts
     held = holdings_of(connection, ada.account_id)
     assert (held.keys, held.datasets, held.jobs) == ((ada.key_id,), (dataset_id,), (job_id,))
@@ -142,7 +147,7 @@ def test_an_erasure_deletes_the_rows_and_files_of_one_account(
         Erasing(platform.log).erase(ada.account_id, held)
     assert erased_accounts(connection) == {ada.account_id}
     deleted = delete_personal_data(connection, platform.artifacts, ada.account_id)
-    assert (deleted.rows, deleted.files) == (len(PERSONAL), 3)
+    assert (deleted.rows, deleted.files) == (len(personal_tables()), 3)
     assert rows_with(connection, "name-of-ada") == set()
     assert rows_with(connection, "name-of-bob") == texts
     left = platform.artifacts.list("")

@@ -9,14 +9,13 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from domain.core.errors import DomainError
+from domain.core.errors import DomainError, Invalid
 from domain.core.identity import created_id
 from domain.jobs.job import Job
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.origin import base_url
 from gateway.http.permissions import MayRead, MayTrain
-from gateway.job_templates import service as job_templates
 from gateway.jobs import service as jobs
 from gateway.launch.job_form import JobRequest
 from gateway.launch.pages.entries import Entries, read
@@ -25,6 +24,7 @@ from gateway.launch.pages.view import View
 from gateway.schemas import JobId, job_name
 from gateway.web.rendering import fragment, page, sentence
 from infrastructure.drafts import close_draft, delete_draft, draft_of, save_draft
+from infrastructure.extensions import installed
 
 PATH = "/fine-tune/new"
 CHANGED = (
@@ -37,14 +37,24 @@ router = APIRouter(prefix=PATH)
 
 
 def _copied(
-    caller: MayRead, backend: BackendOf, like: JobId | None = None, template: UUID | None = None
+    request: Request, caller: MayRead, backend: BackendOf, like: JobId | None = None
 ) -> JobRequest | None:
-    """Return the request of a job or a template that the URL names, or None."""
+    """Return the request of a job, or of an extension, that the URL names, or None."""
     if like is not None:
         return jobs.request_of(backend, caller, like)
-    if template is not None:
-        return job_templates.usable_request(backend, caller, template)
+    for extension in installed():
+        for name, form in extension.job_forms.items():
+            if (found := request.query_params.get(name)) is not None:
+                filled: JobRequest = extension.load(form.page)(backend, caller, _id(name, found))
+                return filled
     return None
+
+
+def _id(name: str, text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Invalid(f"{name} is {text[:100]!r}, which is not a UUID.", field=name) from None
 
 
 @router.get("")

@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 from pydantic import ValidationError
 
 from domain.core.errors import Invalid, NotFound
+from extensions.job_templates import tables
+from extensions.job_templates.schemas import TemplateAnswer, TemplateForm
+from extensions.job_templates.tables import JobTemplate
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.job_templates.schemas import TemplateAnswer, TemplateForm
 from gateway.jobs.service import request_of
 from gateway.launch.job_form import JobRequest
-from infrastructure import job_templates
-from infrastructure.job_templates import JobTemplate
 
 MOST_TEMPLATES = 100
 
@@ -21,14 +21,14 @@ MOST_TEMPLATES = 100
 def templates(backend: Backend, caller: Caller) -> list[TemplateAnswer]:
     """Return the templates of the account, by name."""
     with backend.pool.connection() as connection:
-        found = job_templates.templates_of(connection, caller.account_id)
+        found = tables.templates_of(connection, caller.account_id)
     return [_answer(each) for each in found]
 
 
 def template(backend: Backend, caller: Caller, template_id: UUID) -> TemplateAnswer:
     """Return a template of the account. Raise NotFound."""
     with backend.pool.connection() as connection:
-        found = job_templates.template_of(connection, caller.account_id, template_id)
+        found = tables.template_of(connection, caller.account_id, template_id)
     if found is None:
         raise _unknown(template_id)
     return _answer(found)
@@ -58,7 +58,7 @@ def usable_request(backend: Backend, caller: Caller, template_id: UUID) -> JobRe
 def rename(backend: Backend, caller: Caller, template_id: UUID, name: str) -> TemplateAnswer:
     """Rename a template. Raise NotFound, or Invalid if the name is taken."""
     with backend.pool.connection() as connection:
-        if not job_templates.rename_template(connection, caller.account_id, template_id, name):
+        if not tables.rename_template(connection, caller.account_id, template_id, name):
             raise _taken(name)
     return template(backend, caller, template_id)
 
@@ -66,7 +66,7 @@ def rename(backend: Backend, caller: Caller, template_id: UUID, name: str) -> Te
 def delete(backend: Backend, caller: Caller, template_id: UUID) -> None:
     """Delete a template. Jobs that it started stay. Raise NotFound."""
     with backend.pool.connection() as connection:
-        if not job_templates.delete_template(connection, caller.account_id, template_id):
+        if not tables.delete_template(connection, caller.account_id, template_id):
             raise _unknown(template_id)
 
 
@@ -75,9 +75,9 @@ def _add(
 ) -> TemplateAnswer:
     new = JobTemplate(uuid4(), name, request.model_dump(mode="json"), job_id, backend.clock.now())
     with backend.pool.connection() as connection:
-        if job_templates.add_template(connection, caller.account_id, new, MOST_TEMPLATES):
+        if tables.add_template(connection, caller.account_id, new, MOST_TEMPLATES):
             return _answer(new)
-        known = job_templates.templates_of(connection, caller.account_id)
+        known = tables.templates_of(connection, caller.account_id)
     for each in known:
         if each.name == name:
             if (each.request, each.job_id) == (new.request, job_id):

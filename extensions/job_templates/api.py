@@ -6,12 +6,12 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
+from extensions.job_templates import service
+from extensions.job_templates.schemas import TemplateAnswer, TemplateChange, TemplateForm
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.permissions import MayRead, MayTrain
-from gateway.job_templates import service
-from gateway.job_templates.schemas import TemplateAnswer, TemplateChange, TemplateForm
 from gateway.schemas import Listed
 
 router = APIRouter(prefix="/job-templates", tags=["jobs"], route_class=Operation)

@@ -8,10 +8,11 @@ import typer
 from rich.console import RenderableType
 
 from domain.training.hyperparameters import title_of, written
+from extensions.job_templates.schemas import TemplateAnswer
 from gateway.cli.client import Client, ClientError
 from gateway.cli.tables import listing, pairs
 from gateway.cli.terminal import CommandGroup, note, show
-from gateway.job_templates.schemas import TemplateAnswer
+from gateway.launch.job_form import JobRequest
 from gateway.schemas import Listed, job_name
 
 templates = CommandGroup(no_args_is_help=True, help="Save choices for similar jobs under a name.")
@@ -71,6 +72,14 @@ def found_template(client: Client, name: str) -> TemplateAnswer:
             return each
     names = ", ".join(repr(each.name) for each in known) or "none"
     raise ClientError(f"You have no template {name!r}. Your templates: {names}.")
+
+
+def usable_request(client: Client, name: str) -> JobRequest:
+    """Return the request of a template. Raise ClientError if it cannot be used."""
+    found = found_template(client, name)
+    if found.request is None:
+        raise ClientError(f"The template cannot be used: {found.problem}")
+    return found.request
 
 
 def _choices(template: TemplateAnswer) -> RenderableType:

@@ -10,12 +10,12 @@ from fastapi.responses import Response
 
 from domain.core.errors import Invalid
 from domain.training.hyperparameters import METHODS
+from extensions.job_templates import service
+from extensions.job_templates.schemas import MOST_CHARACTERS, TemplateForm
 from gateway.backend import Backend, BackendOf
 from gateway.catalog.service import display_names
 from gateway.http.access import Caller
 from gateway.http.permissions import MayRead, MayTrain
-from gateway.job_templates import service
-from gateway.job_templates.schemas import MOST_CHARACTERS, TemplateForm
 from gateway.launch.pages.entries import Entries, read
 from gateway.schemas import JobId
 from gateway.web.rendering import fragment, page

@@ -11,12 +11,12 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from domain.jobs.job import Job
+from extensions.job_templates import service
+from extensions.job_templates.tables import rename_template
 from gateway.http.openai_vocabulary import job_of
-from gateway.job_templates import service
 from gateway.launch.pages.entries import Entries, read
 from infrastructure.artifacts import Artifacts
-from infrastructure.job_templates import rename_template
-from infrastructure.personal_data import PERSONAL, delete_personal_data
+from infrastructure.personal_data import delete_personal_data
 from infrastructure.profiles import set_dataset_name
 from infrastructure.settings import Settings
 from infrastructure.store import connect
@@ -161,7 +161,6 @@ def test_the_database_decides_which_of_two_names_is_first(
 def test_an_erasure_deletes_the_templates(
     user: ApiUser, settings: Settings, form: dict[str, Any]
 ) -> None:
-    assert PERSONAL["job_templates"] == "account_id"
     user.post(TEMPLATES, {"name": "kept", "request": form})
     with connect(settings) as connection:
         delete_personal_data(connection, Artifacts(settings.artifacts), user.person.account_id)

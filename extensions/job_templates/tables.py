@@ -14,9 +14,13 @@ from psycopg.errors import UniqueViolation
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from infrastructure.extensions import Table
 from infrastructure.store import Connection
 
-DDL = """
+JOB_TEMPLATES = Table(
+    name="job_templates",
+    owner="account_id",
+    ddl="""
 CREATE TABLE IF NOT EXISTS job_templates (
     template_id uuid PRIMARY KEY,
     account_id uuid NOT NULL,
@@ -26,7 +30,8 @@ CREATE TABLE IF NOT EXISTS job_templates (
     created_at timestamptz NOT NULL,
     UNIQUE (account_id, name)
 )
-"""
+""",
+)
 
 COLUMNS = "template_id, name, request, job_id, created_at"
 

@@ -1,1 +1,0 @@
-"""Job templates: named requests for similar jobs."""

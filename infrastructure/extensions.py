@@ -1,0 +1,142 @@
+"""Extensions: optional features, each in one folder of `extensions/`.
+
+The package of an extension declares everything that it adds to the core, as its EXTENSION. The core
+imports no extension. It reads the declarations from `installed()`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, LiteralString
+
+from domain.core.topics import Kind
+
+PACKAGE = "extensions"
+"""Namespace package with the folders of all extensions."""
+
+SELECTION = "ECOLINK_EXTENSIONS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of an extension. Exactly one of `owner` and `kept` is set."""
+
+    name: str
+    ddl: str
+    """Statement that creates the table if it does not exist."""
+    owner: LiteralString = ""
+    """Column with the account, key, dataset or job whose deletion also deletes the row."""
+    kept: str = ""
+    """Reason why the rows have no personal data, so that an erasure keeps them."""
+    time: LiteralString = ""
+    """Time of a row. A restore to an earlier time deletes rows without it by their owner."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the declaration is incomplete."""
+        if bool(self.owner) == bool(self.kept):
+            raise ValueError(f"The table {self.name!r} needs an owner, or a reason to keep it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """Everything that an extension adds to the core.
+
+    A reference such as `api:router` names an attribute of a module in the extension's package. The
+    core imports the module only in the processes that use it.
+    """
+
+    package: str
+    """`__name__` of the package that declares the extension."""
+    summary: str
+    """Description in one sentence, for the list of extensions."""
+    tables: tuple[Table, ...] = ()
+    rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Rights on tables by role: `{"gateway": {"job_templates": "SELECT, INSERT"}}`."""
+    events: Mapping[str, tuple[Kind, ...]] = field(default_factory=dict)
+    """Events that a role may append, by role."""
+    api: tuple[str, ...] = ()
+    """References to routers below /api."""
+    pages: tuple[str, ...] = ()
+    """References to routers of pages. Their templates are in the folder `templates`."""
+    panels: Mapping[str, str] = field(default_factory=dict)
+    """Templates that pages of the core include, by the name of the place. See docs/extending.md."""
+    job_forms: Mapping[str, JobForm] = field(default_factory=dict)
+    """Sources of a filled job form, by query parameter of the wizard and option of the CLI."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """References to groups of commands of account holders, by name."""
+
+    @property
+    def name(self) -> str:
+        """Name of the extension's folder."""
+        return self.package.removeprefix(f"{PACKAGE}.")
+
+    @property
+    def templates(self) -> Path:
+        """Folder of the page templates."""
+        return Path(str(import_module(self.package).__file__)).parent / "templates"
+
+    def load(self, reference: str) -> Any:
+        """Return the object that a reference names."""
+        module, _, attribute = reference.partition(":")
+        return getattr(import_module(f"{self.package}.{module}"), attribute)
+
+
+@dataclass(frozen=True)
+class JobForm:
+    """References to functions that return the request of a job by an ID or a name."""
+
+    page: str
+    """`(backend, caller, id) -> JobRequest`, for the wizard."""
+    command: str
+    """`(client, name) -> JobRequest`, for `ecolink jobs launch`."""
+
+
+@cache
+def installed() -> tuple[Extension, ...]:
+    """Return the extensions in ECOLINK_EXTENSIONS, or all that are installed, by name.
+
+    Raise ValueError if the variable names an extension that is not installed.
+    """
+    known = _folders()
+    selection = os.environ.get(SELECTION)
+    if selection is None:
+        return tuple(map(_declared, known))
+    names = {each.strip() for each in selection.split(",") if each.strip()}
+    if unknown := sorted(names - set(known)):
+        raise ValueError(
+            f"{SELECTION} names {unknown[0]!r}, which is not installed. Installed extensions: "
+            f"{', '.join(known) or 'none'}."
+        )
+    return tuple(_declared(name) for name in known if name in names)
+
+
+def extension_tables() -> tuple[Table, ...]:
+    """Return the tables of all installed extensions."""
+    return tuple(table for extension in installed() for table in extension.tables)
+
+
+def loaded(references: Callable[[Extension], tuple[str, ...]]) -> Iterator[Any]:
+    """Load the objects that all extensions declare in a field."""
+    for extension in installed():
+        for reference in references(extension):
+            yield extension.load(reference)
+
+
+def _folders() -> list[str]:
+    try:
+        package = import_module(PACKAGE)
+    except ModuleNotFoundError:
+        return []
+    return sorted(each.name for each in iter_modules(package.__path__) if each.ispkg)
+
+
+def _declared(name: str) -> Extension:
+    extension = import_module(f"{PACKAGE}.{name}").EXTENSION
+    assert isinstance(extension, Extension)
+    return extension
