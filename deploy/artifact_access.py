@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from infrastructure.extensions import processes
 from infrastructure.personal_data import FOLDERS
-
-
-@dataclass(frozen=True)
-class ArtifactAccess:
-    """Folders of the artifact store that a service may read and list, or also change."""
-
-    reads: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-
+from infrastructure.rights import ArtifactAccess
 
 STORED = (
     *("uploads", "datasets", "models", "jobs", "exports", "seals", "invoices"),
@@ -29,11 +21,11 @@ ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
     "datasets": ArtifactAccess(reads=("models",), writes=("uploads", "datasets")),
     "serving": ArtifactAccess(reads=("models", "jobs")),
     "exporter": ArtifactAccess(reads=("models", "jobs"), writes=("exports",)),
-    "alerts": ArtifactAccess(reads=("seals",)),
     "synthesis": ArtifactAccess(reads=("uploads", "datasets"), writes=("syntheses",)),
     "gateway": ArtifactAccess(
         reads=("datasets", "models", "jobs", "exports", "seals", "invoices", "syntheses"),
         writes=("uploads",),
     ),
+    **{name: each.artifacts for name, each in processes().items() if each.artifacts is not None},
 }
 """Rights by service. A service that is not listed does not use the artifact store."""

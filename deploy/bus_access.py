@@ -10,8 +10,7 @@ No service may create or change a stream, because a stream can copy the messages
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import chain
 
 from infrastructure.bus import (
@@ -20,68 +19,14 @@ from infrastructure.bus import (
     REPORTS,
     STREAM_NAMES,
     STREAMS,
-    SYSTEM_API,
     TELEMETRY,
 )
-from infrastructure.nats_keys import AllowedSubjects
-
-API = "ECOLINK.API"
-"""Prefix of JetStream requests in the account of a service. `$JS.API` stays that of the account."""
+from infrastructure.extensions import processes
+from infrastructure.nats_keys import SYSTEM_API, AllowedSubjects
+from infrastructure.rights import API, INBOX, BusAccess
 
 SUBSCRIBER = "subscriber"
 """User of programs that subscribe to events."""
-
-INBOX = "_INBOX.>"
-"""Subjects of replies. An account sees only its own."""
-
-
-@dataclass(frozen=True)
-class BusAccess:
-    """Rights of a service on the bus."""
-
-    publishes: tuple[str, ...] = ()
-    """Subjects of messages."""
-    purges: tuple[str, ...] = ()
-    """Streams that the service may empty."""
-    reads: tuple[str, ...] = ()
-    """Streams of which the service reads the state and single messages."""
-    consumes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Durable consumers by stream. The service creates, reads, acknowledges and deletes them."""
-
-    @property
-    def requests(self) -> tuple[str, ...]:
-        """JetStream requests, without their prefix."""
-        names = tuple(self._names(self.consumes))
-        return (
-            *(f"STREAM.PURGE.{stream}" for stream in self.purges),
-            *(f"STREAM.INFO.{stream}" for stream in self.reads),
-            *(f"STREAM.MSG.GET.{stream}" for stream in self.reads),
-            *(f"CONSUMER.INFO.{name}" for name in names),
-            *(f"CONSUMER.DURABLE.CREATE.{name}" for name in names),
-            *(f"CONSUMER.MSG.NEXT.{name}" for name in names),
-            *(f"CONSUMER.DELETE.{name}" for name in names),
-        )
-
-    @property
-    def acknowledgements(self) -> tuple[str, ...]:
-        """Subjects of acknowledgements of the service's durable consumers."""
-        return tuple(f"$JS.ACK.{name}.>" for name in self._names(self.consumes))
-
-    @property
-    def imports(self) -> dict[str, str]:
-        """Subject in the account that owns the streams, by subject in the service's account."""
-        own = {subject: subject for subject in (*self.publishes, *self.acknowledgements)}
-        return own | {f"{API}.{each}": f"{SYSTEM_API}.{each}" for each in self.requests}
-
-    @property
-    def allowed(self) -> AllowedSubjects:
-        """Permissions of the user, which refuse with an error what the account lacks."""
-        return AllowedSubjects(publish=tuple(self.imports), subscribe=(INBOX,), api=API)
-
-    @staticmethod
-    def _names(durables: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-        for stream, names in durables.items():
-            yield from (f"{stream}.{name}" for name in names)
 
 
 BUS_ACCESS: Mapping[str, BusAccess] = {
@@ -102,7 +47,7 @@ BUS_ACCESS: Mapping[str, BusAccess] = {
     "webhooks": BusAccess(consumes={EVENTS: ("webhooks",)}),
     "serving": BusAccess(consumes={EVENTS: ("serving",)}),
     "exporter": BusAccess(consumes={EVENTS: ("exporter",)}),
-    "alerts": BusAccess(consumes={EVENTS: ("alerts",)}),
+    **{name: each.bus for name, each in processes().items() if each.bus is not None},
 }
 """Rights by service. A service that is not listed has no NATS user."""
 

@@ -13,7 +13,6 @@ from deploy.docker.commands import commands as docker_commands
 from deploy.endpoint import Finder
 from deploy.local.commands import commands as local_commands
 from deploy.operator.accounts import accounts
-from deploy.operator.alerts import commands as alerts_commands
 from deploy.operator.audit import commands as audit_commands
 from deploy.operator.backup import commands as backup_commands
 from deploy.operator.catalog import commands as catalog_commands
@@ -34,6 +33,7 @@ from domain.core.event_format import NewerEvent, NewerFormat
 from gateway import cli as client
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
+from infrastructure.extensions import loaded
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
@@ -75,7 +75,6 @@ audit_commands.add_typer(show)
 for commands in (
     local_commands,
     demo_commands,
-    alerts_commands,
     audit_commands,
     backup_commands,
     catalog_commands,
@@ -87,6 +86,7 @@ for commands in (
     security_commands,
     trainer_log_commands,
     upgrade_commands,
+    *loaded(lambda extension: extension.operator_commands),
 ):
     main.add_typer(commands, rich_help_panel=HOST)
 main.add_typer(docker_commands, name="docker", rich_help_panel=HOST)

@@ -33,8 +33,7 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.synthesis.synthesis import Synthesis
-from infrastructure import alerts
-from infrastructure.extensions import installed
+from infrastructure.extensions import installed, processes
 from infrastructure.personal_data import personal_tables
 from infrastructure.rights import ADD, CHANGE, KEEP, READ, REMOVE, Access
 from projections import PROJECTIONS
@@ -163,13 +162,6 @@ CORE: dict[str, Access] = {
         | {"export_progress": CHANGE, "hub_tokens": REMOVE}
         | {"hub_targets": "SELECT, UPDATE (done_bytes, url, message)"},
     ),
-    "alerts": Access(
-        handles_events=True,
-        tables=_each(alerts.TABLES, CHANGE)
-        | _each(("estimates", "gpu_pools", "gpu_claims", "projection_positions"), READ)
-        | _each(("log_identity", "leaderships", "verifications"), READ)
-        | {"alert_silences": REMOVE},
-    ),
     "synthesis": Access(
         events=(
             *(Synthesis.BatchStarted, Synthesis.BatchCompleted, Synthesis.SynthesisPaused),
@@ -226,12 +218,22 @@ CORE: dict[str, Access] = {
         | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
         | {"hub_targets": f"{ADD}, DELETE", "hub_tokens": "INSERT"}
         | {"parked_events": "SELECT, UPDATE (replay)"}
-        | _each(("leaderships", "processes", "alerts", "alert_notices"), READ)
-        | {"alert_silences": CHANGE},
+        | _each(("leaderships", "processes"), READ),
     ),
 }
-
 """Rights of the roles in the core."""
+
+OPERATOR = Access(
+    events=(
+        *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
+        *(Export, GpuPool, HubPush, Job, JobRequest, Meter, Payment, Synthesis, TokenMeter),
+    ),
+    reads_snapshots=True,
+    tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}
+    | {"event_formats": ADD, "schema_revisions": READ}
+    | {"log_identity": "SELECT, UPDATE (held)"},
+)
+"""Rights of operator commands, in addition to those of every service."""
 
 
 def _extended(role: str, access: Access) -> Access:
@@ -241,20 +243,13 @@ def _extended(role: str, access: Access) -> Access:
     return access
 
 
-ACCESS = {role: _extended(role, access) for role, access in CORE.items()}
+ACCESS = {
+    role: _extended(role, access)
+    for role, access in (CORE | {name: each.access for name, each in processes().items()}).items()
+}
 """Rights by role, with those that extensions declare."""
 
-OPERATOR = Access(
-    events=(
-        *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
-        *(Export, GpuPool, HubPush, Job, JobRequest, Meter, Payment, Synthesis, TokenMeter),
-    ),
-    reads_snapshots=True,
-    tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}
-    | {"alert_silences": CHANGE, "event_formats": ADD, "schema_revisions": READ}
-    | {"log_identity": "SELECT, UPDATE (held)"},
-)
-"""Rights of operator commands, in addition to those of every service."""
+OPERATOR = _extended("operator", OPERATOR)
 
 FORWARD_ONLY = """
 CREATE OR REPLACE FUNCTION ecolink_tracking_forward() RETURNS trigger LANGUAGE plpgsql AS $$

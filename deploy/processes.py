@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from infrastructure import extensions
+from infrastructure.extensions import installed, processes
 from infrastructure.settings import Settings
 
 # Name -> `module:callable`, in start order. Each takes Settings and returns after SIGTERM.
@@ -16,18 +18,29 @@ PROCESSES: dict[str, str] = {
     "datasets": "services.datasets.app:run",
     "webhooks": "services.webhooks.app:run",
     "serving": "services.serving.app:run",
-    "alerts": "services.alerts.app:run",
     "gateway": "gateway.app:run",
     # New ones come last, because ports of metrics follow this order.
     "exporter": "services.exporter.app:run",
     "trackers": "services.trackers.app:run",
     "synthesis": "services.synthesis.app:run",
 }
+RESERVED_PLACES = (8,)
+"""Places of ports of metrics that processes of extensions have."""
+
+PLACES = dict(zip(PROCESSES, (n for n in range(100) if n not in RESERVED_PLACES), strict=False))
+PLACES |= {name: each.metrics_place for name, each in processes().items()}
+"""Places of the ports of metrics after the first one, by process."""
+
+PROCESSES |= {
+    name: f"{extension.package}.{process.run}"
+    for extension in installed()
+    for name, process in extension.processes.items()
+}
 
 
 def environment(settings: Settings) -> dict[str, str]:
     """Return the settings as environment variables, without unset ones."""
-    return {
+    return extensions.environment() | {
         f"ECOLINK_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
         for name, value in settings.model_dump().items()
         if value is not None

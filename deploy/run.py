@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
 
-from deploy.processes import PROCESSES
+from deploy.processes import PLACES, PROCESSES
 from deploy.schema import REVISION
 from domain.core.event_format import NewerFormat
 from infrastructure import tracing
@@ -88,7 +88,7 @@ def main() -> None:
     set_up_logging(settings, arguments.name)
     tracing.start(arguments.name)
     if arguments.name in PROCESSES:
-        serve_metrics(settings, list(PROCESSES).index(arguments.name))
+        serve_metrics(settings, PLACES[arguments.name])
     log.info("%s starts", arguments.name)
     recorded = arguments.name in PROCESSES and settings.database_url is not None
     try:

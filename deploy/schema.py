@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
-from deploy.database_roles import ACCESS, OPERATOR, Access
+from deploy.database_roles import ACCESS, OPERATOR
 from domain.core.topics import topics_of
 from infrastructure import (
-    alerts,
     comparisons,
     drafts,
     event_recorder,
@@ -37,6 +36,7 @@ from infrastructure import (
 )
 from infrastructure.event_handlers import PARKED_DDL
 from infrastructure.extensions import extension_tables
+from infrastructure.rights import Access
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL
 
@@ -67,7 +67,6 @@ TABLES = (
     tracked_runs.DDL,
     synthesis_edits.DDL,
     synthesis_endpoints.DDL,
-    alerts.DDL,
     wanted_counts.DDL,
     *(each.ddl for each in extension_tables()),
 )

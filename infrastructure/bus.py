@@ -22,14 +22,11 @@ from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import event_of
 from infrastructure.bus_tls import UntrustedServer, nats_authority, tls_context, tls_problem
-from infrastructure.nats_keys import api_of_credentials
+from infrastructure.nats_keys import SYSTEM_API, api_of_credentials
 from infrastructure.settings import Settings
 
 OPERATOR = "operator"
 """User of operator commands."""
-
-SYSTEM_API = "$JS.API"
-"""Prefix of JetStream requests in the account that owns the streams."""
 
 EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL"
 

@@ -24,6 +24,7 @@ from infrastructure import tracing
 from infrastructure.artifacts import STORE_ERRORS
 from infrastructure.clock import Clock
 from infrastructure.consumer import UNREACHABLE, recorded
+from infrastructure.extensions import processes
 from infrastructure.s3_requests import S3Refused
 from infrastructure.store import Connection
 
@@ -57,7 +58,10 @@ class EventHandlers:
         return [] if handle is None else handle(event)
 
 
-HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "exporter", "alerts")
+HANDLERS = (
+    *("billing", "scheduler", "datasets", "webhooks", "serving", "exporter"),
+    *(name for name, each in processes().items() if each.access.handles_events),
+)
 """Services that handle events. Each stores its position under its own name."""
 
 ATTEMPTS = 5

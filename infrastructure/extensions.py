@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, LiteralString
 
+from pydantic_settings import BaseSettings
+
 from domain.core.topics import Kind
+from infrastructure.rights import Access, ArtifactAccess, BusAccess
 
 PACKAGE = "extensions"
 """Namespace package with the folders of all extensions."""
@@ -44,6 +48,33 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Process:
+    """A long-running process of an extension, with a role of its own."""
+
+    run: str
+    """Reference to a function that takes Settings and returns after SIGTERM."""
+    access: Access
+    """Rights in the database."""
+    bus: BusAccess | None = None
+    """Rights on the bus. None if the process does not use it."""
+    artifacts: ArtifactAccess | None = None
+    """Rights in the artifact store. None if the process does not use it."""
+    metrics_place: int
+    """Place of its port of metrics after the first one. No other process has it."""
+    rereads: timedelta = timedelta()
+    """Age of the events that it handles again after a restore to an earlier time."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A part that an extension adds to a page of the core, at a named place."""
+
+    template: str
+    data: str = ""
+    """Reference to `(backend) -> data`, which the template has under the extension's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extension:
     """Everything that an extension adds to the core.
 
@@ -60,16 +91,24 @@ class Extension:
     """Rights on tables by role: `{"gateway": {"job_templates": "SELECT, INSERT"}}`."""
     events: Mapping[str, tuple[Kind, ...]] = field(default_factory=dict)
     """Events that a role may append, by role."""
+    processes: Mapping[str, Process] = field(default_factory=dict)
+    """Processes by name, which is also the name of their role."""
+    settings: type[BaseSettings] | None = None
+    """Settings of the extension. Their variables start with ECOLINK_."""
     api: tuple[str, ...] = ()
     """References to routers below /api."""
     pages: tuple[str, ...] = ()
     """References to routers of pages. Their templates are in the folder `templates`."""
-    panels: Mapping[str, str] = field(default_factory=dict)
-    """Templates that pages of the core include, by the name of the place. See docs/extending.md."""
+    panels: Mapping[str, Panel] = field(default_factory=dict)
+    """Parts of pages of the core, by the name of the place. See docs/extending.md."""
+    operator_tabs: Mapping[str, str] = field(default_factory=dict)
+    """Pages below /ops, with their titles in the navigation."""
     job_forms: Mapping[str, JobForm] = field(default_factory=dict)
     """Sources of a filled job form, by query parameter of the wizard and option of the CLI."""
     commands: Mapping[str, str] = field(default_factory=dict)
     """References to groups of commands of account holders, by name."""
+    operator_commands: tuple[str, ...] = ()
+    """References to groups of commands on the host."""
 
     @property
     def name(self) -> str:
@@ -119,6 +158,18 @@ def installed() -> tuple[Extension, ...]:
 def extension_tables() -> tuple[Table, ...]:
     """Return the tables of all installed extensions."""
     return tuple(table for extension in installed() for table in extension.tables)
+
+
+def processes() -> dict[str, Process]:
+    """Return the processes of all installed extensions, by name."""
+    return {name: each for one in installed() for name, each in one.processes.items()}
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of this process that extensions read, for its child processes."""
+    models = [each.settings for each in installed() if each.settings]
+    names = {f"ECOLINK_{name}".upper() for model in models for name in model.model_fields}
+    return {name: os.environ[name] for name in sorted(names) if name in os.environ}
 
 
 def loaded(references: Callable[[Extension], tuple[str, ...]]) -> Iterator[Any]:

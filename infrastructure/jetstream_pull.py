@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 
-from infrastructure.bus import SYSTEM_API
+from infrastructure.nats_keys import SYSTEM_API
 
 POLL_SECONDS = 2.0
 """Maximum wait for a first message, in seconds.

@@ -20,6 +20,9 @@ import nkeys
 
 UNLIMITED = -1
 
+SYSTEM_API = "$JS.API"
+"""Prefix of JetStream requests in the account that owns the streams."""
+
 API_TAG = "jetstream-api:"
 """Start of the tag in a user's JWT that names its prefix of JetStream requests."""
 

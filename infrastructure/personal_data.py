@@ -76,11 +76,6 @@ KEPT: dict[str, str] = {
     "invoices": "Requests for invoices, with the account's ID and amounts.",
     "security_events": "Addresses of clients without an account. They are deleted by age.",
     "verifications": "Results of verifications, of which the newest are kept.",
-    "alert_causes": "Alerts with IDs, which are deleted by age.",
-    "alerts": "Alerts with IDs, which are deleted by age.",
-    "alert_notices": "Deliveries of alerts to operators.",
-    "alert_silences": "Silences of operators.",
-    "alert_epochs": "Processes of EcoLink.",
 }
 """All other tables except read models, and the reason why an erasure keeps their rows."""
 

@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         default=Path(".ecolink"),
         description="Directory with the data, logs and passwords of the embedded servers.",
     )
+    extensions: str | None = Field(
+        default=None,
+        description="Comma-separated names of the extensions to use, such as `alerts`. If unset, "
+        "EcoLink uses all that are installed, and if empty, none. See "
+        "[Select extensions](../extending.md#select-extensions).",
+    )
     secrets_dir: Path | None = Field(
         default=None,
         description="Directory of secret files. Each file sets the variable with its name in upper "
@@ -122,11 +128,6 @@ class Settings(BaseSettings):
         default=None,
         description="URL of a timestamp authority (RFC 3161), which confirms the time of signed "
         "tree heads. If unset, EcoLink requests no timestamps.",
-    )
-    alerts_file: Path | None = Field(
-        default=None,
-        description="TOML file with receivers of alerts, and with changed and additional alert "
-        "rules. If unset, EcoLink stores alerts by the shipped rules, and notifies no one.",
     )
     artifacts_url: str | None = Field(
         default=None,

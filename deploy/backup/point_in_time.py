@@ -16,7 +16,7 @@ from deploy.backup.database import SCHEMA_ROWS, continue_ids
 from deploy.backup.target import BackupError
 from domain.jobs import events
 from domain.replay.entry import DamagedEvent, Entry
-from infrastructure.extensions import extension_tables
+from infrastructure.extensions import extension_tables, processes
 from infrastructure.log_reader import EventReader, Selection
 from infrastructure.store import Connection, scalar
 
@@ -29,8 +29,6 @@ CREATED: dict[str, LiteralString] = {
     "tracker_connections": "created_at",
     "tracked_runs": "created_at",
     "notice_addresses": "requested_at",
-    "alerts": "first_seen",
-    "alert_causes": "since",
     "security_events": "happened_at",
     "job_drafts": "saved_at",
     "key_uses": "used_at",
@@ -55,9 +53,6 @@ LATER_MESSAGES: LiteralString = (
     r"message_id ~ '_\d{1,18}$' AND substring(message_id FROM '_(\d+)$')::bigint > %s"
 )
 """Deliveries of webhooks, and notices, of later events. A message's ID ends with its event's."""
-
-ALERTS, ALERT_TIME = "alerts", timedelta(days=1)
-"""The consumer that decides about alerts, and the age of the oldest events that it considers."""
 
 OF_SEGMENTS = ("step_measurements", "evaluation_measurements", "log_lines", "segment_evidence")
 
@@ -138,7 +133,9 @@ def cut(store: Connection, last: int) -> None:
     if final is not None and not isinstance(final, DamagedEvent):
         for table, column in CREATED.items():
             _delete(store, tables, table, sql.SQL(f"{column} > %s"), [final.event.timestamp])
-        _repeat_alerts(store, final.event.timestamp)
+        for name, process in processes().items():
+            if process.rereads:
+                _reread(store, name, final.event.timestamp - process.rereads)
     for table in ("webhook_deliveries", "notices"):
         _delete(store, tables, table, sql.SQL(LATER_MESSAGES), [last])
     for table, column in OWNERS.items():
@@ -174,17 +171,17 @@ def _set_positions(store: Connection, last: int) -> None:
             store.execute("INSERT INTO ecolink_tracking VALUES (%s, %s)", [name, position])
 
 
-def _repeat_alerts(store: Connection, cut_at: datetime) -> None:
-    """Move the position of alerts back, because a cause may have ended after the cut."""
-    recent = EventReader(store).search(Selection(since=cut_at - ALERT_TIME), 1, newest_first=False)
+def _reread(store: Connection, consumer: str, since: datetime) -> None:
+    """Move the position of a consumer back to a time."""
+    recent = EventReader(store).search(Selection(since=since), 1, newest_first=False)
     row = store.execute(
         "DELETE FROM ecolink_tracking WHERE application_name = %s RETURNING notification_id",
-        [ALERTS],
+        [consumer],
     ).fetchone()
     if row is not None and recent:
         position = min(row["notification_id"], recent[0].id - 1)
         if position > 0:
-            store.execute("INSERT INTO ecolink_tracking VALUES (%s, %s)", [ALERTS, position])
+            store.execute("INSERT INTO ecolink_tracking VALUES (%s, %s)", [consumer, position])
 
 
 def _sources(

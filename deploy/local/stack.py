@@ -40,6 +40,14 @@ def running(home: Path) -> Settings | None:
     return found.settings if found is not None and found.phase is StackPhase.READY else None
 
 
+def recorded_variable(home: Path, name: str) -> str | None:
+    """Return a variable of an extension in the stack that is ready on a home, or None."""
+    found = state(home)
+    if found is None or found.phase is not StackPhase.READY:
+        return None
+    return found.variables.get(name)
+
+
 @contextmanager
 def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[Stack]:
     """Start a stack with its own supervisor, and stop it at the end.

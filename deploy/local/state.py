@@ -6,9 +6,10 @@ from datetime import datetime
 from enum import StrEnum
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.local.home import Home, write_private
+from infrastructure.extensions import environment
 from infrastructure.liveness import living
 from infrastructure.settings import Settings
 
@@ -60,6 +61,8 @@ class StackState(BaseModel):
     phase: StackPhase
     since: datetime
     settings: Settings
+    variables: dict[str, str] = Field(default_factory=environment)
+    """Variables that extensions read."""
     children: tuple[ChildStatus, ...] = ()
 
     @property

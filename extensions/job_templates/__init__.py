@@ -1,7 +1,7 @@
 """Job templates: named requests for similar jobs."""
 
 from extensions.job_templates.tables import JOB_TEMPLATES
-from infrastructure.extensions import Extension, JobForm
+from infrastructure.extensions import Extension, JobForm, Panel
 from infrastructure.rights import CHANGE
 
 EXTENSION = Extension(
@@ -12,11 +12,11 @@ EXTENSION = Extension(
     api=("api:router",),
     pages=("pages:router",),
     panels={
-        "jobs.actions": "job_templates/link.html",
-        "wizard.actions": "job_templates/wizard_actions.html",
-        "wizard.dialogs": "job_templates/wizard_dialog.html",
-        "job.actions": "job_templates/job_actions.html",
-        "job.dialogs": "job_templates/job_dialog.html",
+        "jobs.actions": Panel("job_templates/link.html"),
+        "wizard.actions": Panel("job_templates/wizard_actions.html"),
+        "wizard.dialogs": Panel("job_templates/wizard_dialog.html"),
+        "job.actions": Panel("job_templates/job_actions.html"),
+        "job.dialogs": Panel("job_templates/job_dialog.html"),
     },
     job_forms={
         "template": JobForm(page="service:usable_request", command="cli:usable_request"),

@@ -1,4 +1,4 @@
-"""The health of EcoLink: consumers, leaders, seals, disk, GPU pools, running jobs and alerts."""
+"""The health of EcoLink: consumers, leaders, seals, disk, GPU pools and running jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from gateway.backend import Backend
 from gateway.catalog.availability import pool_loads, waits_of
 from gateway.jobs.names import names_by_id
 from gateway.schemas import Money
-from infrastructure.alerts import ListedAlert, open_alerts
 from infrastructure.disk_space import DiskSpace, disk_space
 from infrastructure.leads import Lead, leads
 from infrastructure.profiles import account_names
@@ -110,7 +109,6 @@ class Health:
     job_count: int
     rate_per_hour: Money
     """Rate of the listed jobs that are billed."""
-    alerts: list[ListedAlert]
 
 
 def health(backend: Backend) -> Health:
@@ -123,7 +121,6 @@ def health(backend: Backend) -> Health:
         known = [each for name, own in CONSUMERS.items() if name in started for each in own]
         lags = {each.consumer: each for each in consumer_lags(connection, known)}
         problems = [*lag_problems(lags.values(), now), *parked_problems(connection)]
-        alerts = open_alerts(connection, now)
         rows = running_jobs(connection, LISTED_JOBS)
         names = account_names(connection)
         seals = _seals(connection, SealArchive(backend.artifacts), now)
@@ -144,7 +141,6 @@ def health(backend: Backend) -> Health:
         jobs=jobs,
         job_count=rows[0]["jobs"] if rows else 0,
         rate_per_hour=Money.of(sum(each.rate_per_hour.micros for each in jobs if each.is_billed)),
-        alerts=alerts,
     )
 
 

@@ -90,6 +90,7 @@ def templates() -> Environment:
         "asset": url_of,
         "dataset_link": dataset_link,
         "dollars_range": written_range,
+        "operator_tabs": operator_tabs,
         "panels": panels,
     }
     return environment
@@ -104,7 +105,21 @@ def _features() -> dict[str, FileSystemLoader]:
 
 def panels(place: str) -> list[str]:
     """Return the templates that extensions add to a place of a page."""
-    return [each.panels[place] for each in installed() if place in each.panels]
+    return [each.panels[place].template for each in installed() if place in each.panels]
+
+
+def panel_data(place: str, backend: Backend) -> dict[str, Any]:
+    """Return the variables of the templates that extensions add to a place of a page."""
+    return {
+        each.name: each.load(panel.data)(backend)
+        for each in installed()
+        if (panel := each.panels.get(place)) and panel.data
+    }
+
+
+def operator_tabs() -> list[tuple[str, str]]:
+    """Return the paths and titles of the pages below /ops that extensions add."""
+    return [tab for each in installed() for tab in each.operator_tabs.items()]
 
 
 def unbroken(written: Callable[[float], str]) -> Callable[[float], str]:

@@ -15,7 +15,8 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from domain.core.event_log import EventLog
-from infrastructure.bus import EVENTS, SYSTEM_API, Envelope
+from infrastructure.bus import EVENTS, Envelope
+from infrastructure.nats_keys import SYSTEM_API
 from infrastructure.primary import Timeline
 from services.relay.batch import LOG_HEADER, TIMELINE_HEADER, Batch, Tail
 from services.relay.published import record_published

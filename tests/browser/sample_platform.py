@@ -62,13 +62,13 @@ from tests.browser.sample_notices import add_notices
 from tests.browser.sample_operations import add_operations, add_trainer_output
 from tests.browser.sample_quality import SampleQuality
 from tests.browser.sample_syntheses import SampleSyntheses
-from tests.browser.sample_templates import add_templates
 from tests.browser.sample_trackers import add_trackers
 from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
 from tests.builders.past_job import PastJob
 from tests.builders.tiny_model import make_tiny_tokenizer
+from tests.extension_modules import extension_modules
 from tests.gateway.conftest import running_gateway
 from tests.logs import notifications
 from tests.polling import eventually
@@ -152,11 +152,9 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                         for name in ("training", "registered")
                     ),
                 )
-                add_templates(
-                    connection,
-                    sample.people["ada"].account_id,
-                    parsed_job_id(sample.paths["registered"].rpartition("/")[2]),
-                )
+                registered = parsed_job_id(sample.paths["registered"].rpartition("/")[2])
+                for each in extension_modules("sample"):
+                    each.add(connection, sample.people["ada"].account_id, registered)
                 sample.paths |= add_notices(
                     connection, sample.people["ada"].account_id, sample.people["vera"].account_id
                 )

@@ -17,7 +17,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 
-from deploy.bus_access import API, BUS_ACCESS, SUBSCRIBER
+from deploy.bus_access import BUS_ACCESS, SUBSCRIBER
 from deploy.local.home import Home
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
@@ -29,12 +29,13 @@ from infrastructure.bus import (
     OPERATOR,
     REPORTS,
     STREAM_NAMES,
-    SYSTEM_API,
     TELEMETRY,
     Durable,
     provision,
 )
-from infrastructure.nats_keys import credentials_file, user_jwt
+from infrastructure.extensions import processes
+from infrastructure.nats_keys import SYSTEM_API, credentials_file, user_jwt
+from infrastructure.rights import API
 from infrastructure.service import Provisioned, StreamMissing, broker_of
 from infrastructure.settings import Settings
 from services.billing.app import EVIDENCE
@@ -54,7 +55,7 @@ DURABLES = {
             "webhooks",
             "serving",
             "exporter",
-            "alerts",
+            *processes(),
         ),
         "someone-else",
     ),
@@ -109,7 +110,7 @@ EXPECTED: dict[str, set[str]] = {
     | durable(REPORTS, "scheduler-reports"),
     **{
         name: durable(EVENTS, name)
-        for name in ("datasets", "webhooks", "serving", "exporter", "alerts")
+        for name in ("datasets", "webhooks", "serving", "exporter", *processes())
     },
     SUBSCRIBER: (durable(EVENTS, "someone-else") | {f"CONSUMER.CREATE.{EVENTS}.someone-else"})
     - {f"CONSUMER.DURABLE.CREATE.{EVENTS}.someone-else"},

@@ -30,7 +30,6 @@ from deploy.local.home import Home
 from deploy.local.plan import make_plan
 from deploy.migrate import migrate
 from deploy.processes import PROCESSES
-from domain.alerting.evaluation import Silence
 from domain.audit.tree_head import LogKey
 from domain.billing.account import Account
 from domain.billing.auto_top_up import AutoTopUpRule
@@ -50,7 +49,6 @@ from infrastructure import (
     tracked_runs,
     tracker_connections,
 )
-from infrastructure.alerts import open_alerts, resolved_alerts, silence, unsilence
 from infrastructure.artifacts import Artifacts
 from infrastructure.card_payments import CardPayments
 from infrastructure.card_returns import CardReturns
@@ -92,7 +90,6 @@ from tests.builders.history import History
 from tests.builders.platform import Platform
 from tests.localstripe.process import LocalStripe
 from tests.projecting import project
-from tests.services.alerts.process import AlertsProcess
 
 PASSWORD = uuid4().hex
 EVENT = (
@@ -480,25 +477,6 @@ def test_the_gateway_may_verify_the_log(settings: Settings, history: History) ->
         assert all(each["equal"] for each in found[0]["tables"])
 
 
-async def test_the_alerts_process_may_run_every_check(
-    settings: Settings, log: EventLog, history: History, caplog: pytest.LogCaptureFixture
-) -> None:
-    history.run_with_a_crash()
-    assert settings.owner_database_url is not None
-    url = make_conninfo(settings.owner_database_url, user=role_of("alerts"), password=PASSWORD)
-    own = settings.model_copy(
-        update={"database_url": url, "owner_database_url": None, "disk_low_gib": 1e9}
-    )
-    with open_pool(own) as pool:
-        process = AlertsProcess(own, log, pool, "")
-        await process.step()
-        await process.step(after_seconds=61)
-        assert "disk-low" in process.names()
-    assert [each for each in caplog.records if "failed" in each.message] == []
-    with logged_in(settings, "alerts") as connection:
-        refused(connection, "INSERT INTO alert_silences VALUES ('', '', now())")
-
-
 def test_the_projector_may_read_every_metric_of_the_platform(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -511,18 +489,11 @@ def test_the_projector_may_read_every_metric_of_the_platform(
         refused(connection, "UPDATE parked_events SET replay = true")
 
 
-def test_the_gateway_reads_leaders_and_silences_alerts(settings: Settings) -> None:
-    now = datetime.now(UTC)
+def test_the_gateway_reads_leaders(settings: Settings) -> None:
     with logged_in(settings, "gateway") as connection:
         connection.row_factory = dict_row
         assert leads(connection) == []
-        assert open_alerts(connection, now) == resolved_alerts(connection, now, 1) == []
-        silence(connection, Silence("disk-low", None, now))
-        silence(connection, Silence("disk-low", None, now))
-        assert unsilence(connection, "disk-low", None)
         refused(connection, "UPDATE leaderships SET epoch = 0")
-        refused(connection, "DELETE FROM alerts")
-        refused(connection, "UPDATE alert_notices SET state = 'sent'")
 
 
 def test_services_that_append_may_lock_the_log(settings: Settings) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from infrastructure.bus_document import as_yaml
 from tests.docs import (
     access,
-    alerts,
     bus,
     bus_access,
     cli,
@@ -26,13 +25,13 @@ from tests.docs import (
     stored_events,
     webhooks,
 )
+from tests.extension_modules import extension_modules
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 PAGES: dict[str, Callable[[], str]] = {
     "decisions/README.md": lambda: decisions.page(DOCS / "decisions"),
     "reference/access.md": access.page,
-    "reference/alert-rules.md": alerts.page,
     "reference/asyncapi.yaml": as_yaml,
     "reference/bus.md": bus.page,
     "reference/bus-access.md": bus_access.page,
@@ -46,6 +45,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/stored-events.ndjson": stored_events.page,
     "reference/webhooks.md": webhooks.page,
 }
+for module in extension_modules("reference"):
+    PAGES |= module.PAGES
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from deploy.cli import main
 from gateway import cli as client
 from tests.docs import markdown
 from tests.docs.markdown import code, text
+from tests.extension_modules import extension_modules
 
 
 class Page(NamedTuple):
@@ -62,12 +63,6 @@ COMMANDS: Mapping[str, Page | Host] = {
         "page `/audit/verification` compares the stored adapters of all models with the log."
     ),
     "models delete-base": page_at("/models", "/models/bases/{model}/delete"),
-    "alerts list": page_at("/ops/alerts"),
-    "alerts history": page_at("/ops/alerts"),
-    "alerts silence": page_at("/ops/alerts", "/ops/alerts/silences"),
-    "alerts unsilence": page_at("/ops/alerts", "/ops/alerts/silences/end"),
-    "alerts test": Host("It needs the receivers with their passwords, which only the host has."),
-    "alerts rules": Host("It reads the file of rules, which has the passwords of the receivers."),
     "audit verify": page_at("/audit/verification", "/audit/verification"),
     "audit key": page_at("/ops/seals"),
     "audit head": page_at("/ops/seals"),
@@ -131,7 +126,15 @@ COMMANDS: Mapping[str, Page | Host] = {
     "accounts refund": page_at(ACCOUNT, f"{ACCOUNT}/refunds"),
     "accounts recover-payments": Host("It belongs to a restore, and runs before EcoLink starts."),
 }
-"""All operator commands. A test fails if one is missing here."""
+"""All operator commands of the core. A test fails if one is missing here."""
+
+
+def commands() -> dict[str, Page | Host]:
+    """All operator commands, with those of extensions."""
+    found = dict(COMMANDS)
+    for each in extension_modules("reference"):
+        found |= each.OPERATOR_COMMANDS
+    return found
 
 
 def operator_commands() -> dict[str, Any]:
@@ -156,8 +159,8 @@ def _commands(group: Any, above: str) -> Iterator[tuple[str, Any]]:
 
 def page() -> str:
     """Every operator command with its page, then those that only the host can run."""
-    pages = {name: each for name, each in COMMANDS.items() if isinstance(each, Page)}
-    host = {name: each for name, each in COMMANDS.items() if isinstance(each, Host)}
+    pages = {name: each for name, each in commands().items() if isinstance(each, Page)}
+    host = {name: each for name, each in commands().items() if isinstance(each, Host)}
     return markdown.page(
         "Operator pages",
         "This page lists the page of each operator command, and the commands that only the host of "

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from pydantic import AwareDatetime, HttpUrl
+from pydantic_settings import BaseSettings
 
+from infrastructure.extensions import installed
 from infrastructure.limits import TABLE, Limit
 from infrastructure.settings import Settings
 from tests.docs import markdown
@@ -30,20 +32,16 @@ TYPES: dict[Any, str] = {
 
 def page() -> str:
     """Every setting with type, default and meaning, and every limit."""
-    rows = [
-        (
-            code(f"{PREFIX}{name}".upper()),
-            _type(field.annotation),
-            _default(field.default),
-            text(field.description),
-        )
-        for name, field in Settings.model_fields.items()
-    ]
     return markdown.page(
         "Settings",
         "EcoLink reads its configuration from environment variables. Every process of an "
         "installation needs the same values, unless a description says otherwise.",
-        markdown.table(("variable", "type", "default", "meaning"), rows),
+        _variables(Settings),
+        *(
+            markdown.section(f"Extension: {each.name}", each.summary, _variables(each.settings))
+            for each in installed()
+            if each.settings
+        ),
         markdown.section(
             "Limits",
             "`ECOLINK_LIMITS` is a JSON object with the limits that differ from these defaults, "
@@ -51,6 +49,19 @@ def page() -> str:
             markdown.table(("limit", "default", "counts for", "meaning"), map(_limit, TABLE)),
         ),
     )
+
+
+def _variables(settings: type[BaseSettings]) -> str:
+    rows = [
+        (
+            code(f"{PREFIX}{name}".upper()),
+            _type(field.annotation),
+            _default(field.default),
+            text(field.description),
+        )
+        for name, field in settings.model_fields.items()
+    ]
+    return markdown.table(("variable", "type", "default", "meaning"), rows)
 
 
 def _limit(limit: Limit) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from domain.access.role import Role
 from gateway.app import create_app
 from gateway.http.permissions import declared_routes
 from infrastructure.settings import Settings
-from tests.docs.operator_pages import COMMANDS, Page, operator_commands
+from tests.docs.operator_pages import Page, commands, operator_commands
 
 
 def test_every_operator_command_is_listed() -> None:
-    assert sorted(COMMANDS) == sorted(operator_commands())
+    assert sorted(commands()) == sorted(operator_commands())
 
 
 def test_every_page_exists_and_serves_operators_but_not_owners() -> None:
@@ -20,7 +20,7 @@ def test_every_page_exists_and_serves_operators_but_not_owners() -> None:
         for each in declared_routes(create_app(Settings()))
     }
     operator, owner = (Rights(role, role.scopes) for role in (Role.OPERATOR, Role.OWNER))
-    for name, command in COMMANDS.items():
+    for name, command in commands().items():
         if isinstance(command, Page):
             for route in command.routes:
                 assert declared[route].allows(operator), (name, route)

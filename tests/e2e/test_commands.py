@@ -102,6 +102,7 @@ def test_every_process_is_shown_running(ecolink: EcoLinkUnderTest) -> None:
         assert name in shown
 
 
+@pytest.mark.skipif("alerts" not in PROCESSES, reason="no alerts")
 def test_alerts_are_listed_and_their_process_is_small(
     ecolink: EcoLinkUnderTest, record_property: Callable[[str, object], None]
 ) -> None:

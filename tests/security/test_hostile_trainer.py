@@ -37,6 +37,7 @@ from infrastructure.bus import (
 )
 from infrastructure.consumer import subscribe_batches
 from infrastructure.exchange import read
+from infrastructure.extensions import processes
 from infrastructure.nats_keys import signer
 from infrastructure.reports import (
     EvaluationMeasured,
@@ -81,7 +82,7 @@ READERS = {
     ("services/webhooks/app.py", "subscribe"): "events",
     ("services/serving/app.py", "subscribe"): "events",
     ("services/exporter/app.py", "subscribe"): "events",
-    ("services/alerts/app.py", "subscribe"): "events",
+    **{(f"extensions/{name}/app.py", "subscribe"): "events" for name in processes()},
     ("services/relay/publisher.py", "get_last_msg"): "events",
     ("deploy/operator/events.py", "subscribe"): "events",
     ("services/scheduler/pod_reports.py", "get_last_msg"): "reports",
@@ -98,7 +99,8 @@ CALLS = {
 
 def test_every_reader_of_the_bus_is_listed() -> None:
     found = set()
-    for package in ("domain", "projections", "infrastructure", "services", "gateway", "deploy"):
+    packages = ("domain", "projections", "infrastructure", "services", "gateway")
+    for package in (*packages, "extensions", "deploy"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call):

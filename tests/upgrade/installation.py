@@ -31,6 +31,7 @@ from deploy.local.pods import living_pods
 from deploy.local.ports import free_port
 from deploy.processes import PROCESSES, environment
 from infrastructure.bus import OPERATOR
+from infrastructure.event_handlers import HANDLERS
 from infrastructure.leadership import SESSION_NAME
 from infrastructure.settings import Settings
 from tests.bus_administrator import as_administrator
@@ -56,9 +57,6 @@ END_SECONDS = 60.0
 
 PAGES = ("/fine-tune", "/models", "/billing")
 """Pages that a browser reads all the time."""
-
-HANDLERS = ("billing", "scheduler", "datasets", "webhooks", "serving", "exporter", "alerts")
-"""Services with a position in the log."""
 
 READ_TO = """
 SELECT name, min(position) AS position FROM (

@@ -124,8 +124,8 @@ TABLE = (
     ),
     Edit(
         "deploy/database_roles.py",
-        '        | {"alert_silences": CHANGE},\n    ),\n}\n',
-        f'        | {{"alert_silences": CHANGE, "{NEW_TABLE}": READ}},\n    ),\n}}\n',
+        '        | _each(("leaderships", "processes"), READ),\n',
+        f'        | _each(("leaderships", "processes", "{NEW_TABLE}"), READ),\n',
     ),
 )
 

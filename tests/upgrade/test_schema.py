@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 from projections import PROJECTIONS
 from projections.projection import is_prepared
@@ -50,17 +51,17 @@ def test_the_next_release_migrates_and_the_way_back_leaves_its_table(
         ("DROP TABLE key_names", "the column key_names.name was removed"),
         ("DROP TABLE accounts", "the column accounts.role was removed"),
         (
-            "ALTER TABLE alerts ALTER COLUMN absent_since TYPE timestamp",
-            "the column alerts.absent_since changed from timestamp with time zone to timestamp "
-            "without time zone",
+            "ALTER TABLE verifications ALTER COLUMN finished_at TYPE timestamp",
+            "the column verifications.finished_at changed from timestamp with time zone to "
+            "timestamp without time zone",
         ),
         (
             "ALTER TABLE profiles ADD COLUMN note text NOT NULL",
             "the column profiles.note became required",
         ),
         (
-            "ALTER TABLE alerts ALTER COLUMN absent_since SET NOT NULL",
-            "the column alerts.absent_since became required",
+            "ALTER TABLE verifications ALTER COLUMN finished_at SET NOT NULL",
+            "the column verifications.finished_at became required",
         ),
         (
             "ALTER TABLE log_identity ALTER COLUMN log_id DROP DEFAULT",
@@ -74,9 +75,10 @@ def test_the_next_release_migrates_and_the_way_back_leaves_its_table(
             "ALTER TABLE leaderships DROP CONSTRAINT leaderships_pkey",
             "the constraint leaderships leaderships_pkey was removed or changed",
         ),
-        (
+        pytest.param(
             "DROP INDEX alerts_open",
             "the unique index alerts alerts_open was removed or changed",
+            marks=pytest.mark.skipif("alerts" not in PROCESSES, reason="has no such index"),
         ),
         (
             "CREATE INDEX late ON log_lines (job_id)",

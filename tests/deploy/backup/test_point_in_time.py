@@ -200,12 +200,3 @@ def test_a_cut_keeps_the_webhooks_and_notices_of_its_events_whenever_they_were_r
             query = f"SELECT message_id FROM {table} WHERE message_id LIKE 'evt%' ORDER BY id"
             rows = store.execute(query.encode()).fetchall()
             assert [each["message_id"] for each in rows] == [f"evt_a_{registered}", "evt_test_ab"]
-
-
-def test_alerts_consider_the_last_day_before_the_cut_again(backups: Backups) -> None:
-    with connect(backups.settings) as store:
-        store.execute("INSERT INTO ecolink_tracking VALUES ('alerts', %s)", [backups.head])
-    restore(backups, Moment(event=id_of(backups, "Registered")))
-    with connect(backups.elsewhere) as store:
-        position = scalar(store, POSITION, ["alerts"])
-    assert (position or 0) < id_of(backups, "JobApproved")

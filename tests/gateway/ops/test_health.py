@@ -10,10 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi.testclient import TestClient
 
 from domain.access.role import Role
-from domain.alerting.evaluation import Alert, Changes, Silence
-from domain.alerting.rule import Severity
 from domain.core.event_format import FORMAT
-from infrastructure import alerts, presence, upgrade
+from infrastructure import presence, upgrade
 from infrastructure.code_version import package_version
 from infrastructure.leadership import leading
 from infrastructure.log_identity import log_identity
@@ -32,7 +30,7 @@ from tests.gateway.web.signed_in import Browser, signed_in
 def test_a_new_platform_has_no_problem(operator: Browser) -> None:
     page = shown(operator, "/ops")
     assert "data-healthy" in page
-    for empty in ("alerts", "jobs", "leads"):
+    for empty in ("jobs", "leads"):
         assert f'data-empty="{empty}"' in page
     assert "never started" in row(page, 'data-consumer="billing"')
     assert "<html" not in operator.client.get("/ops", headers=operator.htmx).text
@@ -101,17 +99,6 @@ def test_running_and_queued_jobs_are_shown_with_their_account(
     assert "12 of 30" in row(page, attribute)
     assert "not billed" not in row(page, attribute)
     assert row(page, 'data-pool="local cpu"').startswith("local cpu 2 0 0 ")
-
-
-def test_the_alerts_that_fire_are_shown(operator: Browser, settings: Settings) -> None:
-    now = datetime.now(UTC)
-    alert = Alert("disk-low", "", Severity.CRITICAL, "1 GiB is free.", now, now, now, None)
-    with connect(settings) as connection:
-        alerts.save(connection, Changes([alert], [], []), now)
-        alerts.silence(connection, Silence("disk-low", None, now.replace(year=now.year + 1)))
-    text = row(shown(operator, "/ops"), 'data-alert="disk-low"')
-    assert text.startswith("disk-low 1 GiB is free. critical ")
-    assert "not silenced" not in text
 
 
 def test_the_age_of_the_newest_seal_is_shown(
