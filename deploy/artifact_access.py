@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from infrastructure.extensions import processes
+from infrastructure.extensions import installed, processes
 from infrastructure.personal_data import FOLDERS
 from infrastructure.rights import ArtifactAccess
 
@@ -26,6 +26,10 @@ ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
         reads=("datasets", "models", "jobs", "exports", "seals", "invoices", "syntheses"),
         writes=("uploads",),
     ),
-    **{name: each.artifacts for name, each in processes().items() if each.artifacts is not None},
+    **{
+        name: each.artifacts
+        for name, each in processes(installed()).items()
+        if each.artifacts is not None
+    },
 }
 """Rights by service. A service that is not listed does not use the artifact store."""

@@ -21,7 +21,7 @@ from infrastructure.bus import (
     STREAMS,
     TELEMETRY,
 )
-from infrastructure.extensions import processes
+from infrastructure.extensions import installed, processes
 from infrastructure.nats_keys import SYSTEM_API, AllowedSubjects
 from infrastructure.rights import API, INBOX, BusAccess
 
@@ -47,7 +47,7 @@ BUS_ACCESS: Mapping[str, BusAccess] = {
     "webhooks": BusAccess(consumes={EVENTS: ("webhooks",)}),
     "serving": BusAccess(consumes={EVENTS: ("serving",)}),
     "exporter": BusAccess(consumes={EVENTS: ("exporter",)}),
-    **{name: each.bus for name, each in processes().items() if each.bus is not None},
+    **{name: each.bus for name, each in processes(installed()).items() if each.bus is not None},
 }
 """Rights by service. A service that is not listed has no NATS user."""
 

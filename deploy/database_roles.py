@@ -33,7 +33,7 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.synthesis.synthesis import Synthesis
-from infrastructure.extensions import installed, processes
+from infrastructure.extensions import extension_tables, installed, processes, selected
 from infrastructure.personal_data import personal_tables
 from infrastructure.rights import ADD, CHANGE, KEEP, READ, REMOVE, Access
 from projections import PROJECTIONS
@@ -237,7 +237,7 @@ OPERATOR = Access(
 
 
 def _extended(role: str, access: Access) -> Access:
-    for extension in installed():
+    for extension in selected():
         events, tables = extension.events.get(role, ()), extension.rights.get(role, {})
         access = access.extended(events, tables)
     return access
@@ -245,9 +245,14 @@ def _extended(role: str, access: Access) -> Access:
 
 ACCESS = {
     role: _extended(role, access)
-    for role, access in (CORE | {name: each.access for name, each in processes().items()}).items()
+    for role, access in (
+        CORE | {name: each.access for name, each in processes(selected()).items()}
+    ).items()
 }
-"""Rights by role, with those that extensions declare."""
+"""Rights by role, with those that selected extensions declare."""
+
+ROLES = (*CORE, *processes(installed()))
+"""All roles. One of an extension that is not selected has no rights."""
 
 OPERATOR = _extended("operator", OPERATOR)
 
@@ -288,7 +293,7 @@ FUNCTIONS = ", ".join((*LEADING, SAVING, *PRESENCE))
 
 def role_of(service: str) -> str:
     """Return the name of a service's database role. Without one, return the operator's role."""
-    return f"ecolink_{service}" if service in ACCESS else OPERATOR_ROLE
+    return f"ecolink_{service}" if service in ROLES else OPERATOR_ROLE
 
 
 def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, str]) -> None:
@@ -302,7 +307,7 @@ def create_roles(connection: psycopg.Connection[Any], passwords: Mapping[str, st
             sql.Identifier(role),
             sql.Literal(password),
         )
-    for service in ACCESS:
+    for service in ROLES:
         _execute(
             connection, "GRANT {} TO {}", *map(sql.Identifier, (role_of(service), OPERATOR_ROLE))
         )
@@ -329,7 +334,9 @@ def grant_access(connection: psycopg.Connection[Any]) -> None:
             _execute(connection, "REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {}", name)
             _execute(connection, f"REVOKE EXECUTE ON FUNCTION {FUNCTIONS} FROM {{}}", name)
             _execute(connection, "GRANT USAGE ON SCHEMA public TO {}", name)
-            access = OPERATOR if role == OPERATOR_ROLE else ACCESS[_service_of(role)]
+            access = OPERATOR if role == OPERATOR_ROLE else ACCESS.get(_service_of(role))
+            if access is None:
+                continue
             _grant_tables(connection, name, access)
             for table, condition in _own_rows(role, access).items():
                 _set_policy(connection, role, table, condition)
@@ -341,7 +348,9 @@ def _service_of(role: str) -> str:
 
 def known_tables() -> set[str]:
     """Return the names of all tables of EcoLink."""
-    return {*STORE_TABLES, *OPERATOR.tables, *(t for each in ACCESS.values() for t in each.tables)}
+    declared = (each.name for each in extension_tables())
+    granted = (table for each in ACCESS.values() for table in each.tables)
+    return {*STORE_TABLES, *OPERATOR.tables, *declared, *granted}
 
 
 def unnamed_tables(connection: psycopg.Connection[Any]) -> set[str]:
@@ -351,7 +360,7 @@ def unnamed_tables(connection: psycopg.Connection[Any]) -> set[str]:
 
 
 def _present_roles(connection: psycopg.Connection[Any]) -> list[str]:
-    wanted = [*map(role_of, ACCESS), OPERATOR_ROLE]
+    wanted = [*map(role_of, ROLES), OPERATOR_ROLE]
     rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [wanted])
     found = {name for (name,) in rows.fetchall()}
     return [role for role in wanted if role in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from infrastructure import extensions
-from infrastructure.extensions import installed, processes
+from infrastructure.extensions import installed, processes, selected
 from infrastructure.settings import Settings
 
 # Name -> `module:callable`, in start order. Each takes Settings and returns after SIGTERM.
@@ -28,12 +28,12 @@ RESERVED_PLACES = (8,)
 """Places of ports of metrics that processes of extensions have."""
 
 PLACES = dict(zip(PROCESSES, (n for n in range(100) if n not in RESERVED_PLACES), strict=False))
-PLACES |= {name: each.metrics_place for name, each in processes().items()}
+PLACES |= {name: each.metrics_place for name, each in processes(installed()).items()}
 """Places of the ports of metrics after the first one, by process."""
 
 PROCESSES |= {
     name: f"{extension.package}.{process.run}"
-    for extension in installed()
+    for extension in selected()
     for name, process in extension.processes.items()
 }
 

@@ -24,7 +24,7 @@ from infrastructure import tracing
 from infrastructure.artifacts import STORE_ERRORS
 from infrastructure.clock import Clock
 from infrastructure.consumer import UNREACHABLE, recorded
-from infrastructure.extensions import processes
+from infrastructure.extensions import processes, selected
 from infrastructure.s3_requests import S3Refused
 from infrastructure.store import Connection
 
@@ -60,7 +60,7 @@ class EventHandlers:
 
 HANDLERS = (
     *("billing", "scheduler", "datasets", "webhooks", "serving", "exporter"),
-    *(name for name, each in processes().items() if each.access.handles_events),
+    *(name for name, each in processes(selected()).items() if each.access.handles_events),
 )
 """Services that handle events. Each stores its position under its own name."""
 

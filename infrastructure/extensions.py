@@ -1,7 +1,7 @@
 """Extensions: optional features, each in one folder of `extensions/`.
 
 The package of an extension declares everything that it adds to the core, as its EXTENSION. The core
-imports no extension. It reads the declarations from `installed()`.
+imports no extension. It reads the declarations from `installed()` and `selected()`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any, LiteralString
 
 from pydantic_settings import BaseSettings
 
+from domain import AGGREGATES
+from domain.core.aggregate import Aggregate
 from domain.core.topics import Kind
 from infrastructure.rights import Access, ArtifactAccess, BusAccess
 
 PACKAGE = "extensions"
-"""Namespace package with the folders of all extensions."""
+"""Package with the folders of all extensions."""
 
 SELECTION = "ECOLINK_EXTENSIONS"
 
@@ -87,6 +89,10 @@ class Extension:
     summary: str
     """Description in one sentence, for the list of extensions."""
     tables: tuple[Table, ...] = ()
+    aggregates: tuple[type[Aggregate], ...] = ()
+    """Aggregates, with their events."""
+    projections: tuple[str, ...] = ()
+    """References to read models."""
     rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Rights on tables by role: `{"gateway": {"job_templates": "SELECT, INSERT"}}`."""
     events: Mapping[str, tuple[Kind, ...]] = field(default_factory=dict)
@@ -138,21 +144,31 @@ class JobForm:
 
 @cache
 def installed() -> tuple[Extension, ...]:
+    """Return all extensions in the folder, by name.
+
+    Their tables exist, and their events can be read, even if they are not selected. So an erasure,
+    a backup, a replay and an audit include what they stored before.
+    """
+    return tuple(map(_declared, _folders()))
+
+
+@cache
+def selected() -> tuple[Extension, ...]:
     """Return the extensions in ECOLINK_EXTENSIONS, or all that are installed, by name.
 
     Raise ValueError if the variable names an extension that is not installed.
     """
-    known = _folders()
     selection = os.environ.get(SELECTION)
     if selection is None:
-        return tuple(map(_declared, known))
+        return installed()
     names = {each.strip() for each in selection.split(",") if each.strip()}
+    known = [each.name for each in installed()]
     if unknown := sorted(names - set(known)):
         raise ValueError(
             f"{SELECTION} names {unknown[0]!r}, which is not installed. Installed extensions: "
             f"{', '.join(known) or 'none'}."
         )
-    return tuple(_declared(name) for name in known if name in names)
+    return tuple(each for each in installed() if each.name in names)
 
 
 def extension_tables() -> tuple[Table, ...]:
@@ -160,21 +176,27 @@ def extension_tables() -> tuple[Table, ...]:
     return tuple(table for extension in installed() for table in extension.tables)
 
 
-def processes() -> dict[str, Process]:
-    """Return the processes of all installed extensions, by name."""
-    return {name: each for one in installed() for name, each in one.processes.items()}
+@cache
+def aggregates() -> tuple[type[Aggregate], ...]:
+    """Return all aggregates: those of the core, and those of installed extensions."""
+    return (*AGGREGATES, *(each for one in installed() for each in one.aggregates))
+
+
+def processes(extensions: tuple[Extension, ...]) -> dict[str, Process]:
+    """Return the processes of extensions, by name."""
+    return {name: each for extension in extensions for name, each in extension.processes.items()}
 
 
 def environment() -> dict[str, str]:
     """Return the variables of this process that extensions read, for its child processes."""
-    models = [each.settings for each in installed() if each.settings]
+    models = [each.settings for each in selected() if each.settings]
     names = {f"ECOLINK_{name}".upper() for model in models for name in model.model_fields}
     return {name: os.environ[name] for name in sorted(names) if name in os.environ}
 
 
 def loaded(references: Callable[[Extension], tuple[str, ...]]) -> Iterator[Any]:
-    """Load the objects that all extensions declare in a field."""
-    for extension in installed():
+    """Load the objects that the selected extensions declare in a field."""
+    for extension in selected():
         for reference in references(extension):
             yield extension.load(reference)
 

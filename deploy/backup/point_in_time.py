@@ -16,7 +16,7 @@ from deploy.backup.database import SCHEMA_ROWS, continue_ids
 from deploy.backup.target import BackupError
 from domain.jobs import events
 from domain.replay.entry import DamagedEvent, Entry
-from infrastructure.extensions import extension_tables, processes
+from infrastructure.extensions import extension_tables, installed, processes
 from infrastructure.log_reader import EventReader, Selection
 from infrastructure.store import Connection, scalar
 
@@ -133,7 +133,7 @@ def cut(store: Connection, last: int) -> None:
     if final is not None and not isinstance(final, DamagedEvent):
         for table, column in CREATED.items():
             _delete(store, tables, table, sql.SQL(f"{column} > %s"), [final.event.timestamp])
-        for name, process in processes().items():
+        for name, process in processes(installed()).items():
             if process.rereads:
                 _reread(store, name, final.event.timestamp - process.rereads)
     for table in ("webhook_deliveries", "notices"):

@@ -13,7 +13,7 @@ from secrets import token_urlsafe
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from deploy.database_roles import ACCESS, OPERATOR_ROLE, role_of
+from deploy.database_roles import OPERATOR_ROLE, ROLES, role_of
 from deploy.local.errors import StackError
 from deploy.nats_accounts import NatsKeys
 from infrastructure.settings import Settings
@@ -44,7 +44,7 @@ class Passwords(BaseModel):
         """Password of each database role, derived from a secret that no service receives."""
         return {
             role: hmac.digest(self.postgres_services.encode(), role.encode(), "sha256").hex()
-            for role in (*map(role_of, ACCESS), OPERATOR_ROLE)
+            for role in (*map(role_of, ROLES), OPERATOR_ROLE)
         }
 
 

@@ -14,7 +14,7 @@ from gateway.cli.syntheses import syntheses
 from gateway.cli.terminal import Commands
 from gateway.cli.trackers import trackers
 from gateway.cli.webhooks import webhooks
-from infrastructure.extensions import installed
+from infrastructure.extensions import selected
 
 GROUPS = {
     "datasets": datasets,
@@ -29,7 +29,7 @@ GROUPS = {
     "notices": notices,
     **{
         name: extension.load(group)
-        for extension in installed()
+        for extension in selected()
         for name, group in extension.commands.items()
     },
 }

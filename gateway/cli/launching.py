@@ -32,7 +32,7 @@ from gateway.jobs.schemas import JobSummary
 from gateway.launch.job_form import JobRequest
 from gateway.launch.schemas import QuoteAnswer
 from gateway.schemas import job_name
-from infrastructure.extensions import installed
+from infrastructure.extensions import selected
 
 POLL_SECONDS = 2.0
 
@@ -250,7 +250,7 @@ def launch(
 
 def _form_of(client: Client, option: str, name: str) -> JobRequest:
     """Return the request that an option of an extension names. Raise BadParameter without one."""
-    for extension in installed():
+    for extension in selected():
         if (form := extension.job_forms.get(option)) is not None:
             request: JobRequest = extension.load(form.command)(client, name)
             return request

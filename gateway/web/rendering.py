@@ -31,7 +31,7 @@ from gateway.http.sessions import renew_session
 from gateway.schemas import job_name
 from gateway.web.amounts import exact_amount, written_amount, written_range
 from gateway.web.assets import url_of
-from infrastructure.extensions import installed
+from infrastructure.extensions import selected
 from infrastructure.webhook_endpoints import disabled_by_ecolink
 
 SECURITY = {
@@ -100,26 +100,26 @@ def _features() -> dict[str, FileSystemLoader]:
     """Return template loaders by feature: `jobs/list.html` is gateway/jobs/templates/list.html."""
     folders = SHARED.parents[1].glob("*/templates")
     core = {folder.parent.name: FileSystemLoader(folder) for folder in folders}
-    return core | {each.name: FileSystemLoader(each.templates) for each in installed()}
+    return core | {each.name: FileSystemLoader(each.templates) for each in selected()}
 
 
 def panels(place: str) -> list[str]:
     """Return the templates that extensions add to a place of a page."""
-    return [each.panels[place].template for each in installed() if place in each.panels]
+    return [each.panels[place].template for each in selected() if place in each.panels]
 
 
 def panel_data(place: str, backend: Backend) -> dict[str, Any]:
     """Return the variables of the templates that extensions add to a place of a page."""
     return {
         each.name: each.load(panel.data)(backend)
-        for each in installed()
+        for each in selected()
         if (panel := each.panels.get(place)) and panel.data
     }
 
 
 def operator_tabs() -> list[tuple[str, str]]:
     """Return the paths and titles of the pages below /ops that extensions add."""
-    return [tab for each in installed() for tab in each.operator_tabs.items()]
+    return [tab for each in selected() for tab in each.operator_tabs.items()]
 
 
 def unbroken(written: Callable[[float], str]) -> Callable[[float], str]:

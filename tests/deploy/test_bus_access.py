@@ -33,7 +33,7 @@ from infrastructure.bus import (
     Durable,
     provision,
 )
-from infrastructure.extensions import processes
+from infrastructure.extensions import installed, processes
 from infrastructure.nats_keys import SYSTEM_API, credentials_file, user_jwt
 from infrastructure.rights import API
 from infrastructure.service import Provisioned, StreamMissing, broker_of
@@ -55,7 +55,7 @@ DURABLES = {
             "webhooks",
             "serving",
             "exporter",
-            *processes(),
+            *processes(installed()),
         ),
         "someone-else",
     ),
@@ -110,7 +110,7 @@ EXPECTED: dict[str, set[str]] = {
     | durable(REPORTS, "scheduler-reports"),
     **{
         name: durable(EVENTS, name)
-        for name in ("datasets", "webhooks", "serving", "exporter", *processes())
+        for name in ("datasets", "webhooks", "serving", "exporter", *processes(installed()))
     },
     SUBSCRIBER: (durable(EVENTS, "someone-else") | {f"CONSUMER.CREATE.{EVENTS}.someone-else"})
     - {f"CONSUMER.DURABLE.CREATE.{EVENTS}.someone-else"},

@@ -8,31 +8,63 @@ from collections.abc import Iterator
 
 import pytest
 
-from infrastructure.extensions import SELECTION, Table, installed
+from deploy.processes import PLACES, RESERVED_PLACES
+from infrastructure.extensions import (
+    SELECTION,
+    Extension,
+    Table,
+    environment,
+    installed,
+    processes,
+    selected,
+)
 from infrastructure.rights import CHANGE, READ, Access
 
 
 @pytest.fixture(autouse=True)
 def unread() -> Iterator[None]:
-    installed.cache_clear()
+    selected.cache_clear()
     yield
-    installed.cache_clear()
+    selected.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("selection", "names"), [("", []), ("job_templates", ["job_templates"]), (" , ", [])]
-)
-def test_the_variable_selects_extensions(
-    monkeypatch: pytest.MonkeyPatch, selection: str, names: list[str]
-) -> None:
-    monkeypatch.setenv(SELECTION, selection)
-    assert [extension.name for extension in installed()] == names
+@pytest.mark.parametrize("count", range(len(installed()) + 1))
+def test_the_variable_selects_extensions(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    wanted = installed()[:count]
+    monkeypatch.setenv(SELECTION, " , ".join(each.name for each in wanted))
+    assert selected() == wanted
+
+
+def test_without_the_variable_all_are_selected() -> None:
+    assert selected() == installed()
 
 
 def test_an_unknown_extension_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SELECTION, "job_templates,nothing")
+    monkeypatch.setenv(SELECTION, "nothing")
     with pytest.raises(ValueError, match="'nothing', which is not installed"):
-        installed()
+        selected()
+
+
+def test_child_processes_get_the_settings_of_selected_extensions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = {f"ECOLINK_{name}".upper() for one in installed() for name in fields_of(one)}
+    for name in names:
+        monkeypatch.setenv(name, "1")
+    assert environment().keys() == names
+    monkeypatch.setenv(SELECTION, "")
+    selected.cache_clear()
+    assert environment() == {}
+
+
+def fields_of(extension: Extension) -> list[str]:
+    return list(extension.settings.model_fields) if extension.settings else []
+
+
+def test_no_two_processes_have_the_same_place_of_metrics() -> None:
+    reserved = [each.metrics_place for each in processes(installed()).values()]
+    assert len(set(PLACES.values())) == len(PLACES)
+    assert {place for place in reserved if place < max(PLACES.values())} <= set(RESERVED_PLACES)
 
 
 def test_every_reference_names_an_attribute() -> None:
@@ -40,20 +72,26 @@ def test_every_reference_names_an_attribute() -> None:
         forms = extension.job_forms.values()
         for reference in (
             *(*extension.api, *extension.pages, *extension.commands.values()),
+            *(*extension.operator_commands, *extension.projections),
+            *(each.run for each in extension.processes.values()),
+            *(each.data for each in extension.panels.values() if each.data),
             *(each for form in forms for each in (form.page, form.command)),
         ):
             assert extension.load(reference) is not None, reference
         for panel in extension.panels.values():
-            assert (extension.templates.parent.parent / panel.replace("/", "/templates/")).exists()
+            name, _, file = panel.template.partition("/")
+            assert name == extension.name
+            assert (extension.templates / file).exists()
 
 
-def test_the_core_needs_no_extension() -> None:
+def test_without_a_selection_only_declarations_are_loaded() -> None:
+    parts = ("api", "pages", "cli", "service", "app")
     program = (
         "import deploy.cli, deploy.schema, gateway.app, sys\n"
         "from infrastructure.settings import Settings\n"
         "gateway.app.create_app(Settings())\n"
-        "found = [name for name in sys.modules if name.startswith('extensions.')]\n"
-        "assert not found, found"
+        "used = [name for name in sys.modules if name.startswith('extensions.')]\n"
+        f"assert not [name for name in used if name.rpartition('.')[2] in {parts}], used"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={SELECTION: ""})
 

@@ -37,7 +37,7 @@ from infrastructure.bus import (
 )
 from infrastructure.consumer import subscribe_batches
 from infrastructure.exchange import read
-from infrastructure.extensions import processes
+from infrastructure.extensions import installed, processes
 from infrastructure.nats_keys import signer
 from infrastructure.reports import (
     EvaluationMeasured,
@@ -82,7 +82,7 @@ READERS = {
     ("services/webhooks/app.py", "subscribe"): "events",
     ("services/serving/app.py", "subscribe"): "events",
     ("services/exporter/app.py", "subscribe"): "events",
-    **{(f"extensions/{name}/app.py", "subscribe"): "events" for name in processes()},
+    **{(f"extensions/{name}/app.py", "subscribe"): "events" for name in processes(installed())},
     ("services/relay/publisher.py", "get_last_msg"): "events",
     ("deploy/operator/events.py", "subscribe"): "events",
     ("services/scheduler/pod_reports.py", "get_last_msg"): "reports",

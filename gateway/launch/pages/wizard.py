@@ -24,7 +24,7 @@ from gateway.launch.pages.view import View
 from gateway.schemas import JobId, job_name
 from gateway.web.rendering import fragment, page, sentence
 from infrastructure.drafts import close_draft, delete_draft, draft_of, save_draft
-from infrastructure.extensions import installed
+from infrastructure.extensions import selected
 
 PATH = "/fine-tune/new"
 CHANGED = (
@@ -42,7 +42,7 @@ def _copied(
     """Return the request of a job, or of an extension, that the URL names, or None."""
     if like is not None:
         return jobs.request_of(backend, caller, like)
-    for extension in installed():
+    for extension in selected():
         for name, form in extension.job_forms.items():
             if (found := request.query_params.get(name)) is not None:
                 filled: JobRequest = extension.load(form.page)(backend, caller, _id(name, found))
