@@ -18,10 +18,10 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 from pydantic import BaseModel, ConfigDict
 
-from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import event_of
 from infrastructure.bus_tls import UntrustedServer, nats_authority, tls_context, tls_problem
+from infrastructure.extensions import aggregates
 from infrastructure.nats_keys import SYSTEM_API, api_of_credentials
 from infrastructure.settings import Settings
 
@@ -31,7 +31,7 @@ OPERATOR = "operator"
 EVENTS, REPORTS, TELEMETRY, CONTROL = "EVENTS", "REPORTS", "TELEMETRY", "CONTROL"
 
 AGGREGATE_OF = {
-    kind.TOPIC: aggregate.TOPIC for aggregate in AGGREGATES for kind in aggregate.event_classes()
+    kind.TOPIC: aggregate.TOPIC for aggregate in aggregates() for kind in aggregate.event_classes()
 }
 """Aggregate topic by event topic."""
 

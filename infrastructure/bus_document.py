@@ -13,9 +13,9 @@ from pydantic import BaseModel, GetJsonSchemaHandler, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from domain import AGGREGATES
 from domain.core.aggregate import Event
 from infrastructure.bus import Envelope
+from infrastructure.extensions import aggregates
 from infrastructure.reports import (
     Control,
     EvaluationMeasured,
@@ -60,7 +60,7 @@ class _State:
 def document() -> dict[str, Any]:
     """Return the AsyncAPI 3.0 document, which FastStream generates."""
     broker = NatsBroker("nats://localhost:4222")
-    for aggregate in AGGREGATES:
+    for aggregate in aggregates():
         for kind in aggregate.event_classes():
             subject = f"events.{{account_id}}.{aggregate.TOPIC}.{{originator_id}}.{kind.TOPIC}"
             _add(broker, subject, kind.TOPIC, message_of(kind))

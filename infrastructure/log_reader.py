@@ -18,15 +18,15 @@ from psycopg.rows import args_row, scalar_row
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from domain import AGGREGATES
 from domain.audit.sealed_event import StoredRow
 from domain.core.aggregate import Event
 from domain.core.event_log import MAX_EVENTS, event_of
 from domain.core.recorded import Recorded
 from domain.replay.entry import DamagedEvent, Entry
 from infrastructure.event_rows import COLUMNS, FETCHED_ROWS
+from infrastructure.extensions import aggregates
 
-TOPICS = frozenset(kind.TOPIC for each in AGGREGATES for kind in each.event_classes())
+TOPICS = frozenset(kind.TOPIC for each in aggregates() for kind in each.event_classes())
 """Topics of all events. A stored topic is never resolved unless it is one of them."""
 
 ABOUT: LiteralString = (

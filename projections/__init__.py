@@ -3,6 +3,7 @@
 The projector runs `PROJECTIONS`. An audit compares the read models with the event log.
 """
 
+from infrastructure.extensions import installed
 from projections.account_events import ACCOUNT_EVENTS
 from projections.accounts import ACCOUNTS
 from projections.api_keys import API_KEYS
@@ -45,4 +46,5 @@ PROJECTIONS = (
     OPEN_METERS,
     PAYMENT_RETURNS,
     SYNTHESES,
+    *(one.load(each) for one in installed() for each in one.projections),
 )

@@ -12,10 +12,10 @@ from uuid import UUID
 
 from eventsourcing.persistence import Notification
 
-from domain import AGGREGATES
 from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import job_of
+from infrastructure.extensions import aggregates
 from infrastructure.store import EVENTS_TABLE, Connection
 from projections.projection import Cursor, Projection, Row, insert_rows, lowest_position, select
 
@@ -75,7 +75,7 @@ def _job_of_deployment(cursor: Cursor, deployment_id: UUID) -> UUID | None:
     return row["job_id"]
 
 
-ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, AGGREGATES, apply)
+ACCOUNT_EVENTS = Projection("account_events", ("account_events",), DDL, aggregates(), apply)
 
 
 def indexed_events(

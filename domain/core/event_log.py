@@ -126,7 +126,9 @@ def event_of(
     try:
         event_class = resolve_topic(topic)
     except TopicError as error:
-        raise NewerEvent(f"This version of EcoLink has no event {topic!r}. Upgrade it.") from error
+        raise NewerEvent(
+            f"This version of EcoLink has no event {topic!r}. Upgrade it, or install its extension."
+        ) from error
     stored_version = state.pop("class_version", 1)
     known_version = getattr(event_class, "class_version", 1)
     if stored_version > known_version:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from domain import AGGREGATES
+from infrastructure.extensions import aggregates
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]*")
 INITIALS = {"api": "API", "gpu": "GPU"}
@@ -20,14 +20,14 @@ def groups() -> dict[str, dict[str, str]]:
     return {
         _words(each.__name__): {each.__name__: f"{_words(each.__name__)}: all events"}
         | {topic: topic for topic in sorted(_topics(each))}
-        for each in AGGREGATES
+        for each in aggregates()
     }
 
 
 @cache
 def topics_of_kind(name: str) -> tuple[str, ...]:
     """Return the topics of a kind. Raise KeyError if it is unknown."""
-    for each in AGGREGATES:
+    for each in aggregates():
         topics = _topics(each)
         if name == each.__name__:
             return topics

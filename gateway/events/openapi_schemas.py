@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from domain import AGGREGATES
 from domain.core.aggregate import Event
 from gateway.events.schemas import EventAnswer, hidden_fields
+from infrastructure.extensions import aggregates
 
 Schema = dict[str, Any]
 
 
 def event_schemas() -> dict[str, Schema]:
     """Return the schema of each event's fields by topic. Each schema has its own `$defs`."""
-    found = {kind.TOPIC: kind for aggregate in AGGREGATES for kind in aggregate.event_classes()}
+    found = {kind.TOPIC: kind for aggregate in aggregates() for kind in aggregate.event_classes()}
     return {topic: _schema(topic, found[topic]) for topic in sorted(found)}
 
 

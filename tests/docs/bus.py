@@ -5,9 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import Any
 
-from domain import AGGREGATES
 from infrastructure.bus import EVENTS, STREAMS
 from infrastructure.bus_document import document
+from infrastructure.extensions import aggregates
 from tests.docs import markdown
 from tests.docs.markdown import code, text
 
@@ -38,7 +38,7 @@ def _stream(name: str, subjects: list[str], channels: dict[str, Any]) -> str:
         for title, each in channels.items()
         if any(fnmatch(each["address"], subject.replace(">", "*")) for subject in subjects)
     }
-    order = [kind.TOPIC for aggregate in AGGREGATES for kind in aggregate.event_classes()]
+    order = [kind.TOPIC for aggregate in aggregates() for kind in aggregate.event_classes()]
     titles = [each for each in order if each in found] or sorted(found)
     rows = [(code(found[each]["address"]), text(found[each].get("description"))) for each in titles]
     return markdown.section(name, KEPT[name], markdown.table(("subject", "message"), rows))

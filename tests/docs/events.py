@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from inspect import get_annotations, getdoc
 
-from domain import AGGREGATES
 from domain.core.aggregate import Aggregate, Event
+from infrastructure.extensions import aggregates
 from tests.docs import markdown
 from tests.docs.markdown import code, text
 
@@ -38,7 +38,7 @@ def page() -> str:
                 [(code(name), meaning) for name, meaning in ENVELOPE.items()],
             ),
         ),
-        *map(_aggregate, AGGREGATES),
+        *map(_aggregate, aggregates()),
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
-from domain import AGGREGATES
 from domain.datasets.dataset import DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs.failures import FAILURES
 from domain.jobs.job_request import RequestStatus
 from domain.jobs.lifecycle import TABLE, JobStatus
+from infrastructure.extensions import aggregates
 from tests.docs import markdown
 from tests.docs.markdown import code, text
 
@@ -109,7 +109,7 @@ def diagram(states: type[StrEnum], moves: Moves) -> str:
     if drawn := known ^ ({state for move in moves for state in move[::2]} - {""}):
         raise ValueError(f"{states.__name__}: drawn or declared, but not both: {sorted(drawn)}")
     events = {
-        name for aggregate in AGGREGATES for owner in aggregate.__mro__ for name in vars(owner)
+        name for aggregate in aggregates() for owner in aggregate.__mro__ for name in vars(owner)
     }
     if unknown := {event for _, event, _ in moves} - events:
         raise ValueError(f"no aggregate declares {sorted(unknown)}")

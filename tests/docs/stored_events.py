@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from domain import AGGREGATES
 from domain.core.aggregate import Event
+from infrastructure.extensions import aggregates
 
 PATH = Path(__file__).parents[2] / "docs/reference/stored-events.ndjson"
 
@@ -21,7 +21,7 @@ def page() -> str:
     """Return the examples so far, and a new one for each event that has none."""
     rows = [json.loads(line) for line in PATH.read_text().splitlines()] if PATH.exists() else []
     known = {(row["topic"], version_of(row["state"])) for row in rows}
-    kinds = [kind for aggregate in AGGREGATES for kind in aggregate.event_classes()]
+    kinds = [kind for aggregate in aggregates() for kind in aggregate.event_classes()]
     rows += [_example(kind) for kind in kinds if (kind.TOPIC, current_version(kind)) not in known]
     rows.sort(key=lambda row: (row["topic"], version_of(row["state"])))
     return "".join(json.dumps(row) + "\n" for row in rows)

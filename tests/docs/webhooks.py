@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from domain import AGGREGATES
 from domain.billing.auto_top_up import AutoTopUp, AutoTopUpEnd
 from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Event
@@ -22,6 +21,7 @@ from domain.webhooks.message import (
     message_of_disabled,
     message_of_test,
 )
+from infrastructure.extensions import aggregates
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.docs import markdown, stored_events
@@ -68,7 +68,7 @@ def _meanings() -> Iterator[tuple[WebhookType, str]]:
 def _examples() -> Iterator[Message]:
     """Yield the messages of the stored examples of events, and a test."""
     kinds: dict[str, type[Event]] = {
-        kind.TOPIC: kind for aggregate in AGGREGATES for kind in aggregate.event_classes()
+        kind.TOPIC: kind for aggregate in aggregates() for kind in aggregate.event_classes()
     }
     for number, line in enumerate(stored_events.PATH.read_text().splitlines(), 1):
         row = json.loads(line)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from domain import AGGREGATES
 from domain.core.event_format import FORMAT, format_of
+from infrastructure.extensions import aggregates
 from tests.docs.stored_events import current_version
 
 RELEASED = 0
@@ -19,7 +19,7 @@ RELEASED = 0
 PINNED = Path(__file__).with_name("event_formats.txt")
 """Each version of each event: its topic, version, format, and a hash of its fields."""
 
-EVENTS = [kind for aggregate in AGGREGATES for kind in aggregate.event_classes()]
+EVENTS = [kind for aggregate in aggregates() for kind in aggregate.event_classes()]
 
 ADD_LINE = "Add the line to tests/domain/event_formats.txt."
 RAISE = (

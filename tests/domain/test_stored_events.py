@@ -8,15 +8,15 @@ import pytest
 from eventsourcing.persistence import JSONTranscoder, StoredEvent
 from eventsourcing.utils import register_topic, resolve_topic
 
-from domain import AGGREGATES
 from domain.core.aggregate import Event
 from domain.core.event_log import PydanticMapper
+from infrastructure.extensions import aggregates
 from tests.builders.commands import NOW
 from tests.docs.stored_events import PATH, current_version, version_of
 
 MAPPER = PydanticMapper(JSONTranscoder())
 
-TOPICS = sorted(kind.TOPIC for aggregate in AGGREGATES for kind in aggregate.event_classes())
+TOPICS = sorted(kind.TOPIC for aggregate in aggregates() for kind in aggregate.event_classes())
 
 
 def stored(line: str) -> StoredEvent:
