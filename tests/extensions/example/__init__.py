@@ -1,0 +1,1 @@
+"""A complete extension, in a folder that a test adds to the path."""

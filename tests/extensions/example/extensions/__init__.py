@@ -1,0 +1,1 @@
+"""Extensions outside of the source tree."""
