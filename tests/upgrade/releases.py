@@ -29,7 +29,10 @@ SUBJECT = re.compile(r"release: (\d+)\.(\d+)\.(\d+)")
 FIRST = (0, 2, 0)
 """Version of the first published release. Commits of earlier ones have events of other versions."""
 
-PACKAGES = ("deploy", "domain", "gateway", "infrastructure", "projections", "services", "tests")
+PACKAGES = (
+    *("deploy", "domain", "extensions", "gateway"),
+    *("infrastructure", "projections", "services", "tests"),
+)
 
 COPIED = (*PACKAGES, "pyproject.toml")
 

@@ -48,6 +48,19 @@ with connect(Settings()) as connection:
 """
 COMMAND = "from deploy.cli import main; main()"
 
+DECLARATION = """
+from infrastructure.extensions import Extension
+EXTENSION = Extension(package=__name__, summary="Opened.", projections=("opened:OPENED",))
+"""
+READ_MODEL = """
+from domain.billing.account import Account
+from projections.projection import Projection, one_by_one
+DDL = "CREATE TABLE IF NOT EXISTS opened (account_id uuid PRIMARY KEY)"
+def add(cursor, event):
+    cursor.execute("INSERT INTO opened VALUES (%s)", [event.account_id])
+OPENED = Projection("opened", ("opened",), DDL, (Account.AccountOpened,), one_by_one(add))
+"""
+
 
 @pytest.fixture(autouse=True)
 def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +99,7 @@ def events(url: str, person: Person) -> list[dict[str, object]]:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_an_extension_adds_all_its_parts(settings: Settings, platform: Platform) -> None:
     migrate(settings)
     assert rights(settings) == [True, True, True]
@@ -105,6 +119,7 @@ def test_an_extension_adds_all_its_parts(settings: Settings, platform: Platform)
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_data_of_an_extension_outlives_its_selection(
     settings: Settings, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,3 +143,23 @@ def test_data_of_an_extension_outlives_its_selection(
     with running_gateway(settings) as gateway:
         answer = httpx.get(f"{gateway.url}/api/notes", headers=person.headers)
         assert answer.json()["data"] == []
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_an_extension_adds_a_read_model(
+    settings: Settings, platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "extensions" / "openings"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(DECLARATION)
+    (folder / "opened.py").write_text(READ_MODEL)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setenv(SELECTION, "")  # it is up to date even while it is not selected
+    person = platform.person()
+    migrate(settings)
+    run(settings, PROJECT)
+    run(settings, AUDIT)
+    with psycopg.connect(settings.owner_database_url or "") as connection:
+        rows = connection.execute("SELECT account_id FROM opened").fetchall()
+    assert (person.account_id,) in rows

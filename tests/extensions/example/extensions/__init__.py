@@ -1,1 +1,0 @@
-"""Extensions outside of the source tree."""
