@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from deploy.database_roles import ROLES
 from deploy.processes import PLACES, RESERVED_PLACES
 from infrastructure.extensions import (
     SELECTION,
@@ -82,6 +84,16 @@ def test_every_reference_names_an_attribute() -> None:
             name, _, file = panel.template.partition("/")
             assert name == extension.name
             assert (extension.templates / file).exists()
+
+
+def test_roles_and_places_exist() -> None:
+    """A misspelled name would have no effect."""
+    templates = Path(__file__).parents[2].glob("gateway/*/templates/**/*.html")
+    pages = "".join(each.read_text() for each in templates)
+    for extension in installed():
+        assert {*extension.rights, *extension.events} <= {*ROLES, "operator"}
+        for place in extension.panels:
+            assert f'panels("{place}")' in pages
 
 
 def test_without_a_selection_only_declarations_are_loaded() -> None:
