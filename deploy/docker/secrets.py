@@ -16,12 +16,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from deploy.artifact_access import ARTIFACT_ACCESS, STORED, ArtifactAccess
-from deploy.database_roles import OPERATOR_ROLE, role_of
+from deploy.database_roles import OPERATOR_ROLE, ROLES, role_of
 from deploy.local.errors import StackError
 from deploy.local.home import Passwords, write_private
 from deploy.local.postgres import DATABASE, OWNER
 from deploy.nats_accounts import USERS, configuration
-from deploy.processes import PROCESSES
 
 OPERATOR = "operator"
 """The container of operator commands, which has rights of its own."""
@@ -83,7 +82,7 @@ def secret_files(keys: Keys) -> Iterator[tuple[str, str]]:
     yield "postgres-owner-password", keys.postgres_owner
     yield "owner-database-url", _database_url(OWNER, keys.postgres_owner)
     yield "database-roles.json", json.dumps(roles)
-    for service in (*PROCESSES, OPERATOR):
+    for service in (*ROLES, OPERATOR):
         role = OPERATOR_ROLE if service == OPERATOR else role_of(service)
         yield f"{service}-database-url", _database_url(role, roles[role])
     yield "nats.conf", _nats_configuration(keys)
