@@ -86,9 +86,9 @@ def migrate(settings: Settings, *, single_machine: bool = False, force: bool = F
             change_schema(connection, partial(connection.execute, ddl.encode()))
         format_in_use.begin_format(connection)
         with open_log(settings.model_copy(update={"database_url": url})) as log:
-            for projection in PROJECTIONS:
-                if not is_prepared(connection, projection):
-                    rebuild(url, projection, log, RebuildProgress())
+            changed = [each for each in PROJECTIONS if not is_prepared(connection, each)]
+            if changed:
+                rebuild(url, changed, RebuildProgress())
             change_schema(connection, partial(grant_access, connection))
             store_revision(connection, REVISION)
             if single_machine and finish_if_alone(connection, MIGRATION):

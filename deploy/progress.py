@@ -14,7 +14,8 @@ class RebuildProgress:
     def __init__(self) -> None:
         self._printed_at = time.monotonic()
 
-    def __call__(self, name: str, events: int, share: float) -> None:
+    def __call__(self, position: int, last_event: int) -> None:
         if time.monotonic() - self._printed_at > LINE_SECONDS:
             self._printed_at = time.monotonic()
-            print(f"{name}: {events:,} events folded ({share:.0%})", file=sys.stderr, flush=True)
+            share = position / max(last_event, 1)
+            print(f"rebuilding read models: {share:.0%}", file=sys.stderr, flush=True)

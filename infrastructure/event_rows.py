@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Collection, Generator
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import args_row, tuple_row
@@ -20,13 +20,28 @@ FETCHED_ROWS = 5_000
 STREAMED_ROWS = 500
 
 
-def read_rows(connection: psycopg.Connection[Any], after: int, limit: int) -> list[StoredRow]:
-    """Return up to `limit` events after a notification id, in the order of the log."""
+def read_rows(
+    connection: psycopg.Connection[Any],
+    after: int,
+    limit: int,
+    *,
+    topics: Collection[str] | None = None,
+    until: int | None = None,
+) -> list[StoredRow]:
+    """Return up to `limit` events after a notification id, in the order of the log.
+
+    `topics` and the last notification id, `until`, restrict them.
+    """
+    condition: LiteralString = "notification_id > %(after)s"
+    if topics is not None:
+        condition += " AND topic = ANY(%(topics)s)"
+    if until is not None:
+        condition += " AND notification_id <= %(until)s"
     with connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
         cursor.execute(
-            f"SELECT {COLUMNS} FROM ecolink_events WHERE notification_id > %s "
-            "ORDER BY notification_id LIMIT %s",
-            [after, limit],
+            f"SELECT {COLUMNS} FROM ecolink_events WHERE {condition} "
+            "ORDER BY notification_id LIMIT %(limit)s",
+            {"after": after, "topics": sorted(topics or ()), "until": until, "limit": limit},
         )
         return cursor.fetchall()
 

@@ -44,7 +44,8 @@ from infrastructure.personal_data import delete_personal_data, erased_accounts
 from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, connect_to, open_log, scalar
-from projections.rebuilding import fold_all
+from projections import PROJECTIONS
+from projections.rebuilding import rebuild
 from services.projector.artifact_check import check_artifacts
 from services.projector.audit import audit
 from services.projector.store_checks import head_of
@@ -164,8 +165,8 @@ def restore_into(settings: Settings, source: Source, stages: Stages) -> Restored
         last_event, is_cut = head_of(store), head_of(store) < manifest.last_event
         events = scalar(store, "SELECT count(*) FROM ecolink_events")
         if not copied:
-            with stages.stage("Rebuilding read models") as progress, open_log(settings) as log:
-                fold_all(url, log, lambda done: progress(done, last_event))
+            with stages.stage("Rebuilding read models") as progress:
+                rebuild(url, PROJECTIONS, progress)
         if is_cut:
             point_in_time.trim_evidence(store)
         with open_log(settings) as log:

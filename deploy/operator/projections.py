@@ -40,7 +40,7 @@ def rebuild_projection(
         url = store.settings.owner_database_url or store.settings.database_url
         assert url is not None
         try:
-            events = rebuild(url, NAMED[name], store.log, RebuildProgress())
+            events = rebuild(url, [NAMED[name]], RebuildProgress())
         except psycopg.errors.InsufficientPrivilege as error:
             raise Invalid(
                 "Only the owner of the tables can rebuild a read model. Set "

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from pydantic_core import from_json
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.payment import Payment
 from domain.billing.token_meter import TokenMeter
 from domain.core.aggregate import Event
-from domain.core.event_log import EventLog, event_of
+from domain.core.event_log import EventLog
 from domain.core.money import charge_micros
 from domain.core.recorded import Recorded
 from infrastructure.clock import clock_of
-from infrastructure.event_rows import read_rows
-from infrastructure.log_reader import TOPICS
+from infrastructure.event_batches import event_batches
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect, database_time, open_log
 from projections import BILLING_LEDGER, PROJECTIONS
 from projections.billing_ledger import posted_balances
 from projections.projection import Projection
+from projections.rebuilding import few_collections, fold, in_background
 from services.projector.key_charges import KeyChargeCheck
 from services.projector.key_check import KeyCheck
 from services.projector.measurement_check import MeasurementCheck
@@ -58,14 +56,8 @@ ReturnEvent = (
 """Events of refunds and disputes that change a balance, if their amount is not 0."""
 
 
-BATCH_EVENTS = 1_000
-"""Events that are in memory at a time. Projections add their rows with a few statements."""
-
 MOST_ROWS = 5
 """Differing rows of a table, and differing values of a row, that a difference names."""
-
-COLLECTED_OBJECTS = 50_000
-"""New objects after which Python searches for reference cycles. A batch has fewer."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,7 @@ def audit(settings: Settings, on_progress: Callable[[int], object] = id) -> Find
     findings = Findings()
     log = open_log(settings)
     try:
-        with _few_collections():
+        with few_collections():
             _replay(settings, log, findings, on_progress)
     except psycopg.OperationalError:
         raise
@@ -159,12 +151,12 @@ def _replay(
             KeyChargeCheck(),
         )
         folded = _Folded(positions[BILLING_LEDGER.name])
-        with _Refold(scratch, positions, findings) as refold:
-            for batch in _batches(reading):
+        with _refolding(scratch, positions, findings) as refold:
+            for batch in event_batches(reading):
                 for check in checks:
                     check.take(batch)
                 folded.take(batch)
-                refold.take(batch)
+                refold(batch)
                 on_progress(batch[-1].id)
         _compare_tables(live, scratch, positions, findings)
         _compare_balances(posted_balances(live), folded, findings)
@@ -174,21 +166,6 @@ def _replay(
         findings.snapshots, findings.outdated_snapshots = checks[0].checked, checks[0].outdated
         for check in checks:
             findings.differences.extend(check.differences())
-
-
-@contextmanager
-def _few_collections() -> Generator[None]:
-    """Search for reference cycles less often.
-
-    Events have no cycles, but each batch of them would start searches that visit all objects of the
-    process. They take a third of the time.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(COLLECTED_OBJECTS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 class _Folded:
@@ -292,65 +269,32 @@ class _Folded:
         aggregates[event.originator_id] = aggregate  # type: ignore[assignment]
 
 
-class _Refold:
-    """The projections, replayed into temporary tables by a thread.
+@contextmanager
+def _refolding(
+    scratch: Connection, positions: dict[str, int], findings: Findings
+) -> Generator[Callable[[Sequence[Recorded]], None]]:
+    """Yield a function that applies a batch to temporary tables of all projections, in a thread.
 
     PostgreSQL executes the statements of a batch while the audit reads and checks the next one.
     """
 
-    def __init__(self, scratch: Connection, positions: dict[str, int], findings: Findings) -> None:
-        self._scratch, self._positions, self._findings = scratch, positions, findings
-        self._thread = ThreadPoolExecutor(1)
-        self._running: Future[None] | None = None
-
-    def __enter__(self) -> Self:
-        _create_tables(self._scratch)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the last batch. If it fails, its error replaces that of a later event."""
-        with self._thread:
-            if kind is None or issubclass(kind, Exception):
-                self._wait()
-
-    def take(self, batch: Sequence[Recorded]) -> None:
-        """Begin to apply a batch after the previous one, whose error this raises."""
-        self._wait()
-        self._running = self._thread.submit(self._apply, batch)
-
-    def _wait(self) -> None:
-        if self._running is not None:
-            running, self._running = self._running, None
-            running.result()
-
-    def _apply(self, batch: Sequence[Recorded]) -> None:
-        scratch, findings = self._scratch, self._findings
-        with scratch.pipeline(), scratch.transaction(), scratch.cursor() as cursor:
-            for projection in PROJECTIONS:
-                due = _up_to(self._positions[projection.name], batch)
-                projection.take(cursor, due)
-                findings.lags[projection.name] += len(batch) - len(due)
+    def apply(batch: Sequence[Recorded]) -> None:
+        due = [(each, _up_to(positions[each.name], batch)) for each in PROJECTIONS]
+        fold(scratch, due)
+        for projection, events in due:
+            findings.lags[projection.name] += len(batch) - len(events)
         findings.events += len(batch)
         findings.head = batch[-1].id
+
+    _create_tables(scratch)
+    with in_background(apply) as begin:
+        yield begin
 
 
 def _up_to(position: int, batch: Sequence[Recorded]) -> Sequence[Recorded]:
     if batch[-1].id <= position:
         return batch
     return [item for item in batch if item.id <= position]
-
-
-def _batches(reading: Connection) -> Iterator[list[Recorded]]:
-    last = 0
-    while rows := read_rows(reading, last, BATCH_EVENTS):
-        batch: list[Recorded] = []
-        for id, originator, version, topic, state in rows:
-            if topic not in TOPICS:
-                raise ValueError(f"event {id} has the unknown topic {topic!r}")
-            event = event_of(topic, UUID(bytes=originator), version, from_json(state))
-            batch.append(Recorded.of(id, event))
-        yield batch
-        last = batch[-1].id
 
 
 def _positions(live: Connection) -> dict[str, int]:

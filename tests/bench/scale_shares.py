@@ -25,8 +25,9 @@ from infrastructure.seal_archive import SealArchive
 from infrastructure.service import broker_of
 from infrastructure.settings import Settings
 from infrastructure.store import connect
+from projections import PROJECTIONS
 from projections.billing_ledger import BILLING_LEDGER
-from projections.rebuilding import fold_all, rebuild
+from projections.rebuilding import rebuild
 from services.projector.audit import audit
 from services.relay.batch import ID_HEADER, LOG_HEADER
 from services.relay.publisher import Publisher
@@ -202,8 +203,8 @@ def measure_folds(settings: Settings, log: EventLog, owner: Connection) -> tuple
     assert url is not None
     fold, ledger = Share(events), Share(events)
     selects = [_select(owner)]
-    fold.seconds.append(seconds(lambda: fold_all(url, log, id)))
-    ledger.seconds.append(seconds(lambda: rebuild(url, BILLING_LEDGER, log, lambda *_: None)))
+    fold.seconds.append(seconds(lambda: rebuild(url, PROJECTIONS, lambda *_: None)))
+    ledger.seconds.append(seconds(lambda: rebuild(url, [BILLING_LEDGER], lambda *_: None)))
     selects += [_select(owner) for _ in range(RUNS - 1)]
     fold.baseline_seconds = ledger.baseline_seconds = selects
     return fold, ledger

@@ -41,7 +41,7 @@ class OtherRelease:
 
     def _rebuild(self, projection: Projection) -> None:
         assert self.settings.owner_database_url is not None
-        rebuild(self.settings.owner_database_url, projection, self.log, lambda *_: None)
+        rebuild(self.settings.owner_database_url, [projection], lambda *_: None)
 
 
 @pytest.fixture

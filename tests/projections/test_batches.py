@@ -9,13 +9,14 @@ import pytest
 
 from domain.jobs.job import SegmentEnd
 from domain.jobs.job_request import JobRequest
+from infrastructure import event_batches
 from infrastructure.consumer import recorded
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
-from projections import PROJECTIONS, rebuilding
+from projections import PROJECTIONS
 from projections.billing_ledger import balances, posted_balances
 from projections.projection import apply_batch
-from projections.rebuilding import fold_all
+from projections.rebuilding import rebuild
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History
@@ -94,9 +95,9 @@ def test_batches_of_any_size_store_the_same_rows(
             apply_batch(connection, PROJECTIONS, batch[start : start + size])
         found.append(stored(connection))
     emptied(settings)
-    monkeypatch.setattr(rebuilding, "BATCH_EVENTS", 7)
+    monkeypatch.setattr(event_batches, "BATCH_EVENTS", 7)
     assert settings.owner_database_url is not None
-    assert fold_all(settings.owner_database_url, log, lambda _: None) == len(batch)
+    assert rebuild(settings.owner_database_url, PROJECTIONS, lambda *_: None) == len(batch)
     found.append(stored(connection))
     for rows in found[1:]:
         assert rows == found[0]

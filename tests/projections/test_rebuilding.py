@@ -18,6 +18,7 @@ from domain.core.errors import WrongState
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.core.value import Value
+from infrastructure import event_batches
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
 from infrastructure.store import Connection, connect
@@ -45,12 +46,12 @@ Rebuild = Callable[..., int]
 
 
 @pytest.fixture
-def rebuilt(settings: Settings, log: EventLog) -> Rebuild:
+def rebuilt(settings: Settings) -> Rebuild:
     """Rebuild a projection. Return the number of applied events."""
 
     def run(projection: Projection, progress: Progress = lambda *_: None) -> int:
         assert settings.owner_database_url is not None
-        return rebuild(settings.owner_database_url, projection, log, progress)
+        return rebuild(settings.owner_database_url, [projection], progress)
 
     return run
 
@@ -114,14 +115,15 @@ def test_new_tables_have_the_rows_indexes_and_grants_of_the_old_ones(
 
 
 def test_readers_see_the_old_rows_with_new_events_until_the_swap(
-    log: EventLog, fold: Fold, rebuilt: Rebuild
+    log: EventLog, fold: Fold, rebuilt: Rebuild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(event_batches, "BATCH_EVENTS", 500)
     grow(log, 1200)
     connection = fold(ACCOUNTS)
     connection.execute("UPDATE accounts SET balance_micros = -1")
     seen: list[int] = []
 
-    def progress(name: str, events: int, share: float) -> None:
+    def progress(position: int, last_event: int) -> None:
         grow(log, 1)
         seen.append(all_accounts(fold(ACCOUNTS))[0]["balance_micros"])
 
@@ -163,14 +165,19 @@ def test_a_running_projector_neither_omits_nor_repeats_an_event(
 
 
 def test_a_killed_rebuild_keeps_the_old_rows_and_the_next_one_succeeds(
-    settings: Settings, log: EventLog, fold: Fold, rebuilt: Rebuild
+    settings: Settings,
+    log: EventLog,
+    fold: Fold,
+    rebuilt: Rebuild,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(event_batches, "BATCH_EVENTS", 500)
     grow(log, 1200)
     connection = fold(ACCOUNTS)
     rows = contents(connection, ACCOUNTS)
 
-    def killed(name: str, events: int, share: float) -> None:
-        if events > 500:
+    def killed(position: int, last_event: int) -> None:
+        if position > ids(log)[600]:  # after the first batch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -226,15 +233,15 @@ def test_a_swap_waits_for_a_reader_without_blocking_others(
 
 def test_a_second_rebuild_of_a_projection_is_refused(log: EventLog, rebuilt: Rebuild) -> None:
     grow(log, 3)
-    refused: list[str] = []
+    refused: list[int] = []
 
-    def again(name: str, events: int, share: float) -> None:
+    def again(position: int, last_event: int) -> None:
         with pytest.raises(WrongState):
             rebuilt(ACCOUNTS)
-        refused.append(name)
+        refused.append(position)
 
     rebuilt(ACCOUNTS, again)
-    assert refused == ["accounts"]
+    assert refused == ids(log)[-1:]
     rebuilt(ACCOUNTS)
 
 
@@ -282,12 +289,12 @@ def test_a_projector_that_waits_for_the_swap_of_another_release_changes_nothing(
 
     record = rebuilding._Rebuild._record
 
-    def record_later(self: Any, position: int) -> None:
+    def record_later(self: Any, projection: Projection, position: int) -> None:
         grow(log, 1)
         threads.append(threading.Thread(target=apply))
         threads[0].start()
         eventually(waiting)
-        record(self, position)
+        record(self, projection, position)
 
     monkeypatch.setattr(rebuilding._Rebuild, "_record", record_later)
     other_release.rebuild(ACCOUNTS)

@@ -580,7 +580,7 @@ def test_an_event_that_nobody_can_replay_is_a_difference(
 def test_the_first_of_two_unreplayable_events_is_named(
     audited: Audited, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.projector.audit.BATCH_EVENTS", 1)
+    monkeypatch.setattr("infrastructure.event_batches.BATCH_EVENTS", 1)
     history.run_with_a_crash()
     audited.fold()
     topic = Dataset.DatasetValidated.TOPIC
