@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
-
-from psycopg.types.json import Jsonb
 
 from domain.billing.meter import Meter
 from domain.capacity.gpu_pool import GpuPool
@@ -27,7 +24,6 @@ from projections.projection import (
     NewestFirst,
     Projection,
     Row,
-    json_text,
     lowest_position,
 )
 
@@ -151,101 +147,49 @@ BETWEEN_SEGMENTS = (
 
 MAX_EXPIRED = 100
 
-LATEST = """
-UPDATE job_detail SET
-    changed_at = %(at)s,
-    checkpoint_step = (checkpoints -> -1 ->> 'step')::integer,
-    checkpoint_loss = (checkpoints -> -1 ->> 'train_loss')::double precision,
-    checkpoint_ref = checkpoints -> -1 ->> 'ref',
-    trained = coalesce((checkpoints -> -1 ->> 'step')::integer >= total_steps, false)
-WHERE job_id = %(job)s
-"""
+CHECKPOINT = {"ref", "segment", "step", "train_loss", "eval_loss", "total_bytes"}
+"""Fields of a checkpoint that the column `checkpoints` has."""
 
-WITHOUT = """
-UPDATE job_detail SET checkpoints = (
-    SELECT coalesce(jsonb_agg(saved ORDER BY position), '[]')
-    FROM jsonb_array_elements(checkpoints) WITH ORDINALITY AS kept (saved, position)
-    WHERE saved ->> 'ref' <> %(ref)s
-)
-WHERE job_id = %(job)s
-"""
+STARTED = {
+    "relaunch_at": None,
+    "step": 0,
+    "total_steps": None,
+    "trained": False,
+    "checkpoint_step": None,
+    "checkpoints": [],
+    "billed_seconds": 0,
+    "charged_micros": 0,
+    "credited_micros": 0,
+    "grace_seconds": 0,
+    "crashes": 0,
+}
+"""Columns of a new job on whose values later changes depend."""
 
-EVALUATED = """
-UPDATE job_detail SET checkpoints = jsonb_set(checkpoints, '{-1,eval_loss}', to_jsonb(%(loss)s))
-WHERE job_id = %(job)s AND (checkpoints -> -1 ->> 'step')::integer = total_steps
-"""
-
-
-METERED = """
-UPDATE job_detail SET billed_seconds = billed_seconds + seconds,
-    charged_micros = charged_micros + micros
-FROM json_to_recordset(%s) AS metered (id uuid, seconds integer, micros bigint)
-WHERE job_id = id
-"""
-
-
-ADVANCED = """
-UPDATE job_detail SET phase = advanced.phase
-FROM json_to_recordset(%s) AS advanced (id uuid, phase text)
-WHERE job_id = id AND job_detail.phase <> ALL(%s)
-"""
-
-
-class _Jobs(MergedRows):
-    """The rows of jobs that a batch changes, and their next phases."""
-
-    def __init__(self, cursor: Cursor) -> None:
-        super().__init__(cursor, "job_detail", "job_id")
-        self._next: dict[UUID, str] = {}
-
-    def update(self, id: UUID, **columns: object) -> None:
-        """Change columns of a job."""
-        if "phase" in columns:
-            self._next.pop(id, None)
-        super().update(id, **columns)
-
-    def advance(self, id: UUID, phase: str) -> None:
-        """Change the phase of a job, unless it is being paused or cancelled."""
-        known = self.unwritten(id).get("phase")
-        if known is None:
-            self._next[id] = phase
-        elif known not in STOPPING:
-            self.update(id, phase=phase)
-
-    def write(self) -> None:
-        """Write all rows and phases."""
-        super().write()
-        if self._next:
-            phases = [{"id": id, "phase": phase} for id, phase in self._next.items()]
-            values = [json_text(phases), list(STOPPING)]
-            self._cursor.execute(ADVANCED, values, prepare=False)
-            self._next = {}
+READ = ("status", "phase", *STARTED)
 
 
 def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
-    """Apply events to the rows of jobs. The order of minutes is irrelevant, because they are sums.
-
-    Write all changes of a job at once, because rows are wide.
-    """
-    jobs = _Jobs(cursor)
-    seconds, micros = Counter[UUID](), Counter[UUID]()
+    """Apply events to the rows of jobs. Read and write each row once, because rows are wide."""
+    jobs = MergedRows(cursor, "job_detail", "job_id")
+    jobs.load({_job(each.event) for each in batch}, READ)
     for each in batch:
-        match each.event:
-            case Meter.MinuteMetered() as minute:
-                seconds[minute.job_id] += minute.to_seconds - minute.from_seconds
-                micros[minute.job_id] += minute.amount_micros
-            case event:
-                _apply(jobs, event)
-    jobs.write()
-    if seconds:
-        sums = [{"id": id, "seconds": seconds[id], "micros": micros[id]} for id in seconds]
-        cursor.execute(METERED, [json_text(sums)], prepare=False)  # as in `select`
-
-
-def _apply(jobs: _Jobs, event: Event) -> None:
-    match event:
-        case events.JobApproved():
+        event = each.event
+        if isinstance(event, events.JobApproved):
             _insert(jobs, event)
+        elif (job := jobs.row(_job(event))) is not None:
+            _apply(jobs, job, event)
+    jobs.write()
+
+
+def _apply(jobs: MergedRows, job: Row, event: Event) -> None:
+    """Apply an event to a job, whose row is `job`."""
+    match event:
+        case Meter.MinuteMetered():
+            jobs.update(
+                event.job_id,
+                billed_seconds=job["billed_seconds"] + event.to_seconds - event.from_seconds,
+                charged_micros=job["charged_micros"] + event.amount_micros,
+            )
         case events.SegmentAllocated():
             _change(
                 jobs,
@@ -258,13 +202,13 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 segment_step=None,
             )
         case Meter.LeaseGranted():
-            _advance(jobs, event, LAUNCHING)
+            _advance(jobs, job, event, LAUNCHING)
         case events.PodStarted():
-            _advance(jobs, event, LOADING, bound_at=event.bound_at)
+            _advance(jobs, job, event, LOADING, bound_at=event.bound_at)
         case events.TrainingStarted():
-            _start_training(jobs, event)
+            _start_training(jobs, job, event)
         case events.CheckpointSaved() | events.CheckpointRejected() | events.CheckpointPruned():
-            _change_checkpoints(jobs, event)
+            _change_checkpoints(jobs, job, event)
         case events.TrainingStoppedEarly():
             _change(
                 jobs,
@@ -275,10 +219,11 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 planned_steps=event.planned_steps,
             )
         case events.EvaluationStarted():
-            _advance(jobs, event, "evaluating", status=JobStatus.EVALUATING, step=event.step)
+            _advance(jobs, job, event, "evaluating", status=JobStatus.EVALUATING, step=event.step)
         case events.EvaluationCompleted():
             _advance(
                 jobs,
+                job,
                 event,
                 "registering",
                 status=JobStatus.TRAINED_PENDING_REGISTER,
@@ -293,8 +238,9 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 lost_best_loss=event.lost_best_loss,
             )
             final = event.loss_after if event.final_loss is None else event.final_loss
-            values = {"loss": final, "job": event.originator_id}
-            jobs.execute(event.originator_id, EVALUATED, values)
+            if job["checkpoints"] and job["checkpoints"][-1]["step"] == job["total_steps"]:
+                *earlier, last = job["checkpoints"]
+                _change(jobs, event, checkpoints=[*earlier, last | {"eval_loss": final}])
         case events.Registered():
             _change(
                 jobs,
@@ -308,11 +254,11 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 log_ref=None,
             )
         case events.SegmentEnded():
-            _end_segment(jobs, event)
+            _end_segment(jobs, job, event)
         case events.RelaunchPostponed():
             _change(jobs, event, phase=WAITING_TO_RETRY, relaunch_at=event.until)
-        case GpuPool.GpusRequested():
-            _queue_again(jobs, event)
+        case GpuPool.GpusRequested() if job["relaunch_at"] is not None:
+            _change(jobs, event, phase=WAITING_FOR_GPU, relaunch_at=None)
         case events.MicroBatchHalved():
             _change(jobs, event, halved_micro_batch_size=event.micro_batch_size)
         case events.EstimateScored():
@@ -349,7 +295,7 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 paused_at=event.timestamp,
             )
         case events.JobResumed():
-            _resume(jobs, event)
+            _resume(jobs, job, event)
         case events.CancelRequested():
             _change(jobs, event, phase=CANCELLING)
         case events.JobCancelled():
@@ -379,16 +325,13 @@ def _apply(jobs: _Jobs, event: Event) -> None:
                 checkpoint_ref=None,
             )
         case Meter.LostWorkCredited():
-            jobs.execute(
-                event.job_id,
-                "UPDATE job_detail SET credited_micros = credited_micros + %s WHERE job_id = %s",
-                [event.amount_micros, event.job_id],
-            )
+            credited = job["credited_micros"] + event.amount_micros
+            jobs.update(event.job_id, credited_micros=credited)
         case _:
             pass
 
 
-def _change(jobs: _Jobs, event: Event, **columns: object) -> None:
+def _change(jobs: MergedRows, event: Event, **columns: object) -> None:
     jobs.update(_job(event), changed_at=event.timestamp, **columns)
 
 
@@ -398,13 +341,13 @@ def _job(event: Event) -> UUID:
     return job_id
 
 
-def _advance(jobs: _Jobs, event: Event, phase: str, **columns: object) -> None:
+def _advance(jobs: MergedRows, job: Row, event: Event, phase: str, **columns: object) -> None:
     """Update columns. Also update the phase, unless the job is being paused or cancelled."""
-    _change(jobs, event, **columns)
-    jobs.advance(_job(event), phase)
+    kept = {} if job["phase"] in STOPPING else {"phase": phase}
+    _change(jobs, event, **kept, **columns)
 
 
-def _insert(jobs: _Jobs, event: events.JobApproved) -> None:
+def _insert(jobs: MergedRows, event: events.JobApproved) -> None:
     plan, estimate = event.plan, event.estimate
     jobs.insert(
         event.originator_id,
@@ -437,10 +380,11 @@ def _insert(jobs: _Jobs, event: events.JobApproved) -> None:
         low_micros=estimate.low_micros,
         high_micros=estimate.high_micros,
         max_cost_micros=maximum_of(event, estimate),
+        **STARTED,
     )
 
 
-def _start_training(jobs: _Jobs, event: events.TrainingStarted) -> None:
+def _start_training(jobs: MergedRows, job: Row, event: events.TrainingStarted) -> None:
     """Start training, or the evaluation if all steps are done."""
     started = {
         "training_since": event.timestamp,
@@ -453,98 +397,74 @@ def _start_training(jobs: _Jobs, event: events.TrainingStarted) -> None:
     cleared = dict.fromkeys(("failure", "shortage", "error_class"))  # of the previous segment
     if event.step < event.total_steps:
         status = {"status": JobStatus.TRAINING, "planned_steps": None}
-        _advance(jobs, event, "training", **status, **started, **cleared)
+        _advance(jobs, job, event, "training", **status, **started, **cleared)
     else:
-        _advance(jobs, event, "evaluating", **started, **cleared)
+        _advance(jobs, job, event, "evaluating", **started, **cleared)
 
 
 def _change_checkpoints(
-    jobs: _Jobs,
+    jobs: MergedRows,
+    job: Row,
     event: events.CheckpointSaved | events.CheckpointRejected | events.CheckpointPruned,
 ) -> None:
-    job_id = event.originator_id
     if isinstance(event, events.CheckpointSaved):
-        fields = {"ref", "segment", "step", "train_loss", "eval_loss", "total_bytes"}
-        jobs.execute(
-            job_id,
-            "UPDATE job_detail SET step = %s, checkpoints = checkpoints || %s WHERE job_id = %s",
-            [event.step, Jsonb(event.model_dump(mode="json", include=fields)), job_id],
-        )
+        saved = [*job["checkpoints"], event.model_dump(mode="json", include=CHECKPOINT)]
     else:
-        jobs.execute(job_id, WITHOUT, {"ref": event.ref, "job": job_id})
-    jobs.execute(job_id, LATEST, {"at": event.timestamp, "job": job_id})
-    if isinstance(event, events.CheckpointRejected):
-        jobs.execute(
-            job_id,
-            "UPDATE job_detail SET step = coalesce(checkpoint_step, 0) WHERE job_id = %s",
-            [job_id],
-        )
-
-
-def _end_segment(jobs: _Jobs, event: events.SegmentEnded) -> None:
-    """End a segment. The job is queued for its next segment, unless a later event changes this."""
-    jobs.execute(
-        event.originator_id,
-        "UPDATE job_detail SET changed_at = %(at)s, grace_seconds = grace_seconds + %(grace)s, "
-        "crashes = crashes + %(crashed)s, failure = coalesce(%(failure)s, failure), "
-        "shortage = coalesce(%(shortage)s, shortage), "
-        "error_class = coalesce(%(error)s, error_class), log_ref = coalesce(%(log)s, log_ref) "
-        "WHERE job_id = %(job)s",
-        {
-            "at": event.timestamp,
-            "grace": event.grace_seconds,
-            "crashed": int(event.reason == "crashed"),
-            "failure": event.failure,
-            "shortage": Jsonb(event.shortage.model_dump()) if event.shortage else None,
-            "error": event.error_class,
-            "log": event.log_ref,
-            "job": event.originator_id,
-        },
-    )
-    jobs.execute(
-        event.originator_id,
-        "UPDATE job_detail SET phase = %(waiting)s, waiting_since = %(at)s, "
-        "step = coalesce(checkpoint_step, 0), "
-        "status = CASE WHEN status = %(pending)s THEN %(evaluating)s ELSE status END "
-        "WHERE job_id = %(job)s AND status <> %(registered)s",
-        {
-            "at": event.timestamp,
-            "waiting": WAITING_FOR_GPU,
-            "pending": JobStatus.TRAINED_PENDING_REGISTER,
-            "evaluating": JobStatus.EVALUATING,
-            "registered": JobStatus.REGISTERED,
-            "job": event.originator_id,
-        },
-    )
-
-
-def _queue_again(jobs: _Jobs, event: GpuPool.GpusRequested) -> None:
-    """Queue a job whose relaunch was postponed. This does not affect other jobs."""
-    if jobs.is_new(event.job_id) and "relaunch_at" not in jobs.unwritten(event.job_id):
-        return
-    jobs.execute(
-        event.job_id,
-        "UPDATE job_detail SET phase = %s, relaunch_at = NULL, changed_at = %s "
-        "WHERE job_id = %s AND relaunch_at IS NOT NULL",
-        [WAITING_FOR_GPU, event.timestamp, event.job_id],
-    )
-
-
-def _resume(jobs: _Jobs, event: events.JobResumed) -> None:
+        saved = [each for each in job["checkpoints"] if each["ref"] != event.ref]
+    last = saved[-1] if saved else dict.fromkeys(CHECKPOINT)
+    newest, total = last["step"], job["total_steps"]
     _change(
         jobs,
         event,
+        checkpoints=saved,
+        checkpoint_step=newest,
+        checkpoint_loss=last["train_loss"],
+        checkpoint_ref=last["ref"],
+        trained=newest is not None and total is not None and newest >= total,
+    )
+    if not isinstance(event, events.CheckpointPruned):
+        _change(jobs, event, step=newest or 0)
+
+
+def _end_segment(jobs: MergedRows, job: Row, event: events.SegmentEnded) -> None:
+    """End a segment. The job is queued for its next segment, unless a later event changes this."""
+    failed = {
+        "failure": event.failure,
+        "shortage": event.shortage,
+        "error_class": event.error_class,
+        "log_ref": event.log_ref,
+    }
+    _change(
+        jobs,
+        event,
+        grace_seconds=job["grace_seconds"] + event.grace_seconds,
+        crashes=job["crashes"] + int(event.reason == "crashed"),
+        **{name: value for name, value in failed.items() if value is not None},
+    )
+    if job["status"] == JobStatus.REGISTERED:
+        return
+    _change(
+        jobs,
+        event,
+        phase=WAITING_FOR_GPU,
+        waiting_since=event.timestamp,
+        step=job["checkpoint_step"] or 0,
+    )
+    if job["status"] == JobStatus.TRAINED_PENDING_REGISTER:
+        _change(jobs, event, status=JobStatus.EVALUATING)
+
+
+def _resume(jobs: MergedRows, job: Row, event: events.JobResumed) -> None:
+    _change(
+        jobs,
+        event,
+        status=JobStatus.EVALUATING if job["trained"] else JobStatus.TRAINING,
         phase=WAITING_FOR_GPU,
         waiting_since=event.timestamp,
         pause_reason=None,
         paused_at=None,
         rate_micros_per_hour=event.rate_micros_per_hour,
         **({} if event.gpu_count is None else {"gpu_count": event.gpu_count}),
-    )
-    jobs.execute(
-        event.originator_id,
-        "UPDATE job_detail SET status = CASE WHEN trained THEN %s ELSE %s END WHERE job_id = %s",
-        [JobStatus.EVALUATING, JobStatus.TRAINING, event.originator_id],
     )
 
 
@@ -560,6 +480,7 @@ JOB_DETAIL = Projection(
         Meter.LostWorkCredited,
     ),
     apply,
+    fold=2,
 )
 NEWEST_JOBS = NewestFirst("job_detail", time="approved_at", key="job_id")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import LiteralString
 from uuid import UUID
 
 from psycopg.abc import Params
 
-from projections.projection import Cursor, Row, json_text
+from projections.projection import Cursor, Row, json_text, select
 
 
 class MergedRows:
@@ -24,6 +25,18 @@ class MergedRows:
         self._cursor, self._table, self._key = cursor, table, key
         self._new: dict[UUID, Row] = {}
         self._changed: dict[UUID, Row] = {}
+        self._loaded: dict[UUID, Row] = {}
+
+    def load(self, ids: Collection[UUID], columns: Sequence[str]) -> None:
+        """Read columns of stored rows, for `row`. Call this before any change."""
+        names, table, key = ", ".join([self._key, *columns]), self._table, self._key
+        query = f"SELECT {names} FROM {table} WHERE {key} = ANY(%s)"
+        found = select(self._cursor, query, [*ids])  # type: ignore[arg-type]
+        self._loaded = {row[key]: row for row in found}
+
+    def row(self, id: UUID) -> Row | None:
+        """Return the loaded or inserted columns of a row, with all changes, or None."""
+        return self._new[id] if id in self._new else self._loaded.get(id)
 
     def insert(self, id: UUID, **columns: object) -> None:
         """Insert a row. The other columns get their defaults."""
@@ -32,16 +45,12 @@ class MergedRows:
 
     def update(self, id: UUID, **columns: object) -> None:
         """Change columns of a row, if it exists."""
-        row = self._new[id] if id in self._new else self._changed.setdefault(id, {})
-        row.update(columns)
-
-    def unwritten(self, id: UUID) -> Row:
-        """Return the columns of a row that `write` will write."""
-        return self._new[id] if id in self._new else self._changed.get(id, {})
-
-    def is_new(self, id: UUID) -> bool:
-        """Return True if `write` will insert the row."""
-        return id in self._new
+        if id in self._new:
+            self._new[id].update(columns)
+            return
+        self._changed.setdefault(id, {}).update(columns)
+        if id in self._loaded:
+            self._loaded[id].update(columns)
 
     def execute(self, id: UUID, statement: LiteralString, values: Params) -> None:
         """Run a statement that reads or changes a row, after the changes before it."""

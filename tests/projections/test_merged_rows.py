@@ -67,7 +67,7 @@ def test_an_absent_column_gets_its_default(cursor: Cursor) -> None:
     rows = MergedRows(cursor, "samples", "id")
     rows.insert(ROW_ID)
     rows.update(ROW_ID, flag=True)
-    assert rows.unwritten(ROW_ID) == {"flag": True}
+    assert rows.row(ROW_ID) == {"flag": True}
     rows.write()
     row = stored(cursor)
     assert row is not None
@@ -85,3 +85,18 @@ def test_a_row_is_inserted_changed_deleted_and_inserted_in_one_batch(cursor: Cur
     assert cursor.execute("SELECT amount, flag FROM samples").fetchall() == [
         {"amount": 3, "flag": None}
     ]
+
+
+def test_a_loaded_row_has_the_changes_of_the_batch(cursor: Cursor) -> None:
+    rows = MergedRows(cursor, "samples", "id")
+    rows.insert(ROW_ID, amount=1, document=[{"step": 1}])
+    rows.write()
+    later = MergedRows(cursor, "samples", "id")
+    later.load([ROW_ID, uuid4()], ["amount", "document"])
+    later.update(ROW_ID, amount=2)
+    assert later.row(ROW_ID) == {"id": ROW_ID, "amount": 2, "document": [{"step": 1}]}
+    assert later.row(uuid4()) is None
+    later.write()
+    row = stored(cursor)
+    assert row is not None
+    assert (row["amount"], row["document"]) == (2, [{"step": 1}])
