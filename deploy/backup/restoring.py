@@ -69,7 +69,7 @@ class Source:
     """Key that an auditor kept. Without it, the seals are verified with the keys' or their own."""
 
     replays: bool = True
-    """False if the operator replays the log later, because that takes hours for a long log."""
+    """False if the operator replays the log later, which takes minutes for millions of events."""
 
 
 @dataclass(frozen=True)

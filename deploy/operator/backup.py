@@ -172,7 +172,7 @@ def restore(
         bool,
         typer.Option(
             "--skip-replay",
-            help="Do not replay the log, which takes hours for millions of events. Run `ecolink "
+            help="Do not replay the log, which takes minutes for millions of events. Run `ecolink "
             "audit verify` later.",
         ),
     ] = False,

@@ -31,7 +31,7 @@ SEGMENTS = 2
 Save = list[Notification]
 
 
-def story_events(events: int) -> Iterator[StoredEvent]:
+def story_events(events: int, active_accounts: int = ACTIVE_ACCOUNTS) -> Iterator[StoredEvent]:
     """Return at least this number of events, in the order of a log that has no events."""
     log = EventLog()
     shared = _record(log)
@@ -39,7 +39,7 @@ def story_events(events: int) -> Iterator[StoredEvent]:
     yield from recorded[:shared]
     account = _Account(recorded[shared:], {each.originator_id for each in recorded[:shared]})
     versions = {each.originator_id: each.originator_version for each in recorded[:shared]}
-    count, number, pause = shared, 0, max(1, len(account.saves) // ACTIVE_ACCOUNTS)
+    count, number, pause = shared, 0, max(1, len(account.saves) // active_accounts)
     active = deque[Iterator[list[StoredEvent]]]()
     for turn in range(10**9):
         if turn % pause == 0 and count < events:

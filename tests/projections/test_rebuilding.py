@@ -47,11 +47,11 @@ Rebuild = Callable[..., int]
 
 @pytest.fixture
 def rebuilt(settings: Settings) -> Rebuild:
-    """Rebuild a projection. Return the number of applied events."""
+    """Rebuild projections. Return the number of applied events."""
 
-    def run(projection: Projection, progress: Progress = lambda *_: None) -> int:
+    def run(*projections: Projection, progress: Progress = lambda *_: None) -> int:
         assert settings.owner_database_url is not None
-        return rebuild(settings.owner_database_url, [projection], progress)
+        return rebuild(settings.owner_database_url, projections, progress)
 
     return run
 
@@ -127,7 +127,7 @@ def test_readers_see_the_old_rows_with_new_events_until_the_swap(
         grow(log, 1)
         seen.append(all_accounts(fold(ACCOUNTS))[0]["balance_micros"])
 
-    rebuilt(ACCOUNTS, progress)
+    rebuilt(ACCOUNTS, progress=progress)
     assert seen == list(range(len(seen)))  # the wrong row plus one credit each time
     assert len(seen) >= 3
     assert all_accounts(connection)[0]["balance_micros"] == 1200 + len(seen) - 1
@@ -181,7 +181,7 @@ def test_a_killed_rebuild_keeps_the_old_rows_and_the_next_one_succeeds(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rebuilt(ACCOUNTS, killed)
+        rebuilt(ACCOUNTS, progress=killed)
     assert left_schemas(settings) == [("rebuild_accounts",)]
     assert contents(connection, ACCOUNTS) == rows
     rebuilt(ACCOUNTS)
@@ -202,7 +202,7 @@ def test_a_failure_during_the_swap_keeps_the_old_rows(
         ACCOUNTS.apply(cursor, [Recorded.of(1, event)])
 
     with pytest.raises(RuntimeError, match="killed"):
-        rebuilt(replace(ACCOUNTS, apply=one_by_one(apply)), lambda *_: grow(log, 1))
+        rebuilt(replace(ACCOUNTS, apply=one_by_one(apply)), progress=lambda *_: grow(log, 1))
     assert contents(connection, ACCOUNTS) == rows
     assert lowest_position(connection, [ACCOUNTS]) < ids(log)[-1]
 
@@ -231,6 +231,38 @@ def test_a_swap_waits_for_a_reader_without_blocking_others(
     assert LOCK_MILLISECONDS < 1000  # PostgreSQL looks for deadlocks after a second
 
 
+def test_a_reader_of_one_read_model_does_not_delay_the_others(
+    settings: Settings, log: EventLog, fold: Fold, rebuilt: Rebuild
+) -> None:
+    grow(log, 3)
+    connection = fold(DATASETS, ACCOUNTS)
+    connection.execute("UPDATE accounts SET balance_micros = 7")
+    with connect(settings, autocommit=False) as reader:
+        reader.execute("SELECT * FROM datasets")
+        thread = threading.Thread(target=rebuilt, args=[ACCOUNTS, DATASETS])
+        thread.start()
+        eventually(lambda: all_accounts(connection)[0]["balance_micros"] == 2, 60)
+        assert thread.is_alive()
+        reader.rollback()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert left_schemas(settings) == []
+
+
+def test_read_models_of_one_pass_have_the_events_that_arrive_meanwhile(
+    log: EventLog, fold: Fold, rebuilt: Rebuild
+) -> None:
+    grow(log, 20)
+    projections = (ACCOUNTS, BILLING_LEDGER, DATASETS)
+    connection = fold(*projections)
+    rebuilt(*projections, progress=lambda *_: grow(log, 1))
+    fold(*projections)
+    found = [contents(connection, each) for each in projections]
+    rebuilt(*projections)
+    assert lowest_position(connection, projections) == ids(log)[-1]
+    assert [contents(connection, each) for each in projections] == found
+
+
 def test_a_second_rebuild_of_a_projection_is_refused(log: EventLog, rebuilt: Rebuild) -> None:
     grow(log, 3)
     refused: list[int] = []
@@ -240,7 +272,7 @@ def test_a_second_rebuild_of_a_projection_is_refused(log: EventLog, rebuilt: Reb
             rebuilt(ACCOUNTS)
         refused.append(position)
 
-    rebuilt(ACCOUNTS, again)
+    rebuilt(ACCOUNTS, progress=again)
     assert refused == ids(log)[-1:]
     rebuilt(ACCOUNTS)
 
