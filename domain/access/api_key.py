@@ -26,10 +26,7 @@ def new_secret() -> str:
 
 
 def secret_sha256(secret: str) -> str:
-    """Return the SHA-256 hash of a secret, in hexadecimal.
-
-    A random 256-bit secret needs neither a salt nor a slow hash.
-    """
+    """Return the SHA-256 hash in hex. A random 256-bit secret needs no salt and no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

@@ -52,7 +52,6 @@ class KeyRequest:
         return Rights(role, self._scopes(role, issuer), self._end(issuer, now))
 
     def _scopes(self, role: Role, issuer: Rights | None) -> tuple[Scope, ...]:
-        """Return the wanted scopes, by default all that the role and the issuer have."""
         held = issuer.scopes if issuer else tuple(Scope)
         possible = tuple(scope for scope in role.scopes if scope in held)
         if not possible:

@@ -203,10 +203,7 @@ class Account(Aggregate):
 
     @classmethod
     def open(cls, account_id: UUID, role: Role, time_zone: str) -> Account:
-        """Open an account in US dollars with a balance of 0, and return it.
-
-        Raise Invalid for the role `member`, which only keys have.
-        """
+        """Open an account with a balance of 0 US dollars. Only keys have the role `member`."""
         require_account_role(role)
         return cls._create(
             cls.AccountOpened,
@@ -241,10 +238,7 @@ class Account(Aggregate):
         return self.balance_micros - self.reserved_micros
 
     def budgets_of(self, key_id: UUID | None, day: date) -> list[Budget]:
-        """Return the budgets that limit the jobs of an API key, as of a UTC day.
-
-        They include the budgets for all jobs. With None, return only these.
-        """
+        """Return the budgets for all jobs and, with a key, its own, as of a UTC day."""
         return [each.at(day) for each in self.budgets.values() if each.key_id in (None, key_id)]
 
     def reserved_for(self, key_id: UUID | None) -> int:
@@ -254,12 +248,7 @@ class Account(Aggregate):
         return self.key_uses.get(key_id, KeyUse()).reserved_micros
 
     def budget_left_micros(self, key_id: UUID | None) -> int | None:
-        """Return the part of the tightest budget of a key that no lease reserves.
-
-        With None, return that of the budgets for all jobs. Return None without a budget. The unit
-        is micro-dollars. The result is negative if the account holder lowered a budget below its
-        charges and leases.
-        """
+        """Return what the tightest budget leaves; negative after a budget was lowered."""
         budgets = [each for each in self.budgets.values() if each.key_id == key_id]
         if not budgets:
             return None
@@ -269,11 +258,7 @@ class Account(Aggregate):
 
     @property
     def leasable_micros(self) -> int:
-        """Micro-dollars that new leases may reserve: the available balance within the budgets.
-
-        The budgets of an API key limit the leases of its segments further. A suspended account
-        gets no leases.
-        """
+        """Micro-dollars that new leases may reserve: the available balance within the budgets."""
         if self.suspension is not None:
             return 0
         return self._within_budget(self.available_micros, None)
@@ -288,10 +273,7 @@ class Account(Aggregate):
         return micros if left is None else max(0, min(micros, left))
 
     def can_pay(self, amount_micros: int, *, released_micros: int = 0) -> bool:
-        """Return True if the account can pay an amount.
-
-        Reserved money counts only up to `released_micros`, which leases are about to release.
-        """
+        """Return True if the balance, with at most `released_micros` of the reserve, pays it."""
         return self.available_micros + released_micros >= amount_micros
 
     def grant_credit(self, amount_micros: int, reference: str) -> None:
@@ -347,11 +329,7 @@ class Account(Aggregate):
             self.test_day = day
 
     def withhold(self, amount_micros: int, payment: Payment, return_id: str) -> None:
-        """Take a returned part of a payment from the available balance. Nothing happens for 0.
-
-        The caller must save the account and the payment in one transaction. Raise
-        InsufficientBalance if it is more than what is available.
-        """
+        """Take a returned part of a payment from the balance. Save both in one transaction."""
         if amount_micros == 0:
             return
         if not self.can_pay(amount_micros):
@@ -367,10 +345,7 @@ class Account(Aggregate):
         self.balance_micros -= amount_micros
 
     def restore(self, amount_micros: int, payment: Payment, return_id: str) -> None:
-        """Add a part of a payment to the balance again. Nothing happens for 0.
-
-        The caller must save the account and the payment in one transaction.
-        """
+        """Add a part of a payment to the balance again. Save both in one transaction."""
         if amount_micros:
             returned = self._returned(amount_micros, payment, return_id)
             self.trigger_event(self.TopUpRestored, **returned)
@@ -544,11 +519,7 @@ class Account(Aggregate):
         self.budgets[name] = self.budgets[name].model_copy(update={"warned_percent": percent})
 
     def watch_runway(self, runway_seconds: int | None, low_seconds: int) -> None:
-        """Record once when the runway falls below `low_seconds`, and once when it recovers.
-
-        The runway is the number of whole seconds that the balance lasts at the total rate of all
-        running segments. It is None if no running segment costs money.
-        """
+        """Record once when the runway falls below `low_seconds`, and once when it recovers."""
         is_low = runway_seconds is not None and runway_seconds < low_seconds
         if is_low and not self.low:
             self.trigger_event(self.BalanceLow, runway_seconds=runway_seconds)
@@ -564,10 +535,7 @@ class Account(Aggregate):
         self.low = False
 
     def suspend(self, reason: SuspensionReason) -> None:
-        """Suspend the account, or change the reason of its suspension.
-
-        Raise WrongState unless the account has the role `owner`, or if it is erased.
-        """
+        """Suspend an account with the role `owner`, or change the reason of its suspension."""
         self._require_data()
         if self.role is not Role.OWNER:
             raise WrongState(
@@ -600,10 +568,7 @@ class Account(Aggregate):
             )
 
     def erase(self) -> None:
-        """Record that the personal data is erased, once. The suspension becomes permanent.
-
-        Raise WrongState unless the account is suspended.
-        """
+        """Record once that a suspended account's data is erased. It stays suspended forever."""
         self.require_suspended()
         if not self.erased:
             self.trigger_event(self.AccountErased)

@@ -201,10 +201,7 @@ class AutoTopUp(Aggregate):
         self.enabled, self.ended = False, reason
 
     def month_micros_at(self, now: datetime) -> int:
-        """Return the sum of the automatic top-ups of the current month, in micro-dollars.
-
-        After a clock stepped back, the later month counts until it ends.
-        """
+        """Return the month's automatic top-ups; those of a later month if a clock stepped back."""
         first_day = now.date().replace(day=1)
         return self.month_micros if self.month and self.month >= first_day else 0
 

@@ -56,10 +56,7 @@ class Budget(Value):
         return BudgetName(self.period, self.key_id)
 
     def at(self, day: date) -> Budget:
-        """Return the budget on a day. A new period starts without charges.
-
-        If a clock jumps back to an earlier period, the period stays.
-        """
+        """Return the budget on a day. A later period starts without charges."""
         first = self.period.first_day(day)
         if first is None or self.starts_on is None or first <= self.starts_on:
             return self
@@ -89,10 +86,7 @@ class Budget(Value):
         return self.period.first_day(self.starts_on + longest)
 
     def due_warnings(self, second_micros: int) -> list[int]:
-        """Return the percentages that are reached and not recorded yet.
-
-        100% is reached if the rest pays for less than one second, which costs `second_micros`.
-        """
+        """Return unrecorded percentages. 100% is reached if a second costs more than is left."""
         used_up = self.left_micros < max(1, second_micros)
         return [
             percent
@@ -103,10 +97,7 @@ class Budget(Value):
 
 
 def spent_after(charges: Iterable[int], spent_micros: int = 0) -> int:
-    """Return the spent micro-dollars of a period after some charges, in their order.
-
-    A credit is a negative charge. It can be for an earlier period, so the sum never goes below 0.
-    """
+    """Return what is spent after some charges. Credits, maybe of earlier periods, stop at 0."""
     for micros in charges:
         spent_micros = max(0, spent_micros + micros)
     return spent_micros

@@ -135,10 +135,7 @@ class CardPayment(Aggregate):
         self.checkout = checkout
 
     def confirm(self, reference: str) -> None:
-        """Record that the provider received the money. A payment that is paid does not change.
-
-        Money that arrives after the payment failed counts as well.
-        """
+        """Record once that the provider received the money, even after the payment failed."""
         if self.status is not CardPaymentStatus.PAID:
             self.trigger_event(self.CardPaymentConfirmed, reference=reference)
 

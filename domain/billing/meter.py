@@ -202,11 +202,7 @@ class Meter(Aggregate):
         self.trigger_event(kind, job_id=self.job_id, segment=self.segment, **fields)
 
     def charge_between(self, from_seconds: int, to_seconds: int) -> int:
-        """Return the price of a period of segment time, in micro-dollars.
-
-        The price is the difference of two cumulative charges, so that the prices of adjacent
-        periods add up without rounding errors.
-        """
+        """Return a period's price as a difference of cumulative charges, which adds up exactly."""
         rate = self.rate_micros_per_hour
         return charge_micros(rate, to_seconds) - charge_micros(rate, from_seconds)
 
@@ -252,11 +248,7 @@ class Meter(Aggregate):
     def post_minutes(
         self, elapsed_seconds: int, minute_seconds: int, *, at_most: int | None = None
     ) -> int:
-        """Bill every whole minute up to `elapsed_seconds`. Return the charge in micro-dollars.
-
-        When the paid time is used up, bill its last partial minute too. Never bill time beyond the
-        paid time. `at_most` limits the number of minutes that this call bills.
-        """
+        """Bill whole minutes (`at_most`), and the paid time's last part. Return the charge."""
         self._require_open()
         charge, last = 0, None if at_most is None else self.minutes + at_most
         due = min(elapsed_seconds, self.paid_seconds)

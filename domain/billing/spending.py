@@ -18,11 +18,7 @@ from domain.core.identity import meter_id
 def committed_micros(
     log: EventLog, job_id: UUID, segments: int, unsaved: Sequence[Meter] = ()
 ) -> int:
-    """Return the charges for the first `segments` segments of a job, in micro-dollars.
-
-    Credits for lost work reduce the charges. The lease of an open meter counts as a whole.
-    `unsaved` meters replace those in the log.
-    """
+    """Return the charges less credits of the first segments, with the leases of open meters."""
     changed = {meter.id: meter for meter in unsaved}
     ids = (meter_id(job_id, each) for each in range(1, segments + 1))
     meters = (changed.get(each) or log.find(Meter, each) for each in ids)
@@ -30,10 +26,7 @@ def committed_micros(
 
 
 def charged_key(log: EventLog, account: Account, key_id: UUID | None) -> UUID | None:
-    """Return the API key against which new charges of a key count; None: against no key.
-
-    A key without a budget shares the budgets of the key that issued it.
-    """
+    """Return the key whose budget counts: this one or its issuer; None without budgets."""
     limited = {each.key_id for each in account.budgets.values()} - {None}
     found = key_id if limited else None
     while found is not None and found not in limited:
@@ -46,11 +39,7 @@ PAGE_EVENTS = 1000
 
 
 def charged_since(log: EventLog, account: Account, first: date, key_id: UUID | None = None) -> int:
-    """Return an account's charges less credits since the start of a UTC day, in micro-dollars.
-
-    `key_id` limits them to those that count against an API key. As in a budget, the sum never goes
-    below 0.
-    """
+    """Return charges less credits since the start of a UTC day, of all keys or one; at least 0."""
     newest_first = [
         micros for event in _since(log, account, first) if (micros := _charged(event, key_id))
     ]

@@ -41,17 +41,11 @@ class TokenRates(Value):
         return self.prompt_micros == 0 and self.completion_micros == 0
 
     def charge_micros(self, usage: TokenUsage) -> int:
-        """Return the cumulative charge in micro-dollars, rounded half up.
-
-        A part costs the difference of two cumulative charges, so that the parts add up exactly.
-        """
+        """Return the cumulative charge in micro-dollars, rounded half up, so that parts add up."""
         return (2 * self._scaled(usage) + MILLION) // (2 * MILLION)
 
     def price_micros(self, usage: TokenUsage) -> int:
-        """Return the highest charge for a part with this usage, in micro-dollars.
-
-        The difference of two rounded charges is at most one above the exact price.
-        """
+        """Return the highest charge for a part: rounding adds at most one to its exact price."""
         return -(-self._scaled(usage) // MILLION) + (0 if self.free else 1)
 
     def _scaled(self, usage: TokenUsage) -> int:

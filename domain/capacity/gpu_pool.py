@@ -190,27 +190,17 @@ class GpuPool(Aggregate):
 
     @property
     def free(self) -> int:
-        """Number of free GPUs.
-
-        It is negative if segments still hold GPUs after the capacity was reduced.
-        """
+        """Number of free GPUs; negative if segments hold more than a reduced capacity."""
         return self.capacity - self.held_gpus
 
     def next_fitting(self, skipped: Collection[UUID] = ()) -> Claim | None:
-        """Return the first claim in the queue if enough GPUs are free for it; otherwise None.
-
-        The claims of `skipped` jobs do not count.
-        """
+        """Return the first claim, except of `skipped` jobs, if enough GPUs are free for it."""
         left = (each for each in self.queue.values() if each.job_id not in skipped)
         head = next(left, None)
         return head if head is not None and head.count <= self.free else None
 
     def next_hopeless(self, skipped: Collection[UUID] = ()) -> Claim | None:
-        """Return the first claim that exceeds the pool's capacity, or None.
-
-        The pool can never serve such a claim, and it would block the claims behind it. The claims
-        of `skipped` jobs do not count.
-        """
+        """Return the first claim above the capacity, which would block the ones behind it."""
         if all(count <= self.capacity for count in self._queued_sizes):
             return None
         left = (each for each in self.queue.values() if each.job_id not in skipped)

@@ -26,10 +26,7 @@ class Queued:
 def wait_seconds(
     capacity: int, running: Sequence[Occupied], queue: Sequence[Queued], count: int
 ) -> float | None:
-    """Return the seconds until the pool would serve a new claim for `count` GPUs.
-
-    Return None if this claim or one before it exceeds the capacity.
-    """
+    """Return the seconds until the pool serves a new claim; None if the queue never gets there."""
     return waits_in_queue(capacity, running, (*queue, Queued(count, 0.0)))[-1]
 
 

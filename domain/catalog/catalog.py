@@ -116,19 +116,13 @@ class Catalog(Aggregate):
         return _offered(self.regions, name, "region", "region")
 
     def is_eligible(self, name: str) -> bool:
-        """Return True if jobs may fine-tune the base model once it is imported.
-
-        A base model that was never in the catalog is eligible. A delisted one is not.
-        """
+        """Return True unless the base model was delisted. It need not be imported yet."""
         if name in self.bases:
             return self.bases[name].eligible
         return name not in self.known_bases
 
     def rate_micros_per_hour(self, gpu_type: str, gpu_count: int) -> int:
-        """Return the hourly price of `gpu_count` GPUs, in micro-dollars.
-
-        Raise Invalid if the GPU type is unknown or the count is invalid.
-        """
+        """Return the hourly price of `gpu_count` GPUs in micro-dollars, or raise Invalid."""
         kind = self.gpu_type(gpu_type)
         if not 1 <= gpu_count <= kind.max_per_job:
             raise Invalid(
@@ -159,11 +153,7 @@ class Catalog(Aggregate):
         self.known_gpu_types.add(gpu_type.name)
 
     def withdraw_gpu_type(self, name: str) -> None:
-        """Withdraw a GPU type. Running jobs keep their GPUs.
-
-        Raise NotFound if the catalog does not have the type, and Invalid while a region has GPUs of
-        it.
-        """
+        """Withdraw a GPU type that no region has. Running jobs keep their GPUs."""
         _require_there(self.gpu_types, name, "GPU type", "gpu_type")
         having = [each.name for each in self.regions.values() if each.capacity.get(name)]
         if having:
@@ -197,10 +187,7 @@ class Catalog(Aggregate):
         self.known_capacity |= {(region.name, gpu_type) for gpu_type in region.capacity}
 
     def withdraw_region(self, name: str) -> None:
-        """Withdraw a region. Running jobs keep their GPUs.
-
-        Raise NotFound if the region is unknown.
-        """
+        """Withdraw a region, or raise NotFound. Running jobs keep their GPUs."""
         _require_there(self.regions, name, "region", "region")
         self.trigger_event(self.RegionWithdrawn, name=name)
 
@@ -209,10 +196,7 @@ class Catalog(Aggregate):
         del self.regions[name]
 
     def declare_capacity(self, region: str, gpu_type: str, count: int) -> None:
-        """Set the number of GPUs of a type in a region.
-
-        Raise Invalid if a value is out of range.
-        """
+        """Set the number of GPUs of a type in a region, or raise Invalid."""
         place = self.region(region)
         self._require_capacity(gpu_type, count)
         if place.capacity.get(gpu_type) != count:
@@ -238,10 +222,7 @@ class Catalog(Aggregate):
         self.known_bases.add(base.name)
 
     def delist_base(self, name: str) -> None:
-        """Remove a base model from the catalog, but not from the model store.
-
-        Raise NotFound if the catalog does not list it.
-        """
+        """Remove a base model from the catalog, but not from the model store."""
         _require_there(self.bases, name, "base model", "base_model")
         self.trigger_event(self.BaseModelDelisted, name=name)
 

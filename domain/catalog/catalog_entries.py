@@ -145,11 +145,7 @@ class _Prices(BaseModel):
 
 
 def read_prices(text: str) -> dict[str, int]:
-    """Return the price of one GPU of each type, micro-dollars per hour, from a catalog in TOML.
-
-    Only `micros_per_hour` of the GPU types is read; the rest may be absent. Raise ValueError if the
-    text is malformed: TOMLDecodeError or pydantic's ValidationError.
-    """
+    """Return `micros_per_hour` of each GPU type of a catalog in TOML, or raise ValueError."""
     document = _Prices.model_validate(tomllib.loads(text))
     return {name: entry.micros_per_hour for name, entry in document.gpu_types.items()}
 

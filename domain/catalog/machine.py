@@ -51,11 +51,7 @@ class Conditions(Value):
 
     @property
     def slowdown(self) -> float:
-        """Factor by which the load may slow down a job, rounded up to one of `LEVELS`.
-
-        A job's threads and other processes share the cores equally. The levels are coarse, so that
-        small changes in load do not change an estimate.
-        """
+        """Factor by which the load may slow down a job, rounded up to one of `LEVELS`."""
         others = max(0.0, (self.load or 0.0) - OWN_LOAD)
         shared = (self.cores + others) / self.cores
         if shared < LEVELS[1] - LEVEL_MARGIN:

@@ -44,10 +44,7 @@ def separate_linears(
 def fused_linears(
     hidden_size: int, intermediate_size: int, attention_heads: int, kv_heads: int, head_dim: int
 ) -> dict[str, tuple[int, int]]:
-    """Return the linear modules of a layer of Phi-3 or Phi-4, which fuse projections.
-
-    The result maps each module's name to its input and output sizes.
-    """
+    """Return the input and output sizes of the linear modules of a layer of Phi-3 or Phi-4."""
     queries, keys = attention_heads * head_dim, kv_heads * head_dim
     return {
         "qkv_proj": (hidden_size, queries + 2 * keys),

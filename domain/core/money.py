@@ -29,10 +29,7 @@ def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
 
 
 def price_micros(rate_micros_per_hour: int, seconds: int) -> int:
-    """Return the highest charge for some seconds of a segment, in micro-dollars.
-
-    Minutes are the difference of two rounded charges, so that they may be rounded up.
-    """
+    """Return the highest charge for some seconds of a segment, whose minutes may be rounded up."""
     return -(-rate_micros_per_hour * seconds // SECONDS_PER_HOUR)
 
 
@@ -44,10 +41,7 @@ def seconds_bought(amount_micros: int, rate_micros_per_hour: int) -> int | None:
 
 
 def seconds_within(limit_micros: int, rate_micros_per_hour: int) -> int | None:
-    """Return the number of whole seconds whose charge is at most a limit; None if the rate is 0.
-
-    Unlike `seconds_bought`, this function rounds the charge as `charge_micros` does.
-    """
+    """Return the whole seconds whose rounded charge is within a limit; None if the rate is 0."""
     if rate_micros_per_hour == 0:
         return None
     rounded = 2 * SECONDS_PER_HOUR * limit_micros + SECONDS_PER_HOUR - 1
@@ -94,10 +88,7 @@ def exact_dollars(micros: int, decimals: int = 2) -> str:
 
 
 def decimals_of(amounts: Iterable[int]) -> int:
-    """Return the smallest number of decimals, at least 2, that shows all amounts exactly.
-
-    A table shows all its amounts with this many decimals, so that the shown amounts add up.
-    """
+    """Return the fewest decimals, at least 2, with which a table shows all amounts exactly."""
     shown = (exact_dollars(micros).partition(".")[2] for micros in amounts)
     return max((len(fraction) for fraction in shown), default=2)
 
@@ -110,11 +101,7 @@ def decimal_dollars(micros: int) -> str:
 
 
 def micros_of(text: str, *, field: str) -> int:
-    """Return the micro-dollars of a positive amount in dollars with up to six decimals.
-
-    Raise Invalid if the text is malformed. Unlike Decimal, this function rejects exponents,
-    underscores and non-ASCII digits.
-    """
+    """Return the micro-dollars of a positive decimal with up to six decimals, or raise Invalid."""
     amount = text.strip(" ")
     if not re.fullmatch(r"\$?[0-9]{1,10}(\.[0-9]{1,6})?", amount):
         raise Invalid(_amount_problem(amount), field=field)

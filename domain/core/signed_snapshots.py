@@ -64,11 +64,7 @@ class SignedSnapshots(EventStore[UUID]):
         last_events: Sequence[StoredEvent] = (),
         **kwargs: Any,
     ) -> list[Recording[UUID]]:
-        """Sign and store snapshots. Their events must already be stored.
-
-        `last_events` may contain the stored events at the snapshots' versions. The others are read
-        from the log.
-        """
+        """Sign and store snapshots of stored events, which are read unless in `last_events`."""
         known = {(each.originator_id, each.originator_version): each for each in last_events}
         rows = [
             self._signed(each, known.get((each.originator_id, each.originator_version)))
@@ -182,7 +178,6 @@ class SignedSnapshots(EventStore[UUID]):
             )
 
     def _is_new(self, row: StoredEvent) -> bool:
-        """Return True if no problem of this snapshot was logged before."""
         key = (row.originator_id, row.originator_version)
         if key in self._reported:
             return False

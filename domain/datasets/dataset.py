@@ -357,10 +357,7 @@ class Dataset(Aggregate):
         return self.trainability.examples
 
     def validate(self, ref: str, sha256: str, contents: Contents, report_ref: str) -> None:
-        """Record that the file is valid, and its normalized form.
-
-        Raise WrongState unless the dataset is being validated.
-        """
+        """Record that the file is valid, and its normalized form."""
         self._require(DatasetStatus.VALIDATING)
         assert contents.examples > 0
         self.trigger_event(
@@ -399,10 +396,7 @@ class Dataset(Aggregate):
         self.trainability = replace(self.trainability, tools_ignored=True)
 
     def reject(self, errors: int, report_ref: str) -> None:
-        """Record that the file is invalid.
-
-        Raise WrongState unless the dataset is being validated.
-        """
+        """Record that the file is invalid. Raise WrongState unless it is being validated."""
         self._require(DatasetStatus.VALIDATING)
         assert errors > 0
         self.trigger_event(self.DatasetRejected, errors=errors, report_ref=report_ref)
@@ -490,11 +484,7 @@ class Dataset(Aggregate):
         example: int | None,
         reason: Uncountable = Uncountable.REFUSED,
     ) -> None:
-        """Record that the tokens cannot be counted under one base model revision.
-
-        Nothing happens if this is known, or if they were counted. `example` is the number of the
-        example that is the reason, counted from 1, if any.
-        """
+        """Record once that a base model cannot count the tokens, due to `example` (from 1)."""
         known = (self.is_refused, self.is_counted)
         if not any(each(base_model, base_manifest_sha256) for each in known):
             self.trigger_event(

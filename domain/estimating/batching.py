@@ -14,11 +14,7 @@ def padded(tokens: float) -> int:
 
 
 def fill(lengths: Sequence[float], budget: int) -> list[list[int]]:
-    """Return batches of positions in `lengths` (tokens), with the longest examples first.
-
-    A batch has at most `budget` tokens including padding, because attention pads every row to the
-    longest one. An example that exceeds the budget has its own batch.
-    """
+    """Return batches of positions, longest first, of at most `budget` tokens with padding."""
     batches: list[list[int]] = []
     length = 0
     for position in sorted(range(len(lengths)), key=lambda each: (-lengths[each], each)):

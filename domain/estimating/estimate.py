@@ -159,10 +159,7 @@ class Calibration(Value):
 def sequence_length(
     hyperparameters: Hyperparameters, shape: ModelShape, *lengths: TokenLengths
 ) -> int:
-    """Return the length of the longest example in tokens.
-
-    Examples are truncated to the hyperparameter's maximum length or the base model's context.
-    """
+    """Return the tokens of the longest example, truncated to the maximum and the base's context."""
     limit = hyperparameters.max_sequence_length or shape.context_length
     return min(limit, shape.context_length, max(each.longest for each in lengths))
 

@@ -114,10 +114,7 @@ def element_bytes(gpu: GpuType) -> int:
 
 
 def weight_bytes(shape: ModelShape, precision: Precision, element: int = BFLOAT16) -> int:
-    """Return the bytes of the frozen base model, with its linear modules in NF4 or unquantized.
-
-    bitsandbytes and transformers do not quantize the embeddings, the norms and the head.
-    """
+    """Return the bytes of the frozen base model. Embeddings, norms and head are never in NF4."""
     if precision is not Precision.NF4:
         return element * shape.parameters
     quantized = linear_parameters(shape)

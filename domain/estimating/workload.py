@@ -91,10 +91,7 @@ class Work:
 
     @property
     def trained_on(self) -> int:
-        """Number of training examples per epoch.
-
-        With a validation dataset, jobs train on the whole training dataset.
-        """
+        """Training examples per epoch: with a validation dataset, the whole training dataset."""
         return self.examples - (self.held_out if self.validation is None else 0)
 
     @property
@@ -144,10 +141,7 @@ class Work:
         return math.ceil(steps / fields.save_steps) + self.evaluations(ranks) - both
 
     def step_batches(self, ranks: int, budget: int) -> list[Batch]:
-        """Return the batches of a rank in a typical step.
-
-        The number of each batch is its total over all steps and ranks of the job.
-        """
+        """Return the batches of a rank in a typical step. Their numbers are totals of the job."""
         examples = math.ceil(min(self.examples_per_step(ranks), self.trained_on) / ranks)
         kinds = min(examples * self.sequences, KINDS_OF_EXAMPLES)
         shares = [(kind + 0.5) / kinds for kind in range(kinds)]
@@ -169,7 +163,6 @@ class Work:
 
     @property
     def _validated(self) -> float:
-        """Share of the validation dataset that is evaluated."""
         assert self.validation is not None
         conversations = self.validation_conversations
         if conversations is None:
@@ -178,7 +171,6 @@ class Work:
 
     @property
     def _tokens(self) -> float:
-        """Tokens of the examples of the training dataset, after truncation."""
         lengths, limit = self.lengths, self.sequence_length
         dropped = self._dropped(lengths)
         # Dropped examples are longer than the limit. The mean represents those without any
@@ -188,23 +180,18 @@ class Work:
         return max(kept, tokens * kept / max(1, lengths.examples - dropped))
 
     def _kept(self, lengths: TokenLengths) -> int:
-        """Return the number of examples that keep a trainable token after truncation."""
         examples = lengths.examples // self.sequences
         if (labels := lengths.labels) is None:
             return examples
         return min(examples, labels.teaching(self.sequence_length))
 
     def _dropped(self, lengths: TokenLengths) -> int:
-        """Return the number of sequences that lose all their trainable tokens by truncation."""
         if (labels := lengths.labels) is None:
             return 0
         return self.sequences * (labels.first.examples - labels.teaching(self.sequence_length))
 
     def _quantiles(self, lengths: TokenLengths, shares: list[float]) -> list[float]:
-        """Return the quantiles of the lengths of examples after truncation.
-
-        Dropped sequences reach the limit, so they are above the quantiles of the others.
-        """
+        """Return quantiles of truncated lengths. Dropped sequences are above all others."""
         kept = 1 - self._dropped(lengths) / max(1, lengths.examples)
         return lengths.quantiles([share * kept for share in shares], self.sequence_length)
 
@@ -239,10 +226,7 @@ def phase_seconds(work: Work, gpu: GpuType, ranks: int, fit: Fit) -> dict[Phase,
 def _reference_seconds(
     work: Work, gpu: GpuType, ranks: int, fit: Fit, speed: Speed
 ) -> dict[Phase, float]:
-    """Return the seconds of the reference of DPO: a forward pass over all examples; else nothing.
-
-    Only the first segment computes it.
-    """
+    """Return the first segment's seconds of DPO's reference, a forward pass over all examples."""
     if work.hyperparameters.method != DPO:
         return {}
     trained = [
@@ -386,11 +370,7 @@ def _speed_up(ranks: int, speed: Speed) -> float:
 
 
 def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
-    """Return the number of floating-point operations in a batch's forward pass.
-
-    There are two per parameter and token (Kaplan et al., Scaling Laws (2020), section 2.1), plus
-    those of attention.
-    """
+    """Return the FLOPs of a forward pass: 2 per parameter (Kaplan et al., 2020), and attention."""
     shape = work.shape
     parameters = linear_parameters(shape) + adapter_parameters(shape, work.hyperparameters)
     if head:
@@ -399,10 +379,7 @@ def _forward(work: Work, batch: Batch, *, head: bool = True) -> float:
 
 
 def _backward(work: Work, batch: Batch) -> float:
-    """Return the number of floating-point operations in a batch's backward pass.
-
-    Frozen weights have no gradients.
-    """
+    """Return the FLOPs of a batch's backward pass. Frozen weights have no gradients."""
     shape = work.shape
     parameters = linear_parameters(shape) + _head_parameters(work)
     parameters += 2 * adapter_parameters(shape, work.hyperparameters)
@@ -411,16 +388,10 @@ def _backward(work: Work, batch: Batch) -> float:
 
 
 def _head_parameters(work: Work) -> float:
-    """Return the number of head parameters.
-
-    It is scaled by the share of tokens for which the head runs, which are the trainable ones.
-    """
+    """Return the head's parameters, scaled by the share of trainable tokens, for which it runs."""
     return work.label_share * work.shape.vocab_size * work.shape.hidden_size
 
 
 def _attention(shape: ModelShape, length: float) -> float:
-    """Return the forward operations per token of the two matrix products of attention.
-
-    Attention is causal, so a token attends to half of the row on average.
-    """
+    """Return attention's FLOPs per token. On average, a token attends to half of the row."""
     return 2 * shape.layers * shape.attention_heads * shape.head_dim * length
