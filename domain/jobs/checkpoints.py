@@ -37,10 +37,7 @@ class Checkpoints(tuple[SavedCheckpoint, ...]):
         return Checkpoints(each for each in self if each.ref != ref)
 
     def scored(self, step: int, eval_loss: float) -> Checkpoints:
-        """Return a copy with `eval_loss` set on the newest checkpoint.
-
-        If that checkpoint is not at `step`, return the collection unchanged.
-        """
+        """Return a copy with `eval_loss` on the newest checkpoint, if that is at `step`."""
         if self.step != step or not self:
             return self
         return Checkpoints((*self[:-1], self[-1].model_copy(update={"eval_loss": eval_loss})))

@@ -25,10 +25,7 @@ class JobEvent(Event):
 
 
 def job_of(event: Event) -> UUID | None:
-    """Return the job of any event, or None.
-
-    Of a deployment's events, only the first contains the job.
-    """
+    """Return the job of any event, or None. Of a deployment, only the first event has the job."""
     return event.originator_id if isinstance(event, JobEvent) else getattr(event, "job_id", None)
 
 

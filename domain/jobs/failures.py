@@ -128,11 +128,7 @@ FAILURES: Mapping[FailureClass, Failure] = MappingProxyType(
 
 
 def advice_on(failure: FailureClass, shortage: MemoryShortage | None, *, halved: bool) -> str:
-    """Return advice for the user.
-
-    `shortage` describes the batch that did not fit, if any. `halved` is true if the job already ran
-    with half-size batches.
-    """
+    """Return advice for the user. `halved`: the job already ran with half-size batches."""
     if failure is not FailureClass.OUT_OF_MEMORY or shortage is None:
         return FAILURES[failure].advice
     if shortage.rows == 1:

@@ -76,11 +76,7 @@ class Job(Aggregate):
         estimate: Estimate,
         order: Order = Order(),
     ) -> Job:
-        """Return an approved job, which is queued for GPUs.
-
-        `estimate` is the estimate that the owner approved. Raise Invalid if the maximum cost in
-        `order` does not pay for a second.
-        """
+        """Return an approved job, which is queued. Its maximum cost must pay for a second."""
         _require_a_second(maximum_of(order, estimate), plan.rate_micros_per_hour)
         return cls._create(
             events.JobApproved,
@@ -129,12 +125,7 @@ class Job(Aggregate):
         self.model_deleted = False
 
     def change_max_cost(self, max_cost_micros: int | None) -> None:
-        """Change the maximum cost of an unfinished job. None removes it.
-
-        A lease that EcoLink already granted stays valid, so a running job can exceed a lower
-        maximum by the rest of its lease. Raise Invalid if the amount does not pay for a second, and
-        WrongState if the job has ended.
-        """
+        """Change or remove the maximum cost of an unfinished job. Granted leases stay valid."""
         if self.status.is_final:
             raise WrongState(
                 f"The job is {self.status}. You can change the maximum cost of an unfinished job "
@@ -152,17 +143,11 @@ class Job(Aggregate):
 
     @property
     def key_id(self) -> UUID | None:
-        """API key against which the charges of the next segment count; None: against no key.
-
-        It is the key that approved the job or last resumed it.
-        """
+        """API key that approved or last resumed the job, and pays for its next segment."""
         return acting_key(self.approver)
 
     def left_of_max_cost(self, committed_micros: int) -> int | None:
-        """Return what the charges so far leave of the maximum cost; None without a maximum.
-
-        The result is at least 0. The unit is micro-dollars.
-        """
+        """Return what the charges leave of the maximum cost, at least 0; None without one."""
         if self.max_cost_micros is None:
             return None
         return max(0, self.max_cost_micros - committed_micros)
@@ -362,11 +347,7 @@ class Job(Aggregate):
             self.crashes, self.furthest_step = 0, event.step
 
     def prune_checkpoints(self, in_use: Collection[str] = ()) -> None:
-        """Discard the checkpoints that are no longer needed. A job with a model keeps fewer.
-
-        `in_use` contains the artifact prefixes of checkpoints that are deployed or that unfinished
-        jobs continue. The job keeps them.
-        """
+        """Discard checkpoints that are neither needed nor `in_use` (deployed or continued)."""
         newest = self.plan.lora.n_checkpoints or 1
         if self.model is None:
             newest = max(newest, KEPT_NEWEST)
@@ -392,10 +373,7 @@ class Job(Aggregate):
         self.step = self.total_steps = event.step
 
     def start_evaluation(self, segment: int, step: int) -> None:
-        """Start the evaluation phase at `step`. Repeated calls have no effect.
-
-        Raise StaleSegment if `segment` is not running.
-        """
+        """Start, once, the evaluation phase of the running segment at `step`."""
         self._require_running(segment)
         if self.status is JobStatus.TRAINING:
             self.trigger_event(events.EvaluationStarted, segment=segment, step=step)
@@ -573,10 +551,7 @@ class Job(Aggregate):
     # Pause and resume
 
     def pause(self) -> None:
-        """Pause the job at its owner's request. A running segment saves first.
-
-        Raise WrongState if the state does not allow it.
-        """
+        """Pause the job at its owner's request. A running segment saves first."""
         if self.cancel_requested:
             raise WrongState(lifecycle.CANCEL_PENDING)
         if self.stop_requested or (
@@ -586,11 +561,7 @@ class Job(Aggregate):
         self._begin_pause(PauseReason.OWNER)
 
     def suspend(self) -> None:
-        """Pause the job because its account is suspended. A running segment saves first.
-
-        Jobs that no longer run do not change. A job that registers its adapter finishes within
-        about a second.
-        """
+        """Pause a suspended account's job after a save, unless it registers its adapter."""
         pauses = lifecycle.rule(self.status, Command.PAUSE).effect is Effect.PAUSES
         if pauses and not self.stop_requested:
             self._begin_pause(PauseReason.SUSPENDED)
@@ -606,19 +577,13 @@ class Job(Aggregate):
         self.pause_requested = reason
 
     def deplete(self, shortfall: PauseReason = PauseReason.BALANCE) -> None:
-        """Pause a queued job that cannot be paid, for the given reason.
-
-        This does not affect a running segment, which ends with its lease.
-        """
+        """Pause a queued job that cannot be paid. A running segment ends with its lease."""
         effect = lifecycle.require(self.status, Command.DEPLETE)
         if effect is not Effect.UNCHANGED and self.running is None:
             self._pause(shortfall)
 
     def lose_capacity(self) -> None:
-        """Pause a queued job that needs more GPUs than its region has.
-
-        A running job keeps its GPUs.
-        """
+        """Pause a queued job that needs more GPUs than its region has."""
         if self.next_segment is not None:
             self._pause(PauseReason.CAPACITY)
 
@@ -632,10 +597,7 @@ class Job(Aggregate):
         self.resumed = False
 
     def must_resume(self) -> bool:
-        """Return True if the job is paused, or False if it was already resumed.
-
-        Raise WrongState if the job's state does not allow a resume.
-        """
+        """Return False if the job was already resumed. Raise WrongState if it is not paused."""
         if self.cancel_requested:
             raise WrongState(lifecycle.CANCEL_PENDING)
         if self.stop_requested:
@@ -650,11 +612,7 @@ class Job(Aggregate):
         catalog_version: str,
         gpu_count: int,
     ) -> None:
-        """Resume the job from its last checkpoint, unless it was already resumed.
-
-        `rate_micros_per_hour` and `estimate` are the new rate and the estimate of the remaining
-        work.
-        """
+        """Resume from the last checkpoint, at a new rate and an estimate of the rest, once."""
         if self.must_resume():
             self.trigger_event(
                 events.JobResumed,
@@ -679,10 +637,7 @@ class Job(Aggregate):
     # Cancellation, promotion, expiry and deletion
 
     def cancel(self, retention: timedelta) -> None:
-        """Cancel the job. Keep its checkpoints for the retention time.
-
-        Raise WrongState if the state does not allow it.
-        """
+        """Cancel the job. Keep its checkpoints for the retention time."""
         effect = lifecycle.require(self.status, Command.CANCEL)
         if effect is Effect.UNCHANGED or self.cancel_requested:
             return

@@ -115,10 +115,7 @@ class JobRequest(Aggregate):
         return self.status is RequestStatus.VALIDATING_FILES
 
     def approve(self) -> None:
-        """Record that the job was approved.
-
-        Raise WrongState if the request was refused or cancelled.
-        """
+        """Record that the job was approved, unless the request has ended."""
         if self.status is not RequestStatus.APPROVED:
             self._require_open("approved")
             self.trigger_event(self.JobRequestApproved, job_id=self.job_id)

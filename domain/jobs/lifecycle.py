@@ -193,10 +193,7 @@ def rule(status: JobStatus, command: Command) -> Rule:
 
 
 def require(status: JobStatus, command: Command, *, repeated: bool = False) -> Effect:
-    """Return the effect of a command in a state. Raise WrongState if the state does not allow it.
-
-    `repeated` is true if the same command already brought the job into this state.
-    """
+    """Return the effect of a command. `repeated`: the same command led to this state before."""
     found = rule(status, command)
     if found.effect is Effect.REFUSED or (found.effect is Effect.ONCE and not repeated):
         raise WrongState(found.sentence)

@@ -52,10 +52,7 @@ class Usage:
         )
 
     def until(self, newest: SavedCheckpoint | None) -> Usage:
-        """Return a copy in which the user pays only for the work up to a checkpoint.
-
-        None means that the job has no checkpoint, so that all its work was lost.
-        """
+        """Return a copy in which the user pays only for work up to a checkpoint; None: for none."""
         last, seconds = (newest.segment, newest.elapsed_seconds) if newest else (0, 0)
         paid = {
             number: replace(each, seconds=min(each.seconds, seconds if number == last else 0))

@@ -17,11 +17,7 @@ ADDRESS = re.compile(
 
 
 def valid_address(text: str) -> str:
-    """Return an address without surrounding spaces. Raise Invalid for its field `email`.
-
-    The pattern excludes line breaks and commas, so an address can add neither headers nor
-    recipients to a mail.
-    """
+    """Return an address without outer spaces, line breaks or commas, or raise Invalid."""
     address = text.strip()
     match = ADDRESS.fullmatch(address)
     if match is None or len(address) > MAX_LENGTH or len(match["local"]) > MAX_LOCAL_PART:

@@ -53,11 +53,7 @@ def key_problem(item: Recorded, life: KeyLife | None, at: datetime) -> str | Non
 
 
 def continues(event: Event, cause: Event | None) -> bool:
-    """Return True if an event continues the request of a job, which is its cause.
-
-    EcoLink approves or refuses the job when its files are ready. Then the actor is still the key of
-    the request, which may have ended.
-    """
+    """Return True if an event continues its cause, a job's request, whose key may have ended."""
     return isinstance(cause, JobRequest.JobRequested) and (cause.actor, cause.account_id) == (
         event.actor,
         event.account_id,

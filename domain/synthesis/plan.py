@@ -72,10 +72,7 @@ class SynthesisPlan(Value):
 
     @property
     def choices(self) -> SynthesisPlan:
-        """The plan without what its approval found: the rates, the deployment, and the seeds' hash.
-
-        Two approvals with equal choices are of the same form.
-        """
+        """The plan without what its approval found. Approvals of one form have equal choices."""
         generator = self.generator.model_copy(update={"deployment_id": None})
         return self.model_copy(
             update={"generator": generator, "seed_dataset_sha256": None, "rates": FREE}

@@ -239,7 +239,6 @@ def _line_size(text: str) -> int:
 
 
 def _users(*, personas: bool) -> list[tuple[str, str] | tuple[None, None]]:
-    """Return all users that an attempt can draw."""
     if not personas:
         return [(None, None)]
     return [(persona, style) for persona in PERSONAS for style in STYLES]

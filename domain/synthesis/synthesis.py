@@ -265,10 +265,7 @@ class Synthesis(Aggregate):
         self.files.append(file)
 
     def pause(self, reason: StopReason = StopReason.OWNER, status: int | None = None) -> None:
-        """Pause the generation. A paused run stays as it is.
-
-        Raise WrongState if the generation has ended.
-        """
+        """Pause the generation, unless it is paused or has ended."""
         if self.status is SynthesisStatus.PAUSED:
             return
         self._require(SynthesisStatus.GENERATING)
@@ -334,10 +331,7 @@ class Synthesis(Aggregate):
         self.status = SynthesisStatus.FAILED
 
     def stop(self) -> None:
-        """End the generation early, to review the accepted examples.
-
-        Raise WrongState if too few examples are accepted, or the generation has ended.
-        """
+        """End the generation early, with enough accepted examples, to review them."""
         if self.status not in (SynthesisStatus.GENERATING, SynthesisStatus.PAUSED):
             raise WrongState(f"The synthesis is {self.status}. Its generation has ended.")
         if self.counts.accepted < LEAST_EXAMPLES:

@@ -16,9 +16,6 @@ JITTER = 0.1
 
 
 def delay_after(failures: int, draw: Callable[[], float] = random) -> timedelta:
-    """Return the delay after this number of consecutive failures, from 1.
-
-    It doubles from 5 seconds to 5 minutes. `draw` returns a random number from 0 to 1.
-    """
+    """Return the delay after consecutive failures, doubled from 5 s to 5 min, with jitter."""
     doubled = FIRST * 2 ** min(failures - 1, 10)
     return min(doubled, LONGEST) * (1 + JITTER * (2 * draw() - 1))

@@ -81,10 +81,7 @@ class SavedCheckpoint(Value):
 
 
 def is_newer(saved: SavedCheckpoint, than: SavedCheckpoint | None) -> bool:
-    """Return True if a checkpoint was saved after another one, or if there is no other one.
-
-    A segment saves a step twice if the first save had no time for the evaluation.
-    """
+    """Return True if a checkpoint was saved after another one, maybe at the same step."""
 
     def order(each: SavedCheckpoint) -> tuple[int, int, bool]:
         return each.segment, each.step, each.eval_loss is not None
@@ -111,11 +108,7 @@ def best(saved: Iterable[E]) -> E | None:
 def superfluous(
     saved: Sequence[SavedCheckpoint], newest: int, kept_refs: Collection[str] = ()
 ) -> list[SavedCheckpoint]:
-    """Return the checkpoints to prune. `saved` is sorted from the oldest to the newest.
-
-    The job keeps the last `newest` checkpoints, the one with the lowest held-out loss, and those in
-    `kept_refs`. A checkpoint without a held-out loss is replaced by one of the same step.
-    """
+    """Return what to prune: not the last `newest`, the one of the lowest loss, or `kept_refs`."""
     replaced = {each.ref for each, later in pairwise(saved) if each.step == later.step}
     rest = [each for each in saved if each.ref not in replaced]
     kept = {each.ref for each in rest[-newest:]} | set(kept_refs)

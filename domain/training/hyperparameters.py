@@ -284,10 +284,7 @@ class Hyperparameters(BaseModel):
 
     @classmethod
     def recorded(cls, values: Mapping[str, JsonValue]) -> Hyperparameters:
-        """Return the hyperparameters of a stored job, without validation.
-
-        Stored jobs therefore stay readable if the bounds change.
-        """
+        """Return a stored job's hyperparameters, without validation: bounds may have changed."""
         modules = values["target_modules"]
         assert isinstance(modules, list)
         return cls.model_construct(None, **dict(values) | {"target_modules": tuple(modules)})
@@ -330,11 +327,7 @@ class Hyperparameters(BaseModel):
         return self.eval_steps or self.save_steps
 
     def earliest_stop(self, total_steps: int, after: int = 0) -> int:
-        """Return the first step from `after` on at which training can end, early or as planned.
-
-        The first evaluation always lowers the loss, because there is none before it. The evaluation
-        of the step `after` itself may still be missing.
-        """
+        """Return the first step from `after` on at which training can end, early or as planned."""
         if self.early_stopping_patience is None:
             return total_steps
         interval = self.evaluation_steps
@@ -342,10 +335,7 @@ class Hyperparameters(BaseModel):
         return min(total_steps, max(first, math.ceil(after / interval) * interval))
 
     def examples_per_step(self, ranks: int) -> int:
-        """Return the number of examples in a full optimizer step on all GPUs.
-
-        This number is the effective batch size.
-        """
+        """Return the effective batch size: the examples of a full step on all GPUs."""
         return self.micro_batch_size * self.gradient_accumulation * ranks
 
 

@@ -10,10 +10,7 @@ LEAST_STEPS = 5
 
 
 def smoothing_steps(total_steps: int) -> float:
-    """Return the number of steps after which the weight of a loss falls to 1/e.
-
-    It is 2% of all steps, at least 5.
-    """
+    """Return the steps after which a loss's weight falls to 1/e: 2% of all steps, at least 5."""
     return max(LEAST_STEPS, SHARE * total_steps)
 
 

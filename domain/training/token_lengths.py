@@ -88,23 +88,13 @@ class TokenLengths(Value):
         )
 
     def after_truncation(self, limit: int) -> int:
-        """Return the total tokens if each example is truncated to its first `limit` tokens.
-
-        The result is exact, except for the bucket that contains the limit. There, it is the mean of
-        the smallest and largest possible numbers. The error is below 2% of the tokens in that
-        bucket.
-        """
+        """Return the total tokens of truncated examples, within 2% in the limit's bucket."""
         if limit >= self.longest:
             return self.tokens
         return round(sum(_kept(bucket, limit) for bucket in self.buckets))
 
     def longer_than(self, limit: int) -> int:
-        """Return the number of examples with more than `limit` tokens.
-
-        The result is exact, except for the bucket that contains the limit. There, lengths are
-        assumed to be uniform around the mean. The result is at least 1 if the longest example
-        exceeds the limit.
-        """
+        """Return the number of longer examples, assuming uniform lengths in the limit's bucket."""
         if self.longest <= limit:
             return 0
         longest = self.longest
@@ -112,10 +102,7 @@ class TokenLengths(Value):
         return max(1, round(found))
 
     def quantiles(self, shares: Iterable[float], limit: int) -> list[float]:
-        """Return the quantiles of the lengths, truncated to `limit`, for ascending shares (0 to 1).
-
-        The lengths in a bucket are assumed to be uniform around its mean.
-        """
+        """Return quantiles of truncated lengths, uniform in a bucket, for ascending shares."""
         ends = list(accumulate(bucket.examples for bucket in self.buckets))
         found: list[float] = []
         for share in shares:
@@ -178,21 +165,14 @@ class LabelTokens(Value):
         return sum(each <= limit for each in self.least)
 
     def teaching(self, limit: int) -> int:
-        """Return the number of examples that keep a trainable token, exact except for one bucket.
-
-        The result is 0 only if no example keeps any.
-        """
+        """Return the examples that keep a trainable token, exact except for one bucket."""
         if not (least := self.least_teaching(limit)):
             return 0
         return max(least, self.first.examples - self.first.longer_than(limit))
 
 
 def _kept(bucket: Bucket, limit: int) -> float:
-    """Return the number of tokens of a bucket after truncation.
-
-    The number is concave as a function of the limit, so the straight line between the bucket's
-    bounds is a lower bound. The upper bound is the limit times the number of examples.
-    """
+    """Return the mean of both bounds of a bucket's tokens, which are concave in the limit."""
     if bucket.up_to <= limit:
         return bucket.tokens
     if limit <= bucket.above:

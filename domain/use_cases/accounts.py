@@ -38,11 +38,7 @@ class EcoLink:
 
     @retrying
     def grant_credit(self, account_id: UUID, amount_micros: int, reference: str) -> Account:
-        """Grant credit to an account, once for each reference.
-
-        Raise NotFound if the account does not exist, and CommandReused if the reference was used
-        for another amount.
-        """
+        """Grant credit to an account, once for each reference."""
         account = self.log.load(Account, account_id)
         account.grant_credit(amount_micros, reference)
         self.log.commit(account)
@@ -50,10 +46,7 @@ class EcoLink:
 
     @retrying
     def top_up(self, account_id: UUID, receipt: Receipt) -> Account:
-        """Add a confirmed payment to a balance, once.
-
-        Raise CommandReused if the payment was recorded for another account or amount.
-        """
+        """Add a confirmed payment to a balance, once. It must be of this account and amount."""
         account = self.log.load(Account, account_id)
         known = self.log.find(Payment, payment_id(receipt.provider, receipt.reference))
         if known is not None:
@@ -66,10 +59,7 @@ class EcoLink:
 
     @retrying
     def set_budget(self, account_id: UUID, name: BudgetName, limit_micros: int) -> Account:
-        """Limit the charges of an account, or of one of its API keys.
-
-        Raise NotFound if the account has no such key, and Invalid unless the limit is above 0.
-        """
+        """Limit the charges of an account, or of one of its API keys."""
         account = self.log.load(Account, account_id)
         self._require_key(account_id, name.key_id)
         account.set_budget(name, limit_micros, self._spent(account, name))
@@ -97,10 +87,7 @@ class EcoLink:
 
     @retrying
     def suspend(self, account_id: UUID, reason: SuspensionReason) -> Account:
-        """Suspend an account. The scheduler pauses its jobs, and serving stops its deployments.
-
-        Raise NotFound if the account does not exist, and WrongState unless its role is `owner`.
-        """
+        """Suspend an owner. The scheduler pauses its jobs, and serving stops its deployments."""
         account = self.log.load(Account, account_id)
         account.suspend(reason)
         self.log.commit(account)
@@ -128,12 +115,7 @@ class EcoLink:
     def issue_key(
         self, account_id: UUID, wanted: KeyRequest = KeyRequest(), issuer: Rights | None = None
     ) -> tuple[ApiKey, str]:
-        """Issue an API key. Return the key and its secret, which EcoLink does not store.
-
-        `issuer` has the rights of the key that issues it, or None for the operator of the host.
-        Raise Invalid for rights that the account, its role or the issuer does not have, and
-        Suspended for a suspended account.
-        """
+        """Return a new key and its secret. `issuer` has the rights of the issuing key, if any."""
         account = self.log.load(Account, account_id)
         account.require_active()
         rights = wanted.granted(account.role, issuer, current_cause().now)
@@ -151,10 +133,7 @@ class EcoLink:
         return key
 
     def authenticate(self, secret: str) -> ApiKey | None:
-        """Return the key with this secret, or None if it does not exist or was revoked.
-
-        The key may have expired.
-        """
+        """Return the key with this secret, maybe expired, or None if unknown or revoked."""
         return self.unrevoked_key(api_key_id(secret_sha256(secret)))
 
     def unrevoked_key(self, key_id: UUID) -> ApiKey | None:
@@ -202,10 +181,7 @@ class EcoLink:
 
     @retrying
     def ignore_tools(self, account_id: UUID, dataset_id: UUID) -> Dataset:
-        """Confirm that jobs may ignore the tool definitions of a dataset.
-
-        Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
-        """
+        """Confirm that jobs may ignore the tool definitions of a valid dataset."""
         dataset = self.log.find(Dataset, dataset_id)
         if dataset is None or dataset.account_id != account_id:
             raise _unknown_dataset(dataset_id)

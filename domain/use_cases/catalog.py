@@ -73,10 +73,7 @@ def gpu_type_change(name: str, fields: Mapping[str, object]) -> Change:
 
 
 def missing_fields(catalog: Catalog, name: str, fields: Mapping[str, object]) -> list[str]:
-    """Return the fields, sorted, that a GPU type still needs. An existing type needs none.
-
-    Operators enter `micros_per_hour` as `price`.
-    """
+    """Return the fields, sorted, that a new GPU type still needs. `price` stands for its micros."""
     if name in catalog.gpu_types:
         return []
     required = {name for name, field in GpuType.model_fields.items() if field.is_required()}
@@ -96,10 +93,7 @@ def region_change(name: str, title: str) -> Change:
 
 
 def base_change(log: EventLog, name: str, fields: Mapping[str, object]) -> Change:
-    """Return a change that lists an imported base model, or sets fields of a listed one.
-
-    It raises Invalid if the base model is neither listed nor imported.
-    """
+    """Return a change that lists an imported base model, or sets fields of a listed one."""
 
     def change(catalog: Catalog) -> None:
         existing = catalog.bases.get(name) or new_listing(log, name)

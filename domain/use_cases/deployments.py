@@ -73,11 +73,7 @@ class Deploying:
 
     @retrying
     def deploy_model(self, account_id: UUID, job_id: UUID) -> Deployment:
-        """Deploy the model of a job.
-
-        Raise WrongState if the job has no model, or its base model is not served. Raise Suspended
-        for a suspended account.
-        """
+        """Deploy the model of a job, if it has one and its base model is served."""
         self.log.load(Account, account_id).require_active()
         job = self._own_job(account_id, job_id)
         require_base(self.log, job)
@@ -211,11 +207,7 @@ def why_not_served(log: EventLog, name: str, manifest_sha256: str) -> str | None
 
 
 def deployed_refs(log: EventLog, job: Job) -> frozenset[str]:
-    """Return the artifact prefixes of the job's checkpoints that have a deployment.
-
-    EcoLink keeps these checkpoints until they are undeployed. The result includes checkpoints that
-    failed to deploy, because they can be deployed again.
-    """
+    """Return the artifacts of deployed checkpoints, and of failed ones, which can be retried."""
     ids = [deployment_id(job.account_id, name) for name in _checkpoint_names(job)]
     deployments = [log.find(Deployment, each) for each in ids]
     return frozenset(

@@ -110,7 +110,6 @@ class Erasing:
 
     @retrying
     def _end_job(self, job_id: UUID) -> None:
-        """Cancel an unfinished job, and delete the model of a finished one."""
         job = self.log.load(Job, job_id)
         if job.model is not None:
             job.delete_model()

@@ -54,10 +54,7 @@ class Exporting:
 
     @retrying
     def push(self, push_id: UUID, export: Export) -> HubPush:
-        """Push a ready export to a hub. The same ID returns the same push.
-
-        Raise WrongState if the export is not ready, and Suspended for a suspended account.
-        """
+        """Push a ready export to a hub. The same ID returns the same push."""
         self.log.load(Account, export.account_id).require_active()
         if export.files is None:
             raise WrongState("The export is not ready. Wait until it is.")
@@ -69,10 +66,7 @@ class Exporting:
 
     @retrying
     def stop_push(self, account_id: UUID, job_id: UUID, push_id: UUID) -> None:
-        """Stop a pending push of the model of a job.
-
-        Raise NotFound if the model has no such push, and WrongState if it has completed or failed.
-        """
+        """Stop a push of a job's model that has not ended."""
         push = self.log.find(HubPush, push_id)
         if push is None or (push.account_id, push.job_id) != (account_id, job_id):
             raise NotFound(

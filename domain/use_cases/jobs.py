@@ -91,11 +91,7 @@ class Launching:
 
     @retrying
     def approve_requested(self, job_id: UUID, choices: Choices) -> None:
-        """Approve the job of an open request. The job is queued for GPUs.
-
-        `choices` are those of the request, with a region and GPU type if the request omitted them.
-        Raise SpendingLimitReached and InsufficientBalance as `approve` does.
-        """
+        """Approve the job of an open request. `choices` complete those of the request."""
         request = self._request_for(job_id)
         if request is None or not request.is_open:
             return
@@ -110,10 +106,7 @@ class Launching:
     def request(
         self, account_id: UUID, command_key: str, choices: Choices, order: Order
     ) -> JobRequest:
-        """Request a job whose files are not ready yet, once for each command key.
-
-        Raise Suspended for a suspended account.
-        """
+        """Request a job whose files are not ready yet, once for each command key."""
         job_id = created_id(account_id, "job", command_key)
         if self.made_before(account_id, command_key, order.request_sha256) is None:
             self.log.load(Account, account_id).require_active()
@@ -144,10 +137,7 @@ class Launching:
     def made_before(
         self, account_id: UUID, command_key: str, request_sha256: str | None
     ) -> UUID | None:
-        """Return the ID of the job that this command created or requested before, or None.
-
-        Raise CommandReused if the earlier request was different.
-        """
+        """Return the job of this command, or None. Raise CommandReused for another request."""
         job_id = created_id(account_id, "job", command_key)
         existing = self.log.find(Job, job_id) or self._request_for(job_id)
         if existing is None:
@@ -207,10 +197,7 @@ class Launching:
     def change_max_cost(
         self, account_id: UUID, job_id: UUID, max_cost_micros: int | Literal["estimate"] | None
     ) -> Job:
-        """Change the maximum cost of a job in micro-dollars. None removes it.
-
-        `estimate` is the upper bound of the approved estimate.
-        """
+        """Change or remove (None) the maximum cost. `estimate`: the estimate's upper bound."""
 
         def command(job: Job) -> None:
             wanted = max_cost_micros
@@ -303,11 +290,7 @@ class Launching:
 
 
 def _require_same(existing: Job, choices: Choices, order: Order) -> None:
-    """Raise CommandReused if the job was approved with other choices or another order.
-
-    If the order has the hash of a request, compare only the hashes, because EcoLink may have chosen
-    the GPUs.
-    """
+    """Raise CommandReused for another request: compare hashes, or else choices and order."""
     same = existing.order == order
     if order.request_sha256 is None:
         same = same and existing.plan.choices == choices.recorded

@@ -85,7 +85,6 @@ class Paying:
         return payment
 
     def _ended(self, payment: CardPayment, failure: CardFailure | None) -> list[AutoTopUp]:
-        """Return the automatic top-ups that an automatic payment ends."""
         if not payment.automatic:
             return []
         top_ups = self.log.load(AutoTopUp, auto_top_up_id(payment.account_id))

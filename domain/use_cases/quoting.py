@@ -158,11 +158,7 @@ class Quoting:
         return replace(quote, plan=quote.plan.model_copy(update={"start": start}))
 
     def resolved(self, account_id: UUID, choices: Choices) -> Choices:
-        """Return the choices with all target modules and the shape of a continued adapter.
-
-        Raise NotFound if the job continues an unknown model, Invalid if the choices set another
-        shape than its adapter has, and Invalid or WrongState if no job can use the base model.
-        """
+        """Return the choices with all target modules and the shape of a continued adapter."""
         fields, name = choices.hyperparameters, choices.base_model
         if is_fine_tuned(name):
             fields = self.continued_shape(fields, self.parent(account_id, name).plan, name)
@@ -211,7 +207,6 @@ class Quoting:
         return job
 
     def _continued(self, account_id: UUID, choices: Choices) -> tuple[Start, BaseModel, Choices]:
-        """Return the start of a job that continues a model, its base model, and its choices."""
         start = self._start(account_id, choices.base_model)
         base = self.base_of(account_id, choices.base_model)
         return start, base, self.resolved(account_id, choices)
@@ -532,10 +527,7 @@ def _work(
 
 
 def _require_trainable(work: Work) -> None:
-    """Raise Invalid if truncation leaves too few examples with trainable tokens.
-
-    Without a validation dataset, a job needs one example to train on and one held-out example.
-    """
+    """Raise Invalid if truncation leaves too few examples to train on and to hold out."""
     limit, context = work.sequence_length, work.shape.context_length
     if work.validation is None:
         require_trainable(work.lengths, limit, context, 2)
@@ -547,7 +539,6 @@ def _require_trainable(work: Work) -> None:
 def _lengths(
     dataset: Dataset, base_model: str, sha256: str, want: WantCount, field: str = "dataset"
 ) -> TokenLengths:
-    """Return the token lengths for a revision of a base model, or raise a DomainError."""
     name = field.replace("_", " ")
     if (reason := dataset.why_uncountable(base_model, sha256)) is not None:
         raise Invalid(

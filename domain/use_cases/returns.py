@@ -103,7 +103,6 @@ class Returning:
         return payment, self.log.load(Account, payment.account_id)
 
     def _stopped(self, account_id: UUID) -> list[AutoTopUp]:
-        """Return the automatic top-ups of an account, turned off."""
         known = self.log.find(AutoTopUp, auto_top_up_id(account_id))
         if known is None:
             return []

@@ -80,11 +80,7 @@ class Synthesizing:
     def resume(
         self, account_id: UUID, synthesis_id: UUID, max_cost_micros: int | None
     ) -> Synthesis:
-        """Continue a paused generation, with another maximum cost if one is given.
-
-        Raise Suspended for a suspended account, Invalid for a maximum cost that is used up, and
-        InsufficientBalance if the balance is below what is left of the range and the maximum cost.
-        """
+        """Continue a paused generation that the balance pays, maybe with a new maximum cost."""
 
         def command(found: Synthesis) -> None:
             account = self.log.load(Account, account_id)

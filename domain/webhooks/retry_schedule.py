@@ -24,10 +24,7 @@ JITTER = 0.1
 
 
 def delay_after(attempts: int, draw: Callable[[], float] = random) -> timedelta | None:
-    """Return the delay after this number of failed attempts, or None after the last one.
-
-    `draw` returns a random number from 0 to 1.
-    """
+    """Return the delay, with jitter, after this number of attempts, or None after the last one."""
     if attempts >= ATTEMPTS:
         return None
     return DELAYS[attempts - 1] * (1 + JITTER * (2 * draw() - 1))

@@ -21,11 +21,7 @@ def new_signing_secret() -> str:
 def signed_headers(
     signing_secrets: Sequence[str], message_id: str, sent_at: datetime, body: str
 ) -> dict[str, str]:
-    """Return the headers of a request, with one signature for each secret.
-
-    `sent_at` is the real time in UTC, because receivers refuse signatures that are older than five
-    minutes.
-    """
+    """Return the headers with a signature per secret. `sent_at`: receivers refuse old ones."""
     signatures = (Webhook(each).sign(message_id, sent_at, body) for each in signing_secrets)
     return {
         "webhook-id": message_id,
