@@ -26,11 +26,7 @@ class Evidence(BaseModel):
 
 
 def elapsed_seconds(shown_seconds: float, bound_at: datetime | None, now: datetime) -> int:
-    """Return the whole seconds that a segment has run.
-
-    The result is the smaller of the reported time and the time since `bound_at`, so that a clock
-    jump bills nothing. It is 0 if the segment has no pod, or if `bound_at` is after `now`.
-    """
+    """Return the smaller of the reported time and the time since `bound_at`, at least 0."""
     if bound_at is None:
         return 0
     return int(max(0.0, min(shown_seconds, (now - bound_at).total_seconds())))

@@ -96,7 +96,6 @@ class Metering:
         return self._limited(event.originator_id)
 
     def _limited(self, job_id: UUID, unsaved: Sequence[Meter] = ()) -> Sequence[Meter]:
-        """Return the open meter of the newest segment with its new limit, if there is one."""
         job = self._log.load(Job, job_id)
         meter = self._log.find(Meter, meter_id(job.id, job.segment))
         if meter is None or meter.closed:
@@ -105,7 +104,6 @@ class Metering:
         return [meter]
 
     def _limit_micros(self, job: Job, segment: int, unsaved: Sequence[Meter] = ()) -> int | None:
-        """Return the highest charge for a segment that the job's maximum cost leaves."""
         if job.max_cost_micros is None:
             return None
         spent = committed_micros(self._log, job.id, segment - 1, unsaved)

@@ -122,7 +122,6 @@ class Reconciliation:
         return found
 
     def _record(self, step: Callable[[], object], now: datetime) -> bool:
-        """Record a refund or dispute. Raise ProviderUnavailable."""
         try:
             with because(Cause("service:billing", f"search:{uuid4()}", now)):
                 step()

@@ -111,10 +111,7 @@ class Ticker:
         return Cause("service:billing", f"tick:{uuid4()}", self._clock.now())
 
     def _follow(self, connection: Connection) -> datetime:
-        """Apply the new events of the log. Return the time.
-
-        If the time jumps back, check all accounts, because their next checks are at fixed times.
-        """
+        """Apply the log's new events. Return the time. If it jumps back, check all accounts."""
         now = self._clock.at(self._open.follow(connection))
         if self._time is not None and now < self._time:
             for each in self._open:
@@ -172,7 +169,6 @@ class Ticker:
     def _unsaved(
         self, connection: Connection, accounts: Sequence[OpenAccount], now: datetime
     ) -> Iterator[Settlement]:
-        """Settle the accounts that are due, and yield those with events to save."""
         needed = [id for each in accounts for id in each.streams]
         self._streams.refresh(connection, needed, self._open.position)
         shown = _evidence(connection, [each for of in accounts for each in of.meters.values()])
@@ -266,13 +262,11 @@ def _batches(settlements: Iterable[Settlement]) -> Iterator[list[Settlement]]:
 
 
 def _names(batch: Sequence[Settlement]) -> str:
-    """Return a description of the accounts of a save, for messages."""
     first = batch[0].opened.id
     return f"account {first}" if len(batch) == 1 else f"{len(batch)} accounts from {first}"
 
 
 def _next_step(waiting: deque[OpenAccount]) -> list[OpenAccount]:
-    """Remove accounts with about STEP_METERS meters from a queue, and return them."""
     step, meters = [], 0
     while waiting and meters < STEP_METERS:
         step.append(waiting.popleft())

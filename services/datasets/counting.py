@@ -77,7 +77,6 @@ class Counting(LimitedWork[Pair]):
         return lambda dataset: dataset.refuse_tokens(name, sha256, example, reason)
 
     def _counted(self, dataset: Dataset, base_ref: str) -> dict[str, Any]:
-        """Return the result of the worker. Raise its errors and those of the store."""
         with tempfile.TemporaryDirectory() as directory:
             base = Path(directory) / "base"
             base.mkdir()

@@ -62,10 +62,7 @@ def _message_span(text: str, position: int) -> Span:
 
 
 def _fields(text: str) -> dict[str, Span]:
-    """Return the spans of the values of a JSON object by key.
-
-    Raise ValueError or IndexError if the text is malformed.
-    """
+    """Return the spans of a JSON object's values by key, or raise ValueError or IndexError."""
     fields: dict[str, Span] = {}
     at = _after_space(text, _after_space(text, 0) + 1)
     while text[at] != "}":
@@ -91,7 +88,6 @@ def _items(text: str, value: Span) -> list[Span]:
 
 
 def _next(text: str, end: int) -> int:
-    """Return the start of the next value or of the closing bracket."""
     at = _after_space(text, end)
     return _after_space(text, at + 1) if text[at] == "," else at
 

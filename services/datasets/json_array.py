@@ -82,7 +82,6 @@ def array_rows(chunks: Iterable[bytes], max_element_bytes: int) -> Iterator[Row]
 
 
 def _element(source: _Text, number: int, max_bytes: int) -> bytes:
-    """Return the text of the next element."""
     source.next_sign()
     while True:
         try:

@@ -25,10 +25,7 @@ REASONS = {
 
 
 def decode(line: bytes) -> str:
-    """Return the text of a line.
-
-    If it is not UTF-8, raise Refused (bad_utf8) with the byte offset of the error.
-    """
+    """Return the text of a line, or raise Refused (bad_utf8) with the byte offset of the error."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:

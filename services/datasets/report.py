@@ -128,10 +128,7 @@ STOPPED = {
 
 
 def stopped(exceeded: Exceeded | None, lines: int, bytes: int) -> Report:
-    """Return the report of a validation that exceeded a limit or, if `exceeded` is None, failed.
-
-    `lines` and `bytes` count the input that was read until then.
-    """
+    """Return the report of a validation that exceeded a limit or, without one, failed."""
     message = (
         f"The validation {STOPPED[exceeded]} after line or row {lines:,}. Shorten or remove the "
         "following ones, or split the file."

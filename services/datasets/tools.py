@@ -58,7 +58,6 @@ def read_tools(value: dict[str, Any]) -> tuple[list[dict[str, Any]], Tools]:
 
 
 def _read(tool: Any, position: int) -> tuple[str, Matches]:
-    """Return the name of a tool, and the check of its arguments."""
     if not isinstance(tool, dict) or tool.get("type") != "function":
         raise _bad(f'Tool {position} needs the "type" "function". Add it, or remove the tool.')
     function = tool.get("function")

@@ -240,7 +240,6 @@ class _Validation:
 
     @property
     def _kind(self) -> DatasetKind:
-        """Kind of the dataset, which its columns decide."""
         pairs = self._columns is not None and Role.CHOSEN in self._columns
         return DatasetKind.PREFERENCES if pairs else DatasetKind.CHATS
 
@@ -364,7 +363,6 @@ class _Validation:
             )
 
     def _content(self, row: Row) -> bytes:
-        """Return the text of a row for an excerpt."""
         if row.text is not None:
             return row.text.removeprefix(BYTE_ORDER_MARK) if self.lines == 1 else row.text
         try:

@@ -62,7 +62,6 @@ def _validate(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
 
 
 def _filtering(request: dict[str, Any], choices: Choices) -> Choices:
-    """Return the choices of a validation that filters the examples of another dataset."""
     without_unused_libraries()
     from domain.datasets.filters import Filters
     from services.datasets.line_numbers import LineNumbers

@@ -48,10 +48,7 @@ class Match(NamedTuple):
 
 
 def normalized(text: str) -> str:
-    """Return a text in lower case, with compatible characters and single spaces.
-
-    Punctuation at the ends of words is kept, because 5-grams are tolerant of it.
-    """
+    """Return a text in lower case, with compatible characters and single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -88,10 +85,7 @@ class TextIndex:
         return self._find(_digest(plain), _sketch(plain))[0]
 
     def find_or_add(self, key: int, text: str) -> Match | None:
-        """Return the text in the index that a text resembles, or add it and return None.
-
-        A full index adds nothing.
-        """
+        """Return the similar text in the index, or add this one unless the index is full."""
         plain = normalized(text)
         digest, sketch = _digest(plain), _sketch(plain)
         found, is_crowded = self._find(digest, sketch)
@@ -103,7 +97,6 @@ class TextIndex:
         return found
 
     def _find(self, digest: bytes, sketch: RMinHash | None) -> tuple[Match | None, bool]:
-        """Return the most similar text, and whether there are too many candidates."""
         if (key := self._exact.get(digest)) is not None:
             return Match(key, 1.0), False
         if sketch is None:

@@ -32,11 +32,7 @@ def said_in(example: dict[str, Any]) -> Iterator[str]:
 
 
 def dialogue_of(example: dict[str, Any]) -> str:
-    """Return what users, assistants and tools say, and the tool calls, as one text to compare.
-
-    Examples of one dataset often share system prompts and tool definitions, so these say nothing
-    about duplicates.
-    """
+    """Return all but system prompts and tool definitions, which many examples share."""
     calls = (
         _written(call["function"])
         for message in messages_of(example)
@@ -60,10 +56,7 @@ def last_answer(example: dict[str, Any]) -> str | None:
 
 
 def texts_of(example: dict[str, Any]) -> Iterator[str]:
-    """Yield all texts of the messages: contents, names, and strings in arguments of calls.
-
-    Definitions of tools are not among them, because developers write them.
-    """
+    """Yield contents, names and call arguments, but no tool definitions, which developers write."""
     for message in messages_of(example):
         yield message["content"]
         if "name" in message:

@@ -98,7 +98,6 @@ class Analysis:
             self._collect(kind, where, [answer or ""], spans)
 
     def _personal_data(self, example: dict[str, Any], spans: SpansOf, where: Found) -> None:
-        """Add the personal data of an example."""
         counts: dict[Finding, int] = {}
         shown: dict[Finding, Sample] = {}
         for text in texts_of(example):
@@ -198,7 +197,6 @@ class Analysis:
         like: int | None = None,
         language: str | None = None,
     ) -> None:
-        """Add a finding that shows no text of the example."""
         where = Found(number, self._lines.line_of(number))
         sample = Sample(
             line=where.line,

@@ -129,7 +129,6 @@ def _missing(side: Side, counts: Counter[bytes]) -> Iterator[_Lone]:
 def _pairs(
     before: list[_Lone], after: list[_Lone], parts: tuple[str, ...]
 ) -> list[tuple[int, int]]:
-    """Return the numbers of an old and a new example of which one part is equal."""
     pairs: list[tuple[int, int]] = []
     used: set[int] = set()
     left = after

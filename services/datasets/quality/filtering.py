@@ -51,7 +51,6 @@ class Filtering:
         self.masked = 0
 
     def __call__(self, content: bytes) -> bytes | None:
-        """Return the example in its new form, or None if a filter removes it."""
         example: dict[str, Any] = json.loads(content)
         self._number += 1
         reason = self._reason(example)

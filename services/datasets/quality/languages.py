@@ -21,10 +21,7 @@ class Languages:
         self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
     def of(self, text: str) -> str:
-        """Return the code of a text's language (ISO 639-1), or UNKNOWN.
-
-        It is unknown if the text has few letters, or if the probability is low.
-        """
+        """Return a language (ISO 639-1), or UNKNOWN for few letters or a low probability."""
         start = text[:MOST_CHARACTERS]
         if sum(map(str.isalpha, start)) < LEAST_LETTERS:
             return UNKNOWN

@@ -63,10 +63,7 @@ def placeholder(span: Span) -> str:
 
 
 def start_of(texts: Iterable[tuple[str, Sequence[Span]]], limit: int = 120) -> str:
-    """Return the start of texts on one line, with all personal data hidden.
-
-    Each text comes with all its spans.
-    """
+    """Return the start of texts on one line, with all personal data (their spans) hidden."""
     shown = ""
     for text, spans in texts:
         hidden = masked(text[: 4 * limit], _within(spans, 4 * limit), tuple(Finding))

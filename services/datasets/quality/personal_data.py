@@ -272,7 +272,6 @@ class Recognizers:
 
 
 def _has_context(recognizer: LocalRecognizer, text: str, start: int) -> bool:
-    """Return True if a word of a recognizer's context is before a position in a text."""
     words = CONTEXT.get(recognizer.supported_entities[0], recognizer.context or ())
     before = text[max(0, start - CONTEXT_CHARACTERS) : start].casefold()
     return any(re.search(rf"\b{re.escape(word.casefold())}\b", before) for word in words)
