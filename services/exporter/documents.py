@@ -146,11 +146,7 @@ def _gguf(file: str) -> str:
 
 
 def _sections(trained: str | None) -> str:
-    """Return the sections of the adapter's card that a public card may have.
-
-    The others contain the cost and the region of the job. They are also in provenance.json, which
-    a push can leave out.
-    """
+    """Return the sections that a public card may have: those without the job's cost and region."""
     sections = f"\n{trained or ''}".split("\n## ")[1:]
     kept = [each for each in sections if each.partition("\n")[0] in SECTIONS]
     return "".join(f"## {each.rstrip()}\n\n" for each in kept)

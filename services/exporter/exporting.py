@@ -202,7 +202,6 @@ class Exports:
         return run(WORKER, request, limits, partial(self._report, export, total))
 
     def _report(self, export: Export, total: int, progress: dict[str, int]) -> None:
-        """Store the progress. Raise Final if the export was deleted meanwhile."""
         with self._pool.connection() as connection:
             done = min(progress["bytes"], total)
             set_export_progress(connection, export.id, done, total)
@@ -210,7 +209,6 @@ class Exports:
             raise Final("deleted", "The export was deleted.")
 
     def _local_base(self, ref: str) -> Path:
-        """Return a directory with the base model. Raise Final if it is missing or damaged."""
         try:
             return self._artifacts.local_directory(ref, self._options.cache / MODELS)
         except FileNotFoundError as error:
@@ -219,10 +217,7 @@ class Exports:
             raise Final("base_damaged", f"The base is damaged: {error}") from error
 
     def _fetch_adapter(self, source: ExportSource, manifest: Manifest, target: Path) -> None:
-        """Copy the adapter, with its model card and provenance.
-
-        The manifest of a promoted checkpoint does not have the latter two.
-        """
+        """Copy the adapter, and the model card and provenance if its manifest has them."""
         try:
             self._artifacts.get_directory(source.adapter_ref, target)
         except ArtifactCorrupt as error:
@@ -233,7 +228,6 @@ class Exports:
                 (target / name).write_bytes(self._artifacts.get(ref))
 
     def _require(self, ref: str, manifest_sha256: str, what: str) -> Manifest:
-        """Return a manifest. Raise Final if it is missing or differs from the log."""
         try:
             manifest = self._artifacts.manifest(ref)
         except FileNotFoundError as error:
@@ -245,11 +239,7 @@ class Exports:
         return manifest
 
     def _require_space(self, base: Manifest, adapter: Manifest) -> None:
-        """Raise NoSpace if a disk lacks space for the files.
-
-        These are the export, the adapter, and a copy of a base model that is only in a remote
-        store.
-        """
+        """Raise NoSpace unless the disks have space for the export and all that it copies."""
         needed = [(self._options.scratch, base.total_bytes + adapter.total_bytes)]
         copies = self._options.cache / MODELS
         if self._artifacts.root is None and not (copies / base.sha256).exists():

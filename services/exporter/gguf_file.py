@@ -113,7 +113,6 @@ def _name(names: TensorNameMap, name: str) -> str:
 
 
 def _kind(each: TensorShape, kind: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the type in which a tensor is stored."""
     if len(each.shape) == 1:
         return GGMLQuantizationType.F32
     block, _ = GGML_QUANT_SIZES[kind]
@@ -123,7 +122,6 @@ def _kind(each: TensorShape, kind: GGMLQuantizationType) -> GGMLQuantizationType
 def _announce(
     writer: GGUFWriter, name: str, shape: tuple[int, ...], kind: GGMLQuantizationType
 ) -> None:
-    """Add the name, shape and type of a tensor, which precede all data."""
     if kind is GGMLQuantizationType.Q8_0:
         block, size = GGML_QUANT_SIZES[kind]
         stored = (*shape[:-1], shape[-1] // block * size)
@@ -146,10 +144,7 @@ def _arranged(tensor: Tensor, name: str, config: PretrainedConfig, architecture:
 
 
 def _permuted(tensor: Tensor, heads: int) -> Tensor:
-    """Interleave the two halves of each head's rows, which llama.cpp rotates in pairs.
-
-    Source: `permute` in llama.cpp's convert_hf_to_gguf.py.
-    """
+    """Interleave the halves of each head's rows, as in llama.cpp's convert_hf_to_gguf.py."""
     shape = (heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
     return tensor.reshape(shape).transpose(1, 2).reshape(tensor.shape)
 
@@ -169,7 +164,6 @@ def _chunks(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _finite(part: Tensor, name: str, kind: GGMLQuantizationType) -> np.ndarray[Any, Any]:
-    """Convert rows. Raise CannotConvert if a value exceeds the range of the type."""
     if kind is GGMLQuantizationType.Q8_0:
         scales = part.unflatten(-1, (-1, 32)).abs().amax(-1) / 127
         if not torch.isfinite(scales.half()).all():
@@ -188,7 +182,6 @@ def _describe(
     kind: GGMLQuantizationType,
     facts: Mapping[str, str],
 ) -> None:
-    """Add the name, origin and dimensions of the model."""
     for key, value in facts.items():
         writer.add_string(key, value)
     writer.add_context_length(config.max_position_embeddings)

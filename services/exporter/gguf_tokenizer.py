@@ -70,7 +70,6 @@ def chat_template_of(directory: Path) -> str | list[dict[str, str]] | None:
 def _tokens(
     description: dict[str, Any], directory: Path, vocab_size: int
 ) -> tuple[list[str], list[TokenType]]:
-    """Return the text and type of each row of the embedding."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     by_id = {id: text for text, id in tokenizer.get_vocab(with_added_tokens=True).items()}
     added = {each["id"]: each for each in description.get("added_tokens") or ()}

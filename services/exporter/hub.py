@@ -124,7 +124,6 @@ def _failure(error: Exception) -> dict[str, Any] | None:
 
 
 def _refusal(status: int, sentence: str) -> dict[str, Any]:
-    """Return the failure that a response of the hub reports."""
     if status in CODES:
         return {"code": CODES[HTTPStatus(status)], "message": sentence, "final": True}
     if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in (
@@ -138,7 +137,6 @@ def _refusal(status: int, sentence: str) -> dict[str, Any]:
 
 
 def _sentence(error: Exception) -> str:
-    """Return the last line of an error of the client, which is that of the server."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1][:500] if lines else type(error).__name__
 

@@ -61,7 +61,6 @@ class MergedWeights:
     """
 
     def __init__(self, base: Path, adapter: Path) -> None:
-        """Read the names and shapes. Raise CannotMerge if the adapter targets unknown tensors."""
         self._base = base
         self._file_of = _files(base)
         config = LoraConfig.from_pretrained(str(adapter))
@@ -95,10 +94,7 @@ class MergedWeights:
         return sorted(found, key=lambda each: each.name)
 
     def tensor(self, name: str) -> Tensor:
-        """Return one tensor, merged if the adapter changes it.
-
-        Raise CannotMerge if the shapes do not fit, or the result is not finite.
-        """
+        """Return one tensor, merged if the adapter changes it, or raise CannotMerge."""
         with safe_open(self._base / self._file_of[name], framework="pt") as opened:
             weight = opened.get_tensor(name).clone()  # otherwise, it keeps the whole file mapped
         module = name.removesuffix(WEIGHT)
@@ -144,7 +140,6 @@ class MergedWeights:
         return config
 
     def _fill(self, module: str, layer: LoraLayer) -> None:
-        """Load the adapter's tensors into a layer."""
         with safe_open(self._adapter, framework="pt") as opened, torch.no_grad():
             for part, name in self._parts[module].items():
                 value = opened.get_tensor(name)
@@ -165,7 +160,6 @@ class MergedWeights:
 
 
 def _files(base: Path) -> dict[str, str]:
-    """Return the file of each tensor of a base model."""
     index = base / BASE_INDEX
     if index.exists():
         return json.loads(index.read_bytes())["weight_map"]
@@ -174,11 +168,7 @@ def _files(base: Path) -> dict[str, str]:
 
 
 def _parts(adapter: Path) -> dict[str, dict[str, str]]:
-    """Return the adapter's tensors by module and kind, such as lora_A.
-
-    The tensors of a module are `….lora_A.weight`, `….lora_B.weight` and, with DoRA,
-    `….lora_magnitude_vector`. Raise CannotMerge for any other tensor.
-    """
+    """Return the adapter's tensors by module and kind, such as lora_A, or raise CannotMerge."""
     found: dict[str, dict[str, str]] = {}
     with safe_open(adapter, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118  # the file is no mapping

@@ -154,7 +154,6 @@ def _write_gguf(
 
 
 def _damaged(base: Path, files: list[dict[str, str]], progress: Progress) -> str | None:
-    """Return the first file of the base model that differs from its hash, or None."""
     for file in files:
         path = base / file["path"]
         if not path.is_file() or _sha256(path, progress.add) != file["sha256"]:

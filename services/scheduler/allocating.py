@@ -63,10 +63,7 @@ class Allocation:
         return [self._pool, *jobs]
 
     def _next_claim(self) -> Claim | None:
-        """Return a claim that the pool can never serve, or else the first one if it fits.
-
-        The former would block the queue forever.
-        """
+        """Return a claim that would block the queue forever, or else the first one if it fits."""
         return self._pool.next_hopeless(self._skipped) or self._pool.next_fitting(self._skipped)
 
     def _serve_claim(self, claim: Claim, job: Job, shortfall: PauseReason | None) -> None:

@@ -55,11 +55,7 @@ CACHED_AGGREGATES = 1000
 
 
 def run(settings: Settings) -> None:
-    """Wait until no other scheduler runs, then schedule until SIGTERM.
-
-    Raise RuntimeError without a valid ECOLINK_NATS_TRAINER_SEED or, on S3, without
-    ECOLINK_ARTIFACTS_ROLE, and if ECOLINK_NATS_CA does not suit the URL of trainers.
-    """
+    """Schedule until SIGTERM, as the only scheduler. Raise RuntimeError for invalid settings."""
     required_issuer(settings)
     if settings.trainer_nats_url is not None:
         tls_context(settings.trainer_nats_url, nats_authority(settings))

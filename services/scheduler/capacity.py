@@ -48,10 +48,7 @@ def capacity_changes(log: EventLog, launcher: Launcher) -> Sequence[GpuPool]:
 
 
 def offer_capacity(log: EventLog, clock: Clock, launcher: Launcher) -> None:
-    """Update and save the pools.
-
-    The scheduler calls this at start and then periodically, as machines may join or leave.
-    """
+    """Update and save the pools, at start and then periodically: machines may join or leave."""
 
     def attempt() -> None:
         command_id = f"capacity:{clock.now().isoformat()}"

@@ -42,10 +42,7 @@ class ControlChannel:
             self._send(last, {"paid_seconds": paid_seconds, "jwt": jwt or last.jwt})
 
     def renew_store(self, job_id: UUID, segment: int, credentials: StoreCredentials) -> None:
-        """Send renewed keys of the artifact store, with the last paid seconds.
-
-        Ignore a segment for which no paid seconds are known. Its next lease makes them known.
-        """
+        """Send renewed keys with the last paid seconds, or wait for the next lease."""
         with self._sending:
             last = self._sent.get((job_id, segment))
             if last is not None:
@@ -71,11 +68,7 @@ class ControlChannel:
         return len(self._sent) + len(self._answered)
 
     def forget(self, job_id: UUID, segment: int) -> None:
-        """Drop the last message of a segment whose pod was removed.
-
-        The event loop calls this. It takes no lock, because a sender holds the lock while it waits
-        for the event loop.
-        """
+        """Drop a removed pod's last message, without a lock that waits for this event loop."""
         self._sent.pop((job_id, segment), None)
 
     def _last(self, job_id: UUID, segment: int) -> Control:

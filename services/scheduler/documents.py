@@ -58,12 +58,7 @@ def document(
 def document_promoted(
     log: EventLog, artifacts: Artifacts, job: Job, event: events.AdapterPromoted
 ) -> None:
-    """Write the model card and provenance of a promoted checkpoint.
-
-    The event pins the manifest of the checkpoint, so this function does not change it. It derives
-    the two files from the log, so the same event results in the same bytes. Raise FileNotFoundError
-    if a file is missing, and ArtifactCorrupt if one is damaged.
-    """
+    """Write the two documents of a promoted checkpoint, but not into its pinned manifest."""
     ref = event.adapter_ref
     stored = _stored(artifacts, ref, event.manifest_sha256)
     before = log.events.get(job.id, lte=event.originator_version - 1)
@@ -154,14 +149,12 @@ def _upload_of(dataset: Dataset) -> str | None:
 
 
 def _events(log: EventLog, job: Job) -> Iterator[object]:
-    """Yield the saved events of a job, and then its pending events."""
     pending = list(job.pending_events)
     yield from log.events.get(job.id, lte=job.version - len(pending))
     yield from pending
 
 
 def _environment(artifacts: Artifacts, ref: str, stored: Manifest) -> TrainingEnvironment | None:
-    """Return the environment that the trainer recorded, or None."""
     file = next((file for file in stored.files if file.path == ENVIRONMENT), None)
     if file is None:
         return None

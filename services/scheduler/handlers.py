@@ -218,11 +218,7 @@ class Scheduling:
         return []
 
     def on_checkpoint_released(self, event: Deployment.Undeployed) -> Sequence[Aggregate]:
-        """Prune a checkpoint that the job kept only because it was deployed.
-
-        The job keeps a checkpoint whose deployment failed, because the serving machine may be the
-        cause.
-        """
+        """Prune a checkpoint that was kept only for a deployment which did not fail."""
         adapter = self._log.load(Deployment, event.originator_id).weights.adapter
         if adapter is None or adapter.step is None:
             return []
@@ -237,13 +233,11 @@ class Scheduling:
         return [job]
 
     def _prune_continued(self, job: Job) -> Sequence[Aggregate]:
-        """Prune the checkpoints of the job that an ended job continued, if any."""
         if not job.status.is_final or job.plan.start is None:
             return []
         return self._prune(self._log.load(Job, job.plan.start.job_id))
 
     def _continued_refs(self, job: Job) -> frozenset[str]:
-        """Return the artifact prefixes of the job's adapters that unfinished jobs continue."""
         ids = self._continuing(job.account_id, job.id)
         # The read model may still list a job that has ended.
         found = [

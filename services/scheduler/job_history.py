@@ -182,8 +182,6 @@ def provenance_of(
 def _planned(
     plan: TrainingPlan, origins: Mapping[UUID, DatasetOrigin], repository: str | None
 ) -> dict[str, Any]:
-    """Return the fields that the approval determines."""
-
     def dataset(id: UUID, sha256: str) -> DatasetFacts:
         origin = origins.get(id, DatasetOrigin())
         return DatasetFacts(

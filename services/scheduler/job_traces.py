@@ -24,11 +24,7 @@ RECENT_EVENTS = 10
 
 @contextmanager
 def in_trace_of(log: EventLog, job: Job, name: str) -> Generator[tracing.Step]:
-    """Run the block, which has a cause, in the trace of a job's newest event.
-
-    The event that lets a job continue may belong to the trace of another job, for example if that
-    job releases its GPUs.
-    """
+    """Run the block in the trace of the job's newest event, not in that of another job."""
     cause, parent = current_cause(), _trace_of(log, job)
     if tracing.same_trace(parent, cause.traceparent):
         yield tracing.Step(parent)
@@ -41,11 +37,7 @@ def in_trace_of(log: EventLog, job: Job, name: str) -> Generator[tracing.Step]:
 
 
 def _trace_of(log: EventLog, job: Job) -> str | None:
-    """Return the span that the job continues, or None.
-
-    A trace ends with the start of training, because it would grow with every checkpoint. It goes on
-    if the owner asks the running segment to stop.
-    """
+    """Return the span that the job continues. A trace ends when training starts or stops."""
     trains = job.running is not None and job.running.trains
     if not tracing.is_on() or (trains and not job.stop_requested):
         return None
@@ -95,10 +87,7 @@ class TrainerSpans:
         self._parents.pop(name, None)
 
     def _period(self, report: Report, begin: float, end: float) -> tuple[int, int]:
-        """Return a period of segment seconds in nanoseconds since 1970, by the trainer's clock.
-
-        The values of a trainer are not trusted. A time after now could not be exported.
-        """
+        """Return an untrusted period of a segment in nanoseconds since 1970, until now at most."""
         sent_at = min(report.sent_at.timestamp(), time.time())
 
         def moment(seconds: float) -> int:

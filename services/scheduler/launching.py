@@ -120,10 +120,7 @@ class PodStarter:
         return spec
 
     def start_and_save(self, name: PodName, cause: Cause, *, retried: bool) -> None:
-        """Start the pod of a segment with an open, paid meter, and save the result.
-
-        Raise the same errors as `start`.
-        """
+        """Start the pod of a segment with an open, paid meter, and save the result."""
         meter = self._log.find(Meter, meter_id(name.job_id, name.segment))
         if meter is None or meter.closed or meter.paid_seconds == 0:
             return
@@ -135,18 +132,12 @@ class PodStarter:
             self._log.commit(*started)
 
     def settled_job(self, job_id: UUID) -> Job:
-        """Load a job while no `start_and_save` is between its launch and its save.
-
-        If the log has a stop request for the job, no later call launches it.
-        """
+        """Load a job between two calls of `start_and_save`, so that no launch is unsaved."""
         with self._launching:
             return self._log.load(Job, job_id)
 
     def launched(self, job: Job) -> bool:
-        """Return True if the running segment has a pod, even one that no event records yet.
-
-        A segment whose pod is unknown, because the cluster does not answer, may have one.
-        """
+        """Return True if the running segment has a pod, or may have one that is not known."""
         if job.pod is not None:
             return True
         try:
@@ -174,10 +165,7 @@ class PodStarter:
         return [job, pool]
 
     def _dataset_deleted(self, job: Job) -> bool:
-        """Return True if a dataset of the job was deleted while the job was being approved.
-
-        A deletion checks which jobs use the dataset, but does not lock the jobs.
-        """
+        """Return True if a dataset was deleted during the approval, which has no lock on it."""
         plan = job.plan
         used = [plan.dataset_id, *([plan.validation.dataset_id] if plan.validation else [])]
         found = (self._log.find(Dataset, dataset_id) for dataset_id in used)

@@ -68,10 +68,7 @@ class PodWatch:
         self._logger = logging.getLogger("pods")
 
     async def run(self) -> None:
-        """Watch until cancelled. If polling a pod fails, log the error and poll it again.
-
-        While the launcher or the database does not answer, no segment ends.
-        """
+        """Watch until cancelled. No segment ends while the launcher or database does not answer."""
         while True:
             try:
                 await self._poll_all()
@@ -80,11 +77,7 @@ class PodWatch:
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _poll_all(self) -> None:
-        """Poll the pods of the launcher and those that the read model expects.
-
-        Raise LauncherUnavailable if the launcher does not answer, or one of UNREACHABLE if the
-        database does not.
-        """
+        """Poll the launcher's pods and the expected ones, unless one side does not answer."""
         expected = await asyncio.to_thread(self._expected)
         held = set(await asyncio.to_thread(self._launcher.pods))
         for name in sorted(expected | held):
@@ -96,7 +89,6 @@ class PodWatch:
                 self._logger.exception("polling %s failed; retrying", name)
 
     def _expected(self) -> set[PodName]:
-        """Return the pods that the read model expects."""
         with self._pool.connection() as connection:
             return {PodName(row["job_id"], row["segment"]) for row in bound_segments(connection)}
 
@@ -151,7 +143,6 @@ class PodWatch:
             await self._end(name, None, job)
 
     async def _remove(self, name: PodName, job: Job) -> None:
-        """Store the log of an ended pod, delete its unnamed artifacts, and remove the pod."""
         await asyncio.to_thread(self._segments.clean_up, job, name.segment)
         await asyncio.to_thread(self._launcher.remove, name)
         for memory in (self._segments, self._reports, self.silences):

@@ -146,7 +146,6 @@ class Segments:
             self._trainer_spans.expect(PodName(job.id, report.segment), step.parent)
 
     def _progress(self, job: Job, report: Report) -> None:
-        """Record the new events of a report, in training order."""
         segment, phase = report.segment, report.phase
         self._resume(job, report)
         if phase in (Phase.TRAINING, Phase.EVALUATION, Phase.REGISTER):
@@ -169,11 +168,7 @@ class Segments:
             job.complete_evaluation(segment, report.evaluation, report.peak_memory_bytes)
 
     def _resume(self, job: Job, report: Report) -> None:
-        """Record rejected checkpoints and the resume.
-
-        If the certificate is invalid, record the resume without it. The rest of the report is still
-        used.
-        """
+        """Record rejected checkpoints and the resume, without an invalid certificate."""
         for rejected in report.rejected:
             job.reject_checkpoint(report.segment, rejected.ref, rejected.reason)
         if (resumed := report.resumed) is None:
@@ -185,7 +180,6 @@ class Segments:
             self._logger.warning("rejected the certificate of %s: %s", name, refusal)
 
     def _finish(self, job: Job, ending: SegmentEnding, report: Report) -> None:
-        """End a segment with the final report of its trainer."""
         # A cancelled job registers no adapter.
         if ending.reason is SegmentEnd.COMPLETED and not job.cancel_requested:
             try:
@@ -203,7 +197,6 @@ class Segments:
         self._end(job, report.segment, ending, shortfall=shortfall)
 
     def _register(self, job: Job, report: Report) -> None:
-        """Register the adapter with its card if the stored files match the report."""
         ref, sha256 = report.adapter_ref, report.adapter_manifest_sha256
         if ref is None or sha256 is None:
             raise ArtifactCorrupt("The final report names no adapter.")
@@ -281,10 +274,7 @@ class Segments:
         self._artifacts.put(ref, "".join(f"{line}\n" for line in lines).encode())
 
     def clean_up(self, job: Job, segment: int) -> None:
-        """Store the last MiB of the trainer's log, and delete unnamed files of an ended segment.
-
-        Also store the owner's part of the log if that failed when the segment ended.
-        """
+        """Store the last MiB of an ended segment's log, and delete its unnamed files."""
         tail_ref = self._tail_ref(job.id, segment)
         if tail_ref is not None and not self._artifacts.exists(tail_ref):
             self._keep_log_tail(job.id, segment, tail_ref)

@@ -70,10 +70,7 @@ def _is_ended(text: str) -> bool:
 
 
 def read_score(text: str) -> int | None:
-    """Return the score in a judge's answer, or None if it is not readable.
-
-    An unhelpful chat has the lowest score.
-    """
+    """Return a judge's score, lowest for an unhelpful chat, or None if it is not readable."""
     try:
         document = _document(text)
         if not SCORES.is_valid(document):

@@ -70,10 +70,7 @@ class Work(Protocol):
     async def work(
         self, synthesis_id: UUID, crowded: Callable[[], bool], completed: Callable[[], None]
     ) -> None:
-        """Generate until the run pauses or ends, or others wait at the end of its turn.
-
-        Call `completed` after each batch.
-        """
+        """Generate until the run pauses, ends or has had its turn. Call `completed` per batch."""
         ...
 
     async def give_up(self, synthesis_id: UUID) -> bool:
@@ -182,15 +179,11 @@ class Working:
             self._running.pop(synthesis_id, None)
 
     def _reset(self, synthesis_id: UUID) -> None:
-        """Forget earlier failures."""
         self._backoff.reset(synthesis_id)
         self._errors.pop(synthesis_id, None)
 
     async def _give_up(self, synthesis_id: UUID) -> None:
-        """Pause a synthesis, so that it does not fail forever.
-
-        If that fails, or if the run still needs work, the pauses between attempts get longer.
-        """
+        """Pause a synthesis that would fail forever. If it goes on, its retries get rarer."""
         try:
             if await self._generating.give_up(synthesis_id):
                 self._reset(synthesis_id)

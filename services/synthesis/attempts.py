@@ -149,10 +149,7 @@ class AttemptStore:
         return answers, attempts
 
     def of_open_batch(self, files: Sequence[StoredFile]) -> list[Attempt]:
-        """Return the finished attempts of the open batch.
-
-        If a completed batch is lost, there are none, because some may be billed already.
-        """
+        """Return its finished attempts; none if a completed batch, maybe billed, is lost."""
         try:
             known = {each.number for batch in self.batches(files) for each in batch}
             return list(self.loose(known)[1].values())
@@ -184,10 +181,7 @@ class AttemptStore:
         return self._keep_lines("examples.jsonl", (each.line for each in self._accepted(files)))
 
     def keep_provenance(self, header: dict[str, object], files: Sequence[StoredFile]) -> StoredFile:
-        """Store a header and the origin of each example, in the order of the examples.
-
-        Raise BatchDamaged.
-        """
+        """Store a header and each example's origin, in order, or raise BatchDamaged."""
         documents = chain([header], self._origins(files))
         lines = (json.dumps(each, sort_keys=True).encode() + b"\n" for each in documents)
         return self._keep_lines("provenance.jsonl", lines)
@@ -219,7 +213,6 @@ class AttemptStore:
         return StoredFile(ref=ref, sha256=hashlib.sha256(content).hexdigest())
 
     def _keep_lines(self, name: str, lines: Iterable[bytes]) -> StoredFile:
-        """Store lines through a temporary file, however many there are."""
         ref, digest = f"{self._home}/{name}", hashlib.sha256()
         with TemporaryDirectory() as folder:
             path = Path(folder) / name

@@ -185,7 +185,6 @@ class Generating:
         return not synthesis.needs_work
 
     async def _start(self, run: Run, synthesis: Synthesis) -> None:
-        """Start a batch that the balance, the budgets and the maximum cost pay for, or pause."""
         missing = synthesis.plan.examples - synthesis.counts.accepted
         left = synthesis.plan.most_attempts - synthesis.counts.attempts
         numbers = run.numbers(min(BATCH_ATTEMPTS, missing, left))
@@ -249,7 +248,6 @@ class Generating:
         return False
 
     async def _watch(self, synthesis_id: UUID, stop: Stop) -> None:
-        """Stop the batch when the account holder pauses or ends the run."""
         while True:
             await asyncio.sleep(self._pace.look)
             found = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
@@ -258,7 +256,6 @@ class Generating:
                 return
 
     async def _attempts(self, run: Run, synthesis: Synthesis, stop: Stop) -> list[Attempt]:
-        """Return the finished attempts of the batch."""
         answers, done = await asyncio.to_thread(run.store.loose, set(run.outcomes))
         numbers = run.numbers(synthesis.batch_attempts)
         found = [done[number] for number in numbers if number in done]
@@ -341,7 +338,6 @@ class Generating:
             await asyncio.to_thread(run.store.forget, attempts)
 
     async def _finish(self, run: Run, synthesis: Synthesis) -> None:
-        """Store the examples and their provenance."""
         files = list(synthesis.files)
         header = {
             "synthesis_id": str(synthesis.id),
@@ -397,8 +393,6 @@ class Generating:
     async def _change(
         self, synthesis_id: UUID, command: str, change: Callable[[Synthesis], None]
     ) -> None:
-        """Load the synthesis, change it, and save it."""
-
         def attempt() -> None:
             id = f"{command}:{synthesis_id}"
             with because(Cause("service:synthesis", id, self._clock.now())):
@@ -449,7 +443,6 @@ class Attempting:
         return await self._keep(answer, outcome, judgement, messages)
 
     def _longest(self, drawn: Drawn) -> dict[str, int] | None:
-        """Return the lengths that the grammar of a deployed model enforces."""
         if self.plan.generator.external:
             return None
         return longest_texts(drawn.turns, self.plan.answer_tokens)
@@ -503,7 +496,6 @@ class Attempting:
         )
 
     async def _ask(self, question: Question) -> Reply:
-        """Ask with retries. Raise Unavailable after the last one, or Interrupted if it stops."""
         pause = self.pace.first_pause
         for left in reversed(range(self.pace.tries)):
             if self.stop.event.is_set():
@@ -533,7 +525,6 @@ class Attempting:
 
 
 def _within(usage: TokenUsage, prompt: list[Message], answer_tokens: int) -> TokenUsage:
-    """Return a usage within the bounds that the reserve of its attempt assumes."""
     return TokenUsage(
         prompt_tokens=min(usage.prompt_tokens, prompt_bytes(prompt) + TEMPLATE_TOKENS),
         completion_tokens=min(usage.completion_tokens, answer_tokens),

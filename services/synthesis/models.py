@@ -328,10 +328,7 @@ class Connections:
         )
 
     def endpoint(self, access: EndpointAccess, model: str, refused: set[str]) -> ExternalModel:
-        """Return a model of an external endpoint, which adds to the parameters that it refused.
-
-        Raise RefusedByModel if the operator no longer permits its URL.
-        """
+        """Return an external model, which adds to `refused`, if its URL is still permitted."""
         try:
             self.policy.require_url(access.url)
         except Invalid as error:

@@ -11,10 +11,7 @@ OUTAGES = (psycopg.Error, PersistenceError, *STORE_ERRORS)
 
 
 def is_outage(error: Exception) -> bool:
-    """Return True if the database or the store is unreachable. A group must have no other error.
-
-    A store that denies access, or that has no such file, is reachable.
-    """
+    """Return True if the database or store is unreachable, and for groups of only such errors."""
     if isinstance(error, ExceptionGroup):
         return all(is_outage(each) for each in error.exceptions)
     return isinstance(error, OUTAGES) and not isinstance(error, (*DENIED, FileNotFoundError))

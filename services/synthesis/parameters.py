@@ -30,11 +30,7 @@ class Parameters:
     may_vary: bool = False
 
     def without(self, refused: Collection[str]) -> dict[str, Any]:
-        """Return the fields of a request to a model that refuses some of them.
-
-        A temperature or `top_p` that the model would not use anyway stays, so that it refuses the
-        request.
-        """
+        """Return a request's fields, less refused ones that change nothing for this model."""
         sampling = {"temperature": self.temperature, "top_p": self.top_p}
         limit = NEW_LIMIT if LIMIT in refused else LIMIT
         return {limit: self.max_tokens, "seed": self.seed} | {
@@ -45,10 +41,7 @@ class Parameters:
 
 
 def refused_parameter(error: bytes) -> str | None:
-    """Return the parameter that an error with status 400 in OpenAI's format names.
-
-    This is `max_tokens` if it names none, as the errors of some servers do.
-    """
+    """Return the parameter that a 400 in OpenAI's format names, by default `max_tokens`."""
     try:
         found = json.loads(error)["error"].get("param")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

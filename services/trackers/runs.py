@@ -240,16 +240,12 @@ class _Attempt:
         await self._store(sent=replace(self.run.sent, described=job["status"]))
 
     def _is_complete(self, job: Row) -> bool:
-        """Return True if a job is over and no further measurement can arrive."""
         if not JobStatus(job["status"]).is_final:
             return False
         return self._queue._clock.now() - job["changed_at"] >= LATEST_MEASUREMENT
 
     def _rewound(self) -> bool:
-        """Send all rows again if some were stored behind those that are sent. Return True then.
-
-        Batches of measurements can be stored in another order if the database was unavailable.
-        """
+        """Return True, and send all rows again, if late rows were stored behind the sent ones."""
         with self._queue._pool.connection() as connection:
             rows = measured_rows(connection, self.run.job_id)
         if rows == self.run.sent.rows:

@@ -22,10 +22,7 @@ class MissingExtra(ImportError):
 
 @contextmanager
 def _extra(package: str) -> Iterator[None]:
-    """Import modules that need a package of an extra. Raise MissingExtra without the package.
-
-    These modules are imported only if they are used, as few installations have the packages.
-    """
+    """Import modules of an extra only if they are used, or raise MissingExtra."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -16,10 +16,7 @@ STARTED = "started"
 
 
 def write_spec(folder: Path, spec: SegmentSpec) -> None:
-    """Create or replace the spec, which only the user of the trainer can read.
-
-    Also create the beat, because a full disk would stop the trainer there.
-    """
+    """Write the spec for the trainer's user, and its beat: a full disk would stop it there."""
     write(folder / SPEC, spec.model_dump_json())
     (folder / BEAT).touch()
 

@@ -163,7 +163,6 @@ class SlurmLauncher(ClusterLauncher):
         catalog: ReadCatalog,
         program: Sequence[str] = TRAINER,
     ) -> None:
-        """Raise ValueError if a setting is missing."""
         cluster = Cluster.of(settings)
         self._settings, self._clock, self._catalog = settings, clock, catalog
         python = settings.slurm_python or sys.executable
@@ -399,7 +398,6 @@ class SlurmLauncher(ClusterLauncher):
         return [node for node in self._rest.nodes() if partition in node.partitions]
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of a trainer on a node."""
         node_home = self._settings.slurm_node_home
         return trainer_environment(self._settings) | {
             "PATH": NODE_PATH,
@@ -470,11 +468,7 @@ class SlurmLauncher(ClusterLauncher):
         return False
 
     def stop(self, name: PodName) -> None:
-        """Send SIGTERM to the batch process, whose shim forwards it to the trainer.
-
-        On several nodes, the batch process is srun, which would kill its tasks at once. There, a
-        file asks the trainer to stop.
-        """
+        """Signal the shim or, since srun would kill its tasks at once, write a file that asks."""
         if (started := self._started(name)) is not None and started.job_id is not None:
             if started.nodes > 1:
                 (self._folder(name) / STOP).touch()
@@ -515,7 +509,6 @@ class SlurmLauncher(ClusterLauncher):
         self._reasons.pop(name, None)
 
     def _discard(self, name: PodName) -> None:
-        """Make sure that nothing of a failed launch runs, now or later."""
         try:
             self.remove(name)
         except LauncherUnavailable:
@@ -551,20 +544,14 @@ class SlurmLauncher(ClusterLauncher):
 
 
 def _holds(folder: Path, name: str) -> bool:
-    """Return True if a folder has a file.
-
-    Listing the folder makes a client of NFS look for files that it did not find before.
-    """
+    """Return True if a folder has a file. Only a listing makes NFS clients look again."""
     with suppress(FileNotFoundError):
         return any(each.name == name for each in folder.iterdir())
     return False
 
 
 def _matches(kind: GpuType, gres_type: str) -> bool:
-    """Return True if a gres type is the name or a device name of a GPU type.
-
-    Slurm's AutoDetect derives the type from the device name: `nvidia_h100_80gb_hbm3`.
-    """
+    """Return True for the name of a GPU type, or for a device name that AutoDetect derives."""
     names = (kind.name, *kind.device_names)
     return _spelling(gres_type) in {_spelling(each) for each in names}
 
@@ -574,10 +561,7 @@ def _spelling(name: str) -> str:
 
 
 def _exit_code(job: SlurmJob | None) -> int | None:
-    """Return the trainer's exit code, as its batch process returned it.
-
-    Return None if Slurm ended the job, such as after the loss of its node or a preemption.
-    """
+    """Return the code of the batch process, or None if Slurm ended the job."""
     if job is None or not job.states & {"COMPLETED", "FAILED"}:
         return None
     if "FAILED" in job.states and job.exit_code == 0:

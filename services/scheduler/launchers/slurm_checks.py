@@ -92,7 +92,6 @@ def _user(name: str) -> Check:
 
 
 def _addresses(settings: Settings) -> Iterator[Check]:
-    """Check that nodes can reach NATS and the artifacts."""
     url = settings.trainer_nats_url or settings.nats_url
     if url is None or _is_loopback(urlsplit(url).hostname):
         shown = "the embedded NATS server" if url is None else f"NATS at {urlsplit(url).hostname}"

@@ -328,7 +328,6 @@ class SlurmRest:
             ) from error
 
     def _note(self, failure: LauncherUnavailable | None) -> None:
-        """Log the first failure, and the first response after it."""
         with self._lock:
             changed, self._away = self._away != (failure is not None), failure is not None
         if changed and failure is not None:
@@ -370,7 +369,6 @@ def _rows(kind: type[Row], response: dict[str, Any], key: str) -> Sequence[Row]:
 
 
 def _parsed(kind: type[Row], value: Any) -> Row:
-    """Parse a part of a response. Raise LauncherUnavailable if it has another form."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -137,7 +137,6 @@ class Cluster:
 
 
 def _configuration(settings: Settings) -> client.Configuration:
-    """Read the credentials of the cluster. Raise NoCluster if they are missing."""
     configuration = client.Configuration()
     configuration.retries = False  # the scheduler itself repeats every call
     try:
@@ -172,7 +171,6 @@ def _translated() -> Iterator[None]:
 
 
 def _require_success(response: urllib3.BaseHTTPResponse) -> None:
-    """Raise Refused or LauncherUnavailable for the response of a failed request."""
     if response.status >= 400:
         raise _error(response.status, response.data.decode(errors="replace"))
 

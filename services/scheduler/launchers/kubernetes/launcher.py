@@ -61,10 +61,7 @@ class View:
         return self.pods.get(name, ())
 
     def bound_pod(self, name: PodName) -> Resource | None:
-        """Return the pod that the segment is bound to, or None if it was deleted.
-
-        If an operator deleted the Job, its pod may still save a checkpoint.
-        """
+        """Return the segment's pod unless it was deleted. It may outlive its Job, to save."""
         job, pods = self.jobs.get(name), self.pods_of(name)
         if job is None:
             started = [each for each in pods if pod_state.started_at(each) is not None]
@@ -144,7 +141,6 @@ class KubernetesLauncher(ClusterLauncher):
         return catalog
 
     def _count_gpus(self, catalog: Catalog) -> Mapping[tuple[str, str], int]:
-        """Count the allocatable GPUs of the catalog's types and regions."""
         kinds = {
             value: kind.name
             for kind in catalog.gpu_types.values()
@@ -232,7 +228,6 @@ class KubernetesLauncher(ClusterLauncher):
         return pod
 
     def _create(self, name: PodName, spec: SegmentSpec) -> Resource:
-        """Create the Job of a segment. Raise PodPending if another scheduler has just done so."""
         kind, region = self._place(spec)
         manifest = manifests.job(spec, kind, region, self._settings, self._program)
         try:
@@ -247,7 +242,6 @@ class KubernetesLauncher(ClusterLauncher):
             raise _unavailable(refused) from refused
 
     def _place(self, spec: SegmentSpec) -> tuple[GpuType, str]:
-        """Return the GPU type and the region of a segment. Raise LaunchFailed if none fits."""
         self._read_catalog()
         kind = self._gpu_types.get(spec.gpu_type)
         if kind is None:
@@ -293,7 +287,6 @@ class KubernetesLauncher(ClusterLauncher):
             raise _unavailable(refused) from refused
 
     def _store_secret(self, name: PodName, spec: SegmentSpec, job: Resource) -> None:
-        """Create or replace the Secret of a Job. Raise LauncherUnavailable if that is refused."""
         manifest = manifests.secret(spec, job)
         try:
             try:
@@ -499,10 +492,7 @@ class KubernetesLauncher(ClusterLauncher):
 
 @contextmanager
 def _ignoring_absence() -> Iterator[None]:
-    """Ignore that the resource of a call does not exist.
-
-    Raise LauncherUnavailable if the cluster refuses the call for another reason.
-    """
+    """Ignore that a resource does not exist. Other refusals raise LauncherUnavailable."""
     try:
         yield
     except Refused as refused:

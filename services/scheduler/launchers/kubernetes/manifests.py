@@ -154,7 +154,6 @@ def _pod(
 
 
 def _affinity(kind: GpuType, region: str, settings: Settings) -> Resource:
-    """Select the nodes of the GPU type and the region."""
     wanted: list[Resource] = []
     if kind.backing == "nvidia":
         names = sorted(label_values(kind))

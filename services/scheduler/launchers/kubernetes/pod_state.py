@@ -58,10 +58,7 @@ def is_alive(pod: Resource, now: datetime) -> bool:
 
 
 def exit_code(pod: Resource) -> int | None:
-    """Return the exit code of an ended trainer, or None if it is unknown.
-
-    Kubernetes reports the end by a signal as 128 plus its number. The result is negative then.
-    """
+    """Return the trainer's exit code, negative for a signal, or None if it is unknown."""
     terminated = _state(pod).get("terminated")
     if terminated is None or terminated.get("reason") in NO_EXIT_CODE:
         return None
