@@ -161,10 +161,7 @@ class Server(GuardedServer):
         yield
 
     async def interrupt(self) -> None:
-        """Close all connections, so that requests end as if their clients had disconnected.
-
-        uvicorn would log an error with its traceback for each request that is cancelled.
-        """
+        """Close all connections. For cancelled requests, uvicorn would log tracebacks."""
         for each in self.servers:
             each.close()
         for connection in list(self.server_state.connections):

@@ -27,10 +27,7 @@ RETRY_SECONDS = 1.0
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM, as the only serving process.
-
-    Load all deployments before handling the first new event.
-    """
+    """Serve until SIGTERM, as the only serving process, after loading all deployments."""
     with leading(settings, "serving") as leadership:
         _serve(settings, leadership)
 

@@ -127,10 +127,7 @@ class Batch:
                 return
 
     def _give_up_row(self, account_id: UUID) -> bool:
-        """Preempt the youngest row of the account with the most rows.
-
-        Return False if that account has fewer than two rows more than `account_id`.
-        """
+        """Preempt the youngest row of the busiest account, if it has two more rows than this."""
         held = Counter(row.account_id for row in self._rows)
         ((most, count),) = held.most_common(1)
         if count < held[account_id] + 2:
@@ -139,10 +136,7 @@ class Batch:
         return True
 
     def _parts(self) -> list[Part]:
-        """Return the tokens that each row processes in the next step.
-
-        If memory is too low, preempt the youngest rows.
-        """
+        """Return the tokens of each row in the next step, after preempting rows without memory."""
         while True:
             parts = self._wanted()
             held = [row.read for row in self._rows]

@@ -22,7 +22,6 @@ class Chat:
     """The chat format of a model: its template, and the tokens and strings that end an answer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None) -> None:
-        """Use the base model's own template, or the one with which its adapter was trained."""
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
         self._tokenizer = tokenizer
         source, tokens = _template(tokenizer, adapter), tokenizer.special_tokens_map
@@ -35,10 +34,7 @@ class Chat:
         )
 
     def tokens(self, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
-        """Return the token IDs of the prompt for the answer to `messages`, which may call `tools`.
-
-        Raise TemplateRefused if the template rejects the chat.
-        """
+        """Return the prompt's token IDs, or raise TemplateRefused."""
         return self._renderer.encode(self.text(messages, tools)).ids
 
     def text(self, messages: list[dict[str, Any]], tools: Any = None) -> str:
@@ -51,10 +47,7 @@ class Chat:
         return text[: text.rindex(MARKS[0])].rstrip(" ")
 
     def reader(self, tools: list[dict[str, Any]] | None) -> CallReader | None:
-        """Return a reader of the calls of `tools` in one answer; None without tools.
-
-        Calls stay text if the template does not write them as JSON.
-        """
+        """Return a reader of the calls in one answer, if the template writes calls as JSON."""
         if not tools or self._calls is None:
             return None
         return CallReader(self._calls, frozenset(tool["function"]["name"] for tool in tools))

@@ -161,7 +161,6 @@ class Engine:
         self._thread.join()
 
     def _require_room(self, account_id: UUID, count: int, free: int) -> None:
-        """Raise QueueFull or AccountQueueFull if the rows exceed the limits of the queue."""
         queues = [each.queue for each in self._batches.values()]
         options = self._options
         if sum(len(each) for each in queues) + count > options.queue_limit + free:
@@ -219,7 +218,6 @@ class Engine:
         return batch
 
     def _retire(self, attached: Attached | None) -> None:
-        """Release the adapter and base model of a deployment after their last row has ended."""
         if attached is not None:
             self._retired.append((attached.batch, attached.adapter))
             self._do(self._tidy)
@@ -269,7 +267,6 @@ class Engine:
             batch.fail(error)
 
     def _tidy(self) -> None:
-        """Remove retired adapters that have no rows, and unused base models."""
         from services.serving.adapters import remove_adapter
 
         for batch, adapter in list(self._retired):

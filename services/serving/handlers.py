@@ -62,10 +62,7 @@ class Serving:
         }
 
     def restore(self) -> None:
-        """Load every wanted deployment, base models first. Fail those that cannot be served.
-
-        Errors that the weights do not cause, such as an unreachable store, propagate.
-        """
+        """Load all wanted deployments, base models first. Fail those that cannot be served."""
         self._suspended = self._suspended_accounts()
         wanted = sorted(self._wanted(), key=lambda each: each.weights.adapter is not None)
         self._store.forget_all_but(wanted)
@@ -83,10 +80,7 @@ class Serving:
                 self._backoff.postpone(id, self._clock.now())
 
     def on_base_imported(self, event: Event) -> Sequence[Aggregate]:
-        """Deploy a base model when it is first imported, and replace an older revision.
-
-        A base model that an operator undeployed stays undeployed.
-        """
+        """Deploy a base model at its first import, and replace an older revision."""
         base = self._log.load(BaseModel, event.originator_id)
         if base.deleted:
             return []
@@ -181,7 +175,6 @@ class Serving:
         deployment.fail(refusal.code, refusal.message)
 
     def _let_go(self, id: UUID) -> None:
-        """Remove a deployment from memory, from disk and from the scheduled retries."""
         self._backoff.reset(id)
         self._host.detach(id)
         self._store.forget(id)
@@ -201,10 +194,7 @@ class Serving:
             raise CannotServe("load_failed") from error
 
     def _wanted(self, account_id: UUID | None = None) -> Iterator[Deployment]:
-        """Yield the deployments, of one or all accounts, that are deploying or active in the log.
-
-        Load no deployment of another account, because a suspension must unload quickly.
-        """
+        """Yield deploying and active deployments of one or all accounts, without loading others."""
         for event in self._events(Deployment.DeploymentRequested):
             if account_id not in (None, event.account_id):
                 continue
@@ -213,7 +203,6 @@ class Serving:
                 yield deployment
 
     def _suspended_accounts(self) -> set[UUID]:
-        """Return the accounts that are suspended at the end of the log."""
         found = set[UUID]()
         for event in self._events(Account.AccountSuspended, Account.AccountReinstated):
             if isinstance(event, Account.AccountSuspended):
@@ -223,7 +212,6 @@ class Serving:
         return found
 
     def _events(self, *kinds: type[Event]) -> Iterator[Event]:
-        """Yield the events of these kinds in the log, in order."""
         position = 0
         while batch := self._log.recorder.select_notifications(
             start=position,

@@ -37,10 +37,7 @@ class KVCache:
     def write(
         self, layer: int, keys: Tensor, values: Tensor, slots: Tensor, places: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store keys and values at their slots and positions. Return those of the whole layer.
-
-        Stored keys and values are (tokens, kv heads, head size).
-        """
+        """Store keys and values (tokens, kv heads, head size). Return those of the whole layer."""
         if layer not in self._layers:
             self._layers[layer] = (self._empty(keys), self._empty(values))
         all_keys, all_values = self._layers[layer]
@@ -55,10 +52,7 @@ class KVCache:
                 each[target, :, :tokens] = each[source, :, :tokens]
 
     def wipe(self, slot: int, tokens: int) -> None:
-        """Set the first `tokens` tokens of a slot to zero.
-
-        Otherwise, the next row in the slot could read NaN, even through its mask.
-        """
+        """Zero the slot's first tokens. The next row could read NaN even through its mask."""
         for pair in self._layers.values():
             for each in pair:
                 each[slot, :, :tokens] = 0

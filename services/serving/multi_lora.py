@@ -53,10 +53,7 @@ class TokenAdapters:
         self.names, self.version = (), self.version + 1
 
     def foreign(self, ranks: tuple[int, ...], device: torch.device) -> Tensor | None:
-        """Return the mask of the stacked columns that a token does not use, or None.
-
-        Its shape is (tokens, sum of ranks). None means that every token uses all columns.
-        """
+        """Return the mask (tokens, sum of ranks) of unused columns; None if there are none."""
         if ranks not in self._masks:
             columns = [index for index, rank in enumerate(ranks) for _ in range(rank)]
             foreign = self._tokens != torch.tensor(columns, device=device)
@@ -118,7 +115,6 @@ class MultiLoraLinear(Linear):
         self._stacked = (-1, None)
 
     def _stack(self, names: tuple[str, ...], x: Tensor) -> Stack | None:
-        """Return the matrices of these adapters, or None if no adapter adapts this module."""
         ranks = tuple(self.r[name] if name in self.lora_A else 0 for name in names)
         mine = [name for name, rank in zip(names, ranks, strict=True) if rank]
         if not mine:

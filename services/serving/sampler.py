@@ -37,10 +37,7 @@ class Sampler:
         return int(tokens[_at(summed, uniform)])
 
     def _nucleus(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cumulative probabilities and IDs of the most likely tokens that reach top_p.
-
-        Source: Holtzman et al., The Curious Case of Neural Text Degeneration (2020).
-        """
+        """Return cumulative probabilities and IDs up to top_p. Source: Holtzman et al. (2020)."""
         total, vocabulary = scaled.logsumexp(-1), len(scaled)
         for count in (*CANDIDATES, vocabulary):
             values, tokens = scaled.topk(min(count, vocabulary))

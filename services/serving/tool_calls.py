@@ -162,7 +162,6 @@ class CallReader:
 
 
 def _json_values(text: str) -> Iterator[tuple[int, Any, int]]:
-    """Yield the JSON objects and lists that a text contains, with their start and end."""
     for at, character in enumerate(text):
         if character in "[{":
             try:

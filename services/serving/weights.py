@@ -60,10 +60,7 @@ class WeightStore:
         )
 
     def forget(self, deployment_id: UUID) -> None:
-        """Release the base model of a deployment, and delete the copy of its adapter.
-
-        Keep each of them while another deployment uses it.
-        """
+        """Release the base model and adapter copy, unless another deployment uses them."""
         self._forget_base(deployment_id)
         self._forget_adapter(deployment_id)
 

@@ -119,11 +119,7 @@ class Program:
         return outcome
 
     def abandon(self, loss: FollowerLost) -> None:
-        """End the process because a follower is lost and rank 0 hangs waiting for it.
-
-        A checkpoint that is being stored gets the grace period to finish, minus the time reserved
-        for the final report.
-        """
+        """End a hung process. A checkpoint that is being stored may use the grace period."""
         try:
             if self._checkpoints is not None:
                 left = min(self._lease.grace_seconds, self._lease.remaining_seconds)
@@ -155,7 +151,6 @@ class Program:
 
 
 def _handle_stops(lease: Lease, numbers: Sequence[signal.Signals]) -> None:
-    """Stop gracefully on these signals, including a pending one."""
     for number in numbers:
         signal.signal(number, lambda *_: lease.request_stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
@@ -181,11 +176,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def end(code: int) -> NoReturn:
-    """End the process immediately.
-
-    A normal shutdown of the libraries takes half a second, in which the GPU is idle. If the
-    shutdown failed, a completed rank would look lost.
-    """
+    """End immediately. A normal shutdown takes half a second, and its failure looks like a loss."""
     with suppress(OSError):  # the disk may be full
         sys.stdout.flush()
         sys.stderr.flush()

@@ -28,10 +28,7 @@ class BaseDamaged(SegmentFailure):
 
 
 def states(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Return the size, inode and times of each file below a directory, by relative path.
-
-    Any change to a file changes these values, because no user can set its ctime.
-    """
+    """Return size, inode and times of each file. No user can set a ctime, so changes show."""
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         of = path.stat()
@@ -66,10 +63,7 @@ class BaseFiles:
             thread.shutdown(wait=False)
 
     def require(self) -> None:
-        """Wait for the hashes.
-
-        Raise BaseDamaged if a hash differs, or the error that `check` raised.
-        """
+        """Wait for the hashes. Raise BaseDamaged, or the error that `check` raised."""
         if self._hashing is not None:
             self._hashing.result()
 

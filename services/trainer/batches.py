@@ -87,10 +87,7 @@ def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the log-probability of each example's trainable tokens, in nats: float32 (examples).
-
-    It is the sum over the tokens of the example.
-    """
+    """Return each example's sum over trainable tokens, in nats: float32 (examples)."""
     losses = TokenLosses.apply(logits_of(model, batch), batch.targets)
     assert isinstance(losses, Tensor)
     return losses.new_zeros(batch.shape[0]).index_add(0, batch.rows, -losses)

@@ -110,7 +110,6 @@ class CheckpointLoader:
             ) from error
 
     def _seed_other_ranks(self, position: Position) -> None:
-        """Seed the ranks if the checkpoint was saved with a different number of ranks."""
         if position.mode.ranks != self._ranks.count:
             reseed(position.hyperparameters.seed, position.step, self._ranks.rank)
             self._reporter.log(

@@ -92,20 +92,13 @@ class Checkpoints:
         self._idle.set()
 
     def fetch(self, own: ExecutionMode) -> ExecutionMode:
-        """Fetch the checkpoint to resume from, if any, and continue its counters.
-
-        Return `own`, the execution mode of this machine, adapted to that of the checkpoint. Raise
-        CheckpointMismatch if the checkpoint does not fit the job.
-        """
+        """Fetch the checkpoint to resume from, if any. Return `own`, adapted to its mode."""
         position = self._loader.fetch()
         self.progress = Progress.resumed(position)
         return own if position is None else own.continuing(position.mode)
 
     def restore(self, training: Training, mode: ExecutionMode, held_out: int = 0) -> None:
-        """Restore the fetched checkpoint, if any. Raise CheckpointMismatch if it does not fit.
-
-        `held_out` is the number of held-out preference pairs, if the job has a reference of them.
-        """
+        """Restore the fetched checkpoint, if any, with its reference of `held_out` pairs."""
         self.progress = Progress.resumed(self._loader.restore(training, mode, held_out))
 
     @property
@@ -163,11 +156,7 @@ class Checkpoints:
             self._writing = self._writer.submit(self._store, copied)
 
     def best_first(self, most: float) -> list[SavedCheckpoint]:
-        """Return the checkpoints with at most this held-out loss. Only rank 0 knows them.
-
-        The first one is that of the best step. Of two with the same loss, the earlier step is
-        first, because it was the best when it was saved.
-        """
+        """Return checkpoints up to this loss, best and then earliest first, in rank 0."""
         best = self.progress.best
         scored = [
             (saved.eval_loss, saved.step, saved)

@@ -65,11 +65,7 @@ class PhaseTimes:
 
 
 def process_age_seconds(pid: int | None = None) -> float:
-    """Return the age of a process (None: this one) in seconds, to a clock tick (10 ms).
-
-    Source: proc(5), field 22 `starttime` of /proc/PID/stat, in ticks of CLOCK_BOOTTIME. Return 0.0
-    on systems without /proc.
-    """
+    """Return the age of a process by `starttime` in proc(5), to 10 ms; 0.0 without /proc."""
     try:
         stat = Path(f"/proc/{pid or 'self'}/stat").read_text()
     except OSError:

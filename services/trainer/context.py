@@ -95,10 +95,7 @@ class LeasedArtifacts(Artifacts):
             return super().get(ref)
 
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
-        """Yield the content of a ref in chunks.
-
-        Raise FileNotFoundError if it does not exist, and SegmentStopped if the segment has to end.
-        """
+        """Yield the content of a ref in chunks, until the segment has to end."""
         with self._refusal_as_missing(ref):
             for chunk in super().stream(ref, chunk_bytes):
                 self._lease.check()

@@ -64,7 +64,6 @@ def _question(path: Path, row: int) -> dict[str, Any]:
 def _split(
     path: Path, renderer: Renderer, seed: int, check: Callable[[], None]
 ) -> tuple[Dataset, str]:
-    """Render a file, and hold out a part of its conversations."""
     rendered = renderer.render_all(_rows(path), check)
     conversations = rendered.conversations
     if len(conversations) < 2:

@@ -102,10 +102,7 @@ class Evaluations:
         self._held_out, self._progress = held_out, progress
 
     def due(self, total_steps: int) -> bool:
-        """Return True if this step is to be evaluated. The evaluation phase follows the last one.
-
-        A segment that had to end before the evaluation leaves it to the next segment.
-        """
+        """Return True if this step is to be evaluated. The last one has the evaluation phase."""
         step, interval = self._progress.step, self._spec.hyperparameters.evaluation_steps
         at_interval = 0 < step < total_steps and step % interval == 0
         return at_interval and self._progress.eval_loss is None
@@ -169,10 +166,7 @@ class Evaluations:
         )
 
     def _score(self, model: nn.Module, step: int) -> Score:
-        """Score a model. If the lease is extended after an interruption, start over.
-
-        A score of an earlier step was reported before.
-        """
+        """Score a model, again if the lease is extended after an interruption."""
         began = time.monotonic()
         while (score := self._held_out.score(model, self._lease)) is None:
             self._lease.check()

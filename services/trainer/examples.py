@@ -122,10 +122,7 @@ class Renderer(ChatRenderer):
     def _marked(
         self, conversation: dict[str, Any], check: Callable[[], None]
     ) -> list[Marked] | None:
-        """Return the texts of a row's sequences, or None if the template rejects one.
-
-        If the template rewrites earlier messages, only the last message of an answer is compared.
-        """
+        """Return the texts of a row's sequences, or None if the template rejects one."""
         check()
         try:
             if is_pair(conversation):

@@ -82,10 +82,7 @@ class ExecutionMode(BaseModel):
             torch.set_num_threads(self.threads)
 
     def set_attention(self, base: PreTrainedModel) -> ExecutionMode:
-        """Set the base model's attention as recorded. Return the mode with that attention.
-
-        `pack_if_able` has already set packed attention, if the base model supports it.
-        """
+        """Set the base model's attention as recorded, if `pack_if_able` has not packed it."""
         own = base.config._attn_implementation
         if self.attention in (None, PACKED):
             return self.model_copy(update={"attention": own})
@@ -116,7 +113,6 @@ class ExecutionMode(BaseModel):
 
 
 def _processor(device: torch.device) -> str:
-    """Return the name of the GPU, or of the CPU and the instruction set that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capabilities = torch.cpu.get_capabilities()

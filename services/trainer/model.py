@@ -55,10 +55,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def require_base(artifacts: Artifacts, ref: str, manifest_sha256: str | None) -> Manifest:
-    """Return the manifest of a base model.
-
-    Raise BaseChanged if its hash is not the approved one.
-    """
+    """Return a base model's manifest, or raise BaseChanged for an unapproved hash."""
     manifest = artifacts.manifest(ref)
     if manifest_sha256 not in (None, manifest.sha256):
         raise BaseChanged(
@@ -111,10 +108,7 @@ def load_base(
 
 
 def checkpoint_activations(base: PreTrainedModel) -> None:
-    """Enable gradient checkpointing: keep each layer's input and recompute its other activations.
-
-    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
-    """
+    """Keep only each layer's input, and recompute the rest (Chen et al., 2016)."""
     # Non-reentrant, so that no input needs a gradient.
     base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
@@ -192,11 +186,7 @@ def load_start(model: PeftModel, artifacts: Artifacts, spec: SegmentSpec, scratc
 def load_weights(
     model: PeftModel, artifacts: Artifacts, ref: str, manifest_sha256: str | None, scratch: Path
 ) -> None:
-    """Give the adapter the weights of a stored adapter or checkpoint.
-
-    Raise FileNotFoundError if it is missing, ArtifactCorrupt if a hash differs, and ValueError if
-    it has another shape.
-    """
+    """Give the adapter stored weights of its shape. Raise ValueError for another shape."""
     manifest = artifacts.get_directory(ref, scratch, only=(WEIGHTS,))
     if manifest.sha256 != manifest_sha256:
         raise ArtifactCorrupt(f"the manifest of {ref} has another hash")

@@ -55,10 +55,7 @@ class Objective(Protocol):
         ...
 
     def score(self, model: nn.Module, batch: Batch, indices: Sequence[int]) -> list[float]:
-        """Return sums over a batch of held-out examples: loss, correct units, and rewards.
-
-        The rewards are those of preferred and rejected answers, or 0 without pairs.
-        """
+        """Return sums over a held-out batch: loss, correct units, and the two rewards of pairs."""
         ...
 
 

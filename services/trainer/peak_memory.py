@@ -14,10 +14,7 @@ _program_bytes: int | None = None
 
 
 def record_program_memory() -> None:
-    """Record the memory of this process before it loads a base model. Only the first call counts.
-
-    The prediction for a CPU excludes the interpreter and libraries, about 0.4 GiB.
-    """
+    """Record, once, the memory before a base model, which predictions for a CPU exclude."""
     global _program_bytes  # one per process
     if _program_bytes is None:
         _program_bytes = _resident("VmRSS")
@@ -44,10 +41,7 @@ class PeakMemory:
 
 
 def reset_peak() -> None:
-    """Reset the peak resident set after a base model is loaded. See proc(5), clear_refs.
-
-    The kernel can reclaim the pages of the base model's file, so they do not count.
-    """
+    """Reset the peak (proc(5), clear_refs) after the load of a file that the kernel can reclaim."""
     with suppress(OSError):  # not every kernel supports this; the peak then includes loading
         CLEAR_REFS.write_text("5")
 

@@ -87,10 +87,7 @@ class Plan:
         return -(-self.micro_batch_size // self.split)
 
     def micro_batches(self, step: int, among: int = 1) -> list[list[int]]:
-        """Return the example indices of an optimizer step (from 0), by micro-batch.
-
-        The micro-batches are ordered for round-robin assignment to `among` ranks.
-        """
+        """Return a step's example indices by micro-batch, for round-robin among the ranks."""
         epoch, position = divmod(step, self.steps_per_epoch)
         batches = _epoch(self, epoch)
         start = position * self.micro_batches_per_step
@@ -119,10 +116,7 @@ class Plan:
 
     @cached_property
     def budget(self) -> int:
-        """Maximum number of tokens, including padding, in a batch of several examples.
-
-        It counts one sequence of each example.
-        """
+        """Maximum number of tokens with padding in a batch of examples, one sequence each."""
         most = self.batch_tokens // self.sequences
         return max(self.micro_batch_size * padded(max(self.lengths)), most) // self.split
 
@@ -130,10 +124,7 @@ class Plan:
         return len(batch) * max(self.lengths[index] for index in batch)
 
     def learning_rate(self, step: int, hyperparameters: Hyperparameters) -> float:
-        """Return the learning rate of an optimizer step (from 0): linear warm-up, then decay to 0.
-
-        The cosine schedule is that of Loshchilov and Hutter, SGDR (2017), without restarts.
-        """
+        """Return a step's rate: linear warm-up, then decay (cosine: SGDR, 2017, no restarts)."""
         peak = hyperparameters.learning_rate
         warm_up = math.ceil(hyperparameters.warmup_share * self.total_steps)
         if step < warm_up:
@@ -169,10 +160,7 @@ def _epoch(plan: Plan, epoch: int) -> list[list[int]]:
 
 
 def content_sha256(examples: Iterable[Example]) -> str:
-    """Return a hash of the tokens and labels of sequences, in order.
-
-    It changes if the template inserts another date, or if a new release labels other tokens.
-    """
+    """Return a hash of tokens and labels, which dates in templates or new releases change."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(array("i", example.input_ids).tobytes())
@@ -181,10 +169,7 @@ def content_sha256(examples: Iterable[Example]) -> str:
 
 
 def data_position_sha256(plan: Plan, step: int) -> str:
-    """Return a hash of seed, epoch, step, and the examples of each step with their content.
-
-    It does not depend on the division into micro-batches and ranks, which a resume may change.
-    """
+    """Return a hash of seed, epoch, step and examples, whatever the micro-batches and ranks."""
     epoch = min(step // plan.steps_per_epoch, plan.epochs - 1)
     position = {
         "seed": plan.seed,

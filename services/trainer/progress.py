@@ -68,11 +68,7 @@ class Progress(Counters):
         self.segment_seconds += step.seconds
 
     def take_evaluation(self, loss: float, threshold: float) -> None:
-        """Record the held-out loss of this step.
-
-        It counts as lower only if it is below the lowest loss by more than `threshold`, as in the
-        EarlyStoppingCallback of transformers.
-        """
+        """Record a held-out loss. As in transformers, it must be lower by `threshold` to count."""
         lowest = self.lowest_eval_loss
         self.eval_loss = loss
         lower = lowest is None or lowest - loss > threshold

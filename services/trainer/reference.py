@@ -42,11 +42,7 @@ class Reference:
 
     @classmethod
     def read(cls, directory: Path, plan: Plan, held_out: int) -> Reference:
-        """Read the reference of a checkpoint. `held_out` is the number of held-out pairs.
-
-        Raise OSError or SafetensorError if that fails, KeyError if a tensor is missing, and
-        ValueError if it has another shape.
-        """
+        """Read a checkpoint's reference. Raise OSError, SafetensorError, KeyError or ValueError."""
         tensors = TensorFile.read(directory / FILE).tensors
         found = cls(tensors[TRAIN], tensors[HELD_OUT])
         if found.train.shape != (len(plan.lengths), 2) or found.held_out.shape != (held_out, 2):

@@ -146,10 +146,7 @@ class Reporter:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     def measure(self, measured: StepMeasured | EvaluationMeasured) -> None:
-        """Queue the telemetry of an optimizer step or an evaluation.
-
-        Report the first step of the segment immediately.
-        """
+        """Queue the telemetry of a step or an evaluation. Report the first step immediately."""
         is_step = isinstance(measured, StepMeasured)
         if is_step and self._draft.first_step_seconds is None:
             self.update(now=True, first_step_seconds=measured.elapsed_seconds)
@@ -174,11 +171,7 @@ class Reporter:
             self._queue(each, f"evaluation:{each.step}")
 
     def saved(self, checkpoint: SavedCheckpoint) -> None:
-        """Report a durable checkpoint immediately. Any thread may call this, one at a time.
-
-        The report also includes the earlier checkpoints that a resume may need, because their own
-        reports may have been lost.
-        """
+        """Report a durable checkpoint, and earlier ones a resume may need, from any one thread."""
         _print(f"checkpoint step={checkpoint.step} elapsed={checkpoint.elapsed_seconds}")
         saved = [*self._needed, checkpoint]
         wanted = self._spec.hyperparameters.n_checkpoints or KEPT_NEWEST
@@ -351,12 +344,10 @@ class Reporter:
             await asyncio.wait_for(self._wake.wait(), rest)
 
     def _touch_beat(self) -> None:
-        """Touch the file by which the launcher detects a trainer that hangs."""
         with suppress(OSError):
             self._beat.touch()
 
     async def _receive(self, js: JetStreamContext) -> None:
-        """Apply the latest Control message of this segment, if any."""
         subject = control_subject(self._spec.job_id, self._spec.segment)
         try:
             message = await js.get_last_msg(CONTROL, subject, direct=True)

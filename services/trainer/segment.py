@@ -346,11 +346,7 @@ def train(context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: 
 
 
 def _stop(context: Context, checkpoints: Checkpoints, prepared: Prepared) -> None:
-    """Save the last completed step. Raise SegmentStopped unless the lease was extended meanwhile.
-
-    All ranks save, because each contributes its random state. Then rank 0 exits, which ends the
-    others.
-    """
+    """Save in all ranks, for their random states. Raise SegmentStopped unless the lease grew."""
     if prepared.divergence.suspect:
         context.reporter.log(
             f"the trainer saves step {checkpoints.progress.step:,} although its loss is above "

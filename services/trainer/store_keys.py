@@ -39,7 +39,6 @@ class StoreKeys:
         self._newest = credentials
 
     def __call__(self) -> S3Credential:
-        """Return the newest keys, in the form that obstore asks for."""
         newest = self._newest
         assert newest is not None, "the segment has no keys of its own"
         try:

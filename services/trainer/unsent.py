@@ -27,18 +27,12 @@ class Unsent(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> Unsent:
-        """Read the file of a checkpoint. Return nothing if it has none.
-
-        Raise ValueError if an incompatible trainer wrote it.
-        """
+        """Read a checkpoint's file, if any, or raise ValueError for an incompatible one."""
         path = directory / FILE
         return read(cls, json.loads(path.read_text())) if path.exists() else cls()
 
     def write(self, directory: Path) -> None:
-        """Write the file of a checkpoint, unless there is nothing to write.
-
-        Raise OSError if that fails.
-        """
+        """Write a checkpoint's file unless it would be empty."""
         if self.steps or self.evaluations:
             (directory / FILE).write_text(self.model_dump_json())
 

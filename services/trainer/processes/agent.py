@@ -77,7 +77,6 @@ def launch(
 
 
 def _folder(spec_path: Path) -> Path:
-    """Return the folder with the files of the agents."""
     return spec_path.with_name("ranks")
 
 
@@ -153,16 +152,12 @@ class RankProcesses:
             threading.Thread(target=self._watch_files, daemon=True).start()
 
     def _handle(self, index: int) -> int:
-        """Wait until the process of a rank starts. Return a file descriptor for it.
-
-        `index` counts the ranks of this node. The number of the rank is then known as well.
-        """
+        """Wait for a rank of this node to start. Return a descriptor. Its number is known then."""
         while (pid := self._group.workers[index].id) is None:
             time.sleep(START_POLL_SECONDS)
         return os.pidfd_open(pid)
 
     def _await_end(self, index: int) -> None:
-        """Record the exit code of a rank before the agent reaps the process."""
         try:
             end = os.waitid(os.P_PIDFD, self._handle(index), os.WEXITED | os.WNOWAIT)
         except (ProcessLookupError, ChildProcessError):
@@ -188,10 +183,7 @@ class RankProcesses:
                 signal.pidfd_send_signal(self._handle(index), signal.SIGKILL)
 
     def _watch_files(self) -> None:
-        """Wait for the file of a stop, or for the end of rank 0 if it is on another node.
-
-        Then stop rank 0, or kill the ranks of this node.
-        """
+        """Wait for a stop or the end of a remote rank 0. Stop rank 0, or kill local ranks."""
         first = self._handle(0)
         leads = self._group.workers[0].global_rank == 0
         awaited = self._directory / STOP if leads else self._leader_ended

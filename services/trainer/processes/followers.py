@@ -69,11 +69,7 @@ class Followers:
         self._left = threading.Event()
 
     def watch(self, abandon: Callable[[FollowerLost], None]) -> None:
-        """Call `abandon` from a thread if a follower is lost and rank 0 hangs.
-
-        With gloo, a broken connection raises an error in rank 0. A collective operation between
-        GPUs hangs forever.
-        """
+        """Call `abandon` from a thread if a follower is lost: rank 0 may hang in an exchange."""
         if self._count > 1:
             threading.Thread(target=self._watch, args=(abandon,), daemon=True).start()
 
@@ -98,10 +94,7 @@ class Followers:
         return None
 
     def leave(self) -> None:
-        """Stop watching after rank 0's last exchange with the others.
-
-        The call does not return if the watch is already ending this process.
-        """
+        """Stop watching after the last exchange, or hang if the watch ends this process."""
         self._leaving.acquire()
         self._left.set()
 
@@ -165,10 +158,7 @@ def shared_error_path(directory: Path, rank: int | None = None) -> Path:
 
 
 def _class_of(exit_code: int) -> FailureClass:
-    """Return the failure class of an exit without an error file.
-
-    SIGKILL is the fault of the machine.
-    """
+    """Return the failure class of an exit without a report. SIGKILL is the machine's fault."""
     killed = exit_code == -signal.SIGKILL
     return FailureClass.NODE_LOST if killed else FailureClass.TRAINER_CRASHED
 

@@ -111,20 +111,14 @@ class Ranks:
         return self._accelerator.prepare(model)
 
     def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Return a context for a backward pass, which every rank must run.
-
-        Only the last backward pass of a step exchanges gradients.
-        """
+        """Return the context of a backward pass. Only a step's last one exchanges gradients."""
         if last:
             return nullcontext()
         return self._accelerator.no_sync(model)
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Run the block in rank 0 first, so that the others find the files that it fetched.
-
-        Call this once per segment. The others wait without a time limit, and end with rank 0.
-        """
+        """Run the block once per segment, in rank 0 first: others find the files it fetched."""
         if self._store is not None and not self.leads:
             self._store.wait([LEADER_DONE], timedelta(days=365))
         yield
