@@ -118,11 +118,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def is_untraced(scope: Scope) -> bool:
-    """Return True for connections without a span.
-
-    A span has the path and the query of the request. The path of a link in a mail or for signing
-    in is secret.
-    """
+    """Return True for connections without a span, because their paths contain a secret."""
     return scope["type"] != "http" or scope["path"].startswith(UNTRACED)
 
 
@@ -155,10 +151,7 @@ async def connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
 
 
 def record_security_event(backend: Backend, kind: str, address: str, detail: str) -> None:
-    """Store a security event.
-
-    The process log has no retention limit, so it omits the address.
-    """
+    """Store a security event. The process log has no retention limit, so it omits the address."""
     log.warning("security event %s: %s; `ecolink security events` has the address", kind, detail)
     try:
         with backend.pool.connection() as connection:

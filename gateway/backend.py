@@ -87,7 +87,6 @@ class Backend:
 
     @contextmanager
     def _room_for_job(self, account_id: UUID) -> Generator[None]:
-        """Let one job of the account be saved at a time. Raise QuotaExceeded at its maximum."""
         for _ in range(LOCK_TRIES):
             with self.pool.connection() as connection, connection.transaction():
                 if scalar(connection, EXCLUSIVE, [f"jobs:{account_id}"]):

@@ -46,10 +46,7 @@ class Money(Answer):
 
 
 def parsed_job_id(text: str) -> UUID:
-    """Return the UUID in a job ID, which may omit the prefix.
-
-    Raise ValueError if it is malformed.
-    """
+    """Return the UUID in a job ID, with or without prefix, or raise ValueError."""
     try:
         return UUID(text.removeprefix(JOB_PREFIX))
     except ValueError:

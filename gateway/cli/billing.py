@@ -276,7 +276,6 @@ def statement(
 
 
 def _days(answer: Listed[StatementDay]) -> RenderableType:
-    """Render one line per day with a charge or top-up."""
     moving = ("top_ups", "refunds", "credits", "charges", "reversals")
     rows = (
         selected(day, "day", "opening", *moving, "closing")
@@ -287,7 +286,6 @@ def _days(answer: Listed[StatementDay]) -> RenderableType:
 
 
 def _jobs(answer: Listed[StatementJob]) -> RenderableType:
-    """Render one line per billed job."""
     names = ("job_id", "name", "net", "charges", "reversals", "seconds", "segments")
     rows = (selected(job, *names, "dataset", "base_model") for job in answer.data)
     return listing_of_amounts(rows, empty="EcoLink billed no jobs in this period.")

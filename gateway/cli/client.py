@@ -172,11 +172,7 @@ class Client:
     def file(
         self, path: str, sha256: str, offset: int = 0
     ) -> Generator[tuple[int, Iterator[bytes]]]:
-        """GET a file under /api from an offset. Return the offset of the first byte, and the bytes.
-
-        The offset is 0 if the hash of the file changed. Reading the bytes raises Unreachable if
-        the connection is lost.
-        """
+        """GET a file from an offset, or from 0 if its hash changed. Return offset and bytes."""
         headers = {"accept-encoding": "identity"}
         if offset:
             headers |= {"range": f"bytes={offset}-", "if-range": f'"{sha256}"'}
@@ -238,7 +234,6 @@ class Client:
 
     @contextmanager
     def _reaching(self) -> Generator[None]:
-        """Raise Unreachable if the URL is invalid, or if the connection fails or is lost."""
         try:
             yield
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
@@ -255,7 +250,6 @@ class Client:
             ) from error
 
     def _answer(self, response: httpx.Response) -> dict[str, Any]:
-        """Return the JSON of a response. Raise Refused for an error."""
         try:
             answer = response.json()
         except ValueError:

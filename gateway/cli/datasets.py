@@ -194,7 +194,6 @@ def _finish(client: Client, dataset: Reply[DatasetAnswer], follow: bool) -> None
 
 
 def _fields(dataset: DatasetAnswer) -> RenderableType:
-    """Render one line per field of a dataset."""
     values = dict(dataset)
     if dataset.filters is not None:
         values["filters"] = dataset.origin
@@ -271,7 +270,6 @@ def _report(found: ValidationReport) -> RenderableType:
 
 
 def _format(found: ValidationReport | ColumnsAnswer) -> str:
-    """Return the format and columns of an upload as one line."""
     chosen = found.columns_chosen if isinstance(found, ValidationReport) else found.chosen
     columns = ", ".join(f"{role}={name}" for role, name in found.columns.items())
     kind = f"{found.format}, {found.shape}" if found.shape else found.format
@@ -324,7 +322,6 @@ def _columns(found: ColumnsAnswer) -> RenderableType:
 
 
 def _excerpt(part: Excerpt) -> Text:
-    """Return an excerpt of a line, with the error highlighted."""
     return Text.assemble(
         "  …" if part.column > 1 else "  ",
         part.text[: part.start],
@@ -426,7 +423,6 @@ def _quality(found: QualityReport) -> RenderableType:
 
 
 def _sample(unit: str, sample: Sample) -> str:
-    """Return the place of a finding, the similar line, the language and the excerpt."""
     said = f"{unit} {sample.line:,}"
     if sample.like_line is not None:
         said += f", like {unit} {sample.like_line:,}"

@@ -87,10 +87,7 @@ def _drawn(done: Downloaded) -> RenderableType:
 def download(
     client: Client, path: str, files: list[FileAnswer], directory: Path, advance: Advance
 ) -> None:
-    """Download files into a directory, and verify them against their manifest.
-
-    `advance` also counts bytes already on disk. Raise ClientError, Damaged or OSError on failure.
-    """
+    """Download files into a directory and verify them. `advance` counts bytes already there too."""
     for file in files:
         target = directory / _relative(file)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +145,6 @@ def _append(client: Client, path: str, file: FileAnswer, part: Path, advance: Ad
 
 
 def _check(directory: Path, files: list[FileAnswer]) -> None:
-    """Compare the manifest with the verified files. Raise Damaged if they differ."""
     manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
     listed = {each["path"]: each["sha256"] for each in manifest["files"]}
     arrived = {file.path: file.sha256 for file in files if file.path != MANIFEST}

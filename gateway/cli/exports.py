@@ -122,7 +122,6 @@ def _with_last_error(answer: PushAnswer, *names: str) -> dict[str, object]:
 
 
 def _export(answer: ExportAnswer) -> RenderableType:
-    """Render an export with one field per line."""
     names = ("model", "format", "status", "requested_at", "ended_at", "expires_at", "total_bytes")
     return pairs(selected(answer, *names) | failure_of(answer))
 
@@ -176,7 +175,6 @@ def push(
 
 
 def _pushed(client: Client, path: str, push_id: UUID) -> Reply[PushAnswer]:
-    """Return the current state of a push. Raise ClientError if it is no longer listed."""
     listed = client.read(Listed[PushAnswer], f"{path}/pushes")
     found = next((each for each in listed.model.data if each.id == push_id), None)
     if found is None:
@@ -207,6 +205,5 @@ def _pushes(answer: Listed[PushAnswer]) -> RenderableType:
 
 
 def _push(answer: PushAnswer) -> RenderableType:
-    """Render a push with one field per line."""
     names = ("model", "format", "repository", "private", "provenance", "status", "commit", "url")
     return pairs(selected(answer, *names) | failure_of(answer))

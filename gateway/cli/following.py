@@ -74,10 +74,7 @@ def followed(
     continues: str,
     progress: Callable[[T], object] = id,
 ) -> Reply[T]:
-    """Poll until an answer no longer runs, and return the last one.
-
-    `progress` gets each answer. On Ctrl-C, print `continues`, and exit.
-    """
+    """Poll until an answer no longer runs. Return the last one. Ctrl-C prints `continues`."""
     try:
         progress(answer.model)
         while runs(answer.model):
@@ -120,7 +117,6 @@ def log_lines(client: Client, job_id: str, last: int) -> Generator[Reply[LogLine
 
 
 def _count_seen(lines: Sequence[Reply[LogLine]], seen: tuple[int, int] | None) -> int:
-    """Return the number of leading lines that were already yielded."""
     if seen is None:
         return 0
     for count in range(len(lines), 0, -1):
@@ -209,7 +205,6 @@ class _Bill:
 
 
 def _json_lines(following: Iterable[Job]) -> JobDetail:
-    """Print each changed state as a line of JSON, and return the last state."""
     shown: Job | None = None
     for job in following:
         if shown is None or job.document != shown.document:

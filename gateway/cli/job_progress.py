@@ -46,7 +46,6 @@ def panel(job: JobDetail, losses: Sequence[float]) -> RenderableType:
 
 
 def _bar(job: JobDetail) -> RenderableType:
-    """Return the state and a progress bar of the steps."""
     row = Table.grid(padding=(0, 2, 0, 0))
     name = Text(state(job).replace("_", " "), style=STYLES.get(job.status, "cyan"))
     cells: list[RenderableType] = [name]

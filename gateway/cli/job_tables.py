@@ -152,7 +152,6 @@ def _details(job: JobDetail) -> dict[str, object]:
 
 
 def _peak_memory(job: JobDetail) -> str:
-    """Return the measured and the predicted peak memory, each if known."""
     peaks = {"measured": job.peak_memory_bytes, "predicted": job.required_bytes}
     return ", ".join(f"{gib(size):g} GiB {name}" for name, size in peaks.items() if size)
 
@@ -225,7 +224,6 @@ def quote(answer: QuoteAnswer) -> RenderableType:
 
 
 def _memory(fit: FitAnswer) -> RenderableType:
-    """Render the memory that the job needs on each GPU."""
     sizes = {name.replace("_", " "): size for name, size in fit.items_gib.items()}
     sizes |= {"total": sum(fit.items_gib.values())}
     sizes |= {"GPU memory": fit.vram_gib, "headroom": fit.headroom_gib}
@@ -323,7 +321,6 @@ def evaluations(answer: Listed[Evaluation]) -> RenderableType:
 
 
 def _rewards(each: Evaluation) -> dict[str, Text]:
-    """Return the rewards of an evaluation with DPO."""
     if each.chosen_reward is None or each.rejected_reward is None:
         return {}
     rewards = {

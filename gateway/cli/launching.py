@@ -44,7 +44,6 @@ OMITTED = (
 
 
 def _option(name: str, field: FieldInfo) -> Any:
-    """Return the annotation of a hyperparameter's option."""
     kind: Any = list[str] if get_origin(field.annotation) is tuple else field.annotation
     default = "" if field.default is None else f"  \\[default: {written(field.default)}]"
     return Annotated[
@@ -278,7 +277,6 @@ def _warned(client: Client, body: dict[str, Any], *, yes: bool) -> list[str]:
 
 
 def _integrations(named: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the integrations that options name. Raise BadParameter."""
     try:
         return [integration_of(each).model_dump(mode="json") for each in named]
     except Invalid as error:
@@ -297,10 +295,7 @@ def _choice(option: str) -> str:
 def _changed(
     template: dict[str, Any], left_out: Sequence[str], given: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a request without some of its choices, and with the given ones.
-
-    If the method changes, the other method has its own default learning rate and beta.
-    """
+    """Return a request with changes. Another method has its own default learning rate and beta."""
     own, tuned = dict(template), dict(template["hyperparameters"])
     method = tuned.get("method", SUPERVISED)
     for name in left_out:

@@ -30,10 +30,7 @@ def read_login() -> Endpoint | None:
 
 
 def write_login(endpoint: Endpoint) -> Path:
-    """Save a login in a file that only its owner can read, and return the file.
-
-    Raise OSError on failure.
-    """
+    """Save a login in a file that only its owner can read, and return the file."""
     path = login_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")

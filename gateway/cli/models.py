@@ -93,7 +93,6 @@ def chat(
 
 
 def _prompt(prompt: str | None) -> str:
-    """Return the message, given or read from standard input. Raise BadParameter if empty."""
     if prompt is None and sys.stdin.isatty():
         note("Type the message. Ctrl-D sends it.")
     said = sys.stdin.read().strip() if prompt is None else prompt
@@ -202,7 +201,6 @@ def delete(client: Client, model: ModelName) -> None:
 
 
 def _deployment(answer: DeploymentAnswer) -> RenderableType:
-    """Render a deployment with one field per line."""
     names = ("model", "status", "base_model", "job_id", "step", "requested_at", "changed_at")
     return pairs(selected(answer, *names) | failure_of(answer))
 

@@ -69,7 +69,6 @@ def _key_of(client: Client) -> Reply[KeyAnswer] | None:
 
 
 def _show(url: str, account: Reply[AccountAnswer], key: Reply[KeyAnswer] | None) -> None:
-    """Print a gateway, and the account and the rights of the API key."""
     whose = account.model
     shown = {
         "gateway": url,
@@ -85,7 +84,6 @@ def _show(url: str, account: Reply[AccountAnswer], key: Reply[KeyAnswer] | None)
 
 
 def _address(given: str | None) -> str:
-    """Return the URL to save. Raise BadParameter if it is invalid."""
     if given is None and sys.stdin.isatty():
         given = str(typer.prompt("URL of EcoLink", err=True)).strip()
     if given is None:
@@ -100,7 +98,6 @@ def _address(given: str | None) -> str:
 
 
 def _typed_key(address: str) -> str:
-    """Return the key from a hidden prompt or standard input. Raise BadParameter if empty."""
     if sys.stdin.isatty():
         key = str(typer.prompt(f"API key for {address}", hide_input=True, err=True))
     else:

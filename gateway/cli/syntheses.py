@@ -192,7 +192,6 @@ def _followed(client: Client, synthesis: Reply[SynthesisAnswer]) -> Reply[Synthe
 
 
 def _end(synthesis: Reply[SynthesisAnswer]) -> None:
-    """Print a synthesis, and exit with the code of its state."""
     show(synthesis, fields)
     if (code := ENDINGS.get(synthesis.model.status)) is not None:
         raise typer.Exit(code)

@@ -162,7 +162,6 @@ class FittingTable:
         yield table
 
     def _cells(self, columns: Sequence[str]) -> int:
-        """Return the width that these columns need."""
         return sum(map(self._width, columns)) + GAP * (len(columns) - 1)
 
     def _width(self, name: str) -> int:

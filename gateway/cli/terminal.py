@@ -126,7 +126,6 @@ def client_of(ctx: typer.Context) -> Client:
 
 @contextmanager
 def _reported_errors(ctx: typer.Context) -> Generator[None]:
-    """Print an error of the gateway or of a file, and exit with its code."""
     try:
         yield
     except Refused as error:
@@ -178,7 +177,6 @@ def _print(message: str, style: str) -> None:
 
 
 def _names(ctx: typer.Context) -> Callable[[str], str]:
-    """Return a function that maps API fields to options and arguments of the command."""
     typed = {param.name: param for param in ctx.command.params}
 
     def name(field: str) -> str:

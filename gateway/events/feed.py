@@ -280,10 +280,7 @@ def read_log(backend: Backend, interest: EventFilter, after: int, limit: int) ->
 
 
 def _after(log: EventLog, position: int, last: Notification | None) -> Sequence[Notification]:
-    """Return the events after `last`. Raise LogReplaced if the log lacks `last`.
-
-    The query includes `last` again, because restoring a backup may have removed it.
-    """
+    """Return the events after `last`, which a restored backup may lack: then raise LogReplaced."""
     if last is None:
         return log.recorder.select_notifications(
             start=position, limit=BATCH_EVENTS, inclusive_of_start=False

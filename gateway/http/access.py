@@ -105,11 +105,7 @@ def caller(
 def holder_shown(
     connection: HTTPConnection, backend: Backend, secret: str, request_id: str
 ) -> Caller:
-    """Return the account of an API key that a client sent.
-
-    A wrong key counts towards a lockout of the client's address. Raise Unauthenticated if the key
-    is wrong, and RateLimited if the address is locked out.
-    """
+    """Return the account of a client's key. Wrong keys lead to a lockout of the address."""
     with shown(connection, secret):
         known = holder_of(backend, secret, request_id)
     _note_use(connection, backend, known)
@@ -136,10 +132,7 @@ def shown(connection: HTTPConnection, secret: str) -> Generator[None]:
 
 
 def holder_of(backend: Backend, secret: str, request_id: str) -> Caller:
-    """Return the account of the API key with this secret.
-
-    Raise Unauthenticated if there is no valid key.
-    """
+    """Return the account of the API key with this secret, or raise Unauthenticated."""
     return _caller(backend.ecolink.authenticate(secret), backend.clock.now(), request_id)
 
 
@@ -185,7 +178,6 @@ def viewing(connection: HTTPConnection, backend: Backend, known: Caller) -> Call
 
 
 def _account_id(backend: Backend, named: str) -> UUID:
-    """Return the ID of an account. Raise Invalid for another text, and NotFound."""
     try:
         account_id = UUID(named)
     except ValueError:

@@ -275,10 +275,7 @@ class Errors:
         otherwise: Shape,
         recognize: Callable[[Request], None],
     ) -> None:
-        """Set the format for each first path segment, and the format for all other paths.
-
-        `recognize` identifies the signed-in user of a request that matches no route.
-        """
+        """Set the formats by first path segment. `recognize` finds the user on unknown paths."""
         self._shapes, self._otherwise, self._recognize = shapes, otherwise, recognize
 
     def install(self, app: FastAPI) -> None:

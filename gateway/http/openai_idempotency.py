@@ -27,11 +27,7 @@ def fingerprint(path: str, content: JsonValue) -> str:
 def command_key(
     backend: Backend, caller: Caller, key: str | None, retries: int, request_sha256: str
 ) -> str:
-    """Return the idempotency key of a command.
-
-    Without a key, two equal requests are two commands. If the client marks the second request as a
-    retry, it gets the key of the first, even if the first did not arrive or is still in progress.
-    """
+    """Return the key given or, for a retry by its mark, that of the equal request before."""
     if key is not None:
         return key
     made = str(uuid4())

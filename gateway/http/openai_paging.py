@@ -32,10 +32,7 @@ def page_from(
     limit: int,
     show: Callable[[Sequence[R]], list[T]],
 ) -> Page[T]:
-    """Return a page of at most `limit` objects.
-
-    Pass one object more than the limit. It determines `has_more`.
-    """
+    """Return a page of at most `limit` objects. One object more determines `has_more`."""
     here = things[:limit]
     return Page(
         data=show(here),

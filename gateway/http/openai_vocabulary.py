@@ -104,10 +104,7 @@ def default_learning_rate(method: str) -> float:
 
 
 def learning_rate(multiplier: float, method: str) -> float:
-    """Return the peak learning rate for OpenAI's multiplier of the default of a method.
-
-    Raise Invalid if the rate is out of range.
-    """
+    """Return the peak rate for OpenAI's multiplier of a method's default, or raise Invalid."""
     default = default_learning_rate(method)
     rate = default * multiplier
     if rate > HIGHEST_LEARNING_RATE:

@@ -33,9 +33,6 @@ class Page(Answer, Generic[T]):
 
     @classmethod
     def of(cls, read: Callable[[int], Sequence[R]], limit: int, show: Callable[[R], T]) -> Page[T]:
-        """Return a page of at most `limit` rows.
-
-        It reads one more row to determine `has_more`.
-        """
+        """Return a page of at most `limit` rows, after reading one more for `has_more`."""
         rows = read(limit + 1)
         return cls(data=[show(row) for row in rows[:limit]], has_more=len(rows) > limit)

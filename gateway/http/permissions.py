@@ -174,7 +174,6 @@ def declared_routes(app: FastAPI) -> list[DeclaredRoute]:
 
 
 def _permissions(dependant: Dependant | None) -> list[Permission]:
-    """Return the permissions that the dependencies of a route check or declare."""
     if dependant is None:
         return []
     own = [each.call for each in dependant.dependencies if each.call in _PERMISSIONS]

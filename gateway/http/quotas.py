@@ -57,10 +57,7 @@ class Buckets:
         self._lock = threading.Lock()
 
     def take(self, name: str, owner: Hashable, cost: int = 1) -> Level:
-        """Take `cost` tokens. If the bucket is empty, take none and raise RateLimited.
-
-        If the cost exceeds the level, the difference becomes a debt, which is refilled first.
-        """
+        """Take tokens, or raise RateLimited if empty. A higher cost leaves a debt to refill."""
         size, rate = self._size(name)
         with self._lock:
             held = self._held(name, owner)
@@ -144,10 +141,7 @@ class Quotas:
         self.slots = Slots(limits)
 
     def admit(self, account_id: UUID, *, changes: bool) -> dict[str, str]:
-        """Count a request of an account. Return the headers for its response.
-
-        Raise RateLimited if a rate limit is exceeded.
-        """
+        """Count a request of an account. Return the headers for its response."""
         level = self.rates.take("requests", account_id)
         if changes:
             self.rates.take("changes", account_id)

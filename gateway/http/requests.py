@@ -110,10 +110,7 @@ class Requests:
 
 
 def _route(scope: Scope) -> str:
-    """Return the path of the route with its parameters' names, so that labels are few.
-
-    A route inside a router knows its path only below the prefix of the router.
-    """
+    """Return the route's path below its router, with parameters' names: few labels."""
     paths: dict[object, str] = scope["app"].state.paths
     return paths.get(scope.get("endpoint"), "unmatched")
 

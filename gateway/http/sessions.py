@@ -39,11 +39,7 @@ SessionOf = Annotated[Session | None, Depends(session_in)]
 
 
 async def csrf_token_shown(request: Request, session: SessionOf) -> str | None:
-    """Return the CSRF token of a command, from its header or from a field of a plain form.
-
-    This reads the body only for a signed-in user. It never reads the body of an upload, because the
-    upload's size limit applies later.
-    """
+    """Return a command's CSRF token. Read only a plain form's body, of a signed-in user."""
     if request.method in SAFE_METHODS or session is None:
         return None
     header = request.headers.get(CSRF_HEADER)

@@ -73,7 +73,6 @@ class EventStream(EventSourceResponse):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. Raise ClientDisconnect if the client stops reading."""
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
@@ -115,10 +114,7 @@ async def sent_in_time(websocket: WebSocket, text: str, advice: str) -> bool:
 
 
 async def close(websocket: WebSocket, code: int, reason: str) -> None:
-    """Close the WebSocket.
-
-    If the client does not read the close frame, the keep-alive ends the connection.
-    """
+    """Close the WebSocket. The keep-alive ends it if the client does not read the close frame."""
     short = reason.encode()[:REASON_BYTES].decode(errors="ignore")
     with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
         async with asyncio.timeout(CLOSE_SECONDS):

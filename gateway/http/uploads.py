@@ -17,11 +17,7 @@ FORM_BYTES = 64 * 1024
 async def store_upload(
     request: Request, artifacts: Artifacts, ref: str, limit: int
 ) -> tuple[int, str]:
-    """Store the body under a ref. Return its size in bytes and its SHA-256 hash.
-
-    A failed upload stores nothing. Raise TooLarge above `limit` bytes, before reading if the client
-    declares the size. Raise ClientDisconnect if the client disconnects.
-    """
+    """Store a body of at most `limit` bytes. Return size and SHA-256. Failures store nothing."""
     refuse_declared(request, limit)
     return await store_stream(request.stream(), artifacts, ref, limit)
 
@@ -34,11 +30,7 @@ async def store_stream(
 
 
 def refuse_declared(request: Request, limit: int, beside: int = 0) -> None:
-    """Reject an upload before reading it.
-
-    Raise NoDiskSpace if the disk is nearly full. Raise TooLarge if the declared size exceeds
-    `limit` plus `beside`, the allowance for other form fields.
-    """
+    """Reject an upload before reading it: NoDiskSpace, or TooLarge above `limit` + `beside`."""
     if disk_space(request.app.state.backend.settings).level is DiskLevel.CRITICAL:
         raise NoDiskSpace(
             "EcoLink has too little disk space for uploads. Ask your operator to free some."

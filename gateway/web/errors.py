@@ -33,11 +33,7 @@ def recognize(request: Request) -> None:
 
 
 def answer(request: Request, status: int, problem: Problem, headers: Mapping[str, str]) -> Response:
-    """Return the response for a problem.
-
-    A request for a part of a page gets a notice with status 200, because browsers log any error
-    status to the console.
-    """
+    """Return a problem's page, or a notice with 200 for a part: browsers log other statuses."""
     if status == HTTPStatus.UNAUTHORIZED:
         return _to_sign_in(request)
     if is_htmx(request):
@@ -81,7 +77,6 @@ def _page(request: Request, status: int, problem: Problem) -> Response:
 
 
 def _to_sign_in(request: Request) -> Response:
-    """Redirect to the sign-in page, which returns to the current page."""
     if is_htmx(request):
         shown = request.headers.get("hx-current-url", "")
         return Response(headers={"hx-redirect": _sign_in_for(shown)})

@@ -146,7 +146,6 @@ def _used_up() -> Response:
 
 
 def _begun(request: Request, backend: Backend, key_id: UUID, next_page: str) -> Response:
-    """Start a session, and end the browser's previous one."""
     with backend.pool.connection() as connection:
         sessions.end_session(connection, request.cookies.get(COOKIE, ""))
         token = sessions.begin_session(connection, key_id)

@@ -39,7 +39,6 @@ def view_account(
 
 
 def _account(backend: Backend, named: str) -> UUID:
-    """Return the account with this name or ID. Raise NotFound."""
     with backend.pool.connection() as connection:
         account_id = account_id_of(connection, named)
     if account_id is None or backend.log.find(Account, account_id) is None:

@@ -160,7 +160,6 @@ def replay(
 
 
 def _listed(backend: Backend, caller: Caller) -> dict[str, Any]:
-    """Return the variables of the list."""
     return {
         "webhooks": service.list_webhooks(backend, caller),
         "types": SUBSCRIBED,
@@ -170,7 +169,6 @@ def _listed(backend: Backend, caller: Caller) -> dict[str, Any]:
 
 
 def _shown(backend: Backend, caller: Caller, webhook_id: UUID, asked: Asked) -> dict[str, Any]:
-    """Return the variables of one webhook. Raise NotFound."""
     webhook = service.webhook(backend, caller, webhook_id)
     return {
         "webhook": webhook,
@@ -198,7 +196,6 @@ def _one(
     saved: bool = False,
     replayed: int | None = None,
 ) -> Response:
-    """Return the webhook after a change, with its new secret, if any, or with a notice."""
     shown = _shown(backend, caller, webhook_id, Asked())
     shown |= {"made": made, "saved": saved, "replayed": replayed}
     return fragment("webhooks/one.html", **shown)

@@ -79,10 +79,7 @@ def update(
 
 
 def rotate(backend: Backend, caller: Caller, webhook_id: UUID, overlap_hours: int) -> NewWebhook:
-    """Return the endpoint with a new secret. Raise NotFound.
-
-    Signatures have the real time, so the overlap of the secrets does too.
-    """
+    """Return the endpoint with a new secret. The overlap is in real time, as in signatures."""
     now = datetime.now(UTC)
     with backend.pool.connection() as connection:
         found = _found(connection, caller, webhook_id)
@@ -123,10 +120,7 @@ def delivery(
 
 
 def replay(backend: Backend, caller: Caller, webhook_id: UUID, delivery_id: int) -> DeliveryAnswer:
-    """Send an ended delivery again, with the same ID.
-
-    Raise NotFound, RateLimited, or WrongState if it did not end.
-    """
+    """Send an ended delivery again, with the same ID."""
     with backend.pool.connection() as connection:
         found = _delivery(connection, caller, webhook_id, delivery_id)
         if found.status is DeliveryStatus.PENDING:
@@ -139,10 +133,7 @@ def replay(backend: Backend, caller: Caller, webhook_id: UUID, delivery_id: int)
 
 
 def replay_failed(backend: Backend, caller: Caller, webhook_id: UUID, since: datetime) -> int:
-    """Send all deliveries that failed since a time again. Return their number.
-
-    Raise NotFound or RateLimited.
-    """
+    """Send all deliveries that failed since a time again. Return their number."""
     with backend.pool.connection() as connection:
         _found(connection, caller, webhook_id)
         backend.quotas.rates.take("webhook_sends", caller.account_id)
