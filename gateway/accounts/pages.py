@@ -242,7 +242,6 @@ def _changed(
 def _shown(
     backend: Backend, caller: Caller, account_id: UUID, done: str = "", made: NewKey | None = None
 ) -> dict[str, Any]:
-    """Return the variables of the templates of one account."""
     acting = service.acting_for(backend, caller, account_id)
     return {
         "detail": service.detail(backend, caller, account_id),

@@ -55,10 +55,7 @@ class AccountDetail:
 
 
 def acting_for(backend: Backend, operator: Caller, account_id: UUID) -> Caller:
-    """Return an operator who acts for another account, with the scopes and expiry of their own key.
-
-    The actor of the commands is the operator's key. Raise NotFound if there is no such account.
-    """
+    """Return an operator who acts for another account, with their own key's scopes and expiry."""
     role = backend.log.load(Account, account_id).role
     return replace(operator, account_id=account_id, rights=replace(operator.rights, role=role))
 
@@ -73,10 +70,7 @@ def create_account(backend: Backend, operator: Caller, form: AccountForm) -> Acc
 def suspend_account(
     backend: Backend, operator: Caller, account_id: UUID, reason: SuspensionReason
 ) -> AccountAnswer:
-    """Suspend an account, or change the reason of its suspension.
-
-    Raise NotFound if the account does not exist, and WrongState unless its role is `owner`.
-    """
+    """Suspend an account with the role `owner`, or change the reason of its suspension."""
     return _command(backend, operator, lambda: backend.ecolink.suspend(account_id, reason))
 
 
@@ -116,10 +110,7 @@ def _changed(backend: Backend, account: Account) -> AccountAnswer:
 
 
 def detail(backend: Backend, operator: Caller, account_id: UUID) -> AccountDetail:
-    """Return an account with its keys, budgets and payments.
-
-    Raise NotFound or NotYetVisible if it is not visible.
-    """
+    """Return an account with its keys, budgets and payments."""
     account = billing.account_with_id(backend, account_id)
     acting = acting_for(backend, operator, account_id)
     return AccountDetail(

@@ -26,11 +26,7 @@ SHORTER = (
 
 @contextmanager
 def reading(backend: Backend, caller: Caller, too_long: str = SHORTER) -> Generator[Connection]:
-    """Open a connection that only reads. Queries of an audit never occupy the gateway's pool.
-
-    Raise RateLimited if too many audits run, and TookTooLong after `LONGEST_SECONDS`, with the fix
-    `too_long`.
-    """
+    """Open a read-only connection outside the pool, for `LONGEST_SECONDS`. Raise RateLimited."""
     slots = backend.quotas.slots
     with (
         slots.hold("audits", caller.holder_id),

@@ -178,7 +178,6 @@ def _account(event: Event) -> str | None:
 
 
 def _scope(event: Account.BudgetSet | Account.BudgetRemoved | Account.BudgetUsed) -> str:
-    """Return the jobs and the period that a budget limits."""
     of_key = "" if event.key_id is None else f"of API key {event.key_id} "
     return of_key + ("in total" if event.period == "total" else f"for each {event.period}")
 

@@ -13,10 +13,7 @@ INITIALS = {"api": "API", "gpu": "GPU"}
 
 @cache
 def groups() -> dict[str, dict[str, str]]:
-    """Return the labels of the kinds by their names, in groups by aggregate.
-
-    The first kind of a group is the aggregate itself. It stands for all of its topics.
-    """
+    """Return labels of kinds by name and aggregate. The first kind stands for all of its topics."""
     return {
         _words(each.__name__): {each.__name__: f"{_words(each.__name__)}: all events"}
         | {topic: topic for topic in sorted(_topics(each))}

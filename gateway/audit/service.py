@@ -68,10 +68,7 @@ class Auditor:
     def search(
         self, selection: Selection, limit: int, *, newest_first: bool, beyond: int | None
     ) -> tuple[list[Logged], bool]:
-        """Return a page of the selected events, and True if more follow.
-
-        `beyond` is the position after which the page begins, in the order of the page.
-        """
+        """Return a page of selected events after position `beyond`, and True if more follow."""
         found = self._log.search(selection, limit + 1, newest_first=newest_first, beyond=beyond)
         return self._all_shown(found[:limit]), len(found) > limit
 
@@ -226,7 +223,6 @@ class Auditor:
         return key_names(self._connection, [key_id]).get(key_id)
 
     def _deployment_of(self, event: Event) -> Deployment.DeploymentRequested | None:
-        """Return the first event of a deployment, which names the model and the job."""
         if isinstance(event, Deployment.DeploymentRequested):
             return event
         if not isinstance(event, Deployment.Event):
@@ -246,7 +242,6 @@ def _segment(entry: Entry) -> int:
 
 
 def _refuse(kind: str, name: str, past: Past[Any]) -> NoReturn:
-    """Raise NotFound, with the reason why the log has no such object at the moment."""
     if past.problem is not None:
         raise NotFound(f"The {kind} {name} cannot be folded. {past.problem}")
     first = past.next

@@ -23,10 +23,7 @@ def auto_top_up(backend: Backend, caller: Caller) -> AutoTopUpAnswer:
 
 
 def set_auto_top_up(backend: Backend, caller: Caller, wanted: AutoTopUpRequest) -> AutoTopUpAnswer:
-    """Turn automatic top-ups on.
-
-    Raise Forbidden if payments by card are disabled, WrongState without a saved card, and Invalid.
-    """
+    """Turn automatic top-ups on, if payments by card are enabled and a card is saved."""
     rule = AutoTopUpRule(
         threshold_micros=payment_micros_of(wanted.threshold, field="threshold"),
         amount_micros=payment_micros_of(wanted.amount, field="amount"),

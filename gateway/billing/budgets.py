@@ -33,10 +33,7 @@ def budgets_of(backend: Backend, caller: Caller) -> list[BudgetAnswer]:
 def set_budget(
     backend: Backend, caller: Caller, name: BudgetName, limit: str
 ) -> list[BudgetAnswer]:
-    """Set a budget, and return all budgets.
-
-    Raise Invalid for a malformed amount, and NotFound if the account has no such API key.
-    """
+    """Set a budget, and return all budgets."""
     limit_micros = micros_of(limit, field="limit")
     with because(caller.cause(backend)):
         account = backend.ecolink.set_budget(caller.account_id, name, limit_micros)
@@ -44,10 +41,7 @@ def set_budget(
 
 
 def remove_budget(backend: Backend, caller: Caller, name: BudgetName) -> list[BudgetAnswer]:
-    """Remove a budget, if it is set, and return the others.
-
-    Raise NotFound if the account has no such API key.
-    """
+    """Remove a budget, if it is set, and return the others."""
     with because(caller.cause(backend)):
         account = backend.ecolink.remove_budget(caller.account_id, name)
     return _answers(backend, account)

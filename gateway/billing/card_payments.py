@@ -35,11 +35,7 @@ CARDS_DISABLED = "Payments by card are disabled. Ask your operator to top up thi
 def start(
     backend: Backend, caller: Caller, wanted: PaymentRequest, key: str | None, page_url: str
 ) -> CardPaymentAnswer:
-    """Start a payment. Calls with the same idempotency key start only one payment.
-
-    Raise Forbidden if payments by card are disabled, Invalid if the amount is invalid,
-    CommandReused if the key was used for another amount, and ProviderUnavailable.
-    """
+    """Start a payment. Calls with the same idempotency key start only one payment."""
     cards, saves_card = cards_of(backend), wanted.save_card
     amount_micros = payment_micros_of(wanted.amount, field="amount")
     id = created_id(caller.account_id, "card-payment", key or str(uuid4()))
@@ -60,10 +56,7 @@ def payment(backend: Backend, caller: Caller, id: UUID) -> CardPaymentAnswer:
 
 
 def receipt_url(backend: Backend, caller: Caller, reference: str) -> str:
-    """Return the address of Stripe's receipt of a payment of the caller.
-
-    Raise NotFound or ProviderUnavailable.
-    """
+    """Return the address of Stripe's receipt of a payment of the caller."""
     cards = backend.card_payments
     found = backend.log.find(Payment, payment_id(STRIPE_PROVIDER, reference))
     if cards is not None and found is not None and found.account_id == caller.account_id:
@@ -85,11 +78,7 @@ def list_payments(
 
 
 def take_event(backend: Backend, event: WebhookEvent) -> None:
-    """Bring the object of a webhook to Stripe's current state. Ignore unknown objects.
-
-    EcoLink reads the state from Stripe, so repeated events, events out of order and events about
-    objects of other systems change nothing. Raise ProviderUnavailable, so that Stripe retries.
-    """
+    """Bring a webhook's object to Stripe's current state, so that repeats change nothing."""
     returns = backend.card_returns
     assert returns is not None
     with because(Cause("service:stripe", f"stripe:{event.id}", backend.clock.now())):
@@ -104,11 +93,7 @@ def take_event(backend: Backend, event: WebhookEvent) -> None:
 def refund(
     backend: Backend, operator: Caller, account_id: UUID, wanted: RefundRequest
 ) -> AccountAnswer:
-    """Refund a part of a payment, once per reference of the refund.
-
-    Raise Forbidden if payments by card are disabled, NotFound if the account has no such payment,
-    Invalid or InsufficientBalance for the amount, RefundRefused or ProviderUnavailable.
-    """
+    """Refund a part of a payment, once per reference of the refund."""
     returns = backend.card_returns
     if returns is None:
         raise Forbidden(CARDS_DISABLED)

@@ -71,21 +71,14 @@ def account_with_id(backend: Backend, account_id: UUID) -> AccountAnswer:
 
 
 def runway_of(backend: Backend, account: AccountAnswer) -> Runway:
-    """Return the runway of an account: the seconds until its running jobs use up the balance.
-
-    The seconds are None if the running jobs cost nothing.
-    """
+    """Return the seconds until running jobs use up the balance; None if they cost nothing."""
     with backend.pool.connection() as connection:
         now = burns(connection, [account.id])[account.id]
     return Runway.of(account.balance.micros, now)
 
 
 def own_provider(backend: Backend, *, local: bool) -> PaymentProvider | None:
-    """Return the provider of self-service payments, or None if they are disabled.
-
-    `local` is true if the client connects directly from the gateway's host. Test payments require
-    this.
-    """
+    """Return the provider of self-service payments. Test payments need a `local` client."""
     provider = self_service_provider(backend.settings)
     is_test = provider is not None and provider.name == TEST_PROVIDER
     return None if is_test and not local else provider
@@ -115,11 +108,7 @@ def top_up_own(
 def grant_credit(
     backend: Backend, operator: Caller, account_id: UUID, credit: Credit
 ) -> AccountAnswer:
-    """Grant a credit, once per reference.
-
-    Raise NotFound if the account does not exist, Invalid if a value is invalid, and CommandReused
-    if the reference was used for another amount.
-    """
+    """Grant a credit, once per reference."""
     amount_micros = payment_micros_of(credit.amount, field="amount")
     with because(operator.cause(backend)):
         account = backend.ecolink.grant_credit(account_id, amount_micros, credit.reference)
@@ -129,11 +118,7 @@ def grant_credit(
 def confirm_top_up(
     backend: Backend, operator: Caller, account_id: UUID, payment: TopUp
 ) -> AccountAnswer:
-    """Add a received payment, once per reference.
-
-    Raise NotFound if the account does not exist, Invalid if a value is invalid, and CommandReused
-    if the reference was used for another account or amount.
-    """
+    """Add a received payment, once per reference."""
     amount_micros = payment_micros_of(payment.amount, field="amount")
     provider = provider_named(backend.settings, payment.provider)
     receipt = provider.receipt(payment.reference, amount_micros)

@@ -126,7 +126,6 @@ Names = tuple[str, str | None, str | None]
 
 
 def _names(backend: Backend, jobs: Sequence[JobOfStatement]) -> dict[UUID, Names]:
-    """Return the names of jobs and syntheses that the read models have, by ID."""
     found = names_by_id(backend, [job.job_id for job in jobs if not job.synthesis])
     names: dict[UUID, Names] = {
         id: (each.title, each.dataset, each.base_model) for id, each in found.items()

@@ -32,10 +32,7 @@ class PoolClaims:
     """Waits of new claims that have been computed, by number of GPUs."""
 
     def wait_of(self, job_id: UUID, count: int) -> float | None:
-        """Return the expected wait of a queued job in seconds; None if it cannot be served.
-
-        A job that is not queued yet is last.
-        """
+        """Return a queued job's expected wait in seconds; None if it cannot be served."""
         if job_id in self._waits_by_job:
             return self._waits_by_job[job_id]
         if count not in self.waits:

@@ -272,7 +272,6 @@ class ChatCompletion(Answer):
 
 
 def _plain(place: int, message: Message) -> dict[str, Any]:
-    """Return a message with text content. Raise Invalid if a part has no text."""
     for call in message.tool_calls or ():
         if _is_too_deep(call):
             raise Invalid(
@@ -302,7 +301,6 @@ def _plain(place: int, message: Message) -> dict[str, Any]:
 
 
 def _is_too_deep(call: dict[str, Any]) -> bool:
-    """Return True if a call, or the JSON of its arguments, is nested too deeply."""
     levels: list[Any] = [call]
     function = call.get("function")
     arguments = function.get("arguments") if isinstance(function, dict) else None

@@ -134,10 +134,7 @@ class Chat:
         await self.generation.close()
 
     async def completion(self, require_valid: Callable[[], None]) -> Object:
-        """Return the whole completion. Raise GenerationInterrupted if it does not complete.
-
-        `require_valid` raises an error to stop the generation. It is called after each text delta.
-        """
+        """Return the whole completion. `require_valid` may raise after each text delta."""
         choices = [Choice() for _ in range(self.choices)]
         async for piece in self.generation.pieces():
             require_valid()
@@ -196,10 +193,7 @@ def _called(calls: list[ToolCall]) -> list[Object]:
 
 
 async def events_while_valid(request: Request, caller: Caller, chat: Chat) -> AsyncIterator[str]:
-    """Yield the events of a completion.
-
-    If the caller's key ends or the account is suspended, the last one is an error.
-    """
+    """Yield a completion's events, and at last an error if the key ends or the account."""
     feed: EventFeed = request.app.state.feed
     try:
         async for event in chat.events():
@@ -211,21 +205,13 @@ async def events_while_valid(request: Request, caller: Caller, chat: Chat) -> As
 
 
 async def completion_while_valid(request: Request, caller: Caller, chat: Chat) -> Object:
-    """Return the whole completion.
-
-    Raise Unauthenticated if the caller's key ends before it, and Suspended if the account is
-    suspended.
-    """
+    """Return the whole completion, unless the key ends or the account is suspended."""
     feed: EventFeed = request.app.state.feed
     return await while_connected(request, chat.completion(lambda: _require_valid(feed, caller)))
 
 
 def _require_valid(feed: EventFeed, caller: Caller) -> None:
-    """Check the caller again, because a request may wait and run for long.
-
-    Raise Unauthenticated if the key was revoked or has expired since the authentication, and
-    Suspended if the account was suspended.
-    """
+    """Check again that the key did not end and that the account is not suspended."""
     if caller.key_id in feed.revoked_keys or caller.rights.expired(feed.backend.clock.now()):
         raise Unauthenticated("The API key was revoked or has expired. Use another key.")
     if caller.account_id in feed.suspended_accounts:

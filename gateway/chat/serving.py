@@ -234,10 +234,7 @@ def _refusal(status: int, body: bytes) -> DomainError:
 
 
 def urls_of(text: str | None) -> list[str]:
-    """Return the URLs of the serving processes, which commas separate, without trailing slashes.
-
-    The list has one empty URL, which no process serves, if there is none.
-    """
+    """Return the comma-separated URLs without trailing slashes, or one empty URL for none."""
     found = [url for each in (text or "").split(",") if (url := each.strip().rstrip("/"))]
     return found or [""]
 

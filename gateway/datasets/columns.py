@@ -157,7 +157,6 @@ def _sample(backend: Backend, dataset_id: UUID) -> _Sample:
 
 
 def _preview(number: int, value: dict[str, Any], columns: Columns | None) -> PreviewRow:
-    """Return a row with its values and, if the columns make an example, its messages."""
     values = {name: _short(each) for name, each in value.items()}
     row = PreviewRow(row=number, messages=[], tools=0, values=values)
     if columns is None:

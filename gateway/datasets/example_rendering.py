@@ -146,7 +146,6 @@ def _shown(
     context: int,
     answer: str | None,
 ) -> ShownConversation:
-    """Return a conversation of a line, which has more than one if it is a preference pair."""
     number, line = numbered
     conversation = _shortened(whole) if _is_long(line, whole) else whole
     kept = conversation["messages"]
@@ -224,10 +223,7 @@ def shown_example(
 
 
 def _kinds(tokens: Tokens, example: Example, context: int) -> list[tuple[int, str]]:
-    """Return the kinds of tokens, with their start in the text. The first token is context.
-
-    No position predicts the first token.
-    """
+    """Return the kinds of tokens with their starts. No position predicts the first: context."""
     kinds = [(0, READ)]
     for position, (begin, end) in enumerate(tokens.offsets):
         if begin == end:
@@ -267,10 +263,7 @@ def _turns(
 
 
 def _added(renderer: ChatRenderer, text: str, messages: list[Message], tools: Any) -> int:
-    """Return the length of the system message that the template adds, or 0.
-
-    The template adds it before the first message, but not before a repetition of that message.
-    """
+    """Return the length of the system message that the template adds before the first, or 0."""
     if not messages or messages[0]["role"] == "system":
         return 0
     try:

@@ -72,5 +72,4 @@ def histogram(lengths: TokenLengths, context_length: int) -> Histogram | None:
 
 
 def _number(length: int) -> int:
-    """Return the bucket index of a length."""
     return max(1, bisect_left(BOUNDS, length))

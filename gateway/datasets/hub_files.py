@@ -78,7 +78,6 @@ def _declared(
 
 
 def _default(known: Mapping[str, Any]) -> str | None:
-    """Return the config to use if none is chosen, or None if there is no obvious one."""
     if len(known) == 1:
         return next(iter(known))
     marked = [name for name, each in known.items() if each.get("default") is True]
@@ -110,7 +109,6 @@ def _texts(value: Any) -> list[str]:
 
 
 def _matching(paths: Sequence[str], patterns: Sequence[str], split: str) -> list[str]:
-    """Return the paths that match a pattern. Raise NoFiles if that takes too long."""
     patterns = [each.removeprefix("./") for each in patterns]
     names = {each for each in patterns if WILDCARD.search(each) is None}
     parts = [PARTS.findall(each) for each in patterns if each not in names]
@@ -150,7 +148,6 @@ def _matches(path: str, parts: Sequence[str]) -> bool:
 
 
 def _in_folder(path: str, starts: set[int]) -> set[int]:
-    """Return the starts, and the positions after them up to the next slash."""
     found: set[int] = set()
     inside = False
     for at in range(len(path) + 1):

@@ -77,7 +77,6 @@ def _choices(
 
 
 def _asked(wanted: HubDatasetRequest) -> dict[str, Any]:
-    """Return the part of the source document that a request determines."""
     return {
         "repository": wanted.repository,
         "revision": wanted.revision,
@@ -125,10 +124,7 @@ def _downloaded(
 
 
 def source_of(backend: Backend, caller: Caller, dataset_id: UUID) -> HubSourceAnswer:
-    """Return the origin of a dataset on a hub.
-
-    Raise NotFound if the account has no such dataset, or a user uploaded it.
-    """
+    """Return the origin of a dataset on a hub. Raise NotFound if a user uploaded it."""
     own_dataset(backend, caller, dataset_id)
     ref = backend.log.load(Dataset, dataset_id).source_ref
     if ref is None:

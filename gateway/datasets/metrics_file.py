@@ -91,11 +91,7 @@ def metrics_end(backend: Backend, job: Row) -> datetime:
 
 
 def metrics_csv(backend: Backend, job: Row) -> bytes:
-    """Return a CSV line for each measured or evaluated step, after the last ones have arrived.
-
-    Losses are in nats per trainable token, or with DPO per preference pair. The file omits step 0,
-    which is the base model, and measurements past their retention.
-    """
+    """Return a CSV line per step after 0, with losses in nats per trainable token or pair."""
     metrics_end(backend, job)
     with backend.pool.connection() as connection:
         rows = connection.execute(

@@ -287,10 +287,7 @@ def delete(dataset_id: UUID, caller: MayTrain, backend: BackendOf) -> Response:
 def _for_bases(
     dataset_id: UUID, caller: Caller, backend: Backend
 ) -> tuple[DatasetAnswer, list[BaseView], str]:
-    """Return a valid dataset, its lengths for each base model, and the ref of its examples.
-
-    Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
-    """
+    """Return a valid dataset, its lengths for each base model, and the ref of its examples."""
     dataset = show_dataset(backend, caller, dataset_id)
     if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
         raise WrongState(f"The dataset is {dataset.status}. Only a ready dataset has examples.")

@@ -78,11 +78,7 @@ def quality_of(backend: Backend, caller: Caller, dataset_id: UUID) -> QualityRep
 def stored_quality(
     backend: Backend, caller: Caller, row: Mapping[str, Any]
 ) -> QualityReport | None:
-    """Return the quality report of a dataset's row; None until it is analyzed.
-
-    Callers who may not download datasets get it without excerpts. Raise NotFound if the dataset was
-    deleted, which the read models may not show yet.
-    """
+    """Return a dataset's quality report, or None; with excerpts if the caller may download."""
     if row["quality_ref"] is None:
         return None
     report = _stored(backend, QualityReport, row["quality_ref"])
@@ -152,12 +148,7 @@ def versions_of(backend: Backend, caller: Caller, dataset_id: UUID) -> list[Data
 def contamination_of(
     backend: Backend, caller: Caller, dataset_id: UUID, validation_id: UUID
 ) -> ContaminationAnswer:
-    """Return the examples that a training and a validation dataset share. The first call asks for
-    the comparison.
-
-    Raise NotFound if the account lacks one of them, Invalid if they are the same, and WrongState
-    unless both are valid.
-    """
+    """Return the examples that two valid datasets share. The first call asks for a comparison."""
     _require_other(dataset_id, validation_id, "validation_dataset")
     for each in (dataset_id, validation_id):
         content_of(backend, caller, each)
@@ -195,10 +186,7 @@ def difference_of(
 def contamination_counts(
     backend: Backend, account_id: UUID, dataset_id: UUID, validation_id: UUID
 ) -> Mapping[str, int] | None:
-    """Return the numbers of a comparison with a validation dataset; None until it is done.
-
-    The first call asks for the comparison.
-    """
+    """Return a comparison's numbers, or None. The first call asks for the comparison."""
     key = (dataset_id, validation_id, ComparisonKind.CONTAMINATION)
     with backend.pool.connection() as connection:
         row = comparison(connection, key)
@@ -232,11 +220,7 @@ def _stored(backend: Backend, kind: type[R], ref: str) -> R:
 def quality_warnings(
     backend: Backend, account_id: UUID, dataset_id: UUID, validation_id: UUID | None
 ) -> list[str]:
-    """Return warnings about a job's datasets, for its owner before the approval.
-
-    They are about near-duplicates, if EcoLink has analyzed the dataset, and about examples of the
-    validation dataset, if EcoLink has compared both.
-    """
+    """Return warnings about near-duplicates and shared examples, as far as they are known."""
     quality = backend.log.load(Dataset, dataset_id).quality
     analyzed, findings = (quality.analyzed, quality.findings) if quality else (0, {})
     said = duplicate_warnings(analyzed, findings, has_validation=validation_id is not None)

@@ -100,7 +100,6 @@ class DatasetAnswer(Answer):
 
 
 def _none_if_blank(value: object) -> object:
-    """Return None for the empty fields that a form sends."""
     return None if value == "" else value
 
 

@@ -47,10 +47,7 @@ def own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> Row:
 def list_datasets(
     backend: Backend, caller: Caller, after: UUID | None, limit: int
 ) -> Page[DatasetAnswer]:
-    """Return the datasets of the account, newest first.
-
-    Raise NotFound if the account has no dataset `after`.
-    """
+    """Return the datasets of the account, newest first."""
     if after is not None:
         own_dataset(backend, caller, after)
     with backend.pool.connection() as connection:
@@ -71,10 +68,7 @@ def dataset_answer(backend: Backend, row: Mapping[str, Any]) -> DatasetAnswer:
 
 
 def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
-    """Confirm that jobs ignore the tool definitions of a dataset.
-
-    Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
-    """
+    """Confirm that jobs ignore the tool definitions of a valid dataset."""
     own_dataset(backend, caller, dataset_id)
     with because(caller.cause(backend)):
         backend.ecolink.ignore_tools(caller.account_id, dataset_id)
@@ -83,11 +77,7 @@ def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetA
 
 
 def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
-    """Delete a dataset.
-
-    Raise NotFound if the account has no such dataset, and WrongState while an unfinished job or
-    synthesis uses it.
-    """
+    """Delete a dataset that no unfinished job or synthesis uses."""
     own_dataset(backend, caller, dataset_id)
     caught_up(backend, JOB_DETAIL, SYNTHESES)
     with backend.pool.connection() as connection:
@@ -99,11 +89,7 @@ def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
 
 
 def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationReport:
-    """Return the report of a validation.
-
-    Callers who may not download datasets get it without texts of the file. Raise NotFound if the
-    account has no such dataset, and WrongState until it is validated.
-    """
+    """Return a validation's report, without the file's texts unless the caller may download."""
     row = own_dataset(backend, caller, dataset_id)
     if row["report_ref"] is None:
         raise WrongState(
@@ -184,10 +170,7 @@ def base_views(backend: Backend, dataset_id: UUID) -> list[BaseView]:
 
 
 def _stored_report(backend: Backend, caller: Caller, report_ref: str) -> ValidationReport | None:
-    """Return a stored report, without texts of the file if the caller may not download it.
-
-    Return None if it was deleted, which the read models may not show yet.
-    """
+    """Return a stored report without texts the caller may not have; None if it was deleted."""
     try:
         report = read(ValidationReport, backend.artifacts.get(report_ref))
     except FileNotFoundError:

@@ -37,20 +37,13 @@ NATIVE_PATH, OPENAI_PATH = "/api/datasets", "/v1/files"
 
 
 def upload_ref(caller: Caller) -> str:
-    """Return the ref for the file of this request.
-
-    It is unique per request. If two requests share an Idempotency-Key, the one that fails must not
-    delete the file of the other.
-    """
+    """Return a ref of this request alone: one that fails must not delete another one's file."""
     return f"uploads/{caller.account_id}/{caller.request_id}.jsonl"
 
 
 @asynccontextmanager
 async def upload_slot(backend: Backend, caller: Caller) -> AsyncGenerator[int]:
-    """Hold an upload slot of the account, and yield the maximum size in bytes.
-
-    Raise RateLimited if all slots are taken, and QuotaExceeded if the account has no quota left.
-    """
+    """Hold an upload slot and yield the maximum size. Raise RateLimited or QuotaExceeded."""
     quotas = backend.quotas
     with quotas.slots.hold("uploads", caller.account_id), quotas.slots.hold("all_uploads", None):
         room = await run_in_threadpool(room_for_upload, backend, caller)
@@ -79,10 +72,7 @@ def dropped_on(error: type[BaseException], backend: Backend, ref: str) -> Iterat
 def _documents_dropped_on(
     error: type[BaseException], backend: Backend, dataset_id: UUID, documents: Iterable[str]
 ) -> Iterator[None]:
-    """Delete the documents of a dataset if the block raises an error of this type.
-
-    Those of an existing dataset stay, because another request with the same key created it.
-    """
+    """Delete a new dataset's documents on an error. An existing one was another request's."""
     try:
         yield
     except error:
@@ -118,10 +108,7 @@ class Choices(NamedTuple):
     source: Mapping[str, Any] | None = None
 
     def documents(self, account_id: UUID, dataset_id: UUID) -> dict[str, bytes]:
-        """Return the documents to store with the dataset, by ref.
-
-        Their refs contain their hashes, so equal requests agree.
-        """
+        """Return the documents by ref. Refs contain hashes, so that equal requests agree."""
         documents: dict[str, bytes] = {}
         if self.columns is not None:
             ref = columns_ref(account_id, dataset_id, columns_sha256(self.columns))
@@ -174,10 +161,7 @@ def record_version(
     file: StoredFile,
     choices: Choices,
 ) -> Mapping[str, Any]:
-    """Create a dataset that filters a file of its parent, which is never deleted. Return its row.
-
-    If the ID exists, return the existing dataset.
-    """
+    """Create, once, a dataset that filters its parent's file, and return its row."""
     dataset = _record(backend, caller, dataset_id, file, choices.options)
     return named_row(backend, caller, dataset, name)
 

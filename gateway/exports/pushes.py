@@ -62,7 +62,6 @@ def _request(
     wanted: PushRequest,
     push_id: UUID,
 ) -> HubPush:
-    """Store the target of a push, and request the push."""
     if backend.settings.hub_endpoint is None:
         raise WrongState(
             "Pushes to a hub are disabled. Ask your operator to set ECOLINK_HUB_ENDPOINT, or "
@@ -99,10 +98,7 @@ def list_pushes(backend: Backend, caller: Caller, model: str) -> list[PushAnswer
 
 
 def stop_push(backend: Backend, caller: Caller, model: str, push_id: UUID) -> PushAnswer:
-    """Stop a pending push. A stopped push stays stopped.
-
-    Raise NotFound if the model has no such push, and WrongState if it has completed or failed.
-    """
+    """Stop a pending push. A stopped push stays stopped."""
     job_id = own_model(backend, caller, model)["job_id"]
     with because(caller.cause(backend)):
         backend.exporting.stop_push(caller.account_id, job_id, push_id)

@@ -79,10 +79,7 @@ def delete_export(backend: Backend, caller: Caller, model: str, format: ExportFo
 
 
 def export_ref(backend: Backend, caller: Caller, model: str, format: ExportFormat) -> str:
-    """Return the ref of the files of a ready export.
-
-    Raise NotFound if there is no export, and WrongState if it is not ready.
-    """
+    """Return the ref of the files of a ready export."""
     files = ready_export(backend, caller, model, format).files
     assert files is not None
     return files.ref
@@ -125,10 +122,7 @@ def exports_by_job(
 
 
 def why_impossible(backend: Backend, job_id: UUID, format: ExportFormat) -> str | None:
-    """Return why the model of a job cannot be exported in a format, or None if it can.
-
-    Raise WrongState if the base model was deleted.
-    """
+    """Return why the model of a job cannot be exported in a format, or None if it can."""
     if not format.is_gguf:
         return None
     ref = backend.log.load(Job, job_id).plan.base_ref

@@ -157,7 +157,6 @@ def _day(field: str, text: str) -> date | None:
 
 
 def _account(backend: Backend, text: str) -> UUID:
-    """Return the account with a name or an ID. Raise Invalid."""
     with backend.pool.connection() as connection:
         account_id = account_id_of(connection, text)
     if account_id is None:

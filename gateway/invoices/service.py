@@ -135,7 +135,6 @@ def answer(found: RequestedInvoice) -> InvoiceAnswer:
 
 
 def _days(form: InvoiceForm) -> tuple[date, date]:
-    """Return the first and the last day. Raise Invalid."""
     if form.month is not None and form.first is None and form.last is None:
         try:
             period = Period.month(form.month)

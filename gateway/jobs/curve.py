@@ -69,11 +69,7 @@ def undone(standing: Sequence[MeasuredStep], step: int, segment: int) -> bool:
 
 
 def thinned(measured: Sequence[MeasuredStep], most: int) -> list[MeasuredStep]:
-    """Return at most `most` of the steps.
-
-    Split the steps into ranges of equal width. Keep the lowest and the highest loss of each range,
-    so that every spike is visible.
-    """
+    """Return at most `most` steps: the lowest and highest loss of equal ranges, to show spikes."""
     if len(measured) <= most:
         return list(measured)
     first, last = measured[0].step, measured[-1].step

@@ -248,7 +248,6 @@ def _job(event: events.JobEvent) -> str | None:
 
 
 def _resume(event: events.ResumeCertified) -> str:
-    """Describe a resume, and differences between the restored state and the saved state."""
     text = f"Resumed from step {event.step:,}"
     if event.unchecked:
         parts = ", ".join(STATE_PARTS.get(name, name) for name in event.unchecked)

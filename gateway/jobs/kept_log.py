@@ -57,10 +57,7 @@ def _kept_line(text: str) -> LogLine:
 
 
 def _start(live: Sequence[LogLine], logged: Sequence[LogLine]) -> int:
-    """Return the index of the first live line in the stored output.
-
-    Return the number of live lines if the stored output has none of them.
-    """
+    """Return the index of the first live line in the stored output, or the number of lines."""
     for start in range(len(live) if logged else 0):
         pairs = zip(live[start:], logged, strict=False)  # either may be longer
         # Live lines may be truncated.

@@ -47,10 +47,7 @@ def names_of(backend: Backend, jobs: Sequence[JobSummary]) -> dict[UUID, JobName
 
 
 def names_by_id(backend: Backend, job_ids: Iterable[UUID]) -> dict[UUID, JobNames]:
-    """Return the names of the given jobs, by job ID.
-
-    The result omits jobs that the read model lacks.
-    """
+    """Return the names of the jobs that the read model has, by job ID."""
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return _named(backend, {row["job_id"]: row for row in rows})
@@ -75,10 +72,7 @@ def _named(backend: Backend, jobs: Mapping[UUID, Mapping[str, Any]]) -> dict[UUI
 
 @lru_cache(maxsize=REMEMBERED)
 def _suffix(log: EventLog, job_id: UUID) -> str | None:
-    """Return the suffix of a job, or None.
-
-    Only the first event of the job has it. Events never change, so the suffix is cached.
-    """
+    """Return a job's suffix, which only its first event has. It never changes: cached."""
     first = next(iter(log.events.get(job_id, limit=1)), None)
     assert isinstance(first, events.JobApproved)
     return first.suffix

@@ -94,10 +94,7 @@ def files_of(choices: Choices) -> dict[str, UUID]:
 
 
 def files_ready(backend: Backend, account_id: UUID, choices: Choices) -> bool:
-    """Return True if, according to the log, each file is validated and its tokens are counted.
-
-    Raise NotFound or FileRejected, with the name of the field, if a file cannot be used.
-    """
+    """Return True if each file is validated and its tokens counted, or raise for its field."""
     ready = [
         _is_ready(backend, account_id, dataset_id, choices.base_model, field)
         for field, dataset_id in files_of(choices).items()

@@ -44,7 +44,6 @@ def trained_tokens(
 
 
 def _steps(row: Row) -> int:
-    """Return the number of steps that the job has certainly taken."""
     if row["status"] == JobStatus.REGISTERED:
         return row["total_steps"] or 0
     return row["step"] or 0

@@ -502,7 +502,6 @@ def detail(
 def _measured(
     row: Mapping[str, Any], measured: Mapping[str, Any], scored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the progress, and the metrics of the newest step and evaluation."""
     total: int | None = row["total_steps"]
     step = _step(row, measured)
     if row["loss_after"] is not None:  # the loss of the adapter, as on the rest of the page
@@ -522,10 +521,7 @@ def _measured(
 
 
 def _step(row: Mapping[str, Any], measured: Mapping[str, Any]) -> int:
-    """Return the number of completed steps.
-
-    A checkpoint may arrive before the measurement of its step.
-    """
+    """Return the completed steps. A checkpoint may arrive before the measurement of its step."""
     if row["status"] == JobStatus.REGISTERED and row["total_steps"] is not None:
         return row["total_steps"]
     return max(measured.get("step", 0), row["step"])

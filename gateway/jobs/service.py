@@ -129,10 +129,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str) -> App
 
 
 def request(backend: Backend, caller: Caller, form: JobRequest, key: str) -> RequestedJob:
-    """Request the job of a form, which EcoLink approves when the tokens are counted.
-
-    A repeated key returns the existing request. Raise CommandReused, Suspended or QuotaExceeded.
-    """
+    """Request a job, once per key, which EcoLink approves when its tokens are counted."""
     job_id = created_id(caller.account_id, "job", key)
     with because(caller.cause(backend)):
         requested = backend.launching.request(caller.account_id, key, form.choices, form.order)
@@ -316,10 +313,7 @@ def resume_gate(
 
 
 def steps(backend: Backend, caller: Caller, job_id: UUID, after: int, limit: int) -> Page[Step]:
-    """Return the measured steps with a higher number than `after`, in order.
-
-    For a repeated step, return only the latest measurement.
-    """
+    """Return the latest measurement of each step after `after`, in order."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         read = partial(steps_of, connection, job_id, after)
@@ -337,10 +331,7 @@ def evaluations(
 
 
 def curve(backend: Backend, caller: Caller, job_id: UUID) -> Curve:
-    """Return the losses of a job in as many points as a chart can show.
-
-    Raise NotFound if the caller has no such job.
-    """
+    """Return the losses of a job in as many points as a chart can show."""
     own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         return curve_of(connection, job_id)
@@ -391,18 +382,13 @@ def _kept_output(backend: Backend, log_ref: str) -> str:
 
 
 def _log_is_deleted(backend: Backend, row: Row) -> bool:
-    """Return True if the retention time of the log lines of a job that ran has ended."""
     over_for = backend.clock.now() - row["changed_at"]
     ran_and_is_over = row["segment"] > 0 and JobStatus(row["status"]).is_final
     return ran_and_is_over and over_for > timedelta(days=backend.settings.log_days)
 
 
 def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointAnswer]:
-    """Return the existing checkpoints of a caller's job, oldest first.
-
-    Auditors do not see the samples, which show texts of the dataset. Raise NotFound if there is no
-    such job.
-    """
+    """Return a job's checkpoints, oldest first, for auditors without samples (dataset texts)."""
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
         deployed = statuses_of_jobs(connection, [job_id])[job_id]
@@ -446,10 +432,7 @@ def _stored_sample(artifacts: Artifacts, ref: str) -> SampleAnswer:
 
 
 def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -> JobDetail:
-    """Resume a job from the latest checkpoint at the current rate.
-
-    Repeat the checks of the approval, and raise their errors.
-    """
+    """Resume from the latest checkpoint at the current rate, with the checks of the approval."""
     command = partial(
         backend.launching.resume,
         wait=how.wait,
@@ -463,11 +446,7 @@ def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -
 def change_max_cost(
     backend: Backend, caller: Caller, job_id: UUID, max_cost: str | None
 ) -> JobDetail:
-    """Change the maximum cost of a job. None removes it.
-
-    Raise Invalid for a malformed amount, or one that does not pay for a second, and WrongState if
-    the job has ended.
-    """
+    """Change the maximum cost of a job. None removes it."""
     wanted = max_cost_micros(max_cost)
     command = partial(backend.launching.change_max_cost, max_cost_micros=wanted)
     return give(backend, caller, job_id, command)

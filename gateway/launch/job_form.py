@@ -182,7 +182,6 @@ class JobFormRoute(Operation):
 
 
 def _further_problems(request: Request, refused: RequestValidationError) -> list[dict[str, Any]]:
-    """Return further errors of the fields that passed validation."""
     form = refused.body
     if not isinstance(form, dict):
         return []

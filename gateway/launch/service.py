@@ -117,11 +117,7 @@ def place(
     loads: Sequence[PoolLoad],
     max_cost: int | Literal["estimate"] | None,
 ) -> Choices:
-    """Return the choices, with the cheapest region and GPU type for those that are empty.
-
-    `max_cost` is the maximum cost of the order. Raise NotYetVisible if no GPU is known yet, or the
-    DomainError that prevents the job.
-    """
+    """Return the choices, with the cheapest region and GPU type for those that are empty."""
     if choices.region and choices.gpu_type:
         return choices
     if not loads and not caught_up(backend, GPU_POOLS, patience_seconds=0):

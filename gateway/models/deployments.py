@@ -45,11 +45,7 @@ def show_deployment(backend: Backend, caller: Caller, model: str) -> DeploymentA
 
 
 def deploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
-    """Deploy a fine-tuned model, or a checkpoint that was deployed before.
-
-    Raise NotFound for an unknown model or a deleted checkpoint, and WrongState if its base model is
-    not deployed.
-    """
+    """Deploy a fine-tuned model, or a checkpoint that was deployed before."""
     deploying, account_id = backend.deploying, caller.account_id
     if backend.log.find(Deployment, deployment_id(account_id, model)) is not None:
         return _run(backend, caller, lambda: deploying.redeploy(account_id, model))
@@ -65,11 +61,7 @@ def undeploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAn
 def deploy_checkpoint(
     backend: Backend, caller: Caller, job_id: UUID, step: int
 ) -> DeploymentAnswer:
-    """Deploy a checkpoint under its own name.
-
-    Raise NotFound for an unknown job or checkpoint, and WrongState if its base model is not
-    deployed.
-    """
+    """Deploy a checkpoint under its own name, if its base model is deployed."""
     account_id = caller.account_id
     return _run(
         backend, caller, lambda: backend.deploying.deploy_checkpoint(account_id, job_id, step)
@@ -82,10 +74,7 @@ def deploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnswer
 
 
 def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnswer:
-    """Undeploy a base model.
-
-    Raise NotFound if it has no deployment, and WrongState while it serves adapters.
-    """
+    """Undeploy a base model that serves no adapters."""
 
     def adapters() -> int:
         caught_up(backend, DEPLOYMENTS)
@@ -96,11 +85,7 @@ def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnsw
 
 
 def delete_base(backend: Backend, caller: Caller, name: str) -> None:
-    """Delete a base model and its files for all accounts.
-
-    Raise NotFound if it is not imported, and WrongState while unfinished jobs or deployments use
-    it.
-    """
+    """Delete a base model that nothing uses, and its files, for all accounts."""
 
     def uses() -> list[str]:
         caught_up(backend, JOB_DETAIL, DEPLOYMENTS)

@@ -116,10 +116,7 @@ def find_model_name(backend: Backend, caller: Caller, model: str) -> ModelName |
 
 
 def delete_model_named(backend: Backend, caller: Caller, model: str) -> None:
-    """Delete a fine-tuned model by its name.
-
-    Raise Forbidden for a base model, WrongState for a checkpoint, and NotFound for an unknown name.
-    """
+    """Delete a fine-tuned model by its name. Checkpoints and base models are refused."""
     named = find_model_name(backend, caller, model)
     if named is not None and named.kind is NameKind.BASE:
         raise Forbidden(f"{model} is a base model. Only an operator can delete it.", field="model")
@@ -132,10 +129,7 @@ def delete_model_named(backend: Backend, caller: Caller, model: str) -> None:
 
 
 def delete_model(backend: Backend, caller: Caller, model: str) -> None:
-    """Delete a model and the checkpoints of its job.
-
-    Raise NotFound if there is no such model, and WrongState while an unfinished job continues it.
-    """
+    """Delete a model that no unfinished job continues, and the checkpoints of its job."""
     row = own_model(backend, caller, model)
     with backend.pool.connection() as connection:
         continued_by = unfinished_from(connection, caller.account_id, row["job_id"])

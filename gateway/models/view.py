@@ -87,11 +87,7 @@ class ModelsView:
 
     @property
     def deploying(self) -> bool:
-        """True if a deployment is in progress.
-
-        The models and the deployments are read one after the other, so a deployment that ends in
-        between is still in progress in the models.
-        """
+        """True if a deployment is in progress, by the list of models, which is read first."""
         statuses = [each.status for each in (*self.deployments.values(), *self.named)]
         return DeploymentStatus.DEPLOYING in statuses
 

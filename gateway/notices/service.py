@@ -69,10 +69,7 @@ def delete(backend: Backend, caller: Caller) -> None:
 
 
 def request_confirmation(backend: Backend, caller: Caller) -> NoticeSettings:
-    """Send the link that confirms the address again.
-
-    Raise WrongState if there is no address to confirm or e-mail is off, or RateLimited.
-    """
+    """Send the link that confirms the address again."""
     _require_available(backend)
     with backend.pool.connection() as connection:
         address = _required(notices.address_of(connection, caller.account_id))

@@ -16,10 +16,7 @@ def list_parked(backend: Backend) -> list[dict[str, Any]]:
 
 
 def replay_parked(backend: Backend, consumer: str, notification_id: int) -> dict[str, Any]:
-    """Request a retry of a parked event and of all parked events of its aggregate.
-
-    Return the row of the event. Raise NotFound if it is not parked.
-    """
+    """Request a retry of a parked event, whose row it returns, and of all of its aggregate."""
     with backend.pool.connection() as connection:
         row = request_replay(connection, consumer, notification_id)
     if row is None:

@@ -252,7 +252,6 @@ def _examples(backend: Backend, caller: Caller, synthesis_id: UUID, after: int) 
 
 
 async def _entered(request: Request) -> tuple[SynthesisForm, str]:
-    """Return the form of a synthesis and its key. Raise Invalid for the first bad field."""
     form = await request.form(max_files=MOST_DOCUMENTS, max_fields=FORM_FIELDS)
     given = {name: value.strip() for name, value in form.items() if isinstance(value, str)}
     documents = [

@@ -69,10 +69,7 @@ def max_cost_of(form: SynthesisForm) -> int | None:
 
 
 def repeated_plan(caller: Caller, existing: Synthesis, form: SynthesisForm) -> SynthesisPlan:
-    """Return the plan of a form that was approved already, without looking anything up.
-
-    Its choices equal those of the existing plan if the form is the same.
-    """
+    """Return an approved form's plan without look-ups. Equal choices mean the same form."""
     request = _request(form)
     generator = Generator(deployment_id=None, endpoint_id=form.endpoint, model=form.model)
     ref = request_ref(caller.account_id, existing.id, request.sha256)
@@ -121,7 +118,6 @@ def _plan(
 
 
 def _generator(backend: Backend, caller: Caller, form: SynthesisForm) -> Generator:
-    """Return the model that writes the examples. Raise Invalid or WrongState."""
     if (form.model is None) == (form.endpoint is None):
         raise Invalid(
             "Choose the model that writes the examples: either a deployed `model`, or an external "
@@ -155,7 +151,6 @@ def _generator(backend: Backend, caller: Caller, form: SynthesisForm) -> Generat
 def _seeds(
     backend: Backend, caller: Caller, form: SynthesisForm
 ) -> tuple[str | None, tuple[int, ...]]:
-    """Return the hash of the seed dataset and the sizes of its examples, if there is one."""
     if form.seed_dataset is None:
         return None, ()
     own_dataset(backend, caller, form.seed_dataset)

@@ -87,12 +87,7 @@ def quote(backend: Backend, caller: Caller, form: SynthesisForm) -> QuoteAnswer:
 def approve(
     backend: Backend, caller: Caller, form: SynthesisForm, command_key: str
 ) -> SynthesisAnswer:
-    """Approve a synthesis, once for each command key.
-
-    A repetition returns the existing synthesis, whatever changed since. Raise CommandReused if it
-    was approved with another form or maximum cost, the errors of `planned` and of
-    `Synthesizing.approve`, and QuotaExceeded.
-    """
+    """Approve a synthesis, once per command key. A repetition must have the same form."""
     synthesis_id = created_id(caller.account_id, "synthesis", command_key)
     existing = backend.log.find(Synthesis, synthesis_id)
     if existing is not None:
@@ -196,7 +191,6 @@ def finish(backend: Backend, caller: Caller, synthesis_id: UUID, name: str | Non
 
 
 def _answers(connection: Connection, found: Sequence[Row]) -> list[SynthesisAnswer]:
-    """Return the schemas of rows, with the names and the edits of their syntheses."""
     ids = [row["synthesis_id"] for row in found]
     names, edits = synthesis_names(connection, ids), counts_of_edits(connection, ids)
     accounts = {row["account_id"] for row in found if row["pause_reason"] == StopReason.ENDPOINT}

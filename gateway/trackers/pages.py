@@ -109,7 +109,6 @@ def runs_shown(backend: Backend, caller: Caller, job_id: JobId) -> dict[str, Any
 
 
 def _shown(backend: Backend, caller: Caller) -> dict[str, Any]:
-    """Return the variables of the connections."""
     found = {each.tracker: each for each in service.connections(backend, caller)}
     return {
         "trackers": REMOTE,

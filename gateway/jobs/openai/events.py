@@ -118,7 +118,6 @@ def _event_id(job_id: UUID, entry: Row) -> str:
 def _event(
     job_id: UUID, total_steps: int | None, entry: Row, described: Mapping[str, Description]
 ) -> EventObject:
-    """Return an event, a step or an evaluation as an event object."""
     if EntryKind(entry["kind"]) is EntryKind.EVENT:
         type_: EventType = "message"
         level, message = described[entry["event_id"]]
@@ -148,7 +147,6 @@ def _event(
 
 
 def _key(event_id: str, job_id: UUID) -> EntryKey:
-    """Parse the ID of an event. Raise Invalid if it is malformed."""
     match = EVENT_ID.fullmatch(event_id)
     if match is None or match["job"] != job_id.hex:
         raise Invalid(f"This job has no event {event_id}. See its list of events.", field="after")

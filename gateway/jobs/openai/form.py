@@ -157,7 +157,6 @@ class ResumeJob(BaseModel, extra="allow", strict=True):
 
 
 def _require_none(fields: Iterable[str], message: str) -> None:
-    """Raise RequestValidationError with the message for each field."""
     if problems := [{"loc": ("body", name), "msg": message} for name in sorted(fields)]:
         raise RequestValidationError(problems)
 
@@ -174,7 +173,6 @@ def _ours(name: str, value: Any, gpu_count: int, method: str) -> dict[str, Any]:
 
 
 def _named(error: ValidationError, called: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the errors with the field names of the request."""
     return [
         {**each, "loc": ("body", called.get(str(each["loc"][0]), each["loc"][0]), *each["loc"][1:])}
         for each in error.errors()

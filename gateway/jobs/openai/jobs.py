@@ -136,7 +136,6 @@ def list_jobs(
 
 
 def _objects(backend: Backend, caller: Caller, job_ids: Sequence[UUID]) -> list[JobObject]:
-    """Return jobs and requests in the given order."""
     with backend.pool.connection() as connection:
         rows = jobs_with_ids(connection, caller.account_id, job_ids)
     known = {job_of(each.id): each for each in job_objects(backend, caller, rows)}

@@ -176,7 +176,6 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
 
 
 def _integrations(runs: Sequence[TrackedRun]) -> list[JsonValue]:
-    """Return the integrations of a job as they were requested."""
     return [each.integration.model_dump(mode="json") for each in runs]
 
 
@@ -203,7 +202,6 @@ def _error(row: Row) -> ErrorObject | None:
 def _estimated_finish(
     row: Row, last_step: Row | None, wait: float | None, now: datetime
 ) -> int | None:
-    """Return the expected end time, including the wait for GPUs, or None if unknown."""
     left = remaining_seconds(row, last_step, wait, now)
     return None if left is None else ceil((now + timedelta(seconds=left)).timestamp())
 
@@ -262,7 +260,6 @@ def requested_object(backend: Backend, caller: Caller, request: JobRequest) -> J
 
 
 def _refusal(backend: Backend, caller: Caller, request: JobRequest) -> ErrorObject | None:
-    """Return the error of a failed request, with the first errors of a rejected file."""
     if (refusal := request.refusal) is None:
         return None
     return ErrorObject(

@@ -111,7 +111,6 @@ def _results(jobs: Sequence[JobDetail]) -> Iterator[Line]:
 def _rewards(
     jobs: Sequence[JobDetail],
 ) -> Iterator[tuple[str, Callable[[JobDetail], str | None]]]:
-    """Yield the held-out metrics of DPO, if a job has them."""
     if any(job.reward_margin is not None for job in jobs):
         yield "Reward margin, held-out", lambda job: _loss(job.reward_margin)
         yield "Pairs correct, held-out", _correct
@@ -146,7 +145,6 @@ def _choices(
 
 
 def _settings(jobs: Sequence[JobDetail]) -> Iterator[Line]:
-    """Yield every hyperparameter of either job, in the order of the wizard."""
     for name in dict.fromkeys(name for job in jobs for name in job.hyperparameters):
         values = tuple(written(job.hyperparameters.get(name), name) for job in jobs)
         yield Line(title_of(name), values)

@@ -118,11 +118,7 @@ def withdraw(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
 
 
 def _entries(backend: Backend, caller: Caller, job_id: UUID) -> tuple[list[Entry], int | None, int]:
-    """Return the newest timeline entries in order, and two event sequences.
-
-    Minor events are included from the first sequence on, or always if it is None. The second is the
-    sequence of the last event that the entries cover.
-    """
+    """Return the newest entries, the sequence from which minor ones are shown, and the last one."""
     with backend.pool.connection() as connection:
         found, known = newest_events(
             connection, caller.account_id, job_id, MINOR_TOPICS, SHOWN_ENTRIES
@@ -268,6 +264,5 @@ def deploy_step(job_id: JobId, step: int, caller: MayDeploy, backend: BackendOf)
 
 
 def _updated(backend: Backend, job_id: UUID) -> Response:
-    """Return the parts of the page after a command."""
     parts = views_of(backend, [job_id])[job_id].parts()
     return fragment("jobs/job/parts.html", parts=partials(parts))

@@ -92,10 +92,7 @@ async def live(websocket: WebSocket, job_id: str) -> None:
 
 
 def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Session, Caller]:
-    """Return the session and its caller.
-
-    Raise Unauthenticated without a session, and NotFound if the caller has no such job.
-    """
+    """Return the session and its caller, if that has the job."""
     session = session_in(websocket, backend)
     if session is None:
         raise Unauthenticated("Sign in again.")
@@ -107,7 +104,6 @@ def _admitted(backend: Backend, websocket: WebSocket, job_id: JobId) -> tuple[Se
 
 
 async def _send(websocket: WebSocket, live_jobs: LiveJobs, viewer: Viewer) -> None:
-    """Send each change. Raise Unauthenticated if the key is revoked or the session ends."""
     if not await live_jobs.recall(viewer):
         raise Invalid(TOO_OLD)
     while not live_jobs.feed.closed:

@@ -90,11 +90,7 @@ class Viewer:
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def next_frame(self) -> str | None:
-        """Return the changes since the last frame, or None if there are none.
-
-        Viewers at the same tick share a frame. Raise Invalid if the job no longer keeps the missed
-        events.
-        """
+        """Return the changes since the last frame, shared by viewers at a tick, or None."""
         if not self.job.measured:
             return None
         tick, self.tick = self.tick, self.job.tick
@@ -236,7 +232,6 @@ class LiveJobs:
             await self._news.wait()
 
     async def _measure(self, slot: int | None) -> None:
-        """Read the metrics and log lines of the jobs in a slot and of new jobs."""
         jobs = [
             job
             for job in self._jobs.values()

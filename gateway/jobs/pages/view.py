@@ -154,10 +154,7 @@ class JobView:
 
 
 def views_of(backend: Backend, job_ids: Collection[UUID]) -> dict[UUID, JobView]:
-    """Return the views of jobs of any account, by job ID.
-
-    The result omits jobs that the read models lack.
-    """
+    """Return the views of the jobs that the read models have, of any account, by job ID."""
     with backend.pool.connection() as connection:
         rows = rows_of(connection, list(job_ids))
     return {row["job_id"]: view for row, view in zip(rows, _views(backend, rows), strict=True)}

@@ -82,10 +82,7 @@ class Series:
         return [(place, row) for _, place, row in self.rows[begin:]]
 
     def after(self, place: Place) -> list[PlacedRow] | None:
-        """Return the rows that are after a place or out of order.
-
-        Return None if some of them are no longer kept.
-        """
+        """Return rows after a place or out of order; None if some are no longer kept."""
         if self.floor is None or place < self.floor:
             return None
         return [(at, row) for _, at, row in self.rows if at > place or at in self._late]
@@ -134,10 +131,7 @@ class WatchedJob:
                 del self._entries[:-KEPT]
 
     def recall(self, entries: Sequence[Entry], after: int) -> bool:
-        """Also keep earlier entries after a sequence, for a viewer that reconnects.
-
-        Return False if there are more than a job can keep.
-        """
+        """Keep earlier entries for a viewer that reconnects. Return False if there are too many."""
         earlier = [(0, entry) for entry in entries if after < entry.sequence <= self.floor]
         if len(earlier) + len(self._entries) > 2 * KEPT:
             return False

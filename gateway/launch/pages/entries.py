@@ -273,7 +273,6 @@ class Entries(_Hyperparameters):
 
 
 def _names_of(integrations: Iterable[Integration]) -> dict[str, str]:
-    """Return the names of experiments and projects by tracker."""
     named = (name_of(each).partition(":") for each in integrations if each.type in REMOTE)
     return {tracker: name for tracker, _, name in named}
 
@@ -336,7 +335,6 @@ def read(entries: Entries) -> Reading:
 
 
 def _integrations(entries: Entries) -> tuple[list[Integration], dict[str, str]]:
-    """Return the integrations of the form, and the errors of invalid names."""
     copied = {name_of(each): each for each in _copied(entries)}
     found, problems = list[Integration](), dict[str, str]()
     for tracker, name in entries.tracked.items():
@@ -350,7 +348,6 @@ def _integrations(entries: Entries) -> tuple[list[Integration], dict[str, str]]:
 
 
 def _copied(entries: Entries) -> list[Integration]:
-    """Return the integrations of the request that the user copied."""
     try:
         return COPIED.validate_json(entries.copied_integrations or "[]")
     except ValidationError:  # a changed hidden field

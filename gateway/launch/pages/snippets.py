@@ -103,7 +103,6 @@ def _sent(integration: Integration) -> dict[str, Any]:
 
 
 def _chosen(tuned: Hyperparameters) -> dict[str, Any]:
-    """Return the basic hyperparameters, and others that differ from their defaults."""
     default = Hyperparameters().model_dump()
     return {
         name: value
@@ -113,7 +112,6 @@ def _chosen(tuned: Hyperparameters) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """Return the Python source of a value, with double quotes."""
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):

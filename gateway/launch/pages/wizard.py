@@ -39,7 +39,6 @@ router = APIRouter(prefix=PATH)
 def _copied(
     request: Request, caller: MayRead, backend: BackendOf, like: JobId | None = None
 ) -> JobRequest | None:
-    """Return the request of a job, or of an extension, that the URL names, or None."""
     if like is not None:
         return jobs.request_of(backend, caller, like)
     for extension in selected():
