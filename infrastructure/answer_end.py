@@ -18,11 +18,7 @@ class AnswerEnd(NamedTuple):
 
 
 def answer_end(renderer: ChatRenderer, special_tokens: Collection[int]) -> AnswerEnd:
-    """Return the end of the answers that a renderer writes.
-
-    `special_tokens` are the IDs of the tokenizer's special tokens. If the template rejects a chat
-    of one question and one answer, the end is missing.
-    """
+    """Return the end of answers; none if the template rejects a question with an answer."""
     probe = [{"role": "user", "content": MARKS[0]}, {"role": "assistant", "content": MARKS[1]}]
     try:
         after = renderer.text(probe, None).rpartition(MARKS[1])[2].strip()

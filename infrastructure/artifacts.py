@@ -185,10 +185,7 @@ class Artifacts:
         return bytes(obstore.get(self._store, ref).bytes())
 
     def get_range(self, ref: str, start: int, stop: int) -> bytes:
-        """Return the bytes from `start` to before `stop`, which must not be empty.
-
-        Raise FileNotFoundError if the ref does not exist.
-        """
+        """Return the bytes from `start` to before `stop`, which must not be empty."""
         return bytes(obstore.get_range(self._store, ref, start=start, end=stop))
 
     def stream(self, ref: str, chunk_bytes: int = 1024 * 1024) -> Iterator[bytes]:
@@ -213,11 +210,7 @@ class Artifacts:
             found = obstore.get(self._store, ref, options=rest)
 
     def local_file(self, ref: str, directory: Path) -> Path:
-        """Return a local file with the content of a ref.
-
-        If the store is remote, the file is a copy in `directory`. Raise FileNotFoundError if the
-        ref does not exist.
-        """
+        """Return a local file with the content of a ref; in `directory` if the store is remote."""
         if self.root is not None:
             if not (self.root / ref).is_file():
                 raise FileNotFoundError(ref)
@@ -229,11 +222,7 @@ class Artifacts:
         return target
 
     async def stream_range(self, ref: str, start: int, stop: int) -> AsyncIterator[bytes]:
-        """Yield the bytes from `start` up to, but not including, `stop`.
-
-        This sends many short requests, because a slow client would make one long request exceed the
-        store's time limit. Raise FileNotFoundError if the ref does not exist.
-        """
+        """Yield a range in short requests: slow clients would exceed the time limit of one."""
         for offset in range(start, stop, RANGE_BYTES):
             end = min(stop, offset + RANGE_BYTES)
             yield bytes(await obstore.get_range_async(self._store, ref, start=offset, end=end))
@@ -251,10 +240,7 @@ class Artifacts:
         return True
 
     def copy(self, ref: str, copied_ref: str) -> None:
-        """Copy the content of a ref within the store.
-
-        Raise FileNotFoundError if the ref does not exist.
-        """
+        """Copy the content of a ref within the store, or raise FileNotFoundError."""
         obstore.copy(self._store, ref, copied_ref)
         self._sync(copied_ref)
 
@@ -287,11 +273,7 @@ class Artifacts:
         return self._store_directory(prefix, directory, {}, self.put_file)
 
     def take_directory(self, prefix: str, directory: Path, known: Mapping[str, str]) -> Manifest:
-        """Store a directory like `put_directory`, then delete it locally. Return the manifest.
-
-        `known` maps paths to SHA-256 hashes. The call does not read the files in `known` again. In
-        a file store, it moves them instead of copying them.
-        """
+        """Store a directory and delete it locally. Files in `known` (path: hash) are not read."""
         manifest = self._store_directory(prefix, directory, known, self._take_file)
         shutil.rmtree(directory)
         return manifest
@@ -314,7 +296,6 @@ class Artifacts:
         return manifest
 
     def _take_file(self, ref: str, path: Path) -> None:
-        """Move a file into the store, or copy it to another file system."""
         if self.root is None:
             self.put_file(ref, path)
             return
@@ -332,10 +313,7 @@ class Artifacts:
             _flush(target.parent)
 
     def add_files(self, prefix: str, manifest: Manifest, contents: Mapping[str, bytes]) -> Manifest:
-        """Add files to a directory artifact. Store and return a manifest of all files.
-
-        The old manifest stays valid until the new one is stored.
-        """
+        """Add files. Return the new manifest; the old one is valid until that is stored."""
         files = list(manifest.without(contents).files)
         for path, content in contents.items():
             self.put(f"{prefix}/{path}", content)
@@ -346,10 +324,7 @@ class Artifacts:
         return whole
 
     def manifest(self, prefix: str) -> Manifest:
-        """Return the manifest of a directory artifact.
-
-        Raise FileNotFoundError if it does not exist, and ArtifactCorrupt if it is malformed.
-        """
+        """Return a directory's manifest. Raise FileNotFoundError or ArtifactCorrupt."""
         try:
             return Manifest.model_validate_json(self.get(f"{prefix}/{MANIFEST}"))
         except ValidationError as error:
@@ -405,11 +380,7 @@ class Artifacts:
         return target
 
     def release_directory(self, directory: Path) -> None:
-        """Unlock a local directory that one of its users no longer needs.
-
-        The oldest lock ends first, because a damaged copy may have been replaced. The locks that
-        are left are then those of the newest copy.
-        """
+        """Unlock a directory: the oldest lock, maybe of a damaged copy that was replaced."""
         with self._holding:
             handles = self._held.get(directory, [])
             if handles:
@@ -456,11 +427,7 @@ def _sha256(path: Path) -> str:
 
 
 def _flush(path: Path, *, forget: bool = False) -> None:
-    """Make the content of a file, or the names in a directory, durable.
-
-    If `forget` is true, drop the content from the page cache. The next file reuses those pages,
-    which costs a tenth of allocating new ones.
-    """
+    """Make a file or directory durable. `forget`: free its page cache for the next file."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -47,10 +47,7 @@ class BaseTokenizer(ChatRenderer):
 
 
 def stored_files(artifacts: Artifacts, ref: str) -> dict[str, bytes]:
-    """Return the FILES of a base model in the model store.
-
-    Raise FileNotFoundError if there is no manifest, and ArtifactCorrupt if a file is damaged.
-    """
+    """Return a stored base model's FILES. Raise FileNotFoundError or ArtifactCorrupt."""
     files: dict[str, bytes] = {}
     for file in artifacts.manifest(ref).files:
         if file.path in FILES:

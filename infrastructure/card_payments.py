@@ -78,10 +78,7 @@ class CardPayments:
         return payment, checkout.url if checkout.status is CheckoutStatus.OPEN else None
 
     def settle(self, payment_id: UUID) -> CardPayment | None:
-        """Bring a payment to the provider's state. Return it, or None if it is not EcoLink's.
-
-        Raise ProviderUnavailable.
-        """
+        """Bring a payment to the provider's state. Return it, or None if it is not EcoLink's."""
         payment = self.paying.log.find(CardPayment, payment_id)
         if payment is None or payment.status is CardPaymentStatus.PAID:
             return payment
@@ -128,10 +125,7 @@ class CardPayments:
                 return payment
 
     def _remove_replaced(self, before: AutoTopUp, card: SavedCard) -> None:
-        """Remove the card that was replaced at the provider, unless a charge may still use it.
-
-        A card that stays is removed with the last one.
-        """
+        """Remove the replaced card at the provider, unless a charge may still use it."""
         replaced = before.card
         if replaced is None or replaced == card or before.charge is not None:
             return
@@ -141,7 +135,6 @@ class CardPayments:
             log.warning("cannot remove the replaced card of account %s", before.account_id)
 
     def _paid_late(self, payment: CardPayment) -> CardPayment:
-        """Add a charge to the balance that succeeded after it had failed."""
         known = self.auto.find(payment.account_id)
         assert known is not None
         answer = self.provider.find_charge(payment, known.customer)

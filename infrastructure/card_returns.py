@@ -115,10 +115,7 @@ class CardReturns:
                 yield dispute.id, partial(self.settle_dispute, dispute.id)
 
     def _found(self, reference: str) -> Payment | None:
-        """Return a payment of EcoLink. If its confirmation did not arrive yet, confirm it first.
-
-        Stripe does not keep the order of its events.
-        """
+        """Return a payment of EcoLink, after confirming it if this event came first."""
         known = self.returning.find(reference)
         if known is not None:
             return known
@@ -129,7 +126,6 @@ class CardReturns:
 
 
 def _differs(refund: Refund, known: Return | None) -> bool:
-    """Return True if a refund has to be recorded."""
     if known is None:
         return not refund.failed
     if refund.failed:

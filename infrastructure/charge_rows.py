@@ -82,7 +82,6 @@ def _first(connection: psycopg.Connection[Any], reached: Callable[[datetime], bo
 
 
 def _meters(connection: psycopg.Connection[Any], bounds: Mapping[str, object]) -> list[UUID]:
-    """Return the meters with charges in a part of the log."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         cursor.execute(
             "SELECT DISTINCT originator_id FROM ecolink_events WHERE topic = ANY(%(charges)s) "
@@ -93,7 +92,6 @@ def _meters(connection: psycopg.Connection[Any], bounds: Mapping[str, object]) -
 
 
 def _jobs_of(connection: psycopg.Connection[Any], meters: list[UUID]) -> list[UUID]:
-    """Return the jobs of meters."""
     with connection.cursor(row_factory=args_row(StoredRow), binary=True) as cursor:
         cursor.execute(
             f"SELECT {COLUMNS} FROM ecolink_events "

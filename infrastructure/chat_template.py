@@ -42,10 +42,7 @@ tags:
 def with_tools_as_text(
     messages: list[dict[str, Any]], tools: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the messages with the tool definitions at the end of the system message.
-
-    If the first message is not from the system, a system message precedes it.
-    """
+    """Return the messages with tool definitions at the end of the system message."""
     signatures = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     text = TOOLS_PROMPT.format(tools=signatures)
     if messages and messages[0]["role"] == "system":

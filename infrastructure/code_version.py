@@ -29,10 +29,7 @@ def in_words() -> str:
 
 @lru_cache
 def revision() -> str | None:
-    """Return the Git commit of the working tree, or None without Git.
-
-    The suffix `-dirty` indicates uncommitted changes.
-    """
+    """Return the Git commit, with `-dirty` for uncommitted changes, or None without Git."""
     if not (TREE / ".git").exists():
         return None
     try:

@@ -62,10 +62,7 @@ TLS_FIXES = {
 
 
 def connection_parameters(url: str) -> dict[str, Any]:
-    """Return the parameters of a connection to the server that accepts writes.
-
-    Raise psycopg.ProgrammingError if the URL is invalid.
-    """
+    """Return a connection's parameters to the writable server, or raise ProgrammingError."""
     given = conninfo_to_dict(url)
     several = {"target_session_attrs": "read-write"} if "," in str(given.get("host", "")) else {}
     return {**DEFAULTS, **several, **given}

@@ -73,11 +73,7 @@ def hold(folder: Path) -> int | None:
 
 
 def partial_of(copy: Path) -> Path:
-    """Return a new temporary path for a copy that is being created or deleted.
-
-    Each call returns another path, so that no thread deletes what another one creates. If the
-    process is killed, `delete_killed` deletes the temporary copy.
-    """
+    """Return a new path for a partial copy, which no other thread uses. See `delete_killed`."""
     return copy.with_name(f"{copy.name}.{uuid4().int}")
 
 
@@ -92,10 +88,7 @@ def delete_killed(folder: Path) -> None:
 
 
 def delete_damaged(copy: Path, seen: os.stat_result) -> None:
-    """Delete a damaged copy, even if processes use it. They keep the files that they have opened.
-
-    `seen` is the status of its folder before it was verified. A newer copy at this path stays.
-    """
+    """Delete a damaged copy (`seen`), even if it is in use, but not a newer one at its path."""
     with suppress(FileNotFoundError):  # another process or thread was faster
         if os.path.samestat(copy.stat(), seen):
             shutil.rmtree(copy.rename(partial_of(copy)), ignore_errors=True)
@@ -156,10 +149,7 @@ def trim_kernels(folder: Path, max_bytes: int) -> Deleted:
 
 
 def _kernels(folder: Path) -> Iterator[_File]:
-    """Yield the files of the compiler with the time of their last use.
-
-    Without access times in the file system, this is the time of the last change.
-    """
+    """Yield the compiler's files with their last use, or change without access times."""
     for parent, _, names in os.walk(folder):
         for path in (Path(parent, name) for name in names if KERNEL.fullmatch(name)):
             try:

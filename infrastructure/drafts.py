@@ -51,10 +51,7 @@ def save_draft(
 
 
 def close_draft(connection: Connection, account_id: UUID, revision: Revision) -> None:
-    """Clear the draft of a form that started a job, unless another tab saved a draft since.
-
-    The stored revision stays, so that EcoLink ignores a delayed save from the same form.
-    """
+    """Clear a form's draft unless a newer one exists. Its revision stays, for delayed saves."""
     connection.execute(
         "UPDATE job_drafts SET fields = '{}', revision = greatest(revision, %s) "
         "WHERE account_id = %s AND tab = %s",

@@ -15,10 +15,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read(kind: type[M], content: object) -> M:
-    """Return the model in a JSON text or a parsed document, without unknown fields at any level.
-
-    Raise ValidationError if a known field is missing or invalid.
-    """
+    """Return the model in a JSON text or document, without unknown fields at any level."""
     if isinstance(content, str | bytes | bytearray):
         return kind.model_validate_json(content, extra="ignore")
     return kind.model_validate(content, extra="ignore")

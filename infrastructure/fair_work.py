@@ -41,10 +41,7 @@ class FairWork(Generic[Key]):
 
     @property
     def excluded(self) -> list[Key]:
-        """Keys for the next query to omit: finished ones, and those to retry later.
-
-        The read model may list a key for a while after its task has finished.
-        """
+        """Keys for the next query to omit: finished ones, which may be listed, and later ones."""
         return [*self._backoff.waiting(self._clock.now()), *self._done]
 
     @property

@@ -127,10 +127,7 @@ def _splits(byte_level: Mapping[str, Any]) -> bool:
 
 
 def _require_attention_scale(config: Mapping[str, Any]) -> None:
-    """Raise NoGguf unless llama.cpp divides the attention of a Gemma 2 model by the same number.
-
-    GGUF does not have the number. Source: `src/models/gemma2.cpp` of llama.cpp.
-    """
+    """Raise NoGguf for a scale that differs from llama.cpp's `src/models/gemma2.cpp`."""
     scalar, head = config.get("query_pre_attn_scalar", 256), config.get("head_dim", 256)
     expected = head
     if config.get("num_hidden_layers") == GEMMA_27B_LAYERS:

@@ -81,10 +81,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         await self._transport.aclose()
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
-        """Return addresses of a host name. Raise Refused unless all of them are permitted.
-
-        The message is the same for unknown names, so that it reveals no names of a private network.
-        """
+        """Return a host's addresses if all are permitted, or the same error as for none."""
         try:
             found = await self._resolve(host, port)
         except (OSError, UnicodeError):

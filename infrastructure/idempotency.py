@@ -34,11 +34,7 @@ def give_key(connection: Connection, account_id: UUID, request_sha256: str, key:
 
 
 def repeated_key(connection: Connection, account_id: UUID, request_sha256: str, key: str) -> str:
-    """Return the key of the previous attempt, or `key` if there was none.
-
-    Identical requests more than `KEPT` apart count as separate requests, not as attempts of the
-    same one.
-    """
+    """Return the previous attempt's key, or `key` if there was none within `KEPT`."""
     row = connection.execute(
         "INSERT INTO request_keys AS known VALUES (%(account)s, %(request)s, %(key)s) "
         "ON CONFLICT (account_id, request_sha256) DO UPDATE SET asked_at = excluded.asked_at, "

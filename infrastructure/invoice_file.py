@@ -52,7 +52,6 @@ def signed_pdf_text(body: bytes) -> str:
 
 
 def _embedded(content: bytes) -> bytes | None:
-    """Return the embedded JSON file, or None if it is missing, incomplete or too large."""
     found = EMBEDDED.search(content)
     if found is None:
         return None

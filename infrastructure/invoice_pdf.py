@@ -243,11 +243,7 @@ def _paid_in(invoice: Invoice) -> list[list[str]]:
 
 
 def _latin(text: str) -> str:
-    """Return a text in the characters that the PDF's built-in fonts have.
-
-    Other characters and control characters are escaped as in Python: `\\u9001` is U+9001. The JSON
-    file has the exact text.
-    """
+    """Return a text for the PDF's fonts, with other characters escaped as in Python."""
     visible = "".join(
         each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
     )

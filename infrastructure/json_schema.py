@@ -52,10 +52,7 @@ def require_schema(schema: Any) -> None:
 
 
 def validator_of(schema: Any) -> jsonschema_rs.Validator:
-    """Return the check of values. Raise InvalidSchema.
-
-    Patterns and nested references can take long, so limit the process that uses a user's schema.
-    """
+    """Return the check of values, which can take long, or raise InvalidSchema."""
     require_schema(schema)
     try:
         return jsonschema_rs.validator_for(schema, offline=True)

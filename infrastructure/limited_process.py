@@ -131,10 +131,7 @@ def run(
 
 
 def serve(handle: Callable[[dict[str, Any], Callable[[Mapping[str, Any]], None]], Any]) -> None:
-    """Read a request, apply its limits, and write the result of `handle`.
-
-    This is the counterpart of `run`.
-    """
+    """Read the request of `run`, apply its limits, and write the result of `handle`."""
     request = json.loads(sys.stdin.buffer.readline())
     confine(Limits(**request.pop("limits")))
     try:
@@ -157,11 +154,7 @@ def confine(limits: Limits) -> None:
 
 @contextmanager
 def cpu_limit(seconds: float) -> Generator[None]:
-    """Raise CpuTimeExceeded in the block after `seconds` of CPU time.
-
-    Use this function only in the main thread, and do not nest it. Native code is interrupted only
-    when it returns.
-    """
+    """Raise CpuTimeExceeded after CPU time, in the main thread, once native code returns."""
     before = signal.signal(signal.SIGPROF, _stop)
     signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_SECONDS)
     try:
@@ -215,7 +208,6 @@ def _kill(process: subprocess.Popen[bytes], overrun: threading.Event) -> None:
 
 
 def _tail(errors: Any) -> str:
-    """Return the end of the standard error of a process."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - STDERR_BYTES))
     return errors.read().decode(errors="replace")
@@ -227,10 +219,7 @@ def _write(answer: Mapping[str, Any]) -> None:
 
 
 def minimal_environment(prefixes: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return the environment of a limited process.
-
-    It also has the variables that start with one of the prefixes.
-    """
+    """Return a limited process's environment, with the variables of these prefixes."""
     kept = {
         name: value
         for name, value in os.environ.items()

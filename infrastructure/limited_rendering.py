@@ -49,11 +49,7 @@ class LimitedTemplate(ChatTemplate):
     def render(
         self, messages: list[dict[str, Any]], tools: Any = None, *, prompt: bool = False
     ) -> str:
-        """Return the text of messages.
-
-        Raise ChatRefused if the template is invalid or rejects the messages, and
-        RenderingLimitExceeded if it exceeds a limit. Later calls are not affected.
-        """
+        """Return the text, or raise ChatRefused or RenderingLimitExceeded. Later calls work."""
         answer = _render(
             {"template": self._template, "messages": messages, "tools": tools, "prompt": prompt}
         )

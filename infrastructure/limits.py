@@ -290,10 +290,7 @@ LIMITS: Mapping[str, Limit] = {limit.name: limit for limit in TABLE}
 
 
 def known_limits(changed: dict[str, int]) -> dict[str, int]:
-    """Return all limits with the changes.
-
-    Raise ValueError for an unknown name or a value below 1.
-    """
+    """Return all limits with the changes, or raise ValueError."""
     for name, value in changed.items():
         if name not in LIMITS:
             raise ValueError(f"unknown limit {name!r}; choose from {', '.join(LIMITS)}")

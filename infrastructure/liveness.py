@@ -16,11 +16,7 @@ POLL_SECONDS = 0.02
 
 
 def birth(pid: int) -> str | None:
-    """Return the boot and clock tick at which a process started, or None if it has ended.
-
-    Together with the process ID, this identifies a process uniquely. The start time does not,
-    because it shifts when the system clock is set.
-    """
+    """Return boot and clock tick of a process's start, which no clock shifts; None if it ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -89,10 +89,7 @@ class LogWatch:
 
 
 async def watch_log(log: EventLog) -> None:
-    """Check every second until cancelled. Raise LogReplaced if the log was replaced.
-
-    The error ends a service, because its cached aggregates are stale after a restore.
-    """
+    """Check every second. Raise LogReplaced after a restore: cached aggregates are stale."""
     watch, logger = LogWatch(log), logging.getLogger("log_watch")
     while True:
         try:

@@ -76,10 +76,7 @@ def machine_checks(settings: Settings) -> Iterator[Check]:
 
 
 def server_checks(settings: Settings, *, on_the_bus: bool = True) -> Iterator[Check]:
-    """Check PostgreSQL, NATS and the artifact store. Omit servers that are not configured.
-
-    `on_the_bus` is False for a process without a NATS user, for which a refused login is right.
-    """
+    """Check the configured servers. `on_the_bus` is False for a process without a NATS user."""
     if settings.database_url is not None:
         yield from _database(settings)
         yield from _hold(settings)
@@ -123,7 +120,6 @@ def _packages(settings: Settings) -> Iterator[Check]:
 
 
 def _unmet(text: str) -> str | None:
-    """Return what is wrong with a requirement of EcoLink itself, or None."""
     wanted = Requirement(text)
     if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
         return None

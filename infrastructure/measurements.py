@@ -103,31 +103,21 @@ def _add(connection: Connection, table: LiteralString, columns: Mapping[str, obj
 def evaluations_of(
     connection: Connection, job_id: UUID, after: int = -1, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return a job's evaluations after a step, in order.
-
-    If a step was evaluated more than once, return only its last evaluation.
-    """
+    """Return a job's evaluations after a step, in order, the last one of each step."""
     return _rows_of(connection, "evaluation_measurements", job_id, after, limit)
 
 
 def last_evaluations_of(
     connection: Connection, job_ids: Sequence[UUID]
 ) -> dict[UUID, dict[str, Any]]:
-    """Return the newest evaluation of each job's adapter, by job ID.
-
-    It is from the last segment that has one. The result omits the evaluation of the base model,
-    which has step 0 but runs at the end.
-    """
+    """Return the newest evaluation of each job's adapter (not of the base), by job ID."""
     return _newest(connection, "evaluation_measurements", "step > 0", job_ids)
 
 
 def steps_of(
     connection: Connection, job_id: UUID, after: int = 0, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return a job's steps after a given one, in order.
-
-    If a step was repeated, return only the last repetition.
-    """
+    """Return a job's steps after a given one, in order, the last repetition of each."""
     return _rows_of(connection, "step_measurements", job_id, after, limit)
 
 

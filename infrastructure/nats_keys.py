@@ -44,10 +44,7 @@ def new_seed(kind: KeyKind, raw: bytes | None = None) -> str:
 
 
 def public_key(seed: str) -> str:
-    """Return the public key of a seed, which identifies the owner of the key to NATS.
-
-    Raise ValueError if the seed is invalid.
-    """
+    """Return a seed's public key, which identifies its owner to NATS, or raise ValueError."""
     return _public(_pair(seed))
 
 

@@ -7,11 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines without their newlines. Keep only one chunk and one line in memory.
-
-    httpx also splits at U+2028 and similar characters, like `str.splitlines`. JSON may contain
-    these characters.
-    """
+    """Yield lines in bounded memory. Unlike httpx, do not split at U+2028, which JSON may have."""
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

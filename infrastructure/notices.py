@@ -221,10 +221,7 @@ def _address(connection: Connection, where: Any, value: UUID) -> NoticeAddress |
 def set_address(
     connection: Connection, account_id: UUID, email: str, kinds: Sequence[NoticeKind], now: datetime
 ) -> None:
-    """Replace the address of an account by one that is not confirmed, and request the mail for it.
-
-    The previous address is deleted with its notices and its links.
-    """
+    """Replace an address and its notices by an unconfirmed one, and request its mail."""
     with connection.transaction():
         delete_address(connection, account_id)
         id = uuid4()
@@ -488,10 +485,7 @@ def _set_pace(
 
 
 def delete_old_notices(connection: Connection, before: datetime) -> None:
-    """Delete the notices that ended before a time, and addresses that were never confirmed.
-
-    Notices that wait since then are deleted too, because e-mail is off.
-    """
+    """Delete old notices, even waiting ones (e-mail is off), and unconfirmed addresses."""
     connection.execute("DELETE FROM notices WHERE finished_at < %s", [before])
     connection.execute("DELETE FROM notices WHERE status = 'pending' AND created_at < %s", [before])
     connection.execute(

@@ -47,10 +47,7 @@ class ManualProvider:
     name = "manual"
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """Return the receipt as stated by the operator.
-
-        Raise Invalid if the reference is malformed.
-        """
+        """Return the receipt as stated by the operator, or raise Invalid."""
         return Receipt(
             provider=self.name, reference=reference_of(reference), amount_micros=amount_micros
         )

@@ -45,10 +45,7 @@ def is_pair(example: Mapping[str, Any]) -> bool:
 
 
 def conversations_of(example: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the conversations of a normalized example: a chat, or one for each answer of a pair.
-
-    The preferred answer comes first. Only the messages of an answer are trainable.
-    """
+    """Return a chat, or a conversation per answer of a pair, the preferred one first."""
     if not is_pair(example):
         return [dict(example)]
     prompt = [
@@ -128,7 +125,6 @@ def _prompt(row: Mapping[str, Any], columns: Columns, parse: Parse) -> list[Mess
 
 
 def _answer(row: Mapping[str, Any], columns: Columns, role: Role, parse: Parse) -> list[Message]:
-    """Return the messages of an answer, which is text, a message, or a list of messages."""
     name = columns[role]
     value = row.get(name)
     if isinstance(value, str) and (messages := conversation_in(value)) is not None:

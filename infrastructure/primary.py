@@ -102,11 +102,7 @@ class Servers:
         return parameters | {"host": hosts, "port": ports}
 
     def expect(self, connection: psycopg.BaseConnection[Any]) -> None:
-        """Register a new connection before its server is asked for the timeline.
-
-        It ends if another server is promoted before the response, which a frozen server never
-        sends.
-        """
+        """Register a connection: it ends if another server is promoted before its response."""
         info = connection.info
         with self._lock:
             self._new[connection] = info.host, str(info.port)
@@ -267,11 +263,7 @@ def _timeline(connection: psycopg.Connection[Any]) -> str | None:
 
 
 def _shut_down(connection: psycopg.BaseConnection[Any], port: str) -> None:
-    """End the TCP connection, so that a thread that waits for a response continues with an error.
-
-    Another thread may close the connection, and the system may give its number to another socket.
-    The number is therefore duplicated, and compared with the server.
-    """
+    """End the TCP connection of a waiting thread, by a duplicate: numbers are reused."""
     with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
         if str(end.getpeername()[1]) == port:
             end.shutdown(socket.SHUT_RDWR)

@@ -57,10 +57,7 @@ def account_named(connection: Connection, name: str) -> UUID | None:
 
 
 def account_id_of(connection: Connection, text: str) -> UUID | None:
-    """Return the ID in a text, or the ID of the account with this name, or None.
-
-    An ID may be unknown.
-    """
+    """Return the ID (maybe unknown) in a text or of the account with this name, or None."""
     try:
         return UUID(text)
     except ValueError:

@@ -188,10 +188,7 @@ class SegmentSpec(Message):
 
 
 def stored_report_ref(checkpoint_prefix: str) -> str:
-    """Return the artifact in which a trainer stores its report, if the settings request it.
-
-    No event names its directory, so the scheduler deletes it after the end of the segment.
-    """
+    """Return the artifact for a trainer's report. The scheduler deletes it at the end."""
     return f"{checkpoint_prefix}/{STORED_REPORTS}/{FINAL_REPORT}"
 
 

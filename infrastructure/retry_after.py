@@ -12,11 +12,7 @@ SECOND_DIGITS = 9
 
 
 def requested_delay(response: httpx.Response, now: datetime) -> timedelta | None:
-    """Return the delay that a response requests, or None without one that is readable.
-
-    The header has seconds, or a time, which can be past (RFC 9110, 10.2.3). A delay is never
-    negative.
-    """
+    """Return a response's delay, from seconds or a time (RFC 9110, 10.2.3), at least 0."""
     value = response.headers.get("retry-after", "").strip()
     try:
         if value.isascii() and value.isdigit():

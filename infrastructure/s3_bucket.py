@@ -84,7 +84,6 @@ class Bucket:
 
     @property
     def _rules(self) -> Iterator[ET.Element]:
-        """Yield the active lifecycle rules that apply to every artifact."""
         try:
             found = s3_request(self.name, {"lifecycle": ""})
         except S3Refused as error:

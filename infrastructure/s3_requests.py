@@ -36,20 +36,14 @@ class S3Refused(OSError):
 
 
 def s3_request(bucket: str, parameters: Mapping[str, str]) -> ET.Element:
-    """Send a GET request for a bucket. Return the root of the response.
-
-    Raise S3Refused.
-    """
+    """Send a GET request for a bucket. Return the root of the response, or raise S3Refused."""
     endpoint = s3_endpoint() or f"https://s3.{s3_region()}.amazonaws.com"
     query = urlencode(sorted(parameters.items()), quote_via=quote)
     return _response("GET", "s3", f"{endpoint.rstrip('/')}/{bucket}?{query}", b"")
 
 
 def sts_request(parameters: Mapping[str, str]) -> ET.Element:
-    """Send a request to STS, which has the endpoint of S3 unless `AWS_ENDPOINT_URL_STS` is set.
-
-    Return the root of the response. Raise S3Refused.
-    """
+    """Send a request to STS, by default at S3's endpoint. Return the response's root."""
     own = os.environ.get("AWS_ENDPOINT_URL_STS") or s3_endpoint()
     endpoint = own or f"https://sts.{s3_region()}.amazonaws.com"
     return _response("POST", "sts", f"{endpoint.rstrip('/')}/", urlencode(parameters).encode())

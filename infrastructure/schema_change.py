@@ -66,7 +66,6 @@ def change_schema(connection: psycopg.Connection[Any], change: Callable[[], obje
 
 
 def _blockers(connection: psycopg.Connection[Any]) -> str:
-    """Return the sessions with a transaction that has lasted for some time."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(BLOCKERS).fetchall()
     named = [f"{name or user} (PostgreSQL process {pid})" for user, name, pid in rows]

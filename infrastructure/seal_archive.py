@@ -76,10 +76,7 @@ class SealArchive:
             self._artifacts.put(PUBLIC_KEY, content)
 
     def public_key(self) -> LogKey | None:
-        """Return the stored key, or None. Raise SealDamaged.
-
-        It is for readers without the key file. An auditor compares it with the key kept elsewhere.
-        """
+        """Return the stored key, or None. An auditor compares it with one kept elsewhere."""
         try:
             return LogKey.parse(self._artifacts.get(PUBLIC_KEY).decode())
         except FileNotFoundError:
@@ -94,10 +91,7 @@ class SealArchive:
                 yield _head_in(line, f"Head {number} of {ref}", key)
 
     def sealing_key(self, path: Path) -> Ed25519PrivateKey:
-        """Return the private key in a file, which is created only if nothing is sealed yet.
-
-        Raise SealDamaged if the file is missing and the log is sealed with its key.
-        """
+        """Return a file's private key, created only if nothing is sealed yet."""
         if not path.exists() and self._artifacts.list(HEADS):
             raise SealDamaged(
                 f"The log is sealed, but {path} does not exist. Copy the key, and the file "
@@ -122,10 +116,7 @@ class SealArchive:
         return json.loads(line)
 
     def leaves(self, first: int, size: int) -> Iterator[list[SealedEvent]]:
-        """Yield the leaves of a tree of `size` from index `first` on, by chunk. Raise SealDamaged.
-
-        `first` begins a chunk.
-        """
+        """Yield the leaves of a tree of `size` by chunk, the first of which starts at `first`."""
         return map(decode, self.contents(first, size))
 
     def contents(self, first: int, size: int) -> Iterator[bytes]:
@@ -148,11 +139,7 @@ class SealArchive:
         return next(self.leaves(first, min(first + self.chunk_leaves, head.size)))
 
     def chunk_roots(self, head: TreeHead) -> list[bytes]:
-        """Return the root of each chunk in the tree of a head. The last chunk may be partial.
-
-        The stored roots are used only if they lead to the root of the head. Otherwise, all leaves
-        are read. Raise SealDamaged.
-        """
+        """Return each chunk's root, from the leaves unless stored roots lead to the head's."""
         stored = self._stored_roots(head.size // self.chunk_leaves)
         roots = stored + self._calculated_roots(len(stored), head)
         return roots if root_of(roots) == head.root else self._calculated_roots(0, head)
@@ -189,7 +176,6 @@ class SealArchive:
         return deleted
 
     def _numbered(self, folder: str) -> list[tuple[int, str]]:
-        """Return the refs in a folder, each with the number in its name."""
         refs = self._artifacts.list(folder)
         return [(int(ref.rpartition("/")[2].removesuffix(".tsr")), ref) for ref in refs]
 
@@ -230,7 +216,6 @@ class SealArchive:
             number, roots = number + len(added), roots[len(added) :]
 
     def _roots_from(self, start: int) -> list[bytes]:
-        """Return the complete roots in a file."""
         try:
             content = self._artifacts.get(_roots_ref(start))
         except FileNotFoundError:

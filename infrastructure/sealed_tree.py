@@ -110,10 +110,7 @@ class SealedTree:
     def signed_again(
         self, store: psycopg.Connection[Any], key: Ed25519PrivateKey, now: datetime
     ) -> Self:
-        """Return the same tree with a head of this time, for a log that has not grown.
-
-        The sealer exports a head only for new events. Raise NotSealedYet if there are such events.
-        """
+        """Return the tree with a head of this time, or raise NotSealedYet if the log grew."""
         if newer := read_rows(store, self.head.last_event, 1):
             raise not_sealed(newer[0].notification_id, self.head)
         head = replace(self.head, sealed_at=now)

@@ -28,10 +28,7 @@ MAX_SUBSCRIPTIONS = 16
 
 
 def publish_subjects(account_id: UUID, job_id: UUID, segment: int) -> tuple[str, ...]:
-    """Return the subjects to which a segment may publish: reports, measurements and log lines.
-
-    The last subject is for requests of the segment's Control message.
-    """
+    """Return a segment's subjects: reports, measurements, log lines, requests of Control."""
     name = f"{account_id}.{job_id}.{segment}"
     return (
         *(f"{kind}.{name}" for kind in ("reports", "telemetry", "evaluations", "logs")),

@@ -69,7 +69,6 @@ def standby_checks(settings: Settings) -> Iterator[Check]:
 
 
 def _primary(server: Connection, address: str) -> Primary | None:
-    """Return the server, or None if it is a standby."""
     timeline = timeline_of(server)
     if timeline is None:
         return None
@@ -95,7 +94,6 @@ def _roles(primaries: list[Primary], standbys: int) -> Check:
 
 
 def _replication(primary: Primary) -> Check:
-    """Compare the standbys that follow the primary with those that commits wait for."""
     attached = primary.attached
     if any(each["state"] is None for each in attached):
         fix = "Run `GRANT pg_read_all_stats` to the role of ECOLINK_OWNER_DATABASE_URL."

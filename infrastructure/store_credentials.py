@@ -110,10 +110,7 @@ def _credentials(answer: ET.Element) -> StoreCredentials:
 
 
 def required_store_issuer(settings: Settings) -> StoreIssuer | None:
-    """Return the configured issuer. None: a file store.
-
-    Raise RuntimeError if artifacts are on S3 and no role is set.
-    """
+    """Return the issuer of keys; None for a file store. On S3, a role is required."""
     issuer = StoreIssuer.of(settings)
     if issuer is None and is_s3(settings.artifacts):
         raise RuntimeError(

@@ -39,7 +39,6 @@ def stream_checks(settings: Settings) -> Iterator[Check]:
 
 
 async def _streams(settings: Settings) -> dict[str, int]:
-    """Return the number of complete copies of each existing stream."""
     client = await bus.connect(settings, connect_timeout=5, max_reconnect_attempts=1)
     try:
         js, found = client.jetstream(), dict[str, int]()

@@ -185,10 +185,7 @@ class StripeProvider:
         return self._answer(intent if intent.status == "succeeded" else self._now(intent), payment)
 
     def find_charge(self, payment: CardPayment, customer: str) -> ChargeAnswer | None:
-        """Return the current answer to an earlier charge, or None if Stripe never got it.
-
-        `customer` is the provider's ID of the customer. Raise ProviderUnavailable.
-        """
+        """Return the current answer to an earlier charge; None if Stripe never got it."""
         about = {"customer": customer, "limit": 100}
 
         def find() -> stripe.PaymentIntent | None:
@@ -237,10 +234,7 @@ class StripeProvider:
             raise _unavailable(error) from None
 
     def remove_card(self, card: SavedCard) -> None:
-        """Remove a saved card from the customer. A card that is gone changes nothing.
-
-        Raise ProviderUnavailable.
-        """
+        """Remove a saved card from the customer. A card that is gone changes nothing."""
         try:
             self.client.v1.payment_methods.detach(card.payment_method)
         except stripe.InvalidRequestError:
@@ -265,20 +259,13 @@ class StripeProvider:
             self.remove_card(SavedCard(customer=customer, payment_method=method))
 
     def payment_of(self, reference: str) -> UUID | None:
-        """Return the ID of our card payment that a PaymentIntent belongs to, or None.
-
-        Raise ProviderUnavailable.
-        """
+        """Return the ID of our card payment that a PaymentIntent belongs to, or None."""
         return _named(
             _called(lambda: self.client.v1.payment_intents.retrieve(reference)), PAYMENT_FIELD
         )
 
     def payments_since(self, moment: datetime) -> Iterator[tuple[Receipt, UUID, UUID | None]]:
-        """Yield the receipts of EcoLink's successful payments since a time, newest first.
-
-        Each has the ID of its card payment, and of its account if Stripe has it. Raise
-        ProviderUnavailable.
-        """
+        """Yield receipts since a time, newest first, with card payment and account."""
         pages = _called(lambda: self.client.v1.payment_intents.list(_since(moment)))  # type: ignore[arg-type]
         for each in _each(pages.auto_paging_iter()):
             named = _named(each, PAYMENT_FIELD)
@@ -289,10 +276,7 @@ class StripeProvider:
                 yield receipt, named, _named(each, ACCOUNT_FIELD)
 
     def receipt_url(self, reference: str) -> str | None:
-        """Return the address of Stripe's receipt of a payment, or None if there is none.
-
-        Raise ProviderUnavailable.
-        """
+        """Return the address of Stripe's receipt of a payment, or None if there is none."""
         charge = _called(lambda: self._with_charge(reference)).latest_charge
         return None if charge is None or isinstance(charge, str) else charge.receipt_url
 
@@ -332,10 +316,7 @@ class StripeProvider:
         return [_refund(each) for each in found if _in_dollars(each.id, each.currency)]
 
     def refunds_since(self, moment: datetime) -> Iterator[tuple[str, Refund]]:
-        """Yield the refunds since a time, each with the reference of its payment, newest first.
-
-        Raise ProviderUnavailable.
-        """
+        """Yield refunds since a time, newest first, each with its payment's reference."""
         pages = _called(lambda: self.client.v1.refunds.list(_since(moment)))  # type: ignore[arg-type]
         for each in _each(pages.auto_paging_iter()):
             intent = each.payment_intent
@@ -452,7 +433,6 @@ def _named(intent: stripe.PaymentIntent, field: str) -> UUID | None:
 
 
 def _each(objects: Iterator[T]) -> Iterator[T]:
-    """Yield the objects of all pages. Raise ProviderUnavailable."""
     try:
         yield from objects
     except stripe.StripeError as error:

@@ -57,11 +57,7 @@ class EditCounts:
 
 @contextmanager
 def locked_edits(connection: Connection, synthesis_id: UUID, *, for_edit: bool) -> Generator[bool]:
-    """Hold a lock of a synthesis during the block, a transaction. Yield False without the lock.
-
-    Edits share the lock, and the creation of the dataset excludes them. Nothing waits, so that
-    requests keep no connection.
-    """
+    """Hold a lock that edits share and the dataset's creation excludes. Yield False at once."""
     query = SHARED if for_edit else EXCLUSIVE
     with connection.transaction():
         yield scalar(connection, query, [f"edits:{synthesis_id}"])

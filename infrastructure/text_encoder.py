@@ -150,6 +150,5 @@ def _protected(value: Any, special: re.Pattern[str]) -> Any:
 
 
 def _concerns(pair: str | Sequence[str], names: Mapping[str, str]) -> bool:
-    """Return True if a merge uses or produces a special token."""
     left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
     return left in names or right in names or left + right in names

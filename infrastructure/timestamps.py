@@ -60,10 +60,7 @@ def request_timestamp(url: str, head: TreeHead) -> bytes:
 
 
 def timestamp_of(response: bytes, head: TreeHead, roots: Sequence[Certificate]) -> datetime:
-    """Return the time at which the authority received a head. Raise TimestampInvalid.
-
-    `roots` are the certificates that the verifier trusts. They must be valid at that time.
-    """
+    """Return the time of a head's timestamp under the trusted roots, or raise TimestampInvalid."""
     try:
         decoded = decode_timestamp_response(response)
         VerifierBuilder(roots=list(roots)).build().verify_message(decoded, head.text.encode())

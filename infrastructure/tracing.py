@@ -90,11 +90,7 @@ def start(process: str) -> None:
 
 
 def ignore_clients() -> None:
-    """Start a trace for each request, also if the client sends a span of its own.
-
-    A client must not choose which requests are sampled. Without any propagator, FastAPI fails.
-    Nothing reads baggage.
-    """
+    """Start a trace for each request: clients must not choose which requests are sampled."""
     from opentelemetry.baggage.propagation import W3CBaggagePropagator
     from opentelemetry.propagate import set_global_textmap
 

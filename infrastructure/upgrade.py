@@ -63,11 +63,7 @@ def upgrade_status(connection: psycopg.Connection[Any]) -> UpgradeStatus:
 
 
 def finish(connection: psycopg.Connection[Any], actor: str) -> bool:
-    """Raise the format in use to that of this version of EcoLink.
-
-    Return False if it is in use already. Raise OlderProcesses, or NewerFormat if the format in use
-    is newer.
-    """
+    """Raise the format in use to this version's. Return False if it is in use already."""
     if format_in_use(connection) == FORMAT:
         return False
     if older := [each for each in _running(connection) if each.format < FORMAT]:
@@ -91,11 +87,7 @@ def finish_if_alone(connection: psycopg.Connection[Any], actor: str) -> bool:
 
 
 def newer_processes(connection: psycopg.Connection[Any]) -> list[RunningProcess]:
-    """Return the running processes of a newer version of EcoLink than this one.
-
-    Their versions are compared if both are known, otherwise only their formats. A database that has
-    not been migrated has none.
-    """
+    """Return the running processes of a newer version, compared by formats if unknown."""
     found = connection.execute("SELECT to_regclass('public.processes')::text").fetchone()
     if found is None or next(iter(found)) is None:
         return []

@@ -134,10 +134,7 @@ class Verification:
 
 @contextmanager
 def verifying(settings: Settings) -> Generator[Connection | None]:
-    """Hold the lock of verifications during the block, or yield None if another process has it.
-
-    The connection with the lock also writes the progress. A process that lost it cannot write.
-    """
+    """Hold the verifications' lock, whose connection writes the progress, or yield None."""
     with connect(settings) as connection:
         for name, value in KEEPALIVES.items():
             connection.execute("SELECT set_config(%s, %s, false)", [name, str(value)])

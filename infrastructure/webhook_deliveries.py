@@ -315,10 +315,7 @@ def newest_deliveries(
     before: int | None = None,
     status: DeliveryStatus | None = None,
 ) -> list[Delivery]:
-    """Return up to `limit` deliveries of an endpoint, newest first.
-
-    `before` is the ID of the delivery before the first one.
-    """
+    """Return deliveries of an endpoint, newest first, before the one with ID `before`."""
     with connection.cursor(row_factory=class_row(Delivery)) as cursor:
         return cursor.execute(
             "SELECT * FROM webhook_deliveries WHERE endpoint_id = %(endpoint)s "
@@ -384,10 +381,7 @@ def replay_failed(connection: Connection, endpoint_id: UUID, since: datetime, no
 
 
 def delete_old(connection: psycopg.Connection[Any], before: datetime, real_now: datetime) -> None:
-    """Delete the deliveries that ended before a time, and secrets that no longer sign.
-
-    Deliveries that wait for a disabled endpoint are deleted too.
-    """
+    """Delete ended or disabled deliveries before a time, and secrets that no longer sign."""
     connection.execute(
         "DELETE FROM webhook_deliveries WHERE finished_at < %(before)s OR (status = 'pending' "
         "AND created_at < %(before)s AND endpoint_id IN "
