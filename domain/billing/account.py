@@ -20,13 +20,7 @@ from domain.billing.reference import reference_of
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Aggregate, Created, current_cause
 from domain.core.aggregate_snapshot import AggregateSnapshot
-from domain.core.errors import (
-    CommandReused,
-    InsufficientBalance,
-    Invalid,
-    Suspended,
-    WrongState,
-)
+from domain.core.errors import CommandReused, InsufficientBalance, Invalid, Suspended, WrongState
 from domain.core.money import Toward, dollars
 
 

@@ -268,11 +268,7 @@ class Meter(Aggregate):
         if end > self.billed_seconds:
             charge += self._post(end)
         released = self.charge_between(self.billed_seconds, self.paid_seconds)
-        self._record(
-            self.MeterClosed,
-            billed_seconds=self.billed_seconds,
-            released_micros=released,
-        )
+        self._record(self.MeterClosed, billed_seconds=self.billed_seconds, released_micros=released)
         return charge, released
 
     def _post(self, to_seconds: int) -> int:
@@ -307,10 +303,7 @@ class Meter(Aggregate):
             return 0
         amount = self.charge_between(kept_seconds, end)
         self._record(
-            self.LostWorkCredited,
-            from_seconds=kept_seconds,
-            to_seconds=end,
-            amount_micros=amount,
+            self.LostWorkCredited, from_seconds=kept_seconds, to_seconds=end, amount_micros=amount
         )
         return amount
 

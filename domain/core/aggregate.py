@@ -88,8 +88,7 @@ class Event(Value, CanMutateAggregate[UUID]):
     command_id: str
     causation_id: str | None = None
     traceparent: Annotated[
-        str | None,
-        Field(pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$", exclude_if=_is_none),
+        str | None, Field(pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$", exclude_if=_is_none)
     ] = None
     """Span of the command. Only the events of a traced command store it."""
 
@@ -159,11 +158,7 @@ class Aggregate(BaseAggregate[UUID]):
 
     @classmethod
     def _create(
-        cls,
-        event_class: type[CanInitAggregate[UUID]],
-        *,
-        id: UUID | None = None,
-        **kwargs: Any,
+        cls, event_class: type[CanInitAggregate[UUID]], *, id: UUID | None = None, **kwargs: Any
     ) -> Self:
         return super()._create(event_class, id=id, **(_envelope() | kwargs))
 

@@ -14,13 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from eventsourcing.domain import DomainEventProtocol
-from eventsourcing.persistence import (
-    AggregateRecorder,
-    EventStore,
-    Mapper,
-    Recording,
-    StoredEvent,
-)
+from eventsourcing.persistence import AggregateRecorder, EventStore, Mapper, Recording, StoredEvent
 from pydantic import BaseModel, ValidationError
 
 from domain.core.event_format import NewerEvent

@@ -361,11 +361,7 @@ class Dataset(Aggregate):
         self._require(DatasetStatus.VALIDATING)
         assert contents.examples > 0
         self.trigger_event(
-            self.DatasetValidated,
-            ref=ref,
-            sha256=sha256,
-            report_ref=report_ref,
-            **asdict(contents),
+            self.DatasetValidated, ref=ref, sha256=sha256, report_ref=report_ref, **asdict(contents)
         )
 
     @event(DatasetValidated)
@@ -453,10 +449,7 @@ class Dataset(Aggregate):
         self.status = DatasetStatus.DELETED
 
     def record_tokens(
-        self,
-        base_model: str,
-        base_manifest_sha256: str,
-        lengths: TokenLengths,
+        self, base_model: str, base_manifest_sha256: str, lengths: TokenLengths
     ) -> None:
         """Record the token lengths under one base model revision, unless they are already known."""
         self._require(DatasetStatus.READY_FOR_TRAINING)

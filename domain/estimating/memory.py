@@ -149,10 +149,7 @@ def _filled(fit: Fit, hyperparameters: Hyperparameters) -> Fit:
     more = max(0, min(most - tokens, math.floor(room / each)))
     activations = fit.items["activations"] + math.ceil(more * each)
     return fit.model_copy(
-        update={
-            "batch_tokens": tokens + more,
-            "items": fit.items | {"activations": activations},
-        }
+        update={"batch_tokens": tokens + more, "items": fit.items | {"activations": activations}}
     )
 
 

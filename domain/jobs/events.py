@@ -14,10 +14,7 @@ from domain.training.checkpoint import RejectionReason, ResumeCertificate, Saved
 from domain.training.early_stopping import EarlyStop
 from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
-from domain.training.training_plan import (
-    Order,
-    TrainingPlan,
-)
+from domain.training.training_plan import Order, TrainingPlan
 
 
 class JobEvent(Event):

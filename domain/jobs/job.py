@@ -213,9 +213,7 @@ class Job(Aggregate):
         if segment != self.next_segment:
             raise StaleSegment(f"Segment {segment} is not the next segment of this job.")
         self.trigger_event(
-            events.SegmentAllocated,
-            segment=segment,
-            rate_micros_per_hour=self.rate_micros_per_hour,
+            events.SegmentAllocated, segment=segment, rate_micros_per_hour=self.rate_micros_per_hour
         )
 
     @event(events.SegmentAllocated)
@@ -606,11 +604,7 @@ class Job(Aggregate):
         return effect is Effect.RESUMES
 
     def resume(
-        self,
-        estimate: Estimate,
-        rate_micros_per_hour: int,
-        catalog_version: str,
-        gpu_count: int,
+        self, estimate: Estimate, rate_micros_per_hour: int, catalog_version: str, gpu_count: int
     ) -> None:
         """Resume from the last checkpoint, at a new rate and an estimate of the rest, once."""
         if self.must_resume():

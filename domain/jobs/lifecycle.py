@@ -81,8 +81,7 @@ class Rule:
 
 
 PAUSES = Rule(
-    Effect.PAUSES,
-    "The trainer saves a checkpoint and exits. A queued job leaves the queue.",
+    Effect.PAUSES, "The trainer saves a checkpoint and exits. A queued job leaves the queue."
 )
 CANCELS = Rule(
     Effect.CANCELS,

@@ -66,10 +66,7 @@ DEMONSTRATIONS = (
                 "I am sorry about that. We can bring a cold breakfast to your room from 5 a.m. "
                 "Please order it by 10 p.m. this evening.",
             ),
-            _turn(
-                "Does it cost extra?",
-                "No, it is included in the price of your room.",
-            ),
+            _turn("Does it cost extra?", "No, it is included in the price of your room."),
         ),
     ),
     Demonstration(

@@ -64,8 +64,7 @@ class WandbRun(_Part):
         default=None, description="Display name of the run. By default, the ID of the job."
     )
     entity: Path | None = Field(
-        default=None,
-        description="Team or user that owns the run. By default, that of the API key.",
+        default=None, description="Team or user that owns the run. By default, that of the API key."
     )
     tags: Annotated[list[Tag], Field(max_length=MOST_TAGS)] = Field(
         default=[], description="Tags of the run."

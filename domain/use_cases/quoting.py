@@ -377,8 +377,7 @@ class Quoting:
         base = self._base(name)
         if reason := why_not_served(self._log, name, base.manifest_sha256):
             raise WrongState(
-                f"{reason} You can also choose another base model.",
-                field="base_model",
+                f"{reason} You can also choose another base model.", field="base_model"
             )
         return base
 
@@ -386,8 +385,7 @@ class Quoting:
         base = self._log.find(BaseModel, base_model_id(name))
         if base is None or base.deleted:
             raise Invalid(
-                f"Unknown base model {name!r}. See `ecolink models list`.",
-                field="base_model",
+                f"Unknown base model {name!r}. See `ecolink models list`.", field="base_model"
             )
         if not self._catalog.is_eligible(name):
             raise Invalid(
