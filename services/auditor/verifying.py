@@ -132,8 +132,5 @@ def _trust(options: Options, archive: SealArchive) -> tuple[Trust, KeySource]:
 def _compare_artifacts(settings: Settings, progress: Progress) -> ArtifactFindings:
     with open_log(settings) as log, connect(settings) as store:
         return check_artifacts(
-            store,
-            log,
-            Artifacts(settings.artifacts),
-            lambda found: progress.advance(found.files),
+            store, log, Artifacts(settings.artifacts), lambda found: progress.advance(found.files)
         )

@@ -60,11 +60,7 @@ class Reconciliation:
     """Asks the provider about payments, refunds and disputes that stay open."""
 
     def __init__(
-        self,
-        clock: Clock,
-        log: EventLog,
-        pool: ConnectionPool[Connection],
-        returns: CardReturns,
+        self, clock: Clock, log: EventLog, pool: ConnectionPool[Connection], returns: CardReturns
     ) -> None:
         self._clock = clock
         self._log = log

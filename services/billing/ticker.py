@@ -73,11 +73,7 @@ class Ticker:
     """
 
     def __init__(
-        self,
-        log: EventLog,
-        clock: Clock,
-        pool: ConnectionPool[Connection],
-        policy: LeasePolicy,
+        self, log: EventLog, clock: Clock, pool: ConnectionPool[Connection], policy: LeasePolicy
     ) -> None:
         self._log = log
         self._clock = clock

@@ -49,10 +49,7 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
         Analyzing(resources),
         Comparing(resources),
     )
-    work = [
-        *map(_polling, kinds),
-        every(REPLAY_SECONDS, effect.replay_requested, "replay"),
-    ]
+    work = [*map(_polling, kinds), every(REPLAY_SECONDS, effect.replay_requested, "replay")]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])
 
 

@@ -29,11 +29,7 @@ class KeyColumns:
     """
 
     def __init__(
-        self,
-        columns: Columns | None = None,
-        names: Collection[str] = (),
-        *,
-        chosen: bool = False,
+        self, columns: Columns | None = None, names: Collection[str] = (), *, chosen: bool = False
     ) -> None:
         self.columns = columns
         self.late: dict[Role, str] = {}

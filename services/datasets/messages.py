@@ -94,8 +94,7 @@ def _content(content: Any, role: str, position: int, has_calls: bool) -> str:
     may_be_empty = has_calls or (role == "tool" and content is not None)
     if not may_be_empty and (not content or content.isspace()):
         raise Refused(
-            Code.EMPTY_CONTENT,
-            f"The content of message {position} ({role}) is empty. Add text.",
+            Code.EMPTY_CONTENT, f"The content of message {position} ({role}) is empty. Add text."
         )
     return content or ""
 

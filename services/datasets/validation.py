@@ -209,11 +209,7 @@ class _Validation:
     """The state of a validation. It raises Refused only for errors of the whole file."""
 
     def __init__(
-        self,
-        sink: Sink,
-        max_line_bytes: int,
-        choices: Choices,
-        numbers: Sink = lambda _: None,
+        self, sink: Sink, max_line_bytes: int, choices: Choices, numbers: Sink = lambda _: None
     ) -> None:
         self.findings = Findings()
         self._edit, self._known_lines, self._unit = choices.edit, choices.lines, choices.unit

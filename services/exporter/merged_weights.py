@@ -26,12 +26,7 @@ ADAPTER = "default"
 PARTS = ("lora_A", "lora_B", "lora_magnitude_vector")
 """Kinds of tensors in an adapter. The last one is part of DoRA."""
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types of tensors by their names in a safetensors file."""
 
 

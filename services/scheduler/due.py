@@ -19,12 +19,7 @@ from domain.jobs.job import Job
 from domain.use_cases.deployments import deployed_refs
 from infrastructure.clock import Clock
 from infrastructure.store import Connection
-from projections.job_detail import (
-    due_relaunches,
-    expired_adapters,
-    suspended_jobs,
-    unfinished_from,
-)
+from projections.job_detail import due_relaunches, expired_adapters, suspended_jobs, unfinished_from
 from services.scheduler.job_traces import in_trace_of
 
 

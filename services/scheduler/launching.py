@@ -77,10 +77,7 @@ class PodStarter:
             return self.end_unlaunched(job, SegmentEnd.STOPPED)
         if self._dataset_deleted(job):
             return self.end_unlaunched(
-                job,
-                SegmentEnd.CRASHED,
-                failure=FailureClass.BAD_DATA,
-                error_class="DatasetDeleted",
+                job, SegmentEnd.CRASHED, failure=FailureClass.BAD_DATA, error_class="DatasetDeleted"
             )
         try:
             with tracing.timed("launch", pod=str(PodName(job_id, segment))):
@@ -89,10 +86,7 @@ class PodStarter:
             if retried:
                 raise
             return self.end_unlaunched(
-                job,
-                SegmentEnd.STOPPED,
-                error_class="LaunchFailed",
-                shortfall=PauseReason.CAPACITY,
+                job, SegmentEnd.STOPPED, error_class="LaunchFailed", shortfall=PauseReason.CAPACITY
             )
         cause = current_cause()  # of a time before the launch
         with because(replace(cause, now=max(cause.now, pod.bound_at))):

@@ -129,12 +129,7 @@ async def seal(settings: Settings, leadership: Leadership, store: Connection) ->
     """Seal events until an error, or until cancelled. The last head covers all hashed events."""
     archive = SealArchive(Artifacts(settings.artifacts))
     key = archive.sealing_key(settings.seal_key_file)
-    sealer = Sealer(
-        archive,
-        origin_of(log_identity(store)),
-        key,
-        lambda: datetime.now(UTC),
-    )
+    sealer = Sealer(archive, origin_of(log_identity(store)), key, lambda: datetime.now(UTC))
     sealer.exporting = lambda: _as_leader(store, leadership)
     sealer.last_head = LastHead.beside(settings.seal_key_file)
     await _in_thread(lambda: sealer.resume(store))

@@ -21,13 +21,7 @@ from infrastructure.exchange import read
 from infrastructure.ndjson import lines_of
 from infrastructure.synthesis_seeds import seed_examples
 from services.synthesis.answers import messages_of
-from services.synthesis.attempts import (
-    Attempt,
-    AttemptStore,
-    BatchDamaged,
-    Outcome,
-    accepted_in,
-)
+from services.synthesis.attempts import Attempt, AttemptStore, BatchDamaged, Outcome, accepted_in
 from services.synthesis.duplicates import SeenExamples
 
 

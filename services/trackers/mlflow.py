@@ -24,11 +24,7 @@ MOST_VALUE_CHARACTERS = 6_000
 METRICS_OF_POINT = max(len(STEP_METRICS), len(EVALUATION_METRICS))
 """Metrics that a point has at most."""
 
-STATUSES = {
-    Ending.FINISHED: "FINISHED",
-    Ending.FAILED: "FAILED",
-    Ending.CANCELLED: "KILLED",
-}
+STATUSES = {Ending.FINISHED: "FINISHED", Ending.FAILED: "FAILED", Ending.CANCELLED: "KILLED"}
 
 
 class Mlflow:

@@ -88,11 +88,7 @@ def load_base(
         bnb_4bit_compute_dtype=dtype,
     )
     base = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=dtype,
-        quantization_config=four_bits,
-        device_map={"": device},
-        **UNTRUSTED,
+        directory, dtype=dtype, quantization_config=four_bits, device_map={"": device}, **UNTRUSTED
     )
     for layer in base.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):

@@ -92,11 +92,7 @@ class Reporter:
         self._tls_problem: str | None = None
         self._stored = stored  # None: the scheduler reads the file
         self._final_report, self._beat = directory / FINAL_REPORT, directory / BEAT
-        self._key = {
-            "account_id": spec.account_id,
-            "job_id": spec.job_id,
-            "segment": spec.segment,
-        }
+        self._key = {"account_id": spec.account_id, "job_id": spec.job_id, "segment": spec.segment}
         # The server closes a connection when its JWT expires. Control messages renew it.
         self._jwt = spec.credentials.jwt if spec.credentials else ""
         self._store_keys = StoreKeys(spec, directory)

@@ -55,11 +55,7 @@ def _deliver(settings: Settings) -> None:
         finally:
             await sender.aclose()
 
-    work: list[Work] = [
-        dispatch,
-        every(CLEAN_SECONDS, clean, "webhooks"),
-        partial(watch_log, log),
-    ]
+    work: list[Work] = [dispatch, every(CLEAN_SECONDS, clean, "webhooks"), partial(watch_log, log)]
     if (server := MailServer.of(settings)) is not None:
         assert settings.public_url is not None
         letterhead = Letterhead(server.sender, settings.public_url)

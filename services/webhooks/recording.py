@@ -28,10 +28,7 @@ class RecordingEffect:
     name = NAME
 
     def __init__(
-        self,
-        log: EventLog,
-        clock: Clock,
-        connect: Callable[[], AbstractContextManager[Connection]],
+        self, log: EventLog, clock: Clock, connect: Callable[[], AbstractContextManager[Connection]]
     ) -> None:
         self._log, self._clock, self._connect = log, clock, connect
 

@@ -34,11 +34,7 @@ class WarmBase:
         self._loaded = (load_tokenizer(directory), base)
 
     def take(
-        self,
-        directory: Path,
-        manifest_sha256: str | None,
-        dtype: torch.dtype,
-        precision: Precision,
+        self, directory: Path, manifest_sha256: str | None, dtype: torch.dtype, precision: Precision
     ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel] | None:
         """Release the tokenizer and base model. Return them if they are the requested ones."""
         fits = self._key == (directory, manifest_sha256, dtype) and precision is not Precision.NF4

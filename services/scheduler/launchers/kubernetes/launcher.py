@@ -309,10 +309,7 @@ class KubernetesLauncher(ClusterLauncher):
         started = [each for each in pods if pod_state.started_at(each) is not None]
         if not started:
             raise self._pending_or_failed(name, spec, job, pods)
-        bound = {
-            BOUND_AT: self._clock.now().isoformat(),
-            BOUND_POD: started[0]["metadata"]["uid"],
-        }
+        bound = {BOUND_AT: self._clock.now().isoformat(), BOUND_POD: started[0]["metadata"]["uid"]}
         try:
             with self._changing():
                 self._cluster.patch_job(

@@ -69,11 +69,7 @@ def secret(spec: SegmentSpec, job: Resource) -> Resource:
         "uid": job["metadata"]["uid"],
     }
     name = PodName(spec.job_id, spec.segment)
-    metadata = {
-        "name": resource_name(name),
-        "labels": _labels(spec),
-        "ownerReferences": [owner],
-    }
+    metadata = {"name": resource_name(name), "labels": _labels(spec), "ownerReferences": [owner]}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -84,11 +80,7 @@ def secret(spec: SegmentSpec, job: Resource) -> Resource:
 
 
 def job(
-    spec: SegmentSpec,
-    kind: GpuType,
-    region: str,
-    settings: Settings,
-    program: Sequence[str],
+    spec: SegmentSpec, kind: GpuType, region: str, settings: Settings, program: Sequence[str]
 ) -> Resource:
     """Return the Job of a segment. It is suspended until its Secret exists, or Kueue admits it."""
     queue = {} if settings.kubernetes_queue is None else {QUEUE: settings.kubernetes_queue}

@@ -9,12 +9,7 @@ from typing import Any
 
 from services.scheduler.launchers.kubernetes.cluster import CONTAINER, Resource
 
-HOPELESS = frozenset(
-    {
-        "InvalidImageName",
-        "ErrImageNeverPull",
-    }
-)
+HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """Reasons of a waiting container that never pass. An image registry, for example, may recover."""
 
 NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
