@@ -468,8 +468,7 @@ def filter_dataset(
     client: Client,
     dataset: DatasetId,
     near_duplicates: Annotated[
-        bool,
-        typer.Option("--near-duplicates", help="Remove near-duplicates. The first is kept."),
+        bool, typer.Option("--near-duplicates", help="Remove near-duplicates. The first is kept.")
     ] = False,
     contaminates: Annotated[
         str | None,

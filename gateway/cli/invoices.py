@@ -34,8 +34,7 @@ def list_invoices(client: Client) -> None:
 def create(
     ctx: typer.Context,
     out: Annotated[
-        Path,
-        typer.Option(dir_okay=False, help="File to write. Its name ends in .pdf or .json."),
+        Path, typer.Option(dir_okay=False, help="File to write. Its name ends in .pdf or .json.")
     ],
     month: Annotated[
         str | None, typer.Option(metavar="MONTH", help="Month in UTC, such as 2026-11.")

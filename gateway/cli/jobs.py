@@ -14,13 +14,7 @@ from gateway.cli import job_tables, tensorboard
 from gateway.cli.client import Client, Reply
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
-from gateway.cli.following import (
-    MOST_LINES,
-    job_events,
-    leaving_it_running,
-    log_lines,
-    patiently,
-)
+from gateway.cli.following import MOST_LINES, job_events, leaving_it_running, log_lines, patiently
 from gateway.cli.following import follow as follow_job
 from gateway.cli.launching import launch
 from gateway.cli.models import give_deployment
@@ -198,12 +192,7 @@ def promote(client: Client, job: JobName) -> None:
 
 
 @jobs.command("download")
-def download_job(
-    client: Client,
-    job: JobName,
-    step: Step = None,
-    to: Directory = None,
-) -> None:
+def download_job(client: Client, job: JobName, step: Step = None, to: Directory = None) -> None:
     """Download the model of a job. Repeat the command to resume an interrupted download."""
     if step is not None:
         path = f"/jobs/{job}/checkpoints/{step}"

@@ -110,8 +110,7 @@ def _note(key: KeyAnswer) -> str | None:
 
 @keys.command()
 def revoke(
-    client: Client,
-    key: Annotated[str, typer.Argument(help="ID of the key.", show_default=False)],
+    client: Client, key: Annotated[str, typer.Argument(help="ID of the key.", show_default=False)]
 ) -> None:
     """Revoke an API key immediately."""
     revoked = client.send(KeyAnswer, f"/keys/{key}/revoke", {})

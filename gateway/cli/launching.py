@@ -87,9 +87,7 @@ def launch(
     ] = None,
     like: Annotated[
         str | None,
-        typer.Option(
-            help="ID of a job to use as a template. Other options replace its choices.",
-        ),
+        typer.Option(help="ID of a job to use as a template. Other options replace its choices."),
     ] = None,
     template: Annotated[
         str | None,
@@ -111,8 +109,7 @@ def launch(
         typer.Option(help="ID of another dataset to evaluate on.  \\[default: hold out a part]"),
     ] = None,
     region: Annotated[
-        str | None,
-        typer.Option(help="Region of the GPUs.  \\[default: the cheapest]"),
+        str | None, typer.Option(help="Region of the GPUs.  \\[default: the cheapest]")
     ] = None,
     gpu_type: Annotated[
         str | None,

@@ -38,8 +38,7 @@ def set_notices(
         str | None, typer.Argument(help="New e-mail address.", show_default=False)
     ] = None,
     kind: Annotated[
-        list[NoticeKind] | None,
-        typer.Option("--kind", help="Kind of notice. Repeat for several."),
+        list[NoticeKind] | None, typer.Option("--kind", help="Kind of notice. Repeat for several.")
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Turn off all notices.")] = False,
 ) -> None:

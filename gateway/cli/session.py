@@ -28,8 +28,7 @@ def login(
         ),
     ] = None,
     key: Annotated[
-        str | None,
-        typer.Option(help="API key.  \\[default: a prompt, or standard input]"),
+        str | None, typer.Option(help="API key.  \\[default: a prompt, or standard input]")
     ] = None,
 ) -> None:
     """Verify your API key, then save it with the URL of the EcoLink gateway.

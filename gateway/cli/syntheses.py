@@ -23,12 +23,7 @@ from gateway.cli.terminal import CommandGroup, counter, interrupted, show
 from gateway.datasets.schemas import DatasetAnswer
 from gateway.http.paging import Page
 from gateway.schemas import Listed
-from gateway.syntheses.schemas import (
-    EndpointAnswer,
-    ExampleAnswer,
-    QuoteAnswer,
-    SynthesisAnswer,
-)
+from gateway.syntheses.schemas import EndpointAnswer, ExampleAnswer, QuoteAnswer, SynthesisAnswer
 
 POLL_SECONDS = 0.5
 ENDINGS = {
@@ -361,8 +356,7 @@ def replace_endpoint_key(
     client: Client,
     endpoint: Annotated[str, typer.Argument(help="ID of the endpoint.", show_default=False)],
     key_file: Annotated[
-        Path,
-        typer.Option(exists=True, dir_okay=False, help="File with the key of the provider."),
+        Path, typer.Option(exists=True, dir_okay=False, help="File with the key of the provider.")
     ],
 ) -> None:
     """Replace the key of an external endpoint."""

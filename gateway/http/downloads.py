@@ -94,11 +94,7 @@ def download(
         size, etag = artifacts.size(ref), f'"{sha256}"'
     except FileNotFoundError as error:
         raise NotFound("EcoLink deleted the file. Request the list of files again.") from error
-    headers = {
-        "etag": etag,
-        "accept-ranges": "bytes",
-        **_attachment(PurePosixPath(name).name),
-    }
+    headers = {"etag": etag, "accept-ranges": "bytes", **_attachment(PurePosixPath(name).name)}
     if _names(wanted.if_none_match, etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     # A date in If-Range never matches, because the ETag is the hash of the file.
@@ -187,9 +183,7 @@ class Archive:
 
     def response(self, artifacts: Artifacts) -> Response:
         return StreamingResponse(
-            self.chunks(artifacts),
-            headers=_attachment(f"{self.directory}.zip"),
-            media_type=ZIP,
+            self.chunks(artifacts), headers=_attachment(f"{self.directory}.zip"), media_type=ZIP
         )
 
     def chunks(self, artifacts: Artifacts) -> Iterator[bytes]:

@@ -270,10 +270,7 @@ class Errors:
     """Exception handlers. The path of a request selects the format of its error response."""
 
     def __init__(
-        self,
-        shapes: Mapping[str, Shape],
-        otherwise: Shape,
-        recognize: Callable[[Request], None],
+        self, shapes: Mapping[str, Shape], otherwise: Shape, recognize: Callable[[Request], None]
     ) -> None:
         """Set the formats by first path segment. `recognize` finds the user on unknown paths."""
         self._shapes, self._otherwise, self._recognize = shapes, otherwise, recognize

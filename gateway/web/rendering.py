@@ -77,9 +77,7 @@ def templates() -> Environment:
         "limit": written_limit,
         "micro_dollars": exact_dollars,
         "moment": partial(
-            written_time,
-            attribute=Markup(' data-clock="seconds"'),
-            written="%Y-%m-%d %H:%M:%S",
+            written_time, attribute=Markup(' data-clock="seconds"'), written="%Y-%m-%d %H:%M:%S"
         ),
         "rough": unbroken(rough),
         "sentence": sentence,

@@ -122,10 +122,7 @@ def _shown_key(request: Request, secret: str, key_of: Callable[[], ApiKey | None
 
 
 def _key_of_link(
-    request: Request,
-    backend: Backend,
-    token: str,
-    key_of: Callable[[Connection, str], UUID | None],
+    request: Request, backend: Backend, token: str, key_of: Callable[[Connection, str], UUID | None]
 ) -> ApiKey | None:
     """Return the key of a one-time link. A wrong link counts as a wrong key."""
 
