@@ -49,10 +49,7 @@ def show_search(
         search = search_of(asked, connection)
         if not search.problems:
             events, has_more = Auditor(connection).search(
-                search.selection,
-                PAGE_EVENTS,
-                newest_first=asked.newest_first,
-                beyond=asked.beyond,
+                search.selection, PAGE_EVENTS, newest_first=asked.newest_first, beyond=asked.beyond
             )
     return page(
         request,

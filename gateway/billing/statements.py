@@ -21,12 +21,7 @@ from infrastructure.profiles import synthesis_names
 from projections.billing_ledger import PostingFilter, newest_postings, postings_of
 from projections.projection import Row
 from projections.statement_csv import daily_csv, job_csv, ledger_csv
-from projections.statements import (
-    DayOfStatement,
-    JobOfStatement,
-    daily_statement,
-    job_statement,
-)
+from projections.statements import DayOfStatement, JobOfStatement, daily_statement, job_statement
 
 DEFAULT_DAYS, MAX_DAYS = 30, 366
 MOVEMENTS = ("top_ups", "refunds", "credits", "charges", "reversals")

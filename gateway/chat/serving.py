@@ -83,11 +83,7 @@ class Generation:
     """A generation in progress."""
 
     def __init__(
-        self,
-        response: httpx.Response,
-        first: PromptRead,
-        lines: AsyncIterator[bytes],
-        choices: int,
+        self, response: httpx.Response, first: PromptRead, lines: AsyncIterator[bytes], choices: int
     ) -> None:
         self.prompt_tokens = first.prompt_tokens
         self._keepalive_seconds = first.keepalive_seconds

@@ -16,12 +16,7 @@ from domain.datasets.quality_report import QualityReport
 from domain.datasets.validation_report import ValidationReport
 from gateway.backend import BackendOf
 from gateway.datasets import quality, service
-from gateway.datasets.columns import (
-    MAX_COLUMNS_TEXT,
-    columns_of,
-    read_again,
-    shown_columns,
-)
+from gateway.datasets.columns import MAX_COLUMNS_TEXT, columns_of, read_again, shown_columns
 from gateway.datasets.hub_import import import_from_hub, source_of
 from gateway.datasets.schemas import (
     ColumnsAnswer,
@@ -33,13 +28,7 @@ from gateway.datasets.schemas import (
     HubDatasetRequest,
     HubSourceAnswer,
 )
-from gateway.datasets.uploads import (
-    Choices,
-    StoredFile,
-    record_upload,
-    upload_ref,
-    upload_slot,
-)
+from gateway.datasets.uploads import Choices, StoredFile, record_upload, upload_ref, upload_slot
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation

@@ -31,11 +31,7 @@ LIMITS = Limits(cpu_seconds=300, wall_seconds=900, memory_mib=2048)
 
 
 def import_from_hub(
-    backend: Backend,
-    caller: Caller,
-    dataset_id: UUID,
-    wanted: HubDatasetRequest,
-    max_bytes: int,
+    backend: Backend, caller: Caller, dataset_id: UUID, wanted: HubDatasetRequest, max_bytes: int
 ) -> Row:
     """Download a split, and create a dataset from it like from an upload. Return its row.
 

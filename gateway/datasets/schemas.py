@@ -57,8 +57,7 @@ class DatasetAnswer(Answer):
     )
     errors: int | None = None
     parent: UUID | None = Field(
-        default=None,
-        description="Dataset of which this one is a new version, or null.",
+        default=None, description="Dataset of which this one is a new version, or null."
     )
     filters: Filters | None = Field(
         default=None,
@@ -116,10 +115,7 @@ class HubDatasetRequest(BaseModel, extra="forbid"):
         description="Repository, such as `acme/support-chats`.",
         examples=["acme/support-chats"],
     )
-    config: OptionalText = Field(
-        default=None,
-        description="Config. By default, the default one.",
-    )
+    config: OptionalText = Field(default=None, description="Config. By default, the default one.")
     split: str = Field(default="train", min_length=1, max_length=200, description="Split.")
     revision: OptionalText = Field(
         default=None,

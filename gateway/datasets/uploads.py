@@ -15,13 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from domain.core.aggregate import because
 from domain.core.errors import DomainError
 from domain.datasets.columns import Columns, columns_document, columns_sha256
-from domain.datasets.dataset import (
-    Dataset,
-    UploadOptions,
-    columns_ref,
-    source_document,
-    source_ref,
-)
+from domain.datasets.dataset import Dataset, UploadOptions, columns_ref, source_document, source_ref
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.errors import QuotaExceeded

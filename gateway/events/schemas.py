@@ -82,10 +82,7 @@ class EventPage(Answer):
 
     data: list[EventAnswer]
     has_more: bool = Field(description="True if more events exist now.")
-    next_after: int = Field(
-        examples=[1742],
-        description="Value of `after` for the next page.",
-    )
+    next_after: int = Field(examples=[1742], description="Value of `after` for the next page.")
 
 
 class EventsAsked(BaseModel):

@@ -53,9 +53,7 @@ def show_invoice(invoice_id: UUID, caller: MayRead, backend: BackendOf) -> Invoi
 
 
 @router.get(
-    "/{invoice_id}/invoice.{kind}",
-    response_class=Response,
-    responses=FILES | refusals(404, 409),
+    "/{invoice_id}/invoice.{kind}", response_class=Response, responses=FILES | refusals(404, 409)
 )
 def download_invoice(
     invoice_id: UUID, kind: Literal["pdf", "json"], caller: MayRead, backend: BackendOf

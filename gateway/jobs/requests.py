@@ -156,10 +156,7 @@ def settle(backend: Backend, job_id: UUID) -> None:
         return
     account_id, choices = request.account_id, request.choices
     parent = backend.log.first_event(request.id).traceparent if tracing.is_on() else None
-    with (
-        tracing.continued(parent, "settle job request") as step,
-        because(_cause(backend, request)),
-    ):
+    with tracing.continued(parent, "settle job request") as step, because(_cause(backend, request)):
         try:
             if not files_ready(backend, account_id, choices):
                 return

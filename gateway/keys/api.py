@@ -20,9 +20,7 @@ router = APIRouter(prefix="/keys", tags=["keys"], route_class=Operation)
 
 @router.post("", status_code=201)
 def create_key(
-    caller: MayManageKeys,
-    backend: BackendOf,
-    form: Annotated[KeyForm | None, Body()] = None,
+    caller: MayManageKeys, backend: BackendOf, form: Annotated[KeyForm | None, Body()] = None
 ) -> NewKey:
     """Create an API key for your account. EcoLink stores only its hash.
 

@@ -51,11 +51,7 @@ def snippets_for(request: Request, model: str | None) -> Snippets | None:
     if model is None:
         return None
     url = f"{base_url(request)}/v1"
-    asked = {
-        "model": model,
-        "messages": [{"role": "user", "content": "Hello!"}],
-        "max_tokens": 200,
-    }
+    asked = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 200}
     return Snippets(
         before=f"pip install openai\nexport {KEY_VARIABLE}=eco_...\n",
         python=PYTHON.format(base_url=json.dumps(url), model=json.dumps(model), key=KEY_VARIABLE),

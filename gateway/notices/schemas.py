@@ -39,8 +39,7 @@ class NoticeChanges(BaseModel):
     )
 
     email: Email | None = Field(
-        default=None,
-        description="Address that receives the notices, after it is confirmed.",
+        default=None, description="Address that receives the notices, after it is confirmed."
     )
     kinds: list[ChosenKind] | None = Field(
         default=None, max_length=50, description="Kinds of notices. An empty list turns them off."

@@ -23,12 +23,7 @@ from gateway.syntheses.schemas import SynthesisForm
 from infrastructure.artifacts import Artifacts
 from infrastructure.ndjson import lines_of
 from infrastructure.synthesis_endpoints import endpoint_of
-from infrastructure.synthesis_seeds import (
-    MOST_BYTES,
-    MOST_LINE_BYTES,
-    READ_EXAMPLES,
-    seed_examples,
-)
+from infrastructure.synthesis_seeds import MOST_BYTES, MOST_LINE_BYTES, READ_EXAMPLES, seed_examples
 from projections.deployments import deployment_named
 
 KEPT_SIZES = 1_000

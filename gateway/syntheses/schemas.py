@@ -16,13 +16,7 @@ from domain.synthesis.plan import (
     MOST_EXAMPLES,
     MOST_TURNS,
 )
-from domain.synthesis.request import (
-    MOST_DOCUMENTS,
-    MOST_INSTRUCTIONS,
-    MOST_TOPICS,
-    Document,
-    Topic,
-)
+from domain.synthesis.request import MOST_DOCUMENTS, MOST_INSTRUCTIONS, MOST_TOPICS, Document, Topic
 from domain.synthesis.synthesis import StopReason, SynthesisFailure, SynthesisStatus
 from domain.webhooks.target import MAX_URL
 from gateway.schemas import Answer, Money

@@ -12,12 +12,7 @@ from domain.billing.token_rates import TokenRates, TokenUsage
 from domain.core.aggregate import because
 from domain.core.identity import created_id
 from domain.core.money import Toward, micros_of
-from domain.synthesis.synthesis import (
-    StopReason,
-    Synthesis,
-    SynthesisFailure,
-    SynthesisStatus,
-)
+from domain.synthesis.synthesis import StopReason, Synthesis, SynthesisFailure, SynthesisStatus
 from domain.use_cases.synthesizing import require_repetition
 from gateway.backend import Backend
 from gateway.datasets.columns import UNNAMED
@@ -29,12 +24,7 @@ from gateway.http.read_your_writes import caught_up, found
 from gateway.schemas import Money
 from gateway.syntheses.planning import max_cost_of, planned, repeated_plan
 from gateway.syntheses.reviewing import create_dataset
-from gateway.syntheses.schemas import (
-    QuoteAnswer,
-    SynthesisAnswer,
-    SynthesisCounts,
-    SynthesisForm,
-)
+from gateway.syntheses.schemas import QuoteAnswer, SynthesisAnswer, SynthesisCounts, SynthesisForm
 from infrastructure.profiles import set_synthesis_name, synthesis_names
 from infrastructure.store import Connection
 from infrastructure.synthesis_edits import EditCounts, counts_of_edits, edit_counts

@@ -110,9 +110,4 @@ def runs_shown(backend: Backend, caller: Caller, job_id: JobId) -> dict[str, Any
 
 def _shown(backend: Backend, caller: Caller) -> dict[str, Any]:
     found = {each.tracker: each for each in service.connections(backend, caller)}
-    return {
-        "trackers": REMOTE,
-        "connections": found,
-        "address": ADDRESS,
-        "wandb_url": WANDB_URL,
-    }
+    return {"trackers": REMOTE, "connections": found, "address": ADDRESS, "wandb_url": WANDB_URL}

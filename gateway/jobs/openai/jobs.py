@@ -30,13 +30,7 @@ from gateway.http.permissions import MayRead, MayTrain
 from gateway.http.read_your_writes import caught_up
 from gateway.jobs.openai.form import CreateJob, ResumeJob
 from gateway.jobs.openai.objects import JobObject, job_objects, requested_object
-from gateway.jobs.requests import (
-    TRAINING_FILE,
-    VALIDATION_FILE,
-    FileRejected,
-    files_of,
-    order_job,
-)
+from gateway.jobs.requests import TRAINING_FILE, VALIDATION_FILE, FileRejected, files_of, order_job
 from gateway.jobs.service import own_job
 from gateway.jobs.unstarted import explained
 from gateway.launch.job_form import max_cost_micros

@@ -38,10 +38,7 @@ class Line:
 
     @classmethod
     def of(
-        cls,
-        label: str,
-        jobs: Sequence[JobDetail],
-        value_of: Callable[[JobDetail], str | None],
+        cls, label: str, jobs: Sequence[JobDetail], value_of: Callable[[JobDetail], str | None]
     ) -> Line:
         """Return the line of a value. A missing value is a dash."""
         return cls(label, tuple(value_of(job) or "—" for job in jobs))
@@ -108,9 +105,7 @@ def _results(jobs: Sequence[JobDetail]) -> Iterator[Line]:
         yield Line.of(label, jobs, value_of)
 
 
-def _rewards(
-    jobs: Sequence[JobDetail],
-) -> Iterator[tuple[str, Callable[[JobDetail], str | None]]]:
+def _rewards(jobs: Sequence[JobDetail]) -> Iterator[tuple[str, Callable[[JobDetail], str | None]]]:
     if any(job.reward_margin is not None for job in jobs):
         yield "Reward margin, held-out", lambda job: _loss(job.reward_margin)
         yield "Pairs correct, held-out", _correct

@@ -112,13 +112,7 @@ class LiveJobs:
         self._logger = logging.getLogger("live_jobs")
 
     @contextmanager
-    def view(
-        self,
-        job_id: UUID,
-        caller: Caller,
-        session_id: UUID,
-        seen: Seen,
-    ) -> Generator[Viewer]:
+    def view(self, job_id: UUID, caller: Caller, session_id: UUID, seen: Seen) -> Generator[Viewer]:
         """Add a viewer of the caller's job. The feed must already follow the log."""
         job = self._jobs.get(job_id)
         if job is None:
@@ -171,10 +165,7 @@ class LiveJobs:
             if len(events) == 1:
                 return []
             middle = len(events) // 2
-            return [
-                *self._entries(events[:middle]),
-                *self._entries(events[middle:]),
-            ]
+            return [*self._entries(events[:middle]), *self._entries(events[middle:])]
 
     def wake(self) -> None:
         """Wake all viewers, because the gateway is stopping."""

@@ -35,16 +35,7 @@ MOVING = ("progress",)
 CHECKPOINTS, SAMPLES = "checkpoints", "samples"
 """The only parts that read artifacts. Samples show texts of datasets, so auditors get none."""
 
-PARTS = (
-    "head",
-    "progress",
-    "cost",
-    CHECKPOINTS,
-    "settings",
-    "log-title",
-    "dialogs",
-    "balance",
-)
+PARTS = ("head", "progress", "cost", CHECKPOINTS, "settings", "log-title", "dialogs", "balance")
 """Templates of the elements `job-<name>` and of the balance. All sessions share them."""
 
 VIEWED = (JOB_DETAIL, ACCOUNTS, DEPLOYMENTS)

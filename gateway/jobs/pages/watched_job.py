@@ -104,11 +104,7 @@ class WatchedJob:
         self.checkpoints_state: object = None  # state of the checkpoints that the view shows
         self.retry_at, self.retry_seconds = 0.0, 0.0  # set after a failed view
         self.steps, self.evaluations, self.lines = Series(), Series(), Series()
-        self.series = {
-            "steps": self.steps,
-            "evaluations": self.evaluations,
-            "lines": self.lines,
-        }
+        self.series = {"steps": self.steps, "evaluations": self.evaluations, "lines": self.lines}
         self._parts: dict[str, tuple[int, str]] = {}
         self._entries: list[tuple[int, Entry]] = []
         self._frames: dict[object, str] = {}

@@ -111,10 +111,7 @@ def estimate(
 
 @router.post("")
 def approve(
-    request: Request,
-    entries: Annotated[Entries, Form()],
-    caller: MayTrain,
-    backend: BackendOf,
+    request: Request, entries: Annotated[Entries, Form()], caller: MayTrain, backend: BackendOf
 ) -> Response:
     """Approve the job if the user saw its estimate. A form submitted twice creates one job."""
     entries = entries.followed()
