@@ -160,10 +160,7 @@ class Artifacts:
         """
         digest, size = hashlib.sha256(), 0
         writer = obstore.open_writer_async(
-            self._store,
-            ref,
-            buffer_size=part_bytes(expected_bytes),
-            max_concurrency=PARTS_AT_ONCE,
+            self._store, ref, buffer_size=part_bytes(expected_bytes), max_concurrency=PARTS_AT_ONCE
         )
         try:
             async with writer:

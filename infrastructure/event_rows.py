@@ -57,10 +57,7 @@ def stream_rows(
     such as a negative one or none, because aggregates would load them.
     """
     condition = "WHERE notification_id > %(after)s" if after else ""
-    with (
-        connection.transaction(),
-        connection.cursor(row_factory=tuple_row, binary=True) as cursor,
-    ):
+    with connection.transaction(), connection.cursor(row_factory=tuple_row, binary=True) as cursor:
         yield from cursor.stream(
             f"SELECT {COLUMNS} FROM ecolink_events {condition} ORDER BY notification_id",
             {"after": after},

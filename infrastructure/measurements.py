@@ -292,8 +292,7 @@ def set_progress(
 def progress_of(connection: Connection, dataset_id: UUID) -> dict[str, Any] | None:
     """Return the progress of the validation of a dataset, or None."""
     return connection.execute(
-        "SELECT lines, bytes, total_bytes FROM dataset_progress WHERE dataset_id = %s",
-        [dataset_id],
+        "SELECT lines, bytes, total_bytes FROM dataset_progress WHERE dataset_id = %s", [dataset_id]
     ).fetchone()
 
 

@@ -101,8 +101,5 @@ def provider_named(settings: Settings, name: str) -> PaymentProvider:
         return stripe
     if name not in PROVIDERS:
         known = ", ".join((*PROVIDERS, STRIPE_PROVIDER))
-        raise Invalid(
-            f"Unknown payment provider {name!r}. Use one of: {known}.",
-            field="provider",
-        )
+        raise Invalid(f"Unknown payment provider {name!r}. Use one of: {known}.", field="provider")
     return PROVIDERS[name]

@@ -201,11 +201,7 @@ def record(
 
     started_ns, ended_ns = period
     span = _tracing.tracer(process).start_span(
-        name,
-        _context(parent),
-        trace.SpanKind[kind],
-        _named(attributes),
-        start_time=started_ns,
+        name, _context(parent), trace.SpanKind[kind], _named(attributes), start_time=started_ns
     )
     span.end(ended_ns)
     return _text(span) or parent

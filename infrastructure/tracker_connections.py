@@ -85,11 +85,7 @@ class Server:
 
 
 def set_connection(
-    connection: Connection,
-    account_id: UUID,
-    tracker: Tracker,
-    server: Server,
-    now: datetime,
+    connection: Connection, account_id: UUID, tracker: Tracker, server: Server, now: datetime
 ) -> None:
     """Store or replace the connection of an account. Waiting runs are sent immediately.
 
@@ -119,8 +115,7 @@ def connections_of(connection: Connection, account_id: UUID) -> dict[Tracker, Tr
     """Return the connections of an account by tracker."""
     with connection.cursor(row_factory=class_row(TrackerConnection)) as cursor:
         found = cursor.execute(
-            "SELECT * FROM tracker_connections WHERE account_id = %s ORDER BY tracker",
-            [account_id],
+            "SELECT * FROM tracker_connections WHERE account_id = %s ORDER BY tracker", [account_id]
         ).fetchall()
     return {each.tracker: each for each in found}
 
