@@ -1,7 +1,4 @@
-"""A payment that a payment provider received, with its refunds and disputes.
-
-An account counts each payment once.
-"""
+"""A payment that a provider received, with its refunds and disputes. It counts once."""
 
 from __future__ import annotations
 

@@ -15,10 +15,7 @@ from domain.core.value import Value
 from domain.training.precision import Dtype
 
 NF4_BYTES = 4.127 / 8
-"""Bytes per parameter in NF4: 4 bits, and 0.127 bits of constants after double quantization.
-
-Source: QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), section 3.
-"""
+"""Bytes per parameter in NF4 with double quantization. Source: QLoRA (2023), section 3."""
 
 
 class Offer(Value):

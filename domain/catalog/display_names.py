@@ -10,10 +10,7 @@ APART = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class DisplayNames:
-    """Display names by ID.
-
-    A GPU type or region that was withdrawn has no display name. Its ID is shown.
-    """
+    """Display names by ID. Of a withdrawn GPU type or region, the ID is shown."""
 
     gpu_types: Mapping[str, str]
     regions: Mapping[str, str]

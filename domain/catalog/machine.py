@@ -9,17 +9,11 @@ NOISE = 0.2
 """Relative difference between two probes of the same machine that counts as noise."""
 
 OWN_LOAD = 0.5
-"""Load of EcoLink's own processes, in cores.
-
-The constants in `domain.estimating.pricing` already include it.
-"""
+"""Load of EcoLink's own processes, in cores. `domain.estimating.pricing` includes it."""
 
 LEVELS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 LEVEL_MARGIN = 0.25
-"""Levels of slowdown, and a margin below the second level.
-
-A slowdown within the margin is rounded down to the first level.
-"""
+"""Margin below the second level within which a slowdown is rounded down to the first."""
 
 
 class Machine(Value):

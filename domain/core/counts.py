@@ -7,10 +7,7 @@ from typing import Annotated
 from pydantic import Field, WithJsonSchema
 
 Count = Annotated[int, Field(ge=0, lt=2**31), WithJsonSchema({"type": "integer"})]
-"""A non-negative integer that fits a 32-bit column.
-
-The published schema omits the bounds. They protect the read models from a faulty trainer.
-"""
+"""A 32-bit count. The bounds protect read models from faulty trainers; no schema shows them."""
 
 Size = Annotated[int, Field(ge=0, lt=2**53), WithJsonSchema({"type": "integer"})]
 """A non-negative number of bytes or tokens."""

@@ -10,10 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 FORMAT = 1
-"""Newest format that this version of EcoLink reads and writes.
-
-Increase it once in each release that adds an event or changes the fields of one.
-"""
+"""Newest format. Increase it once in each release that adds an event or changes its fields."""
 
 
 class NewerEvent(Exception):

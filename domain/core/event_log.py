@@ -35,11 +35,7 @@ from domain.core.event_format import FORMAT, NewerEvent, version_in
 from domain.core.signed_snapshots import SignedSnapshots
 
 MAX_EVENTS = 500
-"""Maximum number of events in one save.
-
-The limit keeps a save from blocking other writers for long. An event has a few hundred bytes, so it
-also limits the size of a save.
-"""
+"""Maximum number of events in one save, so that it does not block other writers for long."""
 
 SNAPSHOT_SECRET, TAKES_SNAPSHOTS = "SNAPSHOT_SECRET", "TAKES_SNAPSHOTS"
 """Names of the event log's environment variables. Without the secret, snapshots are disabled."""

@@ -10,10 +10,7 @@ from domain.core.aggregate import Event
 
 
 class Recorded:
-    """A domain event with its notification ID.
-
-    `decode` returns the event on first use, because most readers need only a few kinds of events.
-    """
+    """A domain event with its notification ID. `decode` returns the event on first use."""
 
     def __init__(
         self, id: int, topic: str, originator_id: UUID, decode: Callable[[], Event]

@@ -1,7 +1,4 @@
-"""Signed snapshots.
-
-EcoLink uses a snapshot only if its signature is valid and its last event is in the log.
-"""
+"""Snapshots, used only if the signature is valid and their last event is in the log."""
 
 from __future__ import annotations
 

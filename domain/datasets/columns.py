@@ -1,7 +1,4 @@
-"""The columns of a dataset: which one has the system prompt, the user's text, the answer, etc.
-
-A column is a key of a JSON object, or a column of a table.
-"""
+"""The columns of a dataset, which are keys of JSON objects or columns of a table, by role."""
 
 from __future__ import annotations
 

@@ -178,10 +178,7 @@ class Uncountable(StrEnum):
 
 @dataclass(frozen=True)
 class Counted:
-    """Token lengths of the examples under one revision of a base model.
-
-    They are the lengths of sequences, of which a preference pair has two.
-    """
+    """Token lengths under one revision of a base model. A preference pair has two sequences."""
 
     base_manifest_sha256: str
     lengths: TokenLengths

@@ -144,10 +144,7 @@ class Estimate(Value):
 
 
 class Calibration(Value):
-    """Calibration of estimates by finished jobs, and the current conditions of the machine.
-
-    The factor of a phase is the ratio of actual to modeled seconds.
-    """
+    """Ratios of actual to modeled seconds by phase, and the machine's current conditions."""
 
     factors: dict[Phase, float] = {}
     jobs: int = 0

@@ -15,18 +15,10 @@ MIB = 1024**2
 BFLOAT16, FLOAT32 = 2, 4  # bytes per element
 
 CUDA_CONTEXT_BYTES = 512 * MIB
-"""Memory of a process before it allocates its first tensor.
-
-It is about 300 MiB with lazily loaded kernels (PyTorch issue 107667), plus the kernels that
-training loads.
-"""
+"""Memory before the first tensor: 300 MiB (PyTorch issue 107667), and the kernels of training."""
 
 LIBRARY_BYTES = 128 * MIB
-"""Memory of the libraries' workspaces.
-
-Each pair of cuBLAS handle and stream has 32 MiB (`:4096:8` in PyTorch's notes on
-CUBLAS_WORKSPACE_CONFIG). Attention and reductions have workspaces too.
-"""
+"""Memory of workspaces: 32 MiB per cuBLAS handle and stream, and those of attention."""
 
 BITSANDBYTES_BYTES = 64 * MIB
 """Memory of the code books and kernels of bitsandbytes."""
@@ -39,17 +31,10 @@ peaks were measured with SmolLM2-135M in bf16 and float32, and 4 x 64 to 4 x 512
 """
 
 SHORT_ROW = 256
-"""Length in tokens of the longest row for which the trainer keeps the attention scores on a CPU.
-
-Keeping the scores is faster than fused attention. For longer rows, they would need more memory than
-all other activations of the row.
-"""
+"""Longest row in tokens whose attention scores a CPU keeps: faster, but more memory."""
 
 FRAGMENTATION = 0.1
-"""Share of the activations that the allocator loses to fragmentation.
-
-Totals published by Qwen and LLaMA-Factory exceed the sum of the tensors by 4 to 13%.
-"""
+"""Share of activations lost to fragmentation. Qwen and LLaMA-Factory publish 4 to 13%."""
 
 PAD_MULTIPLE = 8
 """Multiple of tokens to which attention pads the examples of a batch."""

@@ -20,19 +20,13 @@ FEW_GIB = 10
 
 LARGEST_ACCUMULATION = 1024
 SHORTEST_SEQUENCE = 16
-"""Lower limits of the values that a DoesNotFit error proposes.
-
-`domain.training.hyperparameters` declares them.
-"""
+"""Lower limits of proposals. `domain.training.hyperparameters` declares them."""
 
 MOST_TOKENS = 2048
 """Maximum number of tokens in a batch of several micro-batches. Larger batches are not faster."""
 
 FILLED_SHARE = 0.9
-"""Maximum share of the memory that a batch of several micro-batches may fill.
-
-Predictions of the memory use have an error of about 10%.
-"""
+"""Maximum share of memory for a batch of micro-batches. Predictions err by about 10%."""
 
 
 def settings(dtype: Dtype) -> tuple[tuple[Precision, bool], ...]:

@@ -25,23 +25,13 @@ VALIDATION_MAXIMUM = 256
 """Maximum number of conversations of a validation dataset that are evaluated."""
 
 LABEL_SHARE = 0.5
-"""Share of trainable tokens, those of the assistant, if they were not counted.
-
-The head runs only on these tokens.
-"""
+"""Share of trainable tokens, for which the head runs, if they were not counted."""
 
 COMPILED_WORK = 2e13
-"""Minimum work for which the trainer compiles layers.
-
-The work is the parameters of the base model times the tokens of all epochs. This value corresponds
-to 150,000 tokens of SmolLM2-135M, where compilation saves a minute.
-"""
+"""Least parameters times tokens for compilation: 150,000 tokens of SmolLM2-135M save a minute."""
 
 FLASH_BACKWARD = 2.5
-"""Ratio of backward to forward operations in fused attention.
-
-The backward pass has five matrix products, and the forward pass two (Dao, FlashAttention-2 (2023)).
-"""
+"""Ratio of backward to forward operations: 5 to 2 products (FlashAttention-2, 2023)."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +134,7 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
 )
 
 PROBED_TFLOPS = 1.0
-"""TFLOPS in the one-second bf16 probe of the machine on which the CPU's constants were measured.
-
-On another machine, the estimate scales the catalog's bf16_tflops by the result of its probe.
-"""
+"""TFLOPS in the bf16 probe of the machine of the CPU's constants, by which others scale."""
 
 PREP_SECONDS = 0.05
 PREP_EXAMPLE_SECONDS = 0.0003

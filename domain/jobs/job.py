@@ -36,10 +36,7 @@ from domain.training.perplexity import perplexity
 from domain.training.training_plan import Order, TrainingPlan
 
 RELAUNCH_DELAYS = (timedelta(0), timedelta(seconds=30), timedelta(minutes=5))
-"""Delays before successive relaunches after failures. A later checkpoint restarts the sequence.
-
-The delays prevent a machine on which every launch fails from retrying every second.
-"""
+"""Delays before relaunches after failures. A later checkpoint restarts the sequence."""
 
 RELAUNCH_LIMIT = len(RELAUNCH_DELAYS)
 

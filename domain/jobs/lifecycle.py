@@ -71,10 +71,7 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """The effect of a command in a state, and its description.
-
-    The rule of a refused command also suggests what to do.
-    """
+    """The effect of a command in a state, and its description; of a refusal, with a suggestion."""
 
     effect: Effect
     sentence: str

@@ -36,10 +36,7 @@ class Totals:
 
 @dataclass
 class AccountState:
-    """An account, folded from its events, those of its API keys and those of its meters.
-
-    `account` is None before it was opened.
-    """
+    """An account before or after its opening, folded from its, its keys' and meters' events."""
 
     account: Account | None = None
     totals: Totals = field(default_factory=Totals)

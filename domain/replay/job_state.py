@@ -42,10 +42,7 @@ class SegmentState:
 
 @dataclass
 class JobState:
-    """A job, folded from its events, those of its request and those of its meters.
-
-    `job` is None before the approval. `request` is None if the job was approved immediately.
-    """
+    """A job, folded from its events, those of its request (if any) and those of its meters."""
 
     job: Job | None = None
     request: JobRequest | None = None

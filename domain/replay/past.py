@@ -45,10 +45,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Past(Generic[S]):
-    """A state, and the part of the log that it was folded from.
-
-    If an event is damaged or does not fit, `problem` describes it, and the state is the one before.
-    """
+    """A state, the events of which it was folded, and the `problem` at which the fold stopped."""
 
     state: S
     events: int

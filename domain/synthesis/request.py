@@ -29,10 +29,7 @@ class Document(Value):
 
 
 class SynthesisRequest(Value):
-    """Texts that determine the examples, and the name of an external model.
-
-    `system` is the system message of every example, if it is not empty.
-    """
+    """Texts that determine the examples, such as their `system` message, if any."""
 
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
     instructions: Annotated[Text, Field(max_length=MOST_INSTRUCTIONS)] = ""

@@ -6,10 +6,7 @@ from domain.training.hyperparameters import DPO, DPO_DEFAULTS, Hyperparameters
 
 DEFAULT_LEARNING_RATE = Hyperparameters().learning_rate
 LEAST_MULTIPLE = 0.01
-"""Smallest usual multiple of the default learning rate.
-
-A rate that a user entered as a `learning_rate_multiplier` is far below it.
-"""
+"""Least usual multiple of the default rate. A `learning_rate_multiplier` is far below."""
 
 HIGHEST_LEARNING_RATE = 5e-3
 HIGHEST_DPO_MULTIPLE = 5

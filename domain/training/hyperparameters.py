@@ -35,10 +35,7 @@ METHODS: Mapping[JsonValue, str] = {SUPERVISED: "supervised", DPO: "DPO"}
 """Display names of the methods."""
 
 DPO_DEFAULTS: Mapping[str, float] = {"learning_rate": 2e-5, "beta": 0.1}
-"""Defaults of jobs with DPO, whose loss needs smaller steps than cross entropy.
-
-The beta is that of Rafailov et al., Direct Preference Optimization (2023), appendix B, and of TRL.
-"""
+"""Defaults of DPO: smaller steps than cross entropy. Beta: Rafailov et al. (2023) and TRL."""
 
 ALL_LINEAR = "all-linear"
 """Target modules that mean all linear layers of the base model, as in PEFT."""

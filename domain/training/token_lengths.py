@@ -24,10 +24,7 @@ def _bounds() -> tuple[int, ...]:
 
 
 BOUNDS = _bounds()
-"""Upper bounds of the buckets: 0, 1, 2, ..., and from 14 on in steps of 15%.
-
-One more bucket contains longer examples.
-"""
+"""Upper bounds: 0, 1, 2, ..., from 14 on in steps of 15%. One more bucket has longer ones."""
 
 
 class Bucket(Value):

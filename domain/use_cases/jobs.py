@@ -25,10 +25,7 @@ from domain.use_cases.quoting import Quote, Quoting
 from domain.use_cases.spending_limits import CostRange, SpendingLimits
 
 Loads = Callable[[], Sequence[PoolLoad]]
-"""A function that returns the load of every GPU pool.
-
-The use case calls it only if the job must not wait.
-"""
+"""A function that returns the load of every GPU pool, called only if the job must not wait."""
 
 Room = Callable[[UUID], AbstractContextManager[None]]
 """A context in which another job of an account may be saved. Raises an error at its limit."""

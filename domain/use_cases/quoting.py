@@ -52,10 +52,7 @@ Calibrations = Callable[[str, str, Precision, int], Calibration]
 
 
 WantCount = Callable[[UUID, str], str]
-"""A function that moves the count of a dataset for a base model to the front.
-
-It returns a sentence that says when to try again.
-"""
+"""A function that speeds up a token count. It returns a sentence on when to try again."""
 
 
 LoadOf = Callable[[str], float | None]
@@ -88,10 +85,7 @@ class Draft:
 
 
 class Quoting:
-    """Creates quotes. It reads the event log and never writes to it.
-
-    Each instance caches the catalog and the GPU pools, so create one for each request.
-    """
+    """Creates quotes from the event log. It caches the catalog and pools: one for each request."""
 
     def __init__(
         self,

@@ -62,10 +62,7 @@ class BudgetNotice:
 
 
 class SpendingLimits:
-    """The maximum costs of jobs, and the budgets of accounts and API keys.
-
-    `minute_seconds` is the length of a metered minute.
-    """
+    """The maximum costs of jobs, and the budgets of accounts and API keys."""
 
     def __init__(self, log: EventLog, minute_seconds: int) -> None:
         self._log = log
