@@ -20,10 +20,7 @@ from services.billing.settlement import LeasePolicy, close, credit_lost_work, op
 
 
 class Metering:
-    """Event handlers that open a segment's meter when it gets GPUs, and close it when it ends.
-
-    `now` returns the database's time, converted to the platform's clock.
-    """
+    """Event handlers that open a segment's meter when it gets GPUs, and close it at its end."""
 
     def __init__(self, log: EventLog, policy: LeasePolicy, now: Callable[[], datetime]) -> None:
         self._log = log

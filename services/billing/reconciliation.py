@@ -49,11 +49,7 @@ CHECKOUT_TIME = timedelta(days=1)
 
 
 PASS_SECONDS = 60.0
-"""Real seconds after which a pass asks no further question. The next pass goes on.
-
-One question takes up to a minute if the provider is slow, and a step of a process must end within
-`step_seconds`.
-"""
+"""Seconds of a pass, within `step_seconds`. A slow provider takes a minute per question."""
 
 
 class Reconciliation:

@@ -36,10 +36,7 @@ JOIN segment_evidence USING (job_id, segment)
 """
 
 STEP_METERS = 1000
-"""Number of meters of the accounts that the ticker reads and settles before it reads the log again.
-
-The shorter this takes, the fewer accounts change meanwhile.
-"""
+"""Meters that are settled before the ticker reads the log again, which may change them."""
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,7 @@ QUALITY = "quality.json"
 
 
 class Analyzing(LimitedWork[UUID]):
-    """An analyzer of the valid datasets that the read model lists as not analyzed yet.
-
-    Only one analysis runs at a time, so that validations and token counts are not delayed.
-    """
+    """An analyzer of valid datasets, one at a time, so that validations are not delayed."""
 
     NAME, AT_ONCE = "analyzing", 1
 

@@ -7,10 +7,7 @@ _REST_BYTES = DIGEST_BYTES - 2
 
 
 class DigestSet:
-    """A set of 16-byte digests that needs about 16 bytes each. A Python set needs about 100.
-
-    The first two bytes select one of 65,536 buckets, which stores the other 14 bytes.
-    """
+    """A compact set of 16-byte digests, by two bytes in 65,536 buckets of the other 14."""
 
     def __init__(self) -> None:
         self._buckets: dict[bytes, bytearray] = {}

@@ -85,10 +85,7 @@ class Code(StrEnum):
 
 
 class Refused(Exception):
-    """A line is not a valid example. `message` is for the user.
-
-    `column` in the line and `position` of the message, both from 1, locate the error if known.
-    """
+    """A line is not a valid example: `message`, with column and message position (from 1)."""
 
     def __init__(
         self, code: Code, message: str, *, column: int | None = None, position: int | None = None

@@ -1,8 +1,4 @@
-"""The process that reads datasets, without access to store or network.
-
-It validates an upload, counts its tokens, analyzes its quality, or compares it with another one.
-`infrastructure.limited_process` starts it with time and memory limits.
-"""
+"""The limited process that reads datasets for all tasks, without store and network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Job work that becomes due: delayed relaunches, expired adapters, and jobs of suspended accounts.
-
-The read models list this work, so that a restart loses none. Each job decides whether it is due.
-"""
+"""Job work that becomes due. The read models list it, and each job decides whether it is."""
 
 from __future__ import annotations
 

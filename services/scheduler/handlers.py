@@ -39,10 +39,7 @@ LAUNCHER_REST = timedelta(seconds=60)
 
 
 class Scheduling:
-    """Event handlers that queue jobs, allocate GPUs, launch segments and delete unused files.
-
-    `continuing` keeps the checkpoints with which unfinished jobs start.
-    """
+    """Event handlers that queue jobs, allocate GPUs, launch segments and delete unused files."""
 
     def __init__(
         self,

@@ -21,10 +21,7 @@ from services.scheduler.segments import Segments
 
 
 class Silences:
-    """Time since the last sign of life of each pod, on a monotonic clock in seconds.
-
-    The count starts when a pod is first observed, so a restarted scheduler starts from zero.
-    """
+    """Seconds since the last sign of life of each pod, or since it was first observed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -86,10 +86,7 @@ class CheckpointFacts(Facts):
 
 
 class ResumeFacts(Facts):
-    """A segment that resumed an earlier one.
-
-    The resume is certified if the trainer compared the whole restored state with the saved hashes.
-    """
+    """A segment that resumed an earlier one, certified if the whole state was compared."""
 
     segment: int
     step: int

@@ -15,11 +15,7 @@ from services.scheduler.segment_spec import store_access
 
 
 class StoreRenewals:
-    """A renewer of keys. It renews them when a third of their validity is over.
-
-    It is not part of the handler that extends leases, because an unreachable STS would delay the
-    leases of all jobs.
-    """
+    """Renews keys after a third of their validity, apart from leases: STS may be unreachable."""
 
     def __init__(self, log: EventLog, control: ControlChannel, issuer: StoreIssuer) -> None:
         self._log, self._control, self._issuer = log, control, issuer

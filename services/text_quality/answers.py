@@ -1,8 +1,4 @@
-"""Findings about the last answer of an example: very short, a refusal, or cut off.
-
-The rules are simple, and those for refusals know only English. They point at examples that a
-person should look at.
-"""
+"""Simple rules for last answers: very short, cut off, or an English refusal."""
 
 from __future__ import annotations
 

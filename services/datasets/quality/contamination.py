@@ -19,10 +19,7 @@ INDEX_SHARE = 0.5
 
 
 class ValidationIndex:
-    """The examples of a validation dataset, to find training examples that equal one or nearly do.
-
-    A large dataset is indexed up to a maximum number of examples, and until the time is used up.
-    """
+    """Examples of a validation dataset, up to a number and a time, to find equal ones."""
 
     def __init__(
         self,

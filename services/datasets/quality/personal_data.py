@@ -128,10 +128,7 @@ NATIONAL: tuple[tuple[Callable[[], LocalRecognizer], str, bool], ...] = (
     (ThTninRecognizer, r"\d{13}", True),
     (ZaIdNumberRecognizer, r"\d{13}", True),
 )
-"""Recognizers of national IDs, a test of the text, and True if they need a word of their context.
-
-Without one, any number with the right check digit would count.
-"""
+"""Recognizers of national IDs, a test, and True if only a context shows that it is one."""
 
 CONTEXT: dict[str, tuple[str, ...]] = {
     "UK_NHS": ("nhs", "national health"),
@@ -166,10 +163,7 @@ ADDRESS_WORDS = re.compile(
     r"ping|remote|login|block(?:s|ed)?|visitors?|dns)\b"
 )
 LARGE_PART, LARGE_QUOTED_PART = 30, 128
-"""Least value of the largest part of an address without such a word. Versions have smaller ones.
-
-In code, after a quote, a colon or a parenthesis, larger ones are also common.
-"""
+"""Least value of an address's largest part, above those of versions; more after a quote."""
 
 GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 LEAST_IPV6_GROUPS = 3  # fewer are a slice or a scope in code, such as [2024::2]

@@ -68,10 +68,7 @@ class Pod:
     alive: bool
     exit_code: int | None = None  # negative: the signal that ended the trainer
     beat: int | None = None
-    """A value that changes every few seconds while the trainer works, even if the bus is down.
-
-    None: the launcher itself ends a trainer that shows no sign of life.
-    """
+    """A value that changes while the trainer works; None if the launcher ends silent ones."""
 
 
 class Launcher(Protocol):
@@ -190,10 +187,7 @@ OpenLauncher = Callable[[Settings, Clock, ReadCatalog, Sequence[str]], Launcher]
 
 
 class ClusterLauncher:
-    """The methods that the launchers of clusters share.
-
-    CPU-backed segments run on different nodes, which are not measured. Nothing starts in advance.
-    """
+    """The methods that launchers of clusters share: no measured machine, nothing in advance."""
 
     def machine(self) -> Machine | None:
         """Return None, so that estimates use the speeds of the catalog."""

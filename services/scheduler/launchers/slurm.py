@@ -1,8 +1,4 @@
-"""The Slurm launcher, which runs each trainer as a batch job of a Slurm cluster.
-
-The scheduler and the nodes share a directory with one folder per pod. Slurm's REST API starts and
-ends the jobs.
-"""
+"""The launcher of Slurm's REST API, with a folder per pod in a directory that nodes share."""
 
 from __future__ import annotations
 
@@ -151,10 +147,7 @@ class Placement:
 
 
 class SlurmLauncher(ClusterLauncher):
-    """A launcher whose pods are batch jobs, named after their pods.
-
-    A pod is bound, and billing starts, when Slurm starts its job. A queued job is free of charge.
-    """
+    """A launcher of batch jobs named after their pods, bound and billed from their start."""
 
     def __init__(
         self,

@@ -22,10 +22,7 @@ REPORT = "ecolink/report"
 """Annotation with the artifact in which the trainer stores its report."""
 
 BOUND_AT, BOUND_POD = "ecolink/bound-at", "ecolink/bound-pod"
-"""Annotations of a Job whose pod has started: time at which billing starts, and uid of the pod.
-
-A Job may get a second pod, for example if Kueue suspends and resumes it. The launcher ignores it.
-"""
+"""Annotations: start of billing, and uid of the pod. The launcher ignores a second pod."""
 
 RELEASED = "ecolink/released"
 """Annotation of a Job whose Secret exists."""
