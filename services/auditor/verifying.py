@@ -42,10 +42,7 @@ class StopRequested(BaseException):
 
 
 class Progress:
-    """The progress of a verification, written once a second and at the end of a stage.
-
-    A write raises StopRequested if a person stopped the verification.
-    """
+    """The progress, written once a second and after a stage, unless a person asked to stop."""
 
     def __init__(self, connection: Connection, id: UUID) -> None:
         self._connection, self._id = connection, id

@@ -16,10 +16,7 @@ from infrastructure.full_disk import NoSpace, lacks_space
 from infrastructure.limited_process import LimitExceeded, TimedOut
 
 OUTAGES = (BaseError, psycopg.Error, PersistenceError)
-"""Errors of an unreachable artifact store or database. They end no export and no push.
-
-A store that denies access (DENIED) does end them, after all attempts.
-"""
+"""Errors of an unreachable store or database, which end no export and no push."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -33,10 +30,7 @@ class Final(Exception):
 
 
 class Repeated(Exception):
-    """An attempt failed, and the next one may succeed.
-
-    The code and the message are those of the last attempt.
-    """
+    """An attempt failed with this code and message, and the next one may succeed."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -40,10 +40,7 @@ LIBRARIES = ("ecolink", "torch", "transformers", "peft", "safetensors", "gguf", 
 
 
 class Origin(BaseModel):
-    """The origin of an export, as it is stored in export.json. It has no times.
-
-    The same origin gives the same bytes.
-    """
+    """The origin of an export in export.json, without times, so that its bytes are the same."""
 
     model_config = ConfigDict(frozen=True)
 

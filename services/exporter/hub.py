@@ -1,7 +1,4 @@
-"""The process that uploads files to a repository of a Hugging Face hub, with the hub's own client.
-
-`infrastructure.limited_process` starts it. It reads the token from its standard input.
-"""
+"""The limited process that uploads files with the hub's client. The token comes on stdin."""
 
 from __future__ import annotations
 

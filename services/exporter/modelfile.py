@@ -30,10 +30,7 @@ CHATS: tuple[tuple[str, ...], ...] = (
 QUOTES = '"""'
 
 MAX_CONTEXT = 8192
-"""Largest context that a Modelfile requests, in tokens.
-
-The whole context of Llama 3.1 8B, 131,072 tokens, takes 16 GiB for keys and values in float16.
-"""
+"""Largest context in tokens: 131,072 of Llama 3.1 8B take 16 GiB in float16."""
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,7 @@ class Options:
 
 
 class Pushes:
-    """Runs the pending pushes. A repeated attempt skips the files that the hub has.
-
-    After a crash, the next process starts again.
-    """
+    """Runs the pending pushes. A repeated attempt skips the files that the hub has."""
 
     def __init__(
         self,

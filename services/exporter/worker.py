@@ -1,7 +1,4 @@
-"""The process that writes the files of one export, without access to store or network.
-
-`infrastructure.limited_process` starts it with time and memory limits.
-"""
+"""The limited process that writes the files of an export, without store and network."""
 
 from __future__ import annotations
 

@@ -133,10 +133,7 @@ class AnswerStream:
 
 
 class Lines(StreamingResponse):
-    """A response that streams an answer as JSON lines.
-
-    If the client disconnects, the response cancels the answer.
-    """
+    """An answer as a stream of JSON lines, which ends with its client."""
 
     def __init__(self, handle: GenerationHandle, stream: AnswerStream) -> None:
         self._handle = handle

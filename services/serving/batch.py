@@ -18,19 +18,12 @@ from services.serving.row import Row
 from services.serving.step import Part, Step
 
 READ_AT_ONCE = 256
-"""Prompt tokens per step if any row generates.
-
-Long prompts are prefilled in chunks, which limits the delay of the other rows' next tokens.
-"""
+"""Prompt tokens per step if any row generates: chunks limit the delay of other rows."""
 READ_ALONE = 1024
 """Prompt tokens per step if no row generates."""
 
 FAIR_ROWS, FAIR_READ = 2, 64
-"""Rows and prompt tokens of an account in a step while other accounts have rows.
-
-An account may have more than FAIR_ROWS rows if every account has more. The limits bound the delay
-that one account causes for the others.
-"""
+"""Rows and prompt tokens of an account in a step, to bound the delay of other accounts."""
 
 log = logging.getLogger("engine")
 

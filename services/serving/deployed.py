@@ -10,10 +10,7 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class Served:
-    """The weights of one deployment: a base model alone, or an adapter on its base model.
-
-    The engine loads base models with the same `base_sha256` once for all deployments.
-    """
+    """The weights of a deployment: a base model (loaded once per hash), or an adapter on it."""
 
     deployment_id: UUID
     model: str  # name in requests, such as `smollm2-135m-instruct` or `ft:...`
@@ -47,18 +44,11 @@ REASONS = {
     "serving_died": "The serving process died several times while it loaded the model. The "
     "usual cause is too little memory.",
 }
-"""Messages for the owner of a deployment, by code.
-
-Events store them forever, so they contain no library messages and no paths. The process log has
-such details.
-"""
+"""Messages by code. Events store them forever: no library messages and no paths."""
 
 
 class CannotServe(Exception):
-    """Serving cannot serve these weights, and a retry would fail in the same way.
-
-    The code is one of REASONS. The detail is only for the process log.
-    """
+    """No retry can serve these weights. The code is one of REASONS; the detail is for the log."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         self.code = code

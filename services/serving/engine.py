@@ -1,8 +1,4 @@
-"""The built-in engine. One thread computes answers, and other threads wait for them.
-
-The thread runs one step of each base model that has rows, in turn. The engine imports torch with
-the first model.
-"""
+"""The built-in engine: one thread computes a step of each base model in turn."""
 
 from __future__ import annotations
 
@@ -31,11 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("engine")
 
 NICENESS = 5
-"""Niceness of the computing thread.
-
-Training is billed per minute, so it has priority on shared cores. Threads that handle requests keep
-their priority.
-"""
+"""Niceness of the computing thread: billed training has priority on shared cores."""
 
 Result = TypeVar("Result")
 

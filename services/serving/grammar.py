@@ -1,7 +1,4 @@
-"""Grammars that let an answer be only JSON that a schema permits.
-
-llguidance turns the schema into a grammar, and returns the tokens that may come next.
-"""
+"""Grammars that let an answer be only JSON that a schema permits, by llguidance."""
 
 from __future__ import annotations
 

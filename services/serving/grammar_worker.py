@@ -1,7 +1,4 @@
-"""Compilation of a grammar in a process with limits.
-
-The library's own limits do not bound the time of patterns that a schema combines.
-"""
+"""Compilation of a grammar in a limited process: the library does not bound its time."""
 
 from __future__ import annotations
 

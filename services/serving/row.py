@@ -17,10 +17,7 @@ log = logging.getLogger("engine")
 
 
 Listener = Callable[[TextDelta | Exception], None]
-"""A function that receives the text of a chat's answers in the engine's thread.
-
-An exception ends the chat.
-"""
+"""A function that receives text in the engine's thread. An exception ends the chat."""
 
 
 @dataclass(eq=False)

@@ -112,10 +112,7 @@ class CallFormat:
 
 
 class CallReader:
-    """A reader of one answer, which separates its text from its tool calls.
-
-    It withholds text that may start a call, until the end of the answer.
-    """
+    """A reader of one answer. It withholds text that may start a call, until the end."""
 
     def __init__(self, form: CallFormat, names: frozenset[str]) -> None:
         self._form = form

@@ -53,10 +53,7 @@ BATCH_ATTEMPTS = 16
 """Most attempts of a batch. A batch has four events, and is stored as one file."""
 
 TURN_BATCHES, TURN_LOADS = 4, 10
-"""Batches after which a run lets another one continue, if others wait.
-
-A turn also lasts at least ten times as long as the load of the run, which reads all its batches.
-"""
+"""Batches of a turn while others wait, and its least time in loads of the run."""
 
 UNUSABLE_ATTEMPTS = 8
 """Attempts after which a run without any accepted example pauses."""

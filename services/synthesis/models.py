@@ -75,10 +75,7 @@ class Reply:
 
 
 class Unavailable(Exception):
-    """A model did not answer. A later request may succeed.
-
-    `retry_seconds` is the pause that it asks for, if any.
-    """
+    """A model did not answer. A request after `retry_seconds`, if set, may succeed."""
 
     def __init__(
         self, message: str, status: int | None = None, retry_seconds: float | None = None
@@ -88,10 +85,7 @@ class Unavailable(Exception):
 
 
 class RefusedByModel(Exception):
-    """A model refuses the request for good, such as for a wrong key.
-
-    `parameter` is the one that it does not accept, if any.
-    """
+    """A model refuses the request for good, maybe because of a `parameter`."""
 
     def __init__(
         self, message: str, status: int | None = None, parameter: str | None = None
@@ -173,10 +167,7 @@ class DeployedModel:
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """A model of another provider, whose answers may ignore the schema.
-
-    `refused` contains the parameters that it refused so far.
-    """
+    """A model of another provider, which may ignore the schema and adds to `refused`."""
 
     client: httpx.AsyncClient
     access: EndpointAccess

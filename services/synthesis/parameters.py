@@ -18,10 +18,7 @@ SAMPLING_DEFAULT = 1.0
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters of a question, except its messages and its schema.
-
-    If `may_vary` is true, a model that refuses the temperature may use its own.
-    """
+    """The parameters of a question. If `may_vary`, a model may use its own temperature."""
 
     max_tokens: int
     temperature: float

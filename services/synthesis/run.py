@@ -35,10 +35,7 @@ class CannotContinue(Exception):
 
 @dataclass
 class Run:
-    """The prompts, the outcomes of attempts by number, and what examples look like so far.
-
-    The texts stay in the files of batches, because those of a long run do not fit into memory.
-    """
+    """The prompts, the outcomes of attempts by number, and digests of examples, not their texts."""
 
     prompts: Prompts
     store: AttemptStore

@@ -70,10 +70,7 @@ class Outcome:
 
 
 class RunQueue:
-    """Runs of trackers. `client_of` returns the server of a run, or raises TrackerFailure.
-
-    `origin` is the URL of EcoLink.
-    """
+    """Runs of trackers, at the servers of `client_of`, for EcoLink at the URL `origin`."""
 
     def __init__(
         self,

@@ -1,7 +1,4 @@
-"""Verification of a base model's files against the manifest of the job's approval.
-
-A machine hashes the files once, and again whenever a file has changed.
-"""
+"""Verification of a base model's files, once per machine and again after a change."""
 
 from __future__ import annotations
 

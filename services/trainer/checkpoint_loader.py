@@ -22,10 +22,7 @@ from services.trainer.unsent import Unsent
 
 
 class CheckpointLoader:
-    """The checkpoints from which a segment may resume. It reports and skips damaged ones.
-
-    All ranks resume from the same checkpoint. If one rank cannot read it, no rank uses it.
-    """
+    """Checkpoints from which all ranks can resume together. It reports damaged ones."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._ranks, self._reporter = context, context.ranks, context.reporter

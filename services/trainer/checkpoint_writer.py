@@ -34,11 +34,7 @@ from services.trainer.training import Training
 from services.trainer.unsent import Unsent
 
 NICENESS = 10
-"""Niceness of the storing thread.
-
-Training waits for its slowest thread. The storing thread gets a tenth of a core if all cores are
-busy.
-"""
+"""Niceness of the storing thread: a tenth of a core if training uses all of them."""
 
 
 NOT_STORED = "Rank 0 could not store or read a checkpoint."

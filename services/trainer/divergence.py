@@ -18,10 +18,7 @@ DIVERGED_NATS = 1.5
 """Loss above that of the base model that counts as far above: e^1.5 = 4.5 times the perplexity."""
 
 LEARNED_NATS = 1.0
-"""Margin in nats. Guessing becomes a threshold once a step's loss was this far below it.
-
-The loss of an untrained base model is close to that of guessing, above or below it.
-"""
+"""Margin in nats below guessing that a step must reach to make guessing a threshold."""
 
 
 @dataclass(frozen=True)

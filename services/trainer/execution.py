@@ -20,11 +20,7 @@ from services.trainer.processes.ranks import Ranks
 COMPUTING = ("torch", "transformers", "bitsandbytes")
 
 NUMERICS = 1
-"""Version of the numerics.
-
-Increment it in each release whose LoRA layer, dropout, attention, loss or batching computes
-different bits, so that a resumed job reports the difference.
-"""
+"""Version of the numerics. Increment it in each release that computes different bits."""
 
 
 class ExecutionMode(BaseModel):

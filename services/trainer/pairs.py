@@ -10,10 +10,7 @@ from infrastructure.chat_labels import Example
 
 @dataclass(frozen=True)
 class Pair:
-    """The sequences of a preference pair: the prompt with each of its two answers.
-
-    Only the tokens of the answers have labels.
-    """
+    """The sequences of a preference pair: the prompt with each answer, which alone has labels."""
 
     chosen: Example
     rejected: Example

@@ -16,10 +16,7 @@ from services.trainer.lease import Lease
 
 NEW_TOKENS = 24
 SHARE = 0.005
-"""Share of the training time that samples may take.
-
-A single token takes as long as a batch, so a sample may take a second on a CPU.
-"""
+"""Share of training time for samples. On a CPU, one may take a second."""
 
 FIRST_SECONDS = 20.0
 """Seconds of training before the first sample, which takes an unknown time."""

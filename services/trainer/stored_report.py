@@ -12,10 +12,7 @@ RETRY_SECONDS = 1.0
 
 
 class StoredReport:
-    """The newest report of a segment, which a thread stores, because the store may be slow.
-
-    Each report replaces the previous one. If the store is unreachable, the thread tries again.
-    """
+    """The newest report of a segment, which a thread stores again until it succeeds."""
 
     def __init__(self, url: str, spec: SegmentSpec, keys: StoreKeys | None = None) -> None:
         self._url, self._ref = url, stored_report_ref(spec.checkpoint_prefix)

@@ -1,7 +1,4 @@
-"""The queue of deliveries of webhooks.
-
-If the process is killed, the deliveries in progress are still pending, and are sent again.
-"""
+"""The queue of deliveries of webhooks. After a kill, those in progress are sent again."""
 
 from __future__ import annotations
 

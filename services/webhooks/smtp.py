@@ -29,10 +29,7 @@ STATUS = re.compile(r"5\.\d{1,3}\.\d{1,3}(?!\S)")
 """The status code at the start of a permanent failure's text (RFC 3463)."""
 
 NO_SUCH_ADDRESS = {"5.1.1", "5.1.2", "5.1.3", "5.1.4", "5.1.6", "5.1.10", "5.2.1"}
-"""Status codes of a recipient's address that does not exist or accepts no mail.
-
-Other codes, such as 5.1.8 and 5.7.1, are about the sender or a policy.
-"""
+"""Status codes of an address without mail. Others are about the sender or a policy."""
 
 NO_MAILBOX = (550, 553)
 """Responses without a status code that refuse an address (RFC 5321, 4.2.2)."""

@@ -66,10 +66,7 @@ def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 class Unpack(torch.autograd.Function):
-    """Unpacking from (1, heads, tokens, size) to rows (examples, heads, length, size).
-
-    Padding positions have copies of another token's values, to which no real query attends.
-    """
+    """Unpacks (1, heads, tokens, size) to (examples, heads, length, size), with padded copies."""
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, layout: Tensor, places: Tensor) -> Tensor:

@@ -9,11 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CACHED, LAUNCHED = 1 << 18, 1 << 24
-"""Number of logits per chunk.
-
-On a CPU, a chunk has 1 MB in float32, which fits into the CPU's cache. On a GPU, it has 64 MB,
-because launching a kernel takes time.
-"""
+"""Logits per chunk: 1 MB for a CPU's cache, 64 MB because GPU launches take time."""
 
 
 def rows_at_once(logits: Tensor) -> int:

@@ -27,10 +27,7 @@ tensors of the last exchange needs the GIL, so both would wait forever.
 
 @dataclass
 class EqualModels(DistributedDataParallelKwargs):
-    """DistributedDataParallel options for models that are already equal in all ranks.
-
-    accelerate passes on the fields that differ from this class's defaults.
-    """
+    """Options for models that are equal in all ranks. accelerate passes on what differs."""
 
     init_sync: bool = True
     forward_sync_buffers: bool = True
