@@ -58,11 +58,7 @@ request was handled.
 """
 
 SWITCH_SECONDS = 0.0005
-"""Maximum seconds for which a thread holds the interpreter lock.
-
-With Python's default of 5 ms, each send to a client can wait that long for a thread that renders a
-view.
-"""
+"""Longest hold of the interpreter lock, so that sends do not wait for rendering threads."""
 
 SECRET_BELOW = (f"{page_errors.SIGN_IN}/", *notices.LINKS)
 """Prefixes of paths whose rest is secret. It is neither logged nor traced."""

@@ -45,10 +45,7 @@ from projections.job_requests import unfinished_jobs
 from projections.models import model_of
 
 CACHED_AGGREGATES = 500
-"""Number of cached aggregates. Many calls read the pools, the catalog and the keys.
-
-Each read applies newer events.
-"""
+"""Number of cached aggregates, such as pools and keys. Reads apply newer events."""
 
 
 SECONDS_PER_COUNT, BYTES_PER_SECOND = 4, 250_000

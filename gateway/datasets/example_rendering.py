@@ -28,17 +28,11 @@ CHARACTERS_SHOWN = 20_000  # characters per example
 TURNS_TOLD_APART = 100  # maximum turns to separate; each requires rendering all previous messages
 
 EXAMPLES_OF_CONVERSATION = 5
-"""Maximum examples of a conversation.
-
-Templates that rewrite earlier messages make a separate example of each answer.
-"""
+"""Maximum examples of a conversation. Some templates make one of each answer."""
 
 REFUSAL_CHARACTERS = 300  # maximum length of a template's error message
 WHOLE_BYTES, WHOLE_MESSAGES = 256 * 1024, 200
-"""Limits of a line, in bytes and messages.
-
-Longer lines are cut before rendering, so their tokens are not counted.
-"""
+"""Limits of a line. Longer ones are cut before rendering and counting tokens."""
 
 READ, LEARNT, CUT = "read", "learnt", "cut"
 

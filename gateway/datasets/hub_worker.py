@@ -1,8 +1,4 @@
-"""The process that downloads one split of a dataset repository into one file.
-
-`infrastructure.limited_process` starts it with time and memory limits. It connects only to the hub
-that the operator configured.
-"""
+"""The limited process that downloads a split of a dataset repository from the one hub."""
 
 from __future__ import annotations
 

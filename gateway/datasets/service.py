@@ -142,10 +142,7 @@ def obstacle_of(row: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class BaseView:
-    """A base model and the dataset's lengths for it.
-
-    The lengths are None if they are not counted yet or cannot be counted.
-    """
+    """A base model and the dataset's lengths for it; None without a count."""
 
     name: str
     ref: str

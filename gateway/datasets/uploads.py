@@ -92,10 +92,7 @@ class StoredFile(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The options of an upload, and the columns that the user chose, if any.
-
-    `source` describes the origin of a dataset from a hub. The options have its hash.
-    """
+    """The options of an upload, the chosen columns, and the `source`, whose hash is an option."""
 
     options: UploadOptions
     columns: Columns | None = None

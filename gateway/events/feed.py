@@ -36,10 +36,7 @@ BATCH_EVENTS = 500
 KEPT_EVENTS = 2000
 POLL_SECONDS, RETRY_SECONDS = 0.25, 1.0
 READERS = 2
-"""Maximum number of clients that read the log concurrently.
-
-Many new clients then cannot take all threads and connections.
-"""
+"""Maximum number of clients that read the log at a time, to leave threads for others."""
 
 SCANNED_EVENTS = 10_000
 """Maximum number of events that one read scans beyond the index, if the projector lags."""

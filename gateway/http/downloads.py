@@ -152,10 +152,7 @@ def _names(header: str | None, etag: str) -> bool:
 
 
 class Outgoing(io.RawIOBase):
-    """A buffer of written bytes that are not sent yet.
-
-    It is not seekable, so ZipFile never rewrites bytes.
-    """
+    """A buffer of bytes to send. It is not seekable, so ZipFile never rewrites bytes."""
 
     def __init__(self) -> None:
         self._written = bytearray()

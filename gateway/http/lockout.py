@@ -22,10 +22,7 @@ MOST_ADDRESSES = 10_000
 MOST_SECONDS = 900
 KEPT_SECRETS = 256
 REPEATS = 100
-"""Number of attempts with the same wrong key that causes a security event.
-
-A forgotten program may send such a key.
-"""
+"""Attempts with one wrong key, maybe of a forgotten program, that cause a security event."""
 
 Record = Callable[[str, str, str], None]
 """A function that stores a security event: its kind, the client's address, and a sentence."""

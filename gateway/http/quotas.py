@@ -15,10 +15,7 @@ from gateway.http.errors import QuotaExceeded, RateLimited
 from infrastructure.limits import LIMITS, Limits
 
 MOST_BUCKETS = 50_000
-"""Maximum number of buckets in memory. A new one replaces the least recently used one.
-
-A replaced bucket starts full again.
-"""
+"""Maximum buckets in memory. The least recently used one is dropped, and starts full."""
 
 BUSY_SECONDS = 5
 """Retry-After in seconds if all slots are taken."""

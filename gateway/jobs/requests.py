@@ -35,10 +35,7 @@ from infrastructure import tracing
 from projections.job_requests import open_requests
 
 POLL_SECONDS = 1.0
-"""Seconds between two polls of open requests.
-
-Several gateways may poll concurrently. The second approval finds that the request has ended.
-"""
+"""Seconds between two polls. Of two gateways, the second finds the request ended."""
 
 TRAINING_FILE, VALIDATION_FILE = "training_file", "validation_file"
 

@@ -15,10 +15,7 @@ from projections import datasets as dataset_rows
 
 
 class NotStarted(NotFound):
-    """The job waits for its files, or was refused or cancelled before its approval.
-
-    `request` is its request. `reason` is the error of a refused request, otherwise None.
-    """
+    """The job of this request has not started. `reason` is the error of a refused one."""
 
     def __init__(self, request: JobRequest, reason: str | None) -> None:
         self.request, self.reason = request, reason

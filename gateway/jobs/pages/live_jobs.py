@@ -31,11 +31,7 @@ from projections.account_events import EventFilter
 from projections.projection import lowest_position
 
 SLOTS, SLOT_SECONDS = 10, 0.1
-"""Polling schedule: slots per second, and seconds per slot.
-
-The task polls each job once a second, a tenth of the jobs in each slot, so that events do not wait
-behind many frames.
-"""
+"""Polls of each job once a second, in slots: events do not wait behind many frames."""
 
 REFRESH_SLOTS = 50
 """Slots until a view is refreshed without an event, because expected waits change over time."""

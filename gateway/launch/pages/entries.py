@@ -134,10 +134,7 @@ class Entries(_Hyperparameters):
     max_cost: Entry = ""
     """The maximum cost in dollars. If it is empty, it is the upper bound of the estimate."""
     alpha_followed: Entry = ""
-    """The alpha that was automatically set, by r.
-
-    It is empty after the user has changed alpha.
-    """
+    """The alpha that was automatically set, by r; empty once the user changed it."""
     command_key: Entry = ""
     """Idempotency key of the approval, so that a form creates at most one job."""
     made: Entry = ""
