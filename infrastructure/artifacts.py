@@ -45,16 +45,10 @@ upload to a slow store would fill the memory.
 """
 
 STORE_ERRORS = (BaseError, OSError)
-"""Errors of an unreachable or failing store.
-
-FileNotFoundError is not among them: it means that the store has no such ref.
-"""
+"""Errors of an unreachable store, without FileNotFoundError: it lacks the ref."""
 
 DENIED = (PermissionDeniedError, UnauthenticatedError)
-"""Errors of a store that refuses the keys of this process. They end only when an operator acts.
-
-A refused list is not among them: for it, obstore raises GenericError.
-"""
+"""Errors of refused keys, which an operator must fix. A refused list raises GenericError."""
 
 
 class ArtifactCorrupt(Exception):

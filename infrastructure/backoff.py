@@ -23,10 +23,7 @@ class Pause:
 
 
 class Backoff(Generic[Key]):
-    """Keys that wait for their next attempt. Each pause of a key is twice the previous one.
-
-    The state is in memory only. After a restart, a process retries every key immediately.
-    """
+    """Keys that wait for their next attempt, with doubled pauses, until the process restarts."""
 
     def __init__(self, first: timedelta = FIRST_PAUSE, maximum: timedelta = MAX_PAUSE) -> None:
         self._first, self._maximum = first, maximum

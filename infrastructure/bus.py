@@ -38,21 +38,13 @@ AGGREGATE_OF = {
 DAY_SECONDS = 24 * 3600.0
 
 DEDUPLICATION_SECONDS = 5.0
-"""Seconds for which a stream remembers the IDs of messages, in memory.
-
-A publisher repeats a message after 2 s. Later duplicates do no harm. A short time allows the relay
-to refill a purged stream, and limits the memory that a trainer can fill with IDs.
-"""
+"""Seconds for which a stream remembers message IDs: repeats come after 2 s."""
 
 MAX_REPORT_BYTES, MAX_MEASUREMENT_BYTES = 64 * 1024, 16 * 1024
 """Maximum size of a message of a trainer on the streams REPORTS and TELEMETRY."""
 
 MAX_DELIVERIES = 20
-"""Deliveries of a report or measurement after which NATS drops it.
-
-While the database or the bus is away, consumers keep a message instead of asking for another
-delivery. A crash of the consumer uses one.
-"""
+"""Deliveries before NATS drops a message. Outages use none, crashes of the consumer one."""
 
 TOO_FEW_SERVERS = (10005, 10074)
 """Error codes of JetStream: no suitable servers, and copies without a cluster."""

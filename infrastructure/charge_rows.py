@@ -17,10 +17,7 @@ from domain.audit.what_if import CHARGES, JOBS, METERS
 from infrastructure.event_rows import COLUMNS, FETCHED_ROWS
 
 MARGIN = timedelta(days=1)
-"""Upper limit of the time between an event's timestamp and its commit.
-
-The log is in the order of commits, so it is in the order of timestamps only up to this limit.
-"""
+"""Longest time between a timestamp and its commit, up to which the log is in order of time."""
 
 
 def charge_rows(connection: psycopg.Connection[Any], period: Period) -> Iterator[StoredRow]:

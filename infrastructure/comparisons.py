@@ -1,7 +1,4 @@
-"""Requested comparisons of two datasets, and their results.
-
-They are not events: each result follows from two files that do not change.
-"""
+"""Requested comparisons of two datasets, and their results, which follow from the files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Connection parameters of PostgreSQL, whose URL may name a primary and its standbys.
-
-With several hosts, each new connection finds the server that accepts writes, also after a failover.
-"""
+"""Connection parameters of PostgreSQL. Of several hosts, the one that accepts writes is used."""
 
 from __future__ import annotations
 
@@ -27,10 +24,7 @@ DEFAULTS = {
 """Parameters of every connection, unless the URL sets them."""
 
 OLDEST_POSTGRES = 170_000
-"""Oldest supported version of PostgreSQL, as `server_version_num`.
-
-The roles of services need the right MAINTAIN, to lock the table of events.
-"""
+"""Oldest supported `server_version_num`: roles need the right MAINTAIN to lock events."""
 
 RECONNECT_SECONDS = 0.5
 
@@ -38,11 +32,7 @@ RECONNECTING: dict[str, Any] = {
     "reconnect_timeout": RECONNECT_SECONDS,
     "reconnect_failed": ConnectionPool.check,
 }
-"""Parameters of a pool that tries to connect at least every half second.
-
-The pause between two attempts would double each time, up to minutes after a failover. The pool
-gives up its first series of attempts after this time instead, and `check` starts the next one.
-"""
+"""Parameters of a pool that reconnects every half second, not with ever longer pauses."""
 
 
 AUTHORITY = (

@@ -58,10 +58,7 @@ class KeepAlive(BaseModel):
 
 
 class TextDelta(BaseModel):
-    """New text of an answer.
-
-    The last one has the finish reason, the number of tokens, and the tool calls if there are any.
-    """
+    """New text of an answer. The last one has the finish reason, tokens and tool calls."""
 
     choice: int
     text: str

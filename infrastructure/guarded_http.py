@@ -38,10 +38,7 @@ class Refused(Exception):
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """Sends each request over its own connection, to an address that it has checked.
-
-    The caller must limit the total time of a request. The transport follows no redirects.
-    """
+    """Sends each request to an address that it has checked, without redirects or limits."""
 
     def __init__(self, policy: TargetPolicy, resolve: Resolve | None = None) -> None:
         self._policy = policy

@@ -20,10 +20,7 @@ from nats.js import JetStreamContext
 from infrastructure.nats_keys import SYSTEM_API
 
 POLL_SECONDS = 2.0
-"""Maximum wait for a first message, in seconds.
-
-A request fails after this time if it is lost with its connection, or if its consumer is deleted.
-"""
+"""Maximum wait for a first message, after which a lost request fails."""
 
 PAUSE_SECONDS = 0.2
 """Pause after an error, in seconds. FastStream would retry immediately and block the event loop."""

@@ -1,7 +1,4 @@
-"""JSON schemas that users write. No other module may import the library.
-
-Unless it is offline, the library reads files and sends requests to the URLs in a schema.
-"""
+"""JSON schemas of users. Only here, the library is offline: it would fetch URLs in a schema."""
 
 from __future__ import annotations
 

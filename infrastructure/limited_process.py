@@ -71,10 +71,7 @@ class TimedOut(ProcessFailed):
 
 
 class CpuTimeExceeded(BaseException):
-    """The CPU time of a `cpu_limit` block is used up.
-
-    It is a BaseException, so that untrusted code does not catch it.
-    """
+    """The CPU time of a `cpu_limit` block is used up. Untrusted code does not catch it."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""Limits of the HTTP servers, each with a name, default, scope and header.
-
-Operators change them with `ECOLINK_LIMITS`, a JSON object that maps names to numbers.
-"""
+"""Limits of the HTTP servers, with a header each, which `ECOLINK_LIMITS` (JSON) changes."""
 
 from __future__ import annotations
 
@@ -31,10 +28,7 @@ class Limit:
     header: str | None = None
     """The last part of its `x-ratelimit-*` headers, named as in OpenAI's API where possible."""
     refusal: str = ""
-    """Sentence of a refusal, with `{limit}` for the value, and `{used}` for a quota.
-
-    Only limits that return 429 have one.
-    """
+    """Sentence of a refusal with 429, with `{limit}` and, for a quota, `{used}`."""
 
 
 TABLE = (

@@ -19,10 +19,7 @@ EXTRA = ("request_id", "method", "path", "status", "duration_ms")
 
 
 class OneLine(logging.Formatter):
-    """A formatter of records as one line.
-
-    The line has the UTC time, level, logger, message and escaped traceback.
-    """
+    """A formatter of records as one line: UTC time, level, logger, message, escaped traceback."""
 
     converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"

@@ -28,10 +28,7 @@ API_TAG = "jetstream-api:"
 
 
 class KeyKind(IntEnum):
-    """The kinds of NATS keys that EcoLink generates.
-
-    The value is the prefix byte of the encoding.
-    """
+    """The kinds of NATS keys, by the prefix byte of their encoding."""
 
     OPERATOR = nkeys.PREFIX_BYTE_OPERATOR
     ACCOUNT = nkeys.PREFIX_BYTE_ACCOUNT

@@ -62,23 +62,16 @@ LINK_LIFETIME = timedelta(hours=24)
 """Time in which an address can be confirmed."""
 
 COLLECTING = timedelta(seconds=15)
-"""Time for which a notice waits for others, which then arrive in the same mail.
-
-An empty balance pauses all jobs of an account.
-"""
+"""Time for which a notice waits for others: an empty balance pauses all jobs."""
 
 HOUR, HOURLY_MAILS = timedelta(hours=1), 10
-"""EcoLink sends this many mails to an address in an hour. Further notices wait for the next hour,
-and arrive in one mail."""
+"""Maximum mails to an address in an hour. Further notices share the next mail."""
 
 MAIL_NOTICES = 50
 """Most notices in a mail."""
 
 LATEST = timedelta(days=2)
-"""Age of an event from which its notice is no longer sent, for example because e-mail was off.
-
-The attempts to send a mail take about a day.
-"""
+"""Age from which no notice is sent, as after a pause of e-mail. Attempts take about a day."""
 
 TOO_LATE = "EcoLink could not send this notice within two days."
 
@@ -120,11 +113,7 @@ class MailResult:
 
 @dataclass(frozen=True)
 class NoticeAddress:
-    """The address of an account. It receives notices after it is confirmed.
-
-    `refusal` is the mail server's reason why it refused the address, until its owner requests
-    another link.
-    """
+    """The address of an account, confirmed or not. `refusal` is the mail server's reason."""
 
     id: UUID
     account_id: UUID

@@ -1,7 +1,4 @@
-"""Connections to object stores: endpoint, credentials, time limits and retries.
-
-EcoLink reads the standard `AWS_*` variables for the endpoint, the region and the keys of S3.
-"""
+"""Connections to object stores, by the standard `AWS_*` variables, with limits and retries."""
 
 from __future__ import annotations
 
@@ -17,17 +14,10 @@ if TYPE_CHECKING:
 S3 = "s3://"
 
 PROMPT_SECONDS = 5.0
-"""Seconds for which services retry a request to an unreachable store.
-
-After that, a user gets an error, and an event handler is parked and retried automatically. Longer
-retries would delay the events of all other jobs.
-"""
+"""Seconds of retries of services: users wait, and handlers would delay other jobs."""
 
 PATIENT_SECONDS = 150.0
-"""Seconds for which trainers, imports and backups retry a request to an unreachable store.
-
-An object store rejects a signed request after 15 minutes.
-"""
+"""Seconds of retries of trainers and imports. A signed request lasts for 15 minutes."""
 
 FIRST_PAUSE, MAX_PAUSE = timedelta(milliseconds=100), timedelta(seconds=5)
 UNLIMITED = 10_000

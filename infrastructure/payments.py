@@ -39,10 +39,7 @@ class PaymentProvider(Protocol):
 
 
 class ManualProvider:
-    """Payments that were received outside EcoLink, such as bank transfers.
-
-    The caller is an operator, who confirms the payment.
-    """
+    """Payments that an operator confirms, such as bank transfers."""
 
     name = "manual"
 

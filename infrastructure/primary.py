@@ -192,10 +192,7 @@ OWN = (
     *("autocommit", "row_factory", "cursor_factory", "prepare_threshold", "context"),
     *("application_name", "options"),
 )
-"""Parameters of one connection, which the watch of its servers must not have.
-
-The health page counts the sessions with the name of a lead.
-"""
+"""Parameters that the watch must not have: the health page counts sessions by name."""
 
 WATCH_NAME = "ecolink watch"
 

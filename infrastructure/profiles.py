@@ -1,7 +1,4 @@
-"""Names and notes that users enter.
-
-Users can delete them, so they are not in the event log.
-"""
+"""Names and notes that users enter and can delete, outside of the event log."""
 
 from __future__ import annotations
 

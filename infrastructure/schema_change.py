@@ -16,11 +16,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 LOCK_MILLISECONDS = 500
-"""Time for which a change waits for a lock, and others wait for the change.
-
-It is below PostgreSQL's deadlock timeout, so that the change gives up in a deadlock, and not a
-service.
-"""
+"""Longest wait for a lock, below the deadlock timeout: services must not give up first."""
 
 PAUSE_SECONDS = 1.0
 """Seconds between two attempts, in which others use the table."""

@@ -1,7 +1,4 @@
-"""Variables from files, for container engines and service managers that mount secrets as files.
-
-Docker and Kubernetes mount each secret as a file, and systemd does so with `LoadCredential=`.
-"""
+"""Variables from files, as Docker, Kubernetes and systemd (`LoadCredential=`) mount secrets."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Security events, which are signs of an attack, with the address of the client.
-
-An address is personal data, so these events are not in the event log, but in rows with a retention
-time.
-"""
+"""Security events with the client's address, which is personal data: rows with a retention."""
 
 from __future__ import annotations
 

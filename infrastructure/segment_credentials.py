@@ -17,11 +17,7 @@ from infrastructure.reports import Credentials, control_subject
 from infrastructure.settings import Settings
 
 SPARE_SECONDS = 600.0
-"""Seconds of validity after the lease and its grace period.
-
-They allow for clock skew and outages of the bus or the scheduler. A segment that has ended cannot
-exploit them, because the scheduler rejects its reports.
-"""
+"""Seconds of validity after lease and grace, for clock skew and outages of the bus."""
 
 MAX_SUBSCRIPTIONS = 16
 """Subscriptions of a segment. Its trainer needs one for replies."""

@@ -15,8 +15,7 @@ READ_EXAMPLES, MOST_BYTES = 20_000, 64 * 1024**2
 """Examples, and bytes, at the start of a dataset among which the seeds are drawn."""
 
 MOST_LINE_BYTES = 64 * 1024
-"""Most bytes of an example that is drawn. A line of small messages needs many times its size in
-memory once it is parsed."""
+"""Most bytes of a drawn example, which takes many times its size once it is parsed."""
 
 
 def seed_examples(lines: Iterable[bytes], seed: int) -> list[Seed]:

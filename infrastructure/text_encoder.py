@@ -23,10 +23,7 @@ Span = tuple[int, int]  # start and end in a text, in characters
 
 SECRET_DIGITS = 24
 MARK = f"{secrets.randbelow(10**SECRET_DIGITS):0{SECRET_DIGITS}d}"
-"""Mark before a special token that is plain text.
-
-It is random, so that no text contains it, and consists of digits, which no template filter changes.
-"""
+"""Mark before a special token that is plain text: random digits, which no filter changes."""
 
 
 class Tokens(NamedTuple):

@@ -9,10 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from domain.training.precision import Dtype
 
 WARM_FLAG = "--warm"
-"""Flag before a directory. The trainer then waits on standard input for a WarmStart.
-
-It exits at the end of the input.
-"""
+"""Flag before a directory: wait for a WarmStart on standard input, and exit at its end."""
 
 EXPECTED_BASE = "expected_base.json"
 """File in that directory with an ExpectedBase, if EcoLink can predict the next base model."""
