@@ -271,10 +271,7 @@ class Account(Aggregate):
         return self.available_micros + released_micros >= amount_micros
 
     def grant_credit(self, amount_micros: int, reference: str) -> None:
-        """Grant credit, once for each reference.
-
-        Raise CommandReused if the reference was used for another amount.
-        """
+        """Grant credit, once for each reference. Raise CommandReused for another amount."""
         if amount_micros <= 0:
             raise Invalid(
                 f"The credit is {dollars(amount_micros)}. Enter an amount above 0.", field="amount"

@@ -253,10 +253,7 @@ class Payment(Aggregate):
         )
 
     def reverse_return(self, return_id: str) -> int:
-        """Record that the provider paid the money again. Return the amount to restore.
-
-        The part of a closed return that was a loss is recovered.
-        """
+        """Record that the money came back, also of a loss. Return the amount to restore."""
         known = self.returns.get(return_id)
         if known is None or known.status not in (ReturnStatus.RETURNED, ReturnStatus.CLOSED):
             return 0

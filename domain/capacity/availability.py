@@ -47,10 +47,7 @@ class PoolLoad:
 def require_capacity(
     loads: Sequence[PoolLoad], region: str, gpu_type: str, count: int, names: DisplayNames
 ) -> None:
-    """Raise NoCapacity if a job would have to wait for its GPUs.
-
-    The error's figures contain the expected wait and the free GPUs in other pools.
-    """
+    """Raise NoCapacity, with the expected wait and free GPUs elsewhere, if a job would wait."""
     here = next(
         (each for each in loads if (each.region, each.gpu_type) == (region, gpu_type)), None
     )

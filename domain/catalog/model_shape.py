@@ -25,10 +25,7 @@ class ModelShape(Value):
 def separate_linears(
     hidden_size: int, intermediate_size: int, attention_heads: int, kv_heads: int, head_dim: int
 ) -> dict[str, tuple[int, int]]:
-    """Return the linear modules of a layer of Llama, Qwen2, Mistral or Gemma 2.
-
-    The result maps each module's name to its input and output sizes.
-    """
+    """Return the input and output sizes of a layer of Llama, Qwen2, Mistral or Gemma 2."""
     queries, keys = attention_heads * head_dim, kv_heads * head_dim
     return {
         "q_proj": (hidden_size, queries),

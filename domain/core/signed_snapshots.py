@@ -73,10 +73,7 @@ class SignedSnapshots(EventStore[UUID]):
         desc: bool = False,
         limit: int | None = None,
     ) -> Iterator[DomainEventProtocol[UUID]]:
-        """Yield the genuine snapshots of an aggregate. Log and skip forged ones.
-
-        Skip those whose state is outdated, too. EcoLink then reads the events.
-        """
+        """Yield genuine snapshots. Log and skip forged ones, and skip outdated ones."""
         while limit is None or limit > 0:
             rows = self.recorder.select_events(originator_id, gt=gt, lte=lte, desc=desc, limit=1)
             if not rows:

@@ -368,10 +368,7 @@ def settings_of(recorded: Mapping[str, JsonValue]) -> dict[str, str]:
 
 
 def written(value: JsonValue | tuple[str, ...], name: str = "") -> str:
-    """Return a value of the hyperparameter `name` for display.
-
-    Lists are comma-separated; an unset value is a dash.
-    """
+    """Return a value of `name` for display: lists with commas, and a dash for an unset one."""
     match value:
         case str() if name == "method":
             return METHODS.get(value, value)

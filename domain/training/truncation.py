@@ -27,10 +27,7 @@ class Truncation(Value):
 
     @classmethod
     def of(cls, lengths: TokenLengths, limit: int, sequences: int = 1) -> Truncation:
-        """Return the effect of truncating a dataset to `limit` tokens.
-
-        `lengths` are those of sequences, of which each example has `sequences`.
-        """
+        """Return the effect of truncation to `limit` tokens. Each example has `sequences`."""
         labels = lengths.labels
         examples = lengths.examples // sequences
         return cls(

@@ -55,10 +55,7 @@ class Cataloging:
 
 
 def gpu_type_change(name: str, fields: Mapping[str, object]) -> Change:
-    """Return a change that adds a GPU type, or sets the given fields of an existing one.
-
-    It raises Invalid if a new type lacks fields.
-    """
+    """Return a change that adds a complete GPU type, or sets fields of an existing one."""
 
     def change(catalog: Catalog) -> None:
         existing = catalog.gpu_types.get(name)

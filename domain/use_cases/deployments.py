@@ -52,10 +52,7 @@ class Deploying:
 
     @retrying
     def delete_base(self, name: str, uses: Uses) -> None:
-        """Undeploy and delete a base model.
-
-        Raise NotFound if it is not in the model store, and WrongState while it is in use.
-        """
+        """Undeploy and delete a base model that is in the model store and not in use."""
         base = self.log.find(BaseModel, base_model_id(name))
         if base is None or base.deleted:
             raise NotFound(f"Unknown base model {name!r}. See `ecolink models list`.")
@@ -241,10 +238,7 @@ def _weights(job: Job, ref: str, manifest_sha256: str, step: int | None) -> Weig
 
 
 def checkpoint_of(job: Job, step: int) -> SavedCheckpoint:
-    """Return the newest checkpoint at a step.
-
-    Raise NotFound if the job has none, and WrongState if the retention time has ended.
-    """
+    """Return the newest checkpoint at a step. Raise NotFound, or WrongState after its retention."""
     if job.model is None and job.retention_ended:
         raise WrongState(
             f"EcoLink kept the job's checkpoints until {job.expires_at:%Y-%m-%d %H:%M} UTC. "

@@ -173,10 +173,7 @@ class Quoting:
         return inherited(own, plan.lora, name)
 
     def base_of(self, account_id: UUID, name: str) -> BaseModel:
-        """Return the served base model with a name, or that of a fine-tuned model with the name.
-
-        Raise NotFound, Invalid or WrongState if no job can use it.
-        """
+        """Return the served base model with a name, or that of a fine-tuned model with the name."""
         if not is_fine_tuned(name):
             return self._served_base(name)
         plan = self.parent(account_id, name).plan
@@ -293,10 +290,7 @@ class Quoting:
         ]
 
     def rest_of(self, job: Job, gpu_count: int | None = None) -> Quote:
-        """Return a quote for the remaining work of a job, at current prices.
-
-        `gpu_count` is the new number of GPUs; None keeps the number.
-        """
+        """Return a quote for a job's remaining work, at current prices, maybe on other GPUs."""
         plan = job.plan
         choices = Choices(
             plan.dataset_id,
@@ -395,10 +389,7 @@ class Quoting:
         gpu_type: str | None,
         gpu_count: int | None,
     ) -> None:
-        """Add an error if the region lacks the GPU type or has too few GPUs.
-
-        An argument that is None causes no error.
-        """
+        """Add an error if the region lacks the GPU type or has too few; None causes no error."""
         catalog = self._catalog
         kind = place = None
         if gpu_type is not None:

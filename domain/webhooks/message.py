@@ -142,10 +142,7 @@ MESSAGES = (
 def message_of(
     recorded: Recorded, model_of: Callable[[UUID], str], hint_of: Callable[[UUID], str]
 ) -> Message | None:
-    """Return the message of an event, or None.
-
-    `model_of` returns the model of a deployment, and `hint_of` the hint of an API key.
-    """
+    """Return an event's message, or None. The functions find a model and a key's hint."""
     event = recorded.event
     match event:
         case events.Registered():

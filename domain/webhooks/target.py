@@ -40,10 +40,7 @@ class TargetPolicy:
     """True if URLs without TLS are permitted."""
 
     def require_url(self, url: str) -> None:
-        """Raise Invalid if EcoLink may not send webhooks to this URL.
-
-        The addresses of a host name are checked later, at each connection.
-        """
+        """Raise Invalid for a forbidden URL. Addresses of its host are checked at connections."""
         if len(url) > MAX_URL:
             raise _invalid(f"The URL has {len(url):,} characters. Use at most {MAX_URL:,}.")
         if not (url.isascii() and url.isprintable()) or " " in url:
