@@ -59,10 +59,7 @@ class AutoTopUps:
         return started
 
     def _try(self, account_id: UUID) -> bool:
-        """Charge the card of an account that is due. Return True if a charge started.
-
-        Raise ProviderUnavailable.
-        """
+        """Charge the card of an account that is due. Return True if a charge started."""
         try:
             with because(Cause("service:billing", f"auto-top-up:{uuid4()}", self._clock.now())):
                 payment = self._payments.auto.start_due(account_id)

@@ -222,10 +222,7 @@ class Ticker:
             self._streams.drop(each.streams)
 
     def _save(self, batch: Sequence[Settlement]) -> bool:
-        """Save settlements in one transaction. Return False if this fails.
-
-        Raise OperationalError or InterfaceError if the database is unreachable.
-        """
+        """Save settlements in one transaction. Return False if this fails, but raise outages."""
         try:
             self._log.commit(*(each for settlement in batch for each in settlement.aggregates))
         except (OperationalError, InterfaceError):

@@ -54,10 +54,7 @@ class _Text:
 
 
 def array_rows(chunks: Iterable[bytes], max_element_bytes: int) -> Iterator[Row]:
-    """Yield the elements of a JSON array as texts.
-
-    Raise Refused if the array is malformed, because the rest of it cannot be read then.
-    """
+    """Yield the elements of a JSON array as texts, or raise Refused where it is malformed."""
     source = _Text(chunks)
     assert source.next_sign() == "["
     source.at += 1

@@ -79,10 +79,7 @@ class LimitedWork(ABC, Generic[Key]):
         limits: Limits,
         on_progress: Callable[[dict[str, Any]], object] = lambda _: None,
     ) -> dict[str, Any]:
-        """Run a task of the worker. Raise Unfinished if the task has no result in the end.
-
-        Any other exception means that the task is due again.
-        """
+        """Run a worker's task. Raise Unfinished if it has no result; other errors repeat it."""
         try:
             return self._run(request, limits, on_progress)
         except LimitExceeded as error:

@@ -66,10 +66,7 @@ class Head:
 
 
 def table_of(head: Head, max_row_bytes: int) -> Table | None:
-    """Return the rows of a text file; None for JSON Lines.
-
-    Raise Refused if EcoLink does not support the file.
-    """
+    """Return the rows of a text file; None for JSON Lines. Refused formats raise an error."""
     content = head.content
     for magic, what in UNSUPPORTED.items():
         if content.startswith(magic):

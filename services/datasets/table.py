@@ -36,10 +36,7 @@ class Dialect:
 
 
 def dialect_of(head: str, *, is_whole: bool) -> Dialect | None:
-    """Return the dialect of a table that starts with `head`; None if this is no table.
-
-    If `head` is not the whole file, its last record is not looked at.
-    """
+    """Return the dialect of a table, by its first complete records; None if this is no table."""
     best: tuple[float, int, Dialect] | None = None
     for delimiter in DELIMITERS:
         records = _records(head, delimiter, is_whole=is_whole)

@@ -285,10 +285,7 @@ class _Validation:
             yield row, 0
 
     def _choose_columns(self, upload: _Upload) -> None:
-        """Choose the columns of the examples.
-
-        Raise Refused if a table has unknown ones, or it is not clear what a column is for.
-        """
+        """Choose the columns of the examples, or raise Refused for unknown or unclear ones."""
         names, values = upload.sample.names, upload.sample.values
         is_table = upload.table is not None and bool(upload.table.names)
         chosen = self._chosen is not None
@@ -381,10 +378,7 @@ class _Validation:
             ) from None
 
     def _example(self, row: Row, notes: Notes) -> tuple[bytes, bool] | None:
-        """Return a row's normalized example, and whether it defines tools; None without one.
-
-        Raise Refused if the row is invalid.
-        """
+        """Return a normalized example, if any, and whether it defines tools, or raise Refused."""
         ignore = self._ignore_tools
         if row.value is not None:
             assert self._columns is not None

@@ -95,10 +95,7 @@ class Scheduling:
         return self.claim(self._log.load(Job, event.originator_id))
 
     def claim(self, job: Job) -> Sequence[Aggregate]:
-        """Queue a claim for the next segment of a job. Pause a job that cannot pay.
-
-        For a delayed relaunch, `due.claim_due` queues the claim later.
-        """
+        """Queue a claim for a job's next segment, now or in `due.claim_due`, or pause the job."""
         segment = job.next_segment
         if segment is None or not job.may_launch(current_cause().now):
             return []

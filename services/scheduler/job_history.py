@@ -153,10 +153,7 @@ def provenance_of(
     repository: str | None,
     cost: CostFacts,
 ) -> Provenance:
-    """Return the provenance of a model.
-
-    `origins` has the origins of the datasets by their IDs.
-    """
+    """Return the provenance of a model, with the `origins` of datasets by ID."""
     approved, started = history.approved, history.started
     assert approved is not None
     return Provenance(

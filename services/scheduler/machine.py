@@ -29,10 +29,7 @@ class ProbeFailed(Exception):
 
 
 def this_machine() -> Machine | None:
-    """Return this machine with the fastest dtype of its processor, without its speed.
-
-    Return None if the processor is unknown.
-    """
+    """Return this machine with its fastest dtype, without its speed; None if unknown."""
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

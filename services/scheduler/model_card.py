@@ -70,10 +70,7 @@ loses much of a small adapter. The loss below was measured with a single roundin
 
 
 def model_card(provenance: Provenance) -> str:
-    """Return the card as Markdown with YAML metadata.
-
-    The same provenance results in the same card.
-    """
+    """Return the card as Markdown with YAML metadata, which only the provenance determines."""
     base = provenance.base.repository or provenance.base.name
     return TEMPLATE.format(
         metadata=yaml.safe_dump(_metadata(base), sort_keys=False),

@@ -27,10 +27,7 @@ class PodReports:
         self._reporting: set[PodName] = set()
 
     async def last_report(self, job: Job, segment: int) -> Report | None:
-        """Return the newest report on the stream or stored by the launcher, or None.
-
-        Ignore a report that names another segment.
-        """
+        """Return the segment's newest report, from the stream or the launcher, or None."""
         subject = report_subject(job.account_id, job.id, segment)
         streamed = await self._last(subject)
         kept = await asyncio.to_thread(self._launcher.kept_report, PodName(job.id, segment))

@@ -12,10 +12,7 @@ from infrastructure.store_credentials import StoreAccess, StoreIssuer
 
 
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:
-    """Return the spec of the running segment of a job. Its checkpoints are newest first.
-
-    Raise S3Refused if artifacts are on S3 and STS issues no keys.
-    """
+    """Return the running segment's spec. Checkpoints are newest first. STS may raise S3Refused."""
     plan = job.plan
     issuer, store_issuer = CredentialIssuer.of(settings), StoreIssuer.of(settings)
     access = store_access(job)

@@ -100,10 +100,7 @@ class Segments:
         self._control.stop(name.job_id, name.segment)
 
     def record(self, report: Report) -> None:
-        """Save the new events of a report. Acknowledge a final report.
-
-        Drop a foreign report without an acknowledgement, which would end a running segment.
-        """
+        """Save a report's new events. Acknowledge final ones, but no foreign one: it is dropped."""
         key = (report.job_id, report.segment)
         news = (
             report.phase,

@@ -63,10 +63,7 @@ def read_adapter(directory: Path) -> Adapter:
 def add_adapter(
     base: PreTrainedModel, name: str, adapter: Adapter, token_adapters: TokenAdapters
 ) -> None:
-    """Add an adapter to a base model.
-
-    If that fails, raise CannotServe and leave the base model unchanged.
-    """
+    """Add an adapter to a base model, or raise CannotServe and leave that unchanged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns about several adapters

@@ -169,10 +169,7 @@ class Server(GuardedServer):
 
 
 async def serve_app(app: FastAPI, host: str, port: int) -> None:
-    """Serve until the task is cancelled, then interrupt all requests.
-
-    If the port is in use, end the process.
-    """
+    """Serve until cancelled, then interrupt all requests. A port in use ends the process."""
     # The gateway opens a connection for each answer.
     guard = ConnectionGuard(Limits({}), exempt=parsed_networks("127.0.0.1, ::1"))
     config = uvicorn.Config(

@@ -36,10 +36,7 @@ class Batch:
     """The active rows by slot, and the queue for slots. Only the engine's thread runs its steps."""
 
     def __init__(self, base: BaseModel, max_rows: int, cache_bytes: int) -> None:
-        """Create a batch of at most `max_rows` rows and `cache_bytes` of KV cache.
-
-        A single row may use more than `cache_bytes`.
-        """
+        """Create a batch of `max_rows` rows and `cache_bytes`, or one row of any size."""
         self.base, self._max_rows, self._cache_bytes = base, max_rows, cache_bytes
         self.token_adapters = TokenAdapters()
         self.queue = FairQueue()
@@ -138,10 +135,7 @@ class Batch:
             self._send_back(self._by_age[-1])
 
     def _has_room(self, length: int) -> bool:
-        """Resize the cache to fit all rows at `length`, with as much spare space as memory allows.
-
-        Return False if the rows do not fit.
-        """
+        """Resize the cache to all rows at `length`, with spare space. Return False if too large."""
         rows, cache = len(self._rows), self._cache
         if rows <= cache.slots and length <= cache.length:
             return True

@@ -89,10 +89,7 @@ class Engine:
         self._thread.start()
 
     def attach(self, served: Served) -> None:
-        """Load a deployment. Return when it can serve requests.
-
-        Raise CannotServe if the weights cannot be served.
-        """
+        """Load a deployment. Return when it can serve requests, or raise CannotServe."""
         before = self._attached.get(served.deployment_id)
         if before is not None and before.served == served:
             return

@@ -120,10 +120,7 @@ class Grammar:
         self._matcher = matcher
 
     def restrict(self, logits: Tensor) -> Tensor:
-        """Return logits (vocabulary,) with minus infinity for the tokens that may not come next.
-
-        Raise GrammarBroken if no token may.
-        """
+        """Set logits of impossible tokens to minus infinity, or raise GrammarBroken."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)].astype(bool)
         if self._matcher.is_error() or not allowed.any():

@@ -57,10 +57,7 @@ class CallFormat:
 
     @classmethod
     def of(cls, renderer: ChatRenderer, visible: Callable[[list[int]], str]) -> CallFormat | None:
-        """Return the format of a template; None if it writes no calls, or not as JSON.
-
-        `visible` decodes tokens without special tokens, as in answers.
-        """
+        """Return a template's format; None without JSON calls. `visible` decodes answers."""
         try:
             messages, tools = renderer.plain({"messages": PROBE, "tools": [PROBE_TOOL]})
             text, start = renderer.answer(messages, tools)
@@ -76,10 +73,7 @@ class CallFormat:
         return None
 
     def calls(self, text: str, names: frozenset[str]) -> list[ToolCall] | None:
-        """Return the calls that a text consists of; None if it has anything else.
-
-        `names` are the tools of the request. A call of another tool is no call.
-        """
+        """Return the calls of `names` that a text consists of; None if it has anything else."""
         calls: list[ToolCall] = []
         rest = text.strip()
         while rest:

@@ -128,10 +128,7 @@ class Generating:
     async def work(
         self, synthesis_id: UUID, crowded: Callable[[], bool], completed: Callable[[], None]
     ) -> None:
-        """Generate until the run pauses or ends, or others wait at the end of its turn.
-
-        Call `completed` after each batch.
-        """
+        """Generate until the run pauses, ends or had its turn. Call `completed` per batch."""
         synthesis = await asyncio.to_thread(self._log.load, Synthesis, synthesis_id)
         if not synthesis.needs_work:
             return

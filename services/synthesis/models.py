@@ -176,10 +176,7 @@ class ExternalModel:
     seconds: float = ANSWER_SECONDS
 
     async def ask(self, question: Question) -> Reply:
-        """Return the answer to a question. Raise Unavailable or RefusedByModel.
-
-        If the model refuses a parameter that it does not need, ask again without it.
-        """
+        """Return an answer, without parameters that the model refuses and does not need."""
         refused = frozenset(self.refused)
         fields = question.parameters.without(refused)
         while True:
@@ -237,10 +234,7 @@ class ExternalModel:
 
 
 def _completion(content: bytes, longest: int) -> Reply:
-    """Return the reply in a completion of OpenAI's format, cut after some characters.
-
-    A malformed completion is an empty answer.
-    """
+    """Return the reply in a completion, cut after some characters; empty if it is malformed."""
     try:
         document = json.loads(content)
         choice = document["choices"][0]

@@ -40,10 +40,7 @@ class BaseFiles:
     def __init__(
         self, directory: Path, manifest: Manifest, verified: Path, check: Callable[[], None]
     ) -> None:
-        """Start hashing. `check`, which may raise an error, runs for each chunk.
-
-        Raise BaseDamaged if a file is missing or has the wrong size.
-        """
+        """Start hashing, with `check` for each chunk, unless files or sizes differ."""
         self._directory, self._manifest, self._check = directory, manifest, check
         found = states(directory)
         for file in manifest.files:

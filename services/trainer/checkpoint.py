@@ -91,10 +91,7 @@ def write(
     sample: Sample | None = None,
     reference: Reference | None = None,
 ) -> dict[str, str]:
-    """Write a checkpoint with its adapter in PEFT's format, and the reference of DPO.
-
-    Return the SHA-256 hashes of its large files.
-    """
+    """Write a checkpoint in PEFT's format, with DPO's reference. Return hashes of large files."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     written = state.write(directory)

@@ -91,10 +91,7 @@ class CheckpointLoader:
             self._reporter.log(f"could not read unsent metrics: {error!r}", "WARNING")
 
     def _restore_files(self, training: Training) -> None:
-        """Restore the adapter, the optimizer and this rank's random state.
-
-        The files have been verified, so a read error is the fault of the machine.
-        """
+        """Restore all files of this rank. They are verified: a read error is the machine's."""
         try:
             state = TrainingState.read(self._directory)
             state.restore(training.adapted, training.optimizer, self._ranks)
@@ -130,10 +127,7 @@ class CheckpointLoader:
     def _damage(
         self, saved: SavedCheckpoint, position: Position, live: StateHashes
     ) -> CheckpointDamaged | None:
-        """Return the damage of the restored state, or None.
-
-        Raise CheckpointMismatch if the data differs.
-        """
+        """Return the restored state's damage, or None. Other data: CheckpointMismatch."""
         expected = saved.state or position.state or live
         differing = set(live.differing(expected)) - set(self._unchecked(saved, position))
         if position.step != saved.step:

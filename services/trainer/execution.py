@@ -91,10 +91,7 @@ class ExecutionMode(BaseModel):
         return getattr(torch, self.dtype)
 
     def differences(self, saved: ExecutionMode) -> tuple[ModeDifference, ...]:
-        """Return the recorded settings in which this mode differs from the saved one.
-
-        A non-deterministic GPU always counts as a difference.
-        """
+        """Return the settings that differ from the saved mode, or a non-deterministic GPU."""
         found = {
             name: (before, now)
             for name in type(self).model_fields

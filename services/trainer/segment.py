@@ -304,10 +304,7 @@ def _make_deterministic(context: Context, training: Training, mode: ExecutionMod
 
 
 def train(context: Context, checkpoints: Checkpoints, loaded: Loaded, prepared: Prepared) -> None:
-    """Run the optimizer steps. Save checkpoints when due and after the last step.
-
-    The last step may come early, if the held-out loss no longer falls.
-    """
+    """Run the steps, all or until the held-out loss stops falling. Save checkpoints when due."""
     context.enter(Phase.TRAINING)
     progress, total_steps = checkpoints.progress, prepared.training.plan.total_steps
     patience = context.spec.hyperparameters.early_stopping_patience

@@ -118,10 +118,7 @@ class LiveState:
     def copied(
         self, random: dict[str, Tensor], reused: TrainingState | None = None
     ) -> TrainingState:
-        """Return a copy of the current state, with the random states of all ranks.
-
-        The copy overwrites the memory of `reused`, an earlier copy.
-        """
+        """Return a copy with all ranks' random states, in the memory of `reused`, if any."""
         groups = {GROUPS: json.dumps(self._optimizer.state_dict()[GROUPS])}
         rows = TensorFile.of(random, {})
         if reused is None:

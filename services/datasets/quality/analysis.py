@@ -74,10 +74,7 @@ class Analysis:
         return self.report(total, stopped)
 
     def add(self, example: dict[str, Any]) -> None:
-        """Analyze the next example.
-
-        If this raises OutOfTime, or a MemoryError because of its text, it does not count.
-        """
+        """Analyze the next example, which does not count after OutOfTime or MemoryError."""
         number = len(self._first) + 1
         where = Found(number, self._lines.line_of(number))
         dialogue = dialogue_of(example)

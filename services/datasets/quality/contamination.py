@@ -59,10 +59,7 @@ class Compared(NamedTuple):
 def contamination(
     training: Compared, validation: Compared, *, unit: str, seconds: float
 ) -> Contamination:
-    """Compare the examples of two datasets. Stop after `seconds` of computing time.
-
-    The samples show no text.
-    """
+    """Compare the examples of two datasets, for `seconds` of computing. Samples show no text."""
     time = ComputingTime(seconds)
     index = ValidationIndex(validation.examples, INDEX_SHARE * seconds)
     compared = exact = near = 0

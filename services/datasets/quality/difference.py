@@ -108,10 +108,7 @@ def _unmatched(
 
 
 def _missing(side: Side, counts: Counter[bytes]) -> Iterator[_Lone]:
-    """Yield the last examples of each content, as many as counted.
-
-    Of several equal ones, the first are those that the other file has too.
-    """
+    """Yield the last examples of each content, as many as counted: the first ones are matched."""
     totals = Counter[bytes]()
     lone: list[tuple[bytes, _Lone]] = []
     for number, content in enumerate(side.open(), 1):

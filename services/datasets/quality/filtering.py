@@ -62,10 +62,7 @@ class Filtering:
         return content
 
     def _reason(self, example: dict[str, Any]) -> str | None:
-        """Return the filter that removes an example, or None.
-
-        Near-duplicates come last, so that one of several equal examples stays if others stay.
-        """
+        """Return the filter that removes an example, or None. Near-duplicates come last."""
         filters = self._filters
         characters = sum(len(message["content"]) for message in messages_of(example))
         if filters.min_characters is not None and characters < filters.min_characters:

@@ -28,10 +28,7 @@ def masked(text: str, spans: Sequence[Span], kinds: Collection[Finding]) -> str:
 def excerpt(
     text: str, span: Span, spans: Sequence[Span], shown: Callable[[Span], str] | None = None
 ) -> str:
-    """Return the text around a span, with each span as `shown` returns it.
-
-    By default, it shows one character of each span, and no secret at all.
-    """
+    """Return the text around a span. By default, each shows one character, and secrets none."""
     show = shown or (lambda each: _hidden(text, each))
     first, last = max(0, span.start - AROUND), min(len(text), span.end + AROUND)
     first = min((each.start for each in spans if each.start < first < each.end), default=first)

@@ -202,10 +202,7 @@ class Recognizers:
         self._national = PhoneRecognizer()
 
     def spans(self, text: str) -> list[Span]:
-        """Return the parts of a text with personal data, in order. They do not overlap.
-
-        The time is proportional to the length of the text.
-        """
+        """Return a text's parts with personal data, in order, without overlap, in linear time."""
         self._check()
         found = [Span(start, end, Finding.SECRET) for start, end in secrets_in(text)]
         if len(text) <= WINDOW + AFTER:
@@ -272,10 +269,7 @@ def _has_context(recognizer: LocalRecognizer, text: str, start: int) -> bool:
 
 
 def _is_public_address(text: str, start: int, end: int) -> bool:
-    """Return True for an address of the internet, and False for a version, or a slice in code.
-
-    Private and reserved addresses identify no person.
-    """
+    """Return True for a public address of the internet, not for a version, or a slice in code."""
     try:
         ip = ipaddress.ip_interface(text[start:end]).ip
     except ValueError:

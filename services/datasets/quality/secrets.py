@@ -63,10 +63,7 @@ def secrets_in(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _private_keys(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each private key in PEM or PGP format (RFC 7468, RFC 9580).
-
-    A key without its last line ends with its first one.
-    """
+    """Yield the span of each private key (RFC 7468, RFC 9580), or only that of its first line."""
     begin: re.Match[str] | None = None
     for match in PRIVATE_KEY.finditer(text):
         if match[1] == "BEGIN":

@@ -26,10 +26,7 @@ class RecentCapacity:
         self._seen: deque[tuple[float, Mapping[Place, int]]] = deque()
 
     def highest(self, counts: Mapping[Place, int], known: Mapping[Place, int]) -> dict[Place, int]:
-        """Add the numbers of now. Return the highest of each place.
-
-        `known` is the capacity of the pools, which counts only at the first call.
-        """
+        """Add the numbers of now (first: `known` ones). Return the highest of each place."""
         now = self._clock()
         if not self._seen:
             self._seen.append((now, dict(known)))

@@ -286,10 +286,7 @@ class SlurmLauncher(ClusterLauncher):
         return request
 
     def _bound(self, name: PodName, folder: Path, request: Request) -> Request:
-        """Bind the pod if its job has started, now or earlier.
-
-        Raise PodPending if it is queued, and LaunchFailed if it ended before it started.
-        """
+        """Bind the pod if its job has started. Otherwise raise PodPending or LaunchFailed."""
         assert request.job_id is not None
         job = self._rest.job(request.job_id)
         if job is not None and job.queued:

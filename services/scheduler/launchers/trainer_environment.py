@@ -19,10 +19,7 @@ MALLOC = {
 
 
 def trainer_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of a trainer, without secrets.
-
-    The trainer's credentials for NATS and the artifact store are in its SegmentSpec.
-    """
+    """Return the environment of a trainer, without secrets, which are in its SegmentSpec."""
     assert settings.nats_url is not None
     return (
         MALLOC

@@ -113,10 +113,7 @@ class Compiled:
         rehearse: Callable[[int, int], None],
         check: Callable[[], object],
     ) -> None:
-        """Compile the layers. `rehearse` runs a micro-batch (rows, tokens) without side effects.
-
-        `check`, which may raise an error, runs before each kind.
-        """
+        """Compile by `rehearse` (rows, tokens), which has no effects, after `check` for each."""
         assert isinstance(base, PreTrainedModel)
         _keep_kernels()
         # Treats floats such as a norm's epsilon as constants. As inputs, they cause a second trace

@@ -108,10 +108,7 @@ class Cluster:
         self._call(self._core.delete_namespaced_pod, name, self._namespace, grace_period_seconds=0)
 
     def log_tail(self, pod: str, max_bytes: int) -> bytes:
-        """Return the last bytes of a pod's log.
-
-        The API limits a log by lines or from its start, so read some more and keep the end.
-        """
+        """Return the end of a pod's log. The API limits lines, so read more and cut."""
         lines = max_bytes // LEAST_LINE_BYTES + 1
         with _translated():
             response: Any = self._core.read_namespaced_pod_log(

@@ -254,10 +254,7 @@ class KubernetesLauncher(ClusterLauncher):
         return kind, spec.region
 
     def _require_large_node(self, spec: SegmentSpec, kind: GpuType) -> None:
-        """Raise LaunchFailed if all nodes of the type have too few GPUs for all ranks of a segment.
-
-        If there is no such node now, the pod waits for one.
-        """
+        """Raise LaunchFailed if all existing nodes of the type are too small for the ranks."""
         values = manifests.label_values(kind)
         most = max(
             (
@@ -453,10 +450,7 @@ class KubernetesLauncher(ClusterLauncher):
         self._warned.discard(f"end {name}")
 
     def _read(self, max_age_seconds: float) -> View:
-        """Return a view that is at most this old, and not older than our own changes.
-
-        Raise LauncherUnavailable if the cluster does not answer.
-        """
+        """Return a view at most this old and not before our own changes."""
         with self._reading:
             with self._storing:
                 view, changes = self._view, self._changes

@@ -55,10 +55,7 @@ def pod_name(resource: Resource) -> PodName:
 
 
 def secret(spec: SegmentSpec, job: Resource) -> Resource:
-    """Return the Secret with the spec of a segment, which has credentials for NATS.
-
-    The Job owns the Secret, so the cluster deletes both together.
-    """
+    """Return the Secret with the spec and its NATS credentials, which is deleted with its Job."""
     owner = {
         "apiVersion": "batch/v1",
         "kind": "Job",
