@@ -42,10 +42,7 @@ def time_zone_of(backend: Backend, caller: Caller) -> str:
 
 
 def days_asked(backend: Backend, caller: Caller, first: date | None, last: date | None) -> Days:
-    """Return the date range of a statement, by default the last 30 days.
-
-    Raise Invalid if the range is invalid.
-    """
+    """Return the valid date range of a statement, by default the last 30 days."""
     zone = time_zone_of(backend, caller)
     last = last or backend.clock.now().astimezone(ZoneInfo(zone)).date()
     try:

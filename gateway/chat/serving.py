@@ -114,10 +114,7 @@ class Generation:
             raise GenerationInterrupted(ENDED_EARLY)
 
     async def _output(self) -> AsyncIterator[PromptRead | TextDelta | GenerationFailed]:
-        """Yield the lines except keep-alive lines.
-
-        Raise GenerationInterrupted if there is no output for too long, or if the process hangs.
-        """
+        """Yield all but keep-alive lines. Raise GenerationInterrupted if the process hangs."""
         now = asyncio.get_running_loop().time
         beat = self._keepalive_seconds
         longest_pause = SILENT_SECONDS if beat is None else LATE_KEEPALIVES * beat

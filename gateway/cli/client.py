@@ -206,10 +206,7 @@ class Client:
         )
 
     def chat(self, body: dict[str, Any]) -> Generator[dict[str, Any]]:
-        """Yield the chunks of a chat completion as they arrive, in OpenAI's format.
-
-        Without `stream` in the body, yield one chunk: the whole completion.
-        """
+        """Yield chunks of a completion in OpenAI's format; one, without `stream` in the body."""
         sent = {"json": body, "timeout": CHAT_TIMEOUT}
         with self._reaching(), self._http.stream("POST", CHAT_PATH, **sent) as answer:
             if answer.is_error or not body.get("stream"):

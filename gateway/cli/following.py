@@ -100,10 +100,7 @@ def _job(client: Client, job_id: str) -> Job:
 
 
 def log_lines(client: Client, job_id: str, last: int) -> Generator[Reply[LogLine]]:
-    """Yield the last lines of a job's log, then new ones until it ends.
-
-    Raise ClientError on failure.
-    """
+    """Yield the last lines of a job's log, then new ones until it ends, or raise ClientError."""
     seen: tuple[int, int] | None = None
     for _ in _with_repeat(job_states(client, job_id)):
         wanted = last if seen is None else MOST_LINES
@@ -154,10 +151,7 @@ def _with_repeat(states: Iterable[Job]) -> Generator[None]:
 
 
 def follow(client: Client, job_id: str) -> ExitCode:
-    """Show a job until it ends or pauses, and return the exit code.
-
-    Raise ClientError on failure.
-    """
+    """Show a job until it ends or pauses. Return the exit code, or raise ClientError."""
     console = screen()
     with leaving_it_running(job_id):
         if for_programs.get():

@@ -60,10 +60,7 @@ class EventFile:
 
 
 def write(client: Client, job: str, logdir: Path, *, follow: bool) -> Path:
-    """Write an event file below a folder, and follow the job if asked. Return the file.
-
-    Raise ClientError or OSError.
-    """
+    """Write an event file below a folder, and follow the job if asked. Return the file."""
     found = client.read(JobDetail, f"/jobs/{job}").model
     folder = logdir / job
     folder.mkdir(parents=True, exist_ok=True)

@@ -196,10 +196,7 @@ def _characters(messages: list[Message]) -> int:
 def shown_example(
     renderer: ChatRenderer, marked: Marked, chat: tuple[list[Message], Any], context: int
 ) -> ShownExample:
-    """Return the context, trainable and truncated parts of a text, by turn.
-
-    `chat` are the messages and tools from which the text was rendered.
-    """
+    """Return context, trainable and truncated parts of a text, rendered from `chat`, by turn."""
     tokens = renderer.encode(marked.text)
     example = labeled(tokens, marked)
     shown = marked.text[:CHARACTERS_SHOWN]

@@ -96,10 +96,7 @@ def _download(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _join(files: list[Path], target: Path) -> None:
-    """Join files of one type. Parquet files get the schema of the first one.
-
-    Raise Refused if a Parquet file has other columns.
-    """
+    """Join files of one type. Parquet files have the first one's schema, or Refused is raised."""
     if len(files) == 1:
         files[0].rename(target)
         files[0].symlink_to(target)

@@ -206,10 +206,7 @@ def _file_name(key: FileKey) -> str:
 
 
 def _key(backend: Backend, caller: Caller, file_id: str) -> FileKey:
-    """Return the sort key of a file, which may be deleted.
-
-    Raise Invalid if the account has no such file.
-    """
+    """Return the sort key of a file of the account, which may be deleted, or raise Invalid."""
     try:
         if file_id.startswith(RESULT_PREFIX):
             job = job_with_metrics(backend, caller, file_id)

@@ -92,10 +92,7 @@ class Previews:
         self._turns: dict[UUID, asyncio.Lock] = {}
 
     async def shown(self, account_id: UUID, request: PreviewRequest) -> Preview:
-        """Return the examples, or the reason why there are none.
-
-        Raise Overloaded if the account's queue is full.
-        """
+        """Return the examples, or why there are none. Raise Overloaded for a full queue."""
         if self._asked[account_id] >= MOST_OF_ACCOUNT:
             raise Overloaded("You have other requests for examples in the queue. Try again soon.")
         self._asked[account_id] += 1

@@ -52,10 +52,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def quality_of(backend: Backend, caller: Caller, dataset_id: UUID) -> QualityReport:
-    """Return the quality report of a valid dataset.
-
-    Raise NotFound if the account has no such dataset, and WrongState until it is analyzed.
-    """
+    """Return the quality report of a valid dataset. Raise WrongState until it is analyzed."""
     row = own_dataset(backend, caller, dataset_id)
     if row["status"] != DatasetStatus.READY_FOR_TRAINING:
         raise WrongState(
@@ -233,10 +230,7 @@ def quality_warnings(
 def recorded_warnings(
     connection: Connection, jobs: Sequence[Mapping[str, Any]]
 ) -> dict[UUID, list[str]]:
-    """Return the warnings about the datasets of jobs, by job ID. It asks for no comparison.
-
-    The number of queries does not depend on the number of jobs.
-    """
+    """Return warnings about the jobs' datasets, by job ID, with a fixed number of queries."""
     found = {
         row["dataset_id"]: row
         for row in rows.datasets_among(connection, [job["dataset_id"] for job in jobs])

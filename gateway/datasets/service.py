@@ -102,10 +102,7 @@ def report_of(backend: Backend, caller: Caller, dataset_id: UUID) -> ValidationR
 
 
 def content_of(backend: Backend, caller: Caller, dataset_id: UUID) -> Dataset:
-    """Return a dataset that has normalized examples.
-
-    Raise NotFound if the account has no such dataset, and WrongState if it is not valid.
-    """
+    """Return a valid dataset, which has normalized examples."""
     own_dataset(backend, caller, dataset_id)
     dataset = backend.log.load(Dataset, dataset_id)
     if dataset.status is DatasetStatus.VALIDATING:

@@ -16,10 +16,7 @@ from projections.account_events import EventFilter
 
 
 def interest_of(backend: Backend, caller: Caller, asked: EventsAsked) -> EventFilter:
-    """Return the events that the caller may follow.
-
-    Raise Forbidden, NotFound or Invalid if the caller may not follow the requested events.
-    """
+    """Return the requested events if the caller may follow them."""
     if asked.all_accounts and caller.role not in (Role.OPERATOR, Role.AUDITOR):
         raise Forbidden(
             "Only operators and auditors can read events of all accounts. Omit `all_accounts`."

@@ -55,10 +55,7 @@ class Lockout:
         self._lock = threading.Lock()
 
     def require_open(self, address: str, secret: str) -> None:
-        """Raise RateLimited if the address is locked out.
-
-        A key that has worked from this address before is still accepted.
-        """
+        """Raise RateLimited if the address is locked out, except for keys that worked from it."""
         with self._lock:
             shown = self._addresses.get(network_of(address))
             if shown is None or _hash(secret) in shown.right:

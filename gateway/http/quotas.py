@@ -145,10 +145,7 @@ class Quotas:
         return level.headers("requests")
 
     def require_room(self, name: str, used: int, unit: int = 1) -> int:
-        """Return the remainder of a quota. Raise QuotaExceeded if nothing is left.
-
-        `unit` is the size of one unit of the limit, such as the bytes of a GiB.
-        """
+        """Return what is left of a quota, in units of the limit, or raise QuotaExceeded."""
         limit = LIMITS[name]
         most = self.limits[name] * unit
         if used >= most:

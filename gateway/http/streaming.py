@@ -37,10 +37,7 @@ AppStatus.disable_automatic_graceful_drain()
 
 
 async def while_connected(client: Request | WebSocket, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of `work`. Ignore messages from the client.
-
-    If the client disconnects, cancel the work and raise ClientDisconnect.
-    """
+    """Return the result of `work`, or cancel it and raise ClientDisconnect."""
 
     async def disconnected() -> None:
         while not (await client.receive())["type"].endswith(".disconnect"):
@@ -83,10 +80,7 @@ class EventStream(EventSourceResponse):
 
 @contextlib.asynccontextmanager
 async def closed_on_error(websocket: WebSocket, unreachable: int) -> AsyncGenerator[None]:
-    """Close the WebSocket after an error, with code 4000 plus the error's HTTP status.
-
-    `unreachable` is the close code if the database is unreachable.
-    """
+    """Close with 4000 plus the error's status, or `unreachable` without the database."""
     try:
         yield
     except ClientDisconnect:

@@ -18,11 +18,7 @@ from projections.projection import Row
 
 
 def create_key(backend: Backend, caller: Caller, form: KeyForm) -> NewKey:
-    """Create an API key.
-
-    Raise QuotaExceeded at a limit of the account, RateLimited at one of the caller, and Invalid for
-    invalid rights.
-    """
+    """Create an API key with valid rights, within the limits of the account and the caller."""
     with backend.pool.connection() as connection:
         held = active_keys(connection, caller.account_id, backend.clock.now())
     backend.quotas.require_room("keys", held)

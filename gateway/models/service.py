@@ -165,10 +165,7 @@ def _kept(row: Mapping[str, Any]) -> KeptAdapter:
 
 
 def _jobs(backend: Backend, caller: Caller, job_ids: list[UUID]) -> dict[UUID, Row]:
-    """Return the jobs that trained the models.
-
-    Raise NotYetVisible if the projection lags behind.
-    """
+    """Return the jobs that trained the models, or raise NotYetVisible if a projection lags."""
 
     def read() -> dict[UUID, Row]:
         with backend.pool.connection() as connection:

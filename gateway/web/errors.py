@@ -51,10 +51,7 @@ def _notice(problem: Problem, *, passing: bool) -> Response:
 
 
 def _page(request: Request, status: int, problem: Problem) -> Response:
-    """Return an error page in the user's layout.
-
-    If a GET fails with 503, the page reloads automatically.
-    """
+    """Return an error page in the user's layout. After a GET with 503, it reloads automatically."""
     session: Session | None = getattr(request.state, "session", None)
     passing = status == HTTPStatus.SERVICE_UNAVAILABLE and request.method == "GET"
     response = fragment(

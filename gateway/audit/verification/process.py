@@ -44,10 +44,7 @@ class Verifications:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, settings: Settings, requested_by: UUID, options: Options) -> UUID:
-        """Start a verification, and return its ID once it is stored.
-
-        Raise AlreadyRunning if another one runs, and TookTooLong if the process does not start.
-        """
+        """Start a verification. Return its stored ID. Raise AlreadyRunning or TookTooLong."""
         id = uuid4()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", MODULE),

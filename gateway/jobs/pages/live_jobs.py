@@ -293,10 +293,7 @@ class LiveJobs:
             return lowest_position(connection, VIEWED)
 
     def _shown(self, jobs: Sequence[WatchedJob], parts: Sequence[str]) -> dict[UUID, Shown | None]:
-        """Return the state of each job in the read models; None for a job whose view fails.
-
-        The caller runs this in a thread.
-        """
+        """Return each job's state in the read models, in a thread; None if its view fails."""
         try:
             views = views_of(self.feed.backend, [job.job_id for job in jobs])
             return {

@@ -187,10 +187,7 @@ class Entries(_Hyperparameters):
         )
 
     def training_on(self, kind: DatasetKind) -> Entries:
-        """Return the entries with the method for a kind of dataset.
-
-        If the method changes, the learning rate follows, unless the user has changed it.
-        """
+        """Return the entries with a dataset's method, and its default rate unless one was set."""
         method = DPO if kind is DatasetKind.PREFERENCES else ""
         if method == self.method:
             return self

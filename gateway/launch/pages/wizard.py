@@ -143,10 +143,7 @@ def start_over(caller: MayTrain, backend: BackendOf) -> Response:
 
 
 def _draft(backend: Backend, caller: Caller) -> Entries | None:
-    """Return the account's draft.
-
-    Return None if it is missing or unreadable, or if it became a job.
-    """
+    """Return the account's draft if it exists, is readable and did not become a job."""
     with backend.pool.connection() as connection:
         fields = draft_of(connection, caller.account_id)
     if fields is None:
