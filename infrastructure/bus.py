@@ -157,10 +157,7 @@ def credentials_of(settings: Settings, user: str) -> Path | None:
 
 
 def jetstream_api(credentials: Path | None) -> str:
-    """Return the prefix of JetStream requests of the user with this credentials file.
-
-    Raise RuntimeError if the file cannot be read.
-    """
+    """Return a credentials file's prefix of JetStream requests, or raise RuntimeError."""
     if credentials is None:
         return SYSTEM_API
     try:

@@ -143,10 +143,7 @@ class CardPayments:
         return self.paying.confirm(payment.id, answer.receipt)
 
     def _charge(self, payment: CardPayment) -> CardPayment:
-        """Charge the saved card.
-
-        A charge that is old or no longer wanted is only looked up, so that none is made.
-        """
+        """Charge the saved card. Only look up a charge that is old or no longer wanted."""
         events = self.paying.log
         top_ups = events.load(AutoTopUp, auto_top_up_id(payment.account_id))
         charge = top_ups.charge

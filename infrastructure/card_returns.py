@@ -66,10 +66,7 @@ class CardReturns:
         )
 
     def settle_refunds(self, reference: str) -> None:
-        """Record the refunds of a payment, also those made in the provider's dashboard.
-
-        Raise ProviderUnavailable.
-        """
+        """Record a payment's refunds, also those made in the provider's dashboard."""
         if self._found(reference) is None:
             return
         for refund in self.payments.provider.refunds(reference):

@@ -162,10 +162,7 @@ def _kernels(folder: Path) -> Iterator[_File]:
 
 @contextmanager
 def _unused(folder: Path) -> Iterator[bool]:
-    """Yield True if the folder is unused. It then stays unused until the block ends.
-
-    Raise FileNotFoundError if it does not exist.
-    """
+    """Yield True if the folder is unused, and then keep it so during the block."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -85,10 +85,7 @@ def _proof(row: StoredRow, leaf: Leaf, note: str, key: LogKey) -> EventProof:
 def consistency_of(
     note: str, kept: TreeHead, archive: SealArchive, key: LogKey
 ) -> ConsistencyProof:
-    """Return a signed head with the proof for an earlier one.
-
-    The proof is not verified. Raise ValueError if the kept head is later, and SealDamaged.
-    """
+    """Return a signed head with the unverified proof for an earlier one, or raise ValueError."""
     head = key.verify(note)
     if kept.size > head.size:
         raise ValueError(

@@ -61,10 +61,7 @@ class FairWork(Generic[Key]):
             self.start(account, *waiting[account])
 
     def start(self, account_id: UUID, key: Key, task: Callable[[], None]) -> bool:
-        """Run a task in a thread.
-
-        Return False if no thread is free, or if the account already has a running task.
-        """
+        """Run a task in a thread. Return False if none is free, or the account has a task."""
         with self._lock:
             if len(self._running) >= self._size or account_id in self._running:
                 return False

@@ -87,10 +87,7 @@ def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def split_of(tokenizer: Mapping[str, Any]) -> str:
-    """Return GGUF's name for how a tokenizer splits text, or SENTENCEPIECE.
-
-    Raise NoGguf if the tokenizer is not known.
-    """
+    """Return GGUF's name for how a tokenizer splits text, or SENTENCEPIECE, or raise NoGguf."""
     model = tokenizer.get("model") or {}
     if model.get("type") != "BPE":
         raise NoGguf(f"Its tokenizer is {model.get('type')}. GGUF needs byte pair encoding.")

@@ -26,10 +26,7 @@ class InvalidSchema(ValueError):
 
 
 def require_schema(schema: Any) -> None:
-    """Raise InvalidSchema unless a value is a schema of an official draft, within limits.
-
-    This reads no reference and compiles no pattern.
-    """
+    """Raise InvalidSchema unless a value is a schema of a draft, without compiling patterns."""
     layer = [schema]
     for _ in range(MAX_DEPTH + 1):
         if not all(_is_official(each) for each in layer):

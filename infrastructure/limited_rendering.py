@@ -75,10 +75,7 @@ class _Process:
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a request and return the response.
-
-        If the process exceeds a limit, terminate it and raise RenderingLimitExceeded.
-        """
+        """Return the response to a request, or end the process and raise RenderingLimitExceeded."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None

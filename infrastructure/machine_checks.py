@@ -94,10 +94,7 @@ def _python() -> Check:
 
 
 def _packages(settings: Settings) -> Iterator[Check]:
-    """Compare the installed packages with the requirements of EcoLink.
-
-    A machine that uses other servers, such as a container, needs no embedded ones.
-    """
+    """Compare packages with requirements, without embedded servers if others are configured."""
     unused = {
         name
         for name, url in zip(EMBEDDED, (settings.database_url, settings.nats_url), strict=True)

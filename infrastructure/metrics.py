@@ -76,10 +76,7 @@ PENDING_SECONDS = Gauge(
 
 
 def serve_metrics(settings: Settings, place: int) -> None:
-    """Serve the metrics of this process, if `metrics_port` is set.
-
-    `place` is the number of the process in the list of processes. It is added to the port.
-    """
+    """Serve the metrics at `metrics_port`, if set, plus the process's number `place`."""
     if settings.metrics_port is None:
         return
     port = settings.metrics_port + place

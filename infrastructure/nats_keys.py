@@ -86,10 +86,7 @@ def user_jwt(
     expires_at: int | None = None,
     account: str | None = None,
 ) -> str:
-    """Return the JWT of a user, signed by its account or by a signing key of `account`.
-
-    It expires at `expires_at`, in seconds since 1970; None: never.
-    """
+    """Return a user's JWT, signed by its account or a signing key of it, until `expires_at`."""
     publish = {"allow": allowed.publish, "deny": allowed.publish_denied}
     claims: dict[str, Any] = {
         "type": "user",

@@ -56,10 +56,7 @@ class TestProvider:
     name = TEST_PROVIDER
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
-        """Return a receipt without a payment.
-
-        Raise Invalid if the amount is out of bounds or the reference is malformed.
-        """
+        """Return a receipt without a payment. Raise Invalid for amount or reference."""
         if not TEST_MIN_MICROS <= amount_micros <= TEST_MAX_MICROS:
             bounds = f"{dollars(TEST_MIN_MICROS)} to {dollars(TEST_MAX_MICROS)}"
             raise Invalid(

@@ -108,10 +108,7 @@ class Servers:
             self._new[connection] = info.host, str(info.port)
 
     def accept(self, connection: psycopg.BaseConnection[Any], text: str | None) -> None:
-        """Register a new connection to a server with this timeline.
-
-        Close it and raise OperationalError if another server was promoted since.
-        """
+        """Register a connection to a timeline. Close it and raise OperationalError if it is old."""
         with self._lock:
             self._new.pop(connection, None)
         if text is None:

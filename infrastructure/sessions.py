@@ -85,10 +85,7 @@ def session_of(connection: Connection, token: str) -> Session | None:
 
 
 def rotate(connection: Connection, token: str) -> str | None:
-    """Replace the token of a session.
-
-    Return the new token, or None if another request has already replaced it.
-    """
+    """Replace the token of a session. Return it, or None if another request was faster."""
     new = secrets.token_urlsafe(32)
     row = connection.execute(
         "UPDATE web_sessions SET token_sha256 = %(new)s, previous_sha256 = %(old)s, "

@@ -39,10 +39,7 @@ class StoreAccess:
 
 
 def session_policy(url: str, access: StoreAccess) -> str:
-    """Return the policy of temporary keys as JSON.
-
-    It permits no deletion, and no listing. Raise ValueError for a ref with a wildcard.
-    """
+    """Return the policy of temporary keys as JSON, without deletion, listing and wildcards."""
     bucket, prefix = s3_location(url)
     home = f"arn:aws:s3:::{bucket}/{prefix}/" if prefix else f"arn:aws:s3:::{bucket}/"
     read = [*access.read_files, *(f"{each}/*" for each in access.read_folders)]

@@ -196,10 +196,7 @@ class StripeProvider:
         return None if intent is None else self._answer(intent, payment)
 
     def _answer(self, intent: stripe.PaymentIntent, payment: CardPayment) -> ChargeAnswer:
-        """Return the answer of an intent in its current state.
-
-        A charge that failed is canceled. Otherwise, the card holder could approve it days later.
-        """
+        """Return an intent's answer. A failed charge is canceled, or it could be approved later."""
         problem = intent.last_payment_error
         asks = problem is None or problem.code in APPROVAL_CODES
         if intent.status not in ("succeeded", "processing", "canceled"):
@@ -243,10 +240,7 @@ class StripeProvider:
             raise _unavailable(error) from None
 
     def remove_cards(self, customer: str) -> None:
-        """Remove all saved cards of a customer. A customer that is gone changes nothing.
-
-        Raise ProviderUnavailable.
-        """
+        """Remove all saved cards of a customer. A customer that is gone changes nothing."""
         about = {"customer": customer, "type": "card", "limit": 100}
         try:
             pages = self.client.v1.payment_methods.list(about).auto_paging_iter()  # type: ignore[arg-type]

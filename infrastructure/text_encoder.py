@@ -106,11 +106,7 @@ class TextEncoder:
 
     @cached_property
     def _with_secret_names(self) -> Tokenizer:
-        """Tokenizer with renamed special tokens.
-
-        The tokens are renamed in the vocabulary too, because some models would still match them
-        there.
-        """
+        """Tokenizer with renamed special tokens, in its vocabulary too, where some would match."""
         content, names = json.loads(self.tokenizer.to_str()), self._secret_names
         for token in content["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])

@@ -192,10 +192,7 @@ def record(
     kind: Literal["INTERNAL", "PRODUCER"] = "INTERNAL",
     attributes: Attributes = NONE,
 ) -> str:
-    """Record a span that has ended, of another process if given. Return its `traceparent`.
-
-    `period` is its start and its end in nanoseconds since 1970.
-    """
+    """Record an ended span (nanoseconds), maybe of another process. Return its `traceparent`."""
     assert _tracing is not None
     from opentelemetry import trace
 

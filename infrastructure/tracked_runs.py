@@ -248,10 +248,7 @@ def retry_run(connection: Connection, job_id: UUID, tracker: Tracker, now: datet
 
 
 def store_run(connection: Connection, run: TrackedRun, **changes: Any) -> TrackedRun | None:
-    """Change columns of a run. Return it, or None if another process or the owner changed it.
-
-    The names of columns must be constants in the code.
-    """
+    """Change constant columns of a run. Return it, or None if someone else changed it."""
     changed = replace(run, **changes, turns=run.turns + 1)
     values = {
         name: Jsonb(vars(value)) if isinstance(value, Sent) else value

@@ -156,10 +156,7 @@ def is_running(connection: Connection) -> bool:
 
 
 def begin(connection: Connection, id: UUID, requested_by: UUID, options: Options) -> None:
-    """Add a verification, end the row of one that stopped early, and keep only the newest rows.
-
-    The caller holds the lock.
-    """
+    """Add a verification under the lock, end the row of an early stop, and keep the newest rows."""
     with connection.transaction():
         connection.execute(
             "UPDATE verifications SET finished_at = clock_timestamp(), problem = %s "

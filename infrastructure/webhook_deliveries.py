@@ -132,10 +132,7 @@ class Due:
 def add_deliveries(
     connection: Connection, messages: Sequence[tuple[int, Message]], now: datetime
 ) -> int:
-    """Store a delivery of each message to each endpoint that wants it. Return their number.
-
-    Each message comes with the notification ID of its event.
-    """
+    """Store a delivery of each message (with its event's position) to each endpoint. Count them."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
             "INSERT INTO webhook_deliveries (endpoint_id, message_id, event_type, order_key, body, "
