@@ -72,11 +72,6 @@ class MergedWeights:
                 else "The adapter changes nothing."
             )
 
-    @property
-    def merged_count(self) -> int:
-        """Number of tensors that the adapter changes."""
-        return len(self._parts)
-
     def shapes(self) -> list[TensorShape]:
         """Return all tensors in the order of their names."""
         found: list[TensorShape] = []

@@ -37,7 +37,6 @@ VIEWER = "query Viewer { viewer { id entity username } }"
 HISTORY, SUMMARY = "wandb-history.jsonl", "wandb-summary.json"
 
 EXIT_CODES = {Ending.FINISHED: 0, Ending.FAILED: 1, Ending.CANCELLED: 255}
-STATES = {Ending.FINISHED: "finished", Ending.FAILED: "failed", Ending.CANCELLED: "killed"}
 
 
 class Wandb:
