@@ -140,7 +140,7 @@ class Job(Aggregate):
 
     @property
     def key_id(self) -> UUID | None:
-        """API key that approved or last resumed the job, and pays for its next segment."""
+        """API key that approved or last resumed the job; the next segment counts against it."""
         return acting_key(self.approver)
 
     def left_of_max_cost(self, committed_micros: int) -> int | None:

@@ -193,7 +193,7 @@ def _called(calls: list[ToolCall]) -> list[Object]:
 
 
 async def events_while_valid(request: Request, caller: Caller, chat: Chat) -> AsyncIterator[str]:
-    """Yield a completion's events, and at last an error if the key ends or the account."""
+    """Yield a completion's events. If the key ends meanwhile, the last one is an error."""
     feed: EventFeed = request.app.state.feed
     try:
         async for event in chat.events():

@@ -127,7 +127,7 @@ class CheckpointLoader:
     def _damage(
         self, saved: SavedCheckpoint, position: Position, live: StateHashes
     ) -> CheckpointDamaged | None:
-        """Return the restored state's damage, or None. Other data: CheckpointMismatch."""
+        """Return the restored state's damage, or None. Raise CheckpointMismatch for other data."""
         expected = saved.state or position.state or live
         differing = set(live.differing(expected)) - set(self._unchecked(saved, position))
         if position.step != saved.step:

@@ -113,7 +113,7 @@ class Compiled:
         rehearse: Callable[[int, int], None],
         check: Callable[[], object],
     ) -> None:
-        """Compile by `rehearse` (rows, tokens), which has no effects, after `check` for each."""
+        """Compile by `rehearse`, which has no side effects. `check` runs before each kind."""
         assert isinstance(base, PreTrainedModel)
         _keep_kernels()
         # Treats floats such as a norm's epsilon as constants. As inputs, they cause a second trace
