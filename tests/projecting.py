@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from threading import Event, Thread
 
-from psycopg import sql
-
 from domain.core.event_log import EventLog
 from infrastructure.consumer import OrderedConsumer
 from infrastructure.settings import Settings
-from infrastructure.store import CHANNEL, Connection, connect, open_log
+from infrastructure.store import CHANNEL, Connection, connect, open_log, open_pool
 from projections import PROJECTIONS
 from projections.group import ProjectionGroup
 
@@ -31,22 +29,22 @@ def projecting(settings: Settings) -> Iterator[None]:
     """Follow the log with all projections until the end of the block."""
     ended = Event()
     with (
-        open_log(settings) as log,
+        open_pool(settings) as pool,
+        open_log(settings, pool=pool) as log,
         connect(settings) as connection,
-        connect(settings) as heard,
     ):
-        heard.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        connection.execute(f"LISTEN {CHANNEL}")
 
         def follow() -> None:
             while not ended.is_set():
                 project(log, connection)
-                for _ in heard.notifies(timeout=POLL_SECONDS, stop_after=1):
+                for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
                     pass
 
         thread = Thread(target=follow)
         thread.start()
         yield
         ended.set()
-        with connect(settings) as woken:
-            woken.execute(sql.SQL("NOTIFY {}").format(sql.Identifier(CHANNEL)))
+        with pool.connection() as waking:
+            waking.execute(f"NOTIFY {CHANNEL}")
         thread.join()
