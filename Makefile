@@ -19,6 +19,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
+# Some images have it. Hundreds of processes are started, and each would compile all of EcoLink.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo demo-autopause up test test-full test-containers test-upgrade screenshots fuzz simulate chaos docs check clean
 
 help:
