@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -92,6 +93,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(STACK_SECONDS))
 
 
+def pytest_collection_finish() -> None:
+    """Exclude the collected objects from each garbage collection."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Run each module on one worker."""
@@ -112,6 +119,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def pytest_configure() -> None:
     """Isolate the tests from the developer's configuration."""
+    gc.disable()  # until the end of the collection, which only creates objects
     for name in [name for name in os.environ if name.startswith("ECOLINK_")]:
         if name != CI and not name.startswith(TEST_PREFIX):
             del os.environ[name]
