@@ -138,11 +138,7 @@ def _of_pairs(found: Columns, rows: Sequence[Mapping[str, Any]]) -> dict[Role, s
 
 
 def free_role(name: str, columns: Columns) -> Role | None:
-    """Return the role of a known name that no column has yet.
-
-    Return None for an unknown name, and for one that the other columns replace, such as a prompt
-    beside messages.
-    """
+    """Return a known name's role that no column has, and that the others do not replace."""
     plain, replaced = plain_name(name), _replaced(columns) or (Role.MESSAGES,)
     for role, names in NAMES.items():
         if plain in names and role not in columns and role not in replaced:
@@ -336,7 +332,6 @@ def input_beside_messages(columns: Columns) -> BadColumn:
 
 
 def _turn(row: Mapping[str, Any], columns: Columns, role: Role) -> list[Any]:
-    """Return the messages of a column, which has text or a list of messages."""
     name = columns[role]
     value = row.get(name)
     if isinstance(value, list) and value:
@@ -462,7 +457,6 @@ def _suits(role: Role, values: Sequence[Any]) -> bool:
 
 
 def _fits(role: Role, value: Any) -> bool:
-    """Return True if a cell with a value has the form that the role needs."""
     match role:
         case Role.MESSAGES:
             return _is_conversation(_listed(value))
@@ -477,12 +471,9 @@ def _fits(role: Role, value: Any) -> bool:
         case Role.SYSTEM | Role.INPUT:
             return isinstance(value, str)
         case _:
-            return isinstance(value, str | list) or _is_openai_input(value)
-
-
-def _is_openai_input(value: Any) -> bool:
-    """Return True for the prompt of OpenAI's preference format."""
-    return isinstance(value, dict) and isinstance(value.get("messages"), list)
+            return isinstance(value, str | list) or (
+                isinstance(value, dict) and isinstance(value.get("messages"), list)
+            )
 
 
 def conversation_in(text: str) -> list[Any] | None:

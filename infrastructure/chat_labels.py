@@ -72,10 +72,7 @@ class ChatRenderer:
         return tokens
 
     def text(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
-        """Return the rendered messages, with marks before special tokens in the messages.
-
-        Raise Unrenderable if the template rejects the messages.
-        """
+        """Return the rendered messages, with marks before special tokens, or raise Unrenderable."""
         protected = self.encoder.protected
         try:
             return self.template.render(protected(messages), protected(tools), prompt=prompt)
@@ -83,11 +80,7 @@ class ChatRenderer:
             raise Unrenderable(readable(str(refusal))) from refusal
 
     def plain(self, conversation: dict[str, Any]) -> tuple[list[Message], Any]:
-        """Return the messages and tools of a conversation in the form that the template expects.
-
-        If the template does not support tools, they become part of the system message, which
-        precedes the other messages.
-        """
+        """Return messages and tools for the template. Unsupported tools become a system text."""
         messages = [
             plain_message(message, self._calls_tools) for message in conversation["messages"]
         ]
@@ -97,18 +90,11 @@ class ChatRenderer:
         return with_tools_as_text(messages, tools), None
 
     def render(self, conversation: dict[str, Any]) -> list[Example]:
-        """Return the examples of a conversation (`messages`, optional `tools`), not truncated.
-
-        Only assistant messages, including their end token, have labels. `weight: 0` excludes a
-        message. Raise Unrenderable if the template rejects the conversation.
-        """
+        """Return a conversation's examples, not truncated, with labels of assistant messages."""
         return [labeled(self.encode(marked.text), marked) for marked in self.marked(conversation)]
 
     def marked(self, conversation: dict[str, Any]) -> list[Marked]:
-        """Return the marked text of each example of a conversation.
-
-        Raise Unrenderable if the template rejects the conversation.
-        """
+        """Return the marked text of each example of a conversation, or raise Unrenderable."""
         messages, tools = self.plain(conversation)
         added = len(messages) - len(conversation["messages"])
         trained = [
@@ -127,10 +113,7 @@ class ChatRenderer:
         return [Marked(part, [(start, len(part.rstrip()))]) for part, start in spans]
 
     def prompt(self, conversation: dict[str, Any]) -> tuple[list[Message], str]:
-        """Return the messages before a conversation's last answer, and the prompt for the answer.
-
-        Raise Unrenderable if the template rejects the conversation.
-        """
+        """Return the messages before the last answer, and their prompt, or raise Unrenderable."""
         messages, tools = self.plain(conversation)
         added = len(messages) - len(conversation["messages"])
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
@@ -158,7 +141,8 @@ class ChatRenderer:
         answer = {key: value for key, value in messages[-1].items() if key != "tool_calls"}
         other = "\u2402" if not answer["content"].lstrip().startswith("\u2402") else "\u2403"
         probe = self.text([*messages[:-1], {**answer, "content": other}], tools)
-        shared = _shared_characters(text, probe)
+        pairs = enumerate(zip(text, probe, strict=False))
+        shared = next((i for i, (a, b) in pairs if a != b), min(len(text), len(probe)))
         # A space before the first word belongs to the word's token, so the model must predict it.
         return text, len(text[:shared].rstrip(" "))
 
@@ -176,9 +160,3 @@ def labeled(tokens: Tokens, marked: Marked) -> Example:
             labels[position] = tokens.ids[position]
     # Four bytes per number instead of 32, because a trainer keeps the whole dataset in memory.
     return Example(array("i", tokens.ids), array("i", labels))
-
-
-def _shared_characters(one: str, other: str) -> int:
-    """Return the number of characters in the common prefix of two texts."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

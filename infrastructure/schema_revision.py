@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -29,10 +28,7 @@ CREATE TABLE IF NOT EXISTS schema_revisions (
     migrated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )
 """
-"""Table of the revisions that the database has, in the order of their migrations.
-
-During an upgrade, it has those of the old and of the new version.
-"""
+"""Table of the database's revisions, in order; of two versions during an upgrade."""
 
 STORE = """
 WITH own AS (
@@ -50,18 +46,11 @@ FOUND = "SELECT FROM schema_revisions WHERE revision = %s"
 POLL_SECONDS = 1.0
 
 WAITING = ".waiting"
-"""Ending of the file that a waiting process touches, after the name of its beat file.
-
-The process is alive, so a restart does not help. It is not ready, so it does not beat.
-"""
+"""Ending of the file of a waiting process, which is alive but not ready, so it does not beat."""
 
 
 def store_revision(connection: psycopg.Connection[Any], revision: str) -> None:
-    """Record that the database has a revision.
-
-    If it had the revision before, remove the later ones. The migration of an older version has then
-    undone what they need, such as the read models of a newer version.
-    """
+    """Record a revision. Remove later ones, which an older version's migration has undone."""
     connection.execute(STORE, {"revision": revision, "version": package_version()})
 
 
@@ -75,25 +64,18 @@ def has_revision(connection: psycopg.Connection[Any], revision: str) -> bool:
 
 
 def await_revision(settings: Settings, revision: str) -> None:
-    """Wait until a migration has given the database a revision. Touch its file meanwhile.
-
-    Raise NewerFormat if this version of EcoLink cannot read the format in use.
-    """
+    """Touch its file until a migration has made a revision, or raise NewerFormat."""
     log, reported = logging.getLogger("schema"), ""
     while problem := _problem(settings, revision):
-        _touch(settings.beat_file)
+        if settings.beat_file is not None:
+            with suppress(OSError):
+                settings.beat_file.with_name(settings.beat_file.name + WAITING).touch()
         if problem != reported:
             log.warning("%s", problem)
         reported = problem
         time.sleep(POLL_SECONDS)
     if reported:
         log.info("the database has the schema of this version")
-
-
-def _touch(beat_file: Path | None) -> None:
-    if beat_file is not None:
-        with suppress(OSError):
-            beat_file.with_name(beat_file.name + WAITING).touch()
 
 
 def _problem(settings: Settings, revision: str) -> str | None:

@@ -140,7 +140,7 @@ class Filters(Value):
         if self.personal_data is not PersonalData.KEEP:
             verb = "Masks" if self.personal_data is PersonalData.MASK else "Removes examples with"
             every = self.personal_kinds == PERSONAL
-            kinds = "personal data" if every else _words(self.personal_kinds)
+            kinds = "personal data" if every else ", ".join(map(_plain, self.personal_kinds))
             said.append(f"{verb} {kinds}.")
         if self.answers:
             said.append(f"Removes examples with a {' or '.join(_plain(e) for e in self.answers)}.")
@@ -165,7 +165,3 @@ def _in_order(kinds: object, allowed: tuple[Finding, ...]) -> object:
 
 def _plain(kind: Finding) -> str:
     return kind.replace("_", " ")
-
-
-def _words(kinds: tuple[Finding, ...]) -> str:
-    return ", ".join(map(_plain, kinds))

@@ -101,10 +101,7 @@ class Origin(StrEnum):
 
 
 class Link(NamedTuple):
-    """A cause of an event.
-
-    `problem` states why the cause is missing or unusable. It is None if the cause is valid.
-    """
+    """A cause of an event, or the `problem` why it is missing or unusable."""
 
     basis: Basis
     event_id: str
@@ -141,11 +138,7 @@ class Explanation:
 
 
 def explain(item: Recorded, log: LogReader, limit: int | None = None) -> Explanation:
-    """Return the causes of an event that the log shows, and its direct effects.
-
-    `limit` is the number of causes, the newest ones, and of effects, the oldest ones. By default,
-    all are returned.
-    """
+    """Return the newest causes of an event and its oldest direct effects, up to `limit` of each."""
     steps, has_all_causes = _causes(item, log, limit)
     effects = list(islice(log.effects(item), None if limit is None else limit + 1))
     return Explanation(
@@ -158,10 +151,7 @@ def explain(item: Recorded, log: LogReader, limit: int | None = None) -> Explana
 
 
 def _causes(item: Recorded, log: LogReader, limit: int | None) -> tuple[list[Step], bool]:
-    """Return the newest causes of an event, oldest first, and the event.
-
-    Also return True if these are all.
-    """
+    """Return the newest causes of an event, oldest first, the event, and True if these are all."""
     steps: dict[int, Step] = {}
     items = {item.id: item}
     waiting = [(-item.id, False)]  # the newest event first, and before the same one unfollowed
@@ -179,17 +169,12 @@ def _causes(item: Recorded, log: LogReader, limit: int | None) -> tuple[list[Ste
         for _, cause in found:
             if cause is not None:
                 items[cause.id] = cause
-                is_other_job = _about_another_job(cause.event, current.event)
+                jobs = {job_of(cause.event), job_of(current.event)} - {None}
+                is_other_job = len(jobs) > 1
                 heappush(waiting, (-cause.id, is_other_job))
     has_all = all(-place in steps for place, _ in waiting)
     target = steps.pop(item.id)
     return [*(steps[id] for id in sorted(steps)), target], has_all
-
-
-def _about_another_job(cause: Event, effect: Event) -> bool:
-    """Return True if both events have a job, and not the same one."""
-    jobs = {job_of(cause), job_of(effect)} - {None}
-    return len(jobs) > 1
 
 
 def _origin(event: Event) -> Origin:
@@ -238,10 +223,7 @@ def _linked(basis: Basis, cause: Entry) -> Found:
 
 
 class Rule(NamedTuple):
-    """A search for a cause that an event does not name.
-
-    With `always`, it adds to a recorded cause. Otherwise, it replaces a missing one.
-    """
+    """A search for a missing cause or, with `always`, for one beside a recorded cause."""
 
     find: Callable[[Recorded, LogReader], list[Entry]]
     basis: Basis = Basis.RULE
@@ -249,7 +231,6 @@ class Rule(NamedTuple):
 
 
 def _rules(event: Event) -> list[Rule]:
-    """Return the searches for the causes of a service's event."""
     match event:
         case SegmentEvent(job_id=job_id, segment=segment):
             started = _latest(job_id, events.PodStarted, segment=segment)
@@ -323,8 +304,6 @@ def _latest(
 def _first_of(
     *searches: Callable[[Recorded, LogReader], list[Entry]],
 ) -> Callable[[Recorded, LogReader], list[Entry]]:
-    """Return a search that tries others in order."""
-
     def find(item: Recorded, log: LogReader) -> list[Entry]:
         return next((found for search in searches if (found := search(item, log))), list[Entry]())
 
@@ -332,7 +311,6 @@ def _first_of(
 
 
 def _stop_of_segment(item: Recorded, log: LogReader) -> list[Entry]:
-    """Return the owner's request to stop the running segment, if there is one."""
     topics = [kind.TOPIC for kind in (*STOPS, events.SegmentAllocated)]
     last = next(log.backwards(item.event.originator_id, topics, item.id), None)
     is_stop = isinstance(last, Recorded) and isinstance(last.event, STOPS)

@@ -29,7 +29,6 @@ from gateway.billing.schemas import (
     AutoTopUpRequest,
     BudgetAnswer,
     PaymentRequest,
-    StatementDay,
 )
 from gateway.billing.service import Runway, account_of, own_provider, runway_of, top_up_own
 from gateway.billing.spend_chart import spend_chart
@@ -389,7 +388,9 @@ def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
     ids = {job.job_id for job in jobs} | {each.job_id for each in ledger.data} | {asked.job}
     return {
         "kinds": {kind: label for kind, (label, _) in KINDS.items()},
-        "days": [day for day in days if _has_movements(day)],
+        "days": [
+            day for day in days if any(getattr(day, name).micros for name in statements.MOVEMENTS)
+        ],
         "total": total,
         "net": Money.of(total.charges.micros - total.reversals.micros),
         "chart": spend_chart(days),
@@ -399,10 +400,6 @@ def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
         "names": names_by_id(backend, [each for each in ids if each is not None]),
         "made": made,
     }
-
-
-def _has_movements(day: StatementDay) -> bool:
-    return any(getattr(day, name).micros for name in statements.MOVEMENTS)
 
 
 def _form(request: Request, backend: Backend, *paused: PausedJob) -> dict[str, Any]:

@@ -29,14 +29,11 @@ UNKNOWN_SECONDS = 600.0
 
 
 def pool_loads(backend: Backend) -> list[PoolLoad]:
-    """Return every pool with its running jobs and its queue.
-
-    A pool that has free GPUs for any job counts its running jobs as one, because their remaining
-    time does not matter.
-    """
+    """Return every pool with its queue and jobs, which count as one if any job would fit."""
     with backend.pool.connection() as connection:
         pools = all_gpu_pools(connection)
-    most = _most_per_job(backend)
+    catalog = backend.log.load(Catalog, CATALOG_ID)
+    most = {each.name: each.max_per_job for each in catalog.gpu_types.values()}
     return [_load(backend, pool, most.get(pool["gpu_type"], 0)) for pool in pools]
 
 
@@ -51,12 +48,6 @@ def _load(backend: Backend, pool: Row, most_per_job: int) -> PoolLoad:
     return PoolLoad(*place, found.running, found.queue, known_free, found.waits)
 
 
-def _most_per_job(backend: Backend) -> dict[str, int]:
-    """Return the maximum number of GPUs of a job, by GPU type."""
-    catalog = backend.log.load(Catalog, CATALOG_ID)
-    return {each.name: each.max_per_job for each in catalog.gpu_types.values()}
-
-
 def _claims(backend: Backend, pool: Row) -> PoolClaims:
     def read() -> PoolClaims:
         with backend.pool.connection() as connection:
@@ -69,10 +60,7 @@ def _claims(backend: Backend, pool: Row) -> PoolClaims:
 
 
 def loads_now(backend: Backend, *, patience_seconds: float = WAIT_SECONDS) -> list[PoolLoad]:
-    """Wait until the read models have caught up with the log. Then return every pool.
-
-    Estimates and the capacity check use these loads.
-    """
+    """Wait until the read models have caught up with the log. Then return every pool."""
     caught_up(backend, GPU_POOLS, patience_seconds=patience_seconds)
     return pool_loads(backend)
 

@@ -15,10 +15,7 @@ from domain.core.money import price_micros, seconds_bought
 from infrastructure.settings import Settings
 
 SAVE_EVENTS = 400
-"""Maximum number of minutes and leases that one tick saves for an account.
-
-The next tick continues.
-"""
+"""Maximum minutes and leases that a tick saves for an account. The next tick continues."""
 
 LOW_MINUTES = 15
 """Runway, in metered minutes, below which EcoLink warns the account of a low balance."""
@@ -75,9 +72,7 @@ class MeteredSegment:
         return 0 < self.meter.paid_seconds <= self.used_seconds
 
     def missing_seconds(self, ahead: int) -> int:
-        """Seconds to add so that the lease ends `ahead` seconds after the used time, or at its
-        limit.
-        """
+        """Seconds to add for a lease that ends `ahead` after the used time, or at its limit."""
         limit, end = self.meter.limit_seconds, self.used_seconds + ahead
         return max(0, (end if limit is None else min(end, limit)) - self.meter.paid_seconds)
 
@@ -110,23 +105,16 @@ def settle(account: Account, segments: Sequence[MeteredSegment], policy: LeasePo
         captured_micros=captured.total(),
         reserved_micros=reserved.total(),
         second_micros=second_micros([each.meter for each in running]),
-        keys=_shares(running, captured, reserved),
+        keys={
+            key_id: Share(captured[key_id], reserved[key_id], second_micros(meters))
+            for key_id, meters in _by_key([each.meter for each in running]).items()
+            if key_id is not None
+        },
     )
     runway = runway_seconds(account, running)
     # A reserved balance means that a segment runs, even if it is not in `segments` yet.
     if runway is not None or account.reserved_micros == 0:
         account.watch_runway(runway, policy.low_seconds)
-
-
-def _shares(
-    running: Sequence[MeteredSegment], captured: Micros, reserved: Micros
-) -> dict[UUID, Share]:
-    """Return the parts of a settlement by API key."""
-    return {
-        key_id: Share(captured[key_id], reserved[key_id], second_micros(meters))
-        for key_id, meters in _by_key([each.meter for each in running]).items()
-        if key_id is not None
-    }
 
 
 def _by_key(meters: Sequence[Meter]) -> dict[UUID | None, list[Meter]]:
@@ -180,12 +168,7 @@ def _extend_leases(
 
 
 def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
-    """Give a new meter its first lease.
-
-    Refuse it if the account or the segment's limit does not pay for one second.
-
-    The ticker, which sees all segments of the account, handles depletion and the runway.
-    """
+    """Give a new meter its first lease, or refuse it if nothing pays for one second."""
     running, key_id = MeteredSegment(meter, 0), meter.key_id
     ahead = _affordable_by_key(account, [running], policy.lease_seconds)[key_id]
     seconds = running.missing_seconds(ahead)
@@ -241,18 +224,12 @@ def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
 
 
 def second_micros(meters: Sequence[Meter]) -> int:
-    """Return the highest price of one second of all these segments together, in micro-dollars.
-
-    EcoLink rounds the charge of each segment separately, so it may round up in any second.
-    """
+    """Return the highest price of a second of all segments, each of which may round up."""
     return sum(price_micros(meter.rate_micros_per_hour, 1) for meter in meters)
 
 
 def runway_seconds(account: Account, running: Sequence[MeteredSegment]) -> int | None:
-    """Return the seconds that the balance lasts; None if the running segments cost nothing.
-
-    Used time that is not billed yet counts as spent.
-    """
+    """Return the seconds that the balance, less unbilled time, lasts; None if all is free."""
     rate = sum(each.meter.rate_micros_per_hour for each in running)
     spent = sum(
         each.meter.charge_between(each.meter.billed_seconds, each.used_seconds) for each in running
@@ -283,10 +260,7 @@ def _affordable_by_key(
 def _affordable_ahead(
     running: Sequence[MeteredSegment], available_micros: int, most: Mapping[UUID | None, int]
 ) -> int:
-    """Return the seconds after the elapsed time that an amount can pay for.
-
-    No segment gets more seconds than `most` has for its API key.
-    """
+    """Return the further seconds that an amount pays, at most those of each API key."""
 
     def cost(ahead: int) -> int:
         total = 0

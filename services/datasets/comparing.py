@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from domain.datasets.dataset import Dataset, DatasetStatus
@@ -83,7 +81,7 @@ class Comparing(LimitedWork[Key]):
             result = self._finish(key, request, limits_of(size))
         ref = f"{dataset.home}/comparisons/{kind}-{other_id}.json"
         self._artifacts.put(ref, json.dumps(result).encode())
-        return ref, _numbers(result)
+        return ref, {name: value for name, value in result.items() if type(value) is int}
 
     def _filtered_from(self, dataset: Dataset, other_id: UUID) -> bool:
         """Return True if only filters made the dataset from the other one."""
@@ -92,7 +90,3 @@ class Comparing(LimitedWork[Key]):
                 return True
             dataset = self._log.load(Dataset, parent)
         return False
-
-
-def _numbers(result: Mapping[str, Any]) -> dict[str, int]:
-    return {name: value for name, value in result.items() if type(value) is int}

@@ -43,7 +43,7 @@ def read_example(
         return {"messages": messages}
     value = parse(text)
     if not isinstance(value, dict):
-        raise _not_object(value)
+        raise Refused(Code.NOT_OBJECT, f"The example is {quoted(value)}. Write a JSON object.")
     if keys.columns is None:
         _require_chat(value)
     columns = keys.of(value, notes)
@@ -78,7 +78,6 @@ def read_row(
 def _pair(
     row: dict[str, Any], columns: Columns, notes: Notes, ignore_tools: bool
 ) -> dict[str, Any]:
-    """Return the normalized pair of a row. Raise BadColumn or Refused if it is invalid."""
     names = {
         INPUT: quoted(columns.get(Role.USER, columns[Role.CHOSEN])),
         PREFERRED: quoted(columns[Role.CHOSEN]),
@@ -141,7 +140,6 @@ def _named_messages(raw: list[Any], name: str, notes: Notes) -> list[Message]:
 
 
 def _require_chat(value: dict[str, Any]) -> None:
-    """Raise Refused if a row of a file of chats is a preference pair."""
     if any(has_value(value.get(key)) for key in PAIR_KEYS):
         raise Refused(
             Code.MIXED_KINDS,
@@ -151,7 +149,6 @@ def _require_chat(value: dict[str, Any]) -> None:
 
 
 def _cell(text: str) -> Any:
-    """Return the JSON value of a cell. Raise ValueError if it is malformed."""
     try:
         return parse(text)
     except Refused as error:
@@ -187,10 +184,6 @@ def _messages(value: dict[str, Any], notes: Notes) -> list[Message]:
             error.position = position
             raise
     return messages
-
-
-def _not_object(value: Any) -> Refused:
-    return Refused(Code.NOT_OBJECT, f"The example is {quoted(value)}. Write a JSON object.")
 
 
 def _raw_messages(value: dict[str, Any], notes: Notes) -> Any:
@@ -247,7 +240,6 @@ def _completion(completion: Any) -> list[Any]:
 
 
 def _check_conversation(messages: list[Message], notes: Notes) -> None:
-    """Check the order of the messages. Raise Refused if it is invalid."""
     roles = [message["role"] for message in messages]
     if roles[0] == "assistant":
         raise Refused(

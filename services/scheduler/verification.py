@@ -177,7 +177,11 @@ def _expected(
 ) -> Provenance:
     """Return the provenance derived from the log before `event`."""
     before = log.events.get(job.id, lte=event.originator_version - 1)
-    listed = _repositories(log, job.plan.base_model)
+    listed = [None] + [
+        event.base.repository
+        for event in log.events.get(CATALOG_ID)
+        if isinstance(event, Catalog.BaseModelListed) and event.base.name == job.plan.base_model
+    ]
     return provenance_of(
         JobHistory(before),
         StoredModel(manifest.without((CARD, PROVENANCE)), environment),
@@ -193,20 +197,7 @@ def _expected(
     )
 
 
-def _repositories(log: EventLog, base_model: str) -> list[str | None]:
-    """Return None, then all repositories that the catalog ever listed for a base model.
-
-    The newest comes last.
-    """
-    return [None] + [
-        event.base.repository
-        for event in log.events.get(CATALOG_ID)
-        if isinstance(event, Catalog.BaseModelListed) and event.base.name == base_model
-    ]
-
-
 def _statements(expected: Provenance, stated: Provenance) -> Iterator[Check]:
-    """Yield a check for each field, and for each item of list fields."""
     for name in Provenance.model_fields:
         wanted, found = getattr(expected, name), getattr(stated, name)
         if isinstance(wanted, tuple):
@@ -219,7 +210,6 @@ def _statements(expected: Provenance, stated: Provenance) -> Iterator[Check]:
 def _best_state(
     log: EventLog, job: Job, expected: Provenance, manifest: Manifest
 ) -> Iterator[Check]:
-    """Yield the check that a registered earlier state has the weights of its checkpoint."""
     scored = expected.evaluation
     if scored is None or scored.final_loss is None or job.status is not JobStatus.REGISTERED:
         return
@@ -258,7 +248,6 @@ def _label(name: str, item: Any) -> str:
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, str]:
-    """Return the scalar parts of a value by path."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     if isinstance(value, dict):
@@ -296,10 +285,7 @@ def _sources(log: EventLog, job: Job) -> Iterator[Check]:
 
 
 def _generated(log: EventLog, dataset_id: UUID) -> Iterator[Check]:
-    """Yield the check that a synthesis created the upload of a dataset, or of an earlier version.
-
-    There is none if no version was generated.
-    """
+    """Yield the check that a synthesis created an upload of any version, if one was generated."""
     id: UUID | None = dataset_id
     while id is not None and (dataset := log.find(Dataset, id)) is not None:
         if (synthesis_id := dataset.options.synthesis_id) is not None:
@@ -314,7 +300,6 @@ def _generated(log: EventLog, dataset_id: UUID) -> Iterator[Check]:
 
 
 def _stored(log: EventLog, start: Start) -> Check:
-    """Return the check that an earlier job stored the adapter with which the job started."""
     hashes = {
         event.manifest_sha256
         for event in log.events.get(start.job_id)

@@ -14,21 +14,15 @@ MAX_DEATHS = 3
 
 
 class Attempts:
-    """A count of how often the process died while it loaded each deployment.
-
-    If memory runs out, the kernel kills the process without an error. Only a file survives this.
-    """
+    """Counts in a file how often the process died (out of memory) while it loaded a deployment."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @contextmanager
     def noted(self, deployment_id: UUID) -> Generator[None]:
-        """Record an attempt. Remove the record after it, unless the process dies first.
-
-        After MAX_DEATHS, raise CannotServe without another attempt.
-        """
-        deaths = self._read()
+        """Record an attempt while it lasts. After MAX_DEATHS, raise CannotServe instead."""
+        deaths = json.loads(self._path.read_text()) if self._path.exists() else {}
         died = deaths.pop(str(deployment_id), 0)
         if died == MAX_DEATHS:
             self._write(deaths)
@@ -39,11 +33,7 @@ class Attempts:
         finally:
             self._write(deaths)
 
-    def _read(self) -> dict[str, int]:
-        return json.loads(self._path.read_text()) if self._path.exists() else {}
-
     def _write(self, deaths: dict[str, int]) -> None:
-        """Replace the file atomically."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(deaths))

@@ -43,14 +43,10 @@ class GpuMeter:
         if self._gpus and self._clock() >= self._due_at:
             self._due_at = self._clock() + SAMPLE_SECONDS
             try:
-                self._sample = _sampled(self._gpus)
+                percent = sum(torch.cuda.utilization(gpu) for gpu in self._gpus)
+                used = sum(torch.cuda.device_memory_used(gpu) for gpu in self._gpus)
+                self._sample = GpuUse(percent / 100 / len(self._gpus), used)
             except Exception as error:  # noqa: BLE001  # training does not need the samples
                 self._gpus, self._sample = range(0), None
                 self._log(f"cannot measure the utilization of the GPU: {error!r}")
         return self._sample
-
-
-def _sampled(gpus: range) -> GpuUse:
-    percent = sum(torch.cuda.utilization(gpu) for gpu in gpus)
-    used = sum(torch.cuda.device_memory_used(gpu) for gpu in gpus)
-    return GpuUse(percent / 100 / len(gpus), used)

@@ -1,7 +1,4 @@
-"""The local launcher, which runs trainers as processes on this machine.
-
-The parent process of each trainer, the shim, outlives the scheduler.
-"""
+"""The local launcher: trainers are processes whose parents, the shims, outlive the scheduler."""
 
 from __future__ import annotations
 
@@ -169,10 +166,7 @@ class LocalLauncher:
             logging.getLogger("launcher").warning(text, *arguments)
 
     def _devices(self) -> dict[int, str]:
-        """Return the names of the GPUs for training by index. Raise LauncherUnavailable.
-
-        The GPU that serves models is not among them, because memory estimates assume an empty GPU.
-        """
+        """Return the GPUs for training by index, without the one that serves models."""
         served = self._settings.serving_gpu
         self._listed = self._listed or nvidia_devices()
         return {index: name for index, name in self._listed.items() if index != served}
@@ -199,7 +193,10 @@ class LocalLauncher:
         shim: subprocess.Popen[bytes] | None = None
         try:
             devices = self._free_devices(spec)
-            self._write_request(directory, spec, devices)
+            directory.mkdir(exist_ok=True)
+            write_spec(directory, spec)
+            bound_at = self._clock.now().isoformat()
+            write(directory / REQUEST, json.dumps({"bound_at": bound_at, "devices": devices}))
             if not self._warm_start(directory, spec, devices):
                 arguments = [str(directory), *self._program, str(directory / SPEC)]
                 environment = self._environment() | _visible(devices)
@@ -265,7 +262,6 @@ class LocalLauncher:
         return free[: spec.gpu_count]
 
     def _occupied(self) -> set[int]:
-        """Return the indices of the GPUs that running pods use."""
         occupied: set[int] = set()
         for name in self.pods():
             pod, request = self.poll(name), read(self._directory(name) / REQUEST)
@@ -319,17 +315,6 @@ class LocalLauncher:
     def _directory(self, name: PodName) -> Path:
         return self._root / str(name)
 
-    def _write_request(self, directory: Path, spec: SegmentSpec, devices: list[int]) -> None:
-        """Write the spec, the GPUs of the pod, and the time at which they are bound.
-
-        A launch that was killed before its shim started may have left a request. Its time is not
-        kept, because no pod ran since then.
-        """
-        directory.mkdir(exist_ok=True)
-        write_spec(directory, spec)
-        bound_at = self._clock.now().isoformat()
-        write(directory / REQUEST, json.dumps({"bound_at": bound_at, "devices": devices}))
-
     def _environment(self) -> dict[str, str]:
         """Return the environment of a trainer, without credentials of other servers."""
         settings = self._settings
@@ -348,7 +333,6 @@ class LocalLauncher:
         )
 
     def _shim(self, name: PodName) -> psutil.Process | None:
-        """Return the process that wrote pod.json, or None if it has ended."""
         shim = read(self._directory(name) / "pod.json")
         return None if shim is None else living(shim.get("pid"), shim.get("born"))
 

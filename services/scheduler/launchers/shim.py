@@ -61,7 +61,9 @@ def main_warm(command: list[str]) -> int:
         trainer.wait()
         return 1
     with lock:
-        _redirect(directory / "trainer.log")
+        with (directory / "trainer.log").open("ab") as file:
+            for output in (1, 2):
+                os.dup2(file.fileno(), output)
         # Create the pod before its segment starts, so that no segment runs in an unknown pod.
         _record_pod(directory)
         _pass_on(trainer.stdin, line)
@@ -95,7 +97,6 @@ def _record_pod(directory: Path) -> None:
 
 
 def _await_line(trainer: subprocess.Popen[bytes], asked: int) -> bytes:
-    """Return the line of a WarmStart, or an empty line if none will arrive."""
     poll = select.poll()
     child, supervisor = os.pidfd_open(trainer.pid), _supervisor()
     ends = [handle for handle in (child, asked, supervisor) if handle is not None]
@@ -119,13 +120,6 @@ def _pass_on(stdin: IO[bytes], line: bytes) -> None:
             stdin.write(line)
     except BrokenPipeError:
         return  # the trainer ended just now; `_watch` records it
-
-
-def _redirect(log: Path) -> None:
-    """Redirect the output of this process to the log of the pod."""
-    with log.open("ab") as file:
-        for output in (1, 2):
-            os.dup2(file.fileno(), output)
 
 
 def _watch(trainer: subprocess.Popen[bytes], asked: int, directory: Path) -> int:

@@ -24,10 +24,7 @@ from infrastructure.reports import SegmentSpec
 from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
 
 PAUSE_SECONDS = 20.0
-"""Seconds between a launch and the start of the next warm trainer.
-
-Its imports would slow down the new segment. There is no delay if no segment runs.
-"""
+"""Seconds from a launch to the next warm trainer, whose imports would slow it down."""
 
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 5.0, 300.0
 LEAST_MEMORY_BYTES = 2 * 1024**3  # of free memory; an idle warm trainer uses about 0.5 GB
@@ -100,7 +97,9 @@ class WarmPool:
         with self._lock:
             self._delete_leftovers()
             for trainer in [each for each in self._waiting if each.shim.poll() is not None]:
-                self._drop(trainer)
+                self._waiting.remove(trainer)
+                self._back_off(f"a warm trainer ended while it waited: {trainer.tail()}")
+                trainer.delete()
             if any(each.ready for each in self._waiting):
                 self._failures = 0
             now = time.monotonic()
@@ -177,14 +176,7 @@ class WarmPool:
         shim = start_shim(directory, arguments, self._environment(), subprocess.PIPE)
         return WarmTrainer(directory, shim, base)
 
-    def _drop(self, trainer: WarmTrainer) -> None:
-        """Forget a trainer that ended while idle."""
-        self._waiting.remove(trainer)
-        self._back_off(f"a warm trainer ended while it waited: {trainer.tail()}")
-        trainer.delete()
-
     def _back_off(self, failure: str) -> None:
-        """Log a failure, and double the delay before the next attempt."""
         self._failures += 1
         seconds = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10))
         self._backs_off_until = time.monotonic() + seconds
