@@ -182,7 +182,7 @@ TAMPERING = {
     ),
     "an invented count": (
         "dataset_tokens",
-        "INSERT INTO dataset_tokens SELECT dataset_id, 'tiny', '', 1, 1, '{}', true FROM datasets",
+        "INSERT INTO dataset_tokens SELECT dataset_id, 'tiny', '', 1, 1, '{}' FROM datasets",
     ),
     "a posting": (
         "billing_ledger",
