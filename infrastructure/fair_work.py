@@ -11,12 +11,16 @@ from uuid import UUID
 
 from infrastructure.backoff import Backoff
 from infrastructure.clock import Clock
+from infrastructure.role import current_role
 
 AT_ONCE = 2
 REMEMBERED_ACCOUNTS = 10_000
 """Number of accounts whose last turn is remembered. All other accounts go first."""
 
 REMEMBERED_KEYS = 1000
+
+FINISH_SECONDS = 60.0
+"""Seconds for which a role that failed waits for its tasks before it starts again."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -38,6 +42,8 @@ class FairWork(Generic[Key]):
         self._backoff = Backoff[Key]()
         self._done = deque[Key](maxlen=REMEMBERED_KEYS)
         self._logger = logging.getLogger(name)
+        if (role := current_role()) is not None:
+            role.closing.callback(self.finish, FINISH_SECONDS)
 
     @property
     def excluded(self) -> list[Key]:

@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, LiteralString
@@ -21,6 +20,7 @@ from psycopg.rows import scalar_row
 
 from infrastructure.database_url import tls_fix
 from infrastructure.own_session import OwnSession
+from infrastructure.role import pause
 from infrastructure.settings import Settings
 
 DDL = """
@@ -118,7 +118,7 @@ class Leadership:
     def __init__(self, settings: Settings, name: str, end: End | None = None) -> None:
         self.name, self.epoch = name, 0
         self._end = end or _end_process
-        self.session = OwnSession.of_process or session_of(settings, name)
+        self.session = OwnSession.of_process.get() or session_of(settings, name)
         self.session.leads = True
         self._closed = threading.Event()
         self._logger = logging.getLogger("leadership")
@@ -142,7 +142,7 @@ class Leadership:
                 self.session.drop()
                 fix = tls_fix(error) or ""
                 self._logger.warning("cannot ask for the lead, retrying: %s %s", error, fix)
-            time.sleep(STANDBY_SECONDS)
+            pause(STANDBY_SECONDS)
         self._logger.info("leading as %s, epoch %d", self.name, self.epoch)
 
     def _new_epoch(self) -> int:
@@ -186,7 +186,7 @@ class Leadership:
     def close(self) -> None:
         """Release the leadership. The session of the process releases it at the process's end."""
         self._closed.set()
-        if self.session is not OwnSession.of_process:
+        if self.session is not OwnSession.of_process.get():
             self.session.drop()
 
     def _holds_lock(self) -> bool:

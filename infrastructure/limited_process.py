@@ -23,6 +23,8 @@ from enum import StrEnum
 from types import FrameType
 from typing import Any, NoReturn
 
+from infrastructure.role import current_role
+
 NICENESS = 5  # lower priority than the gateway's requests
 PR_SET_PDEATHSIG = 1
 CPU_GRACE_SECONDS = 2
@@ -112,6 +114,9 @@ def run(
             env=minimal_environment(),
             preexec_fn=die_with_parent,
         )
+        role = current_role()
+        if role is not None:
+            role.children.add(process)
         overrun = threading.Event()
         timer = threading.Timer(limits.wall_seconds, _kill, [process, overrun])
         timer.daemon = True
@@ -122,6 +127,8 @@ def run(
             timer.cancel()
             process.kill()
             process.wait()
+            if role is not None:
+                role.children.discard(process)
         if result is None:
             raise _failure(process.returncode, overrun.is_set(), _tail(errors))
         return result

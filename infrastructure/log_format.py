@@ -10,6 +10,7 @@ from typing import Any
 
 from domain.core.aggregate import current_cause
 from infrastructure import tracing
+from infrastructure.role import current_role
 
 ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 """Escapes of control characters, which could change how a terminal displays a log."""
@@ -19,17 +20,23 @@ EXTRA = ("request_id", "method", "path", "status", "duration_ms")
 
 
 class OneLine(logging.Formatter):
-    """A formatter of records as one line: UTC time, level, logger, message, escaped traceback."""
+    """A formatter of records as one line.
+
+    The line has the UTC time, level, role if the process has several, logger, message and escaped
+    traceback.
+    """
 
     converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        super().__init__("%(asctime)s %(levelname)s %(role)s%(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line without control characters."""
+        role = current_role()
+        record.role = "" if role is None else f"{role.name}/"
         return super().format(record).replace("\n", " ⏎ ").translate(ESCAPED)
 
 
@@ -47,10 +54,11 @@ class JsonLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON."""
+        role = current_role()
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
-            "process": self._process,
+            "process": self._process if role is None else role.name,
             "logger": record.name,
             "message": record.getMessage(),
         }

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from obstore.store import ObjectStore, from_url
 
+from infrastructure.role import current_role
+
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3CredentialProvider
 
@@ -28,6 +30,7 @@ REQUEST_TIMEOUT = timedelta(seconds=60)
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def is_s3(url: str) -> bool:
@@ -76,4 +79,12 @@ def open_store(
         client_options=client,
         retry_config=retries,
         credential_provider=credentials,
+        **own_keys(),
     )
+
+
+def own_keys() -> dict[str, str]:
+    """Return the keys of S3 of this thread's role, if it has some of its own."""
+    role = current_role()
+    variables = {} if role is None else role.variables
+    return {name.lower(): variables[name] for name in KEYS if name in variables}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from contextvars import ContextVar
 from threading import Lock
+from typing import ClassVar
 
 import psycopg
 from psycopg.rows import dict_row
@@ -20,8 +22,8 @@ class OwnSession:
     Drop it after each psycopg.Error.
     """
 
-    of_process: OwnSession | None = None
-    """Session in which this process records that it runs. Its lead uses it, too."""
+    of_process: ClassVar[ContextVar[OwnSession | None]] = ContextVar("of_process", default=None)
+    """Session in which this process, or role, records that it runs. Its lead uses it, too."""
 
     locked: bool
     """True after the caller has taken its advisory lock. A new session has no lock."""

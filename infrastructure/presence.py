@@ -184,13 +184,13 @@ def present(settings: Settings, service: str) -> Generator[None]:
     """
     presence, ended = Presence(settings, service), threading.Event()
     _attempt(presence)
-    OwnSession.of_process = presence.session
+    OwnSession.of_process.set(presence.session)
     thread = threading.Thread(target=_keep, args=(presence, ended), name="presence", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        OwnSession.of_process = None
+        OwnSession.of_process.set(None)
         ended.set()
         thread.join(BEAT_SECONDS)
         if not thread.is_alive():

@@ -24,6 +24,7 @@ from infrastructure.bus_metrics import BusMetrics
 from infrastructure.bus_tls import nats_authority, tls_context, tls_problem
 from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.progress import PROGRESS
+from infrastructure.role import current_role
 from infrastructure.settings import Settings
 
 PROVISION_SECONDS = 5.0
@@ -117,15 +118,28 @@ def run_until_stopped(work: Work) -> None:
 
 
 async def _run_until_stopped(work: Work) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    tasks = [asyncio.ensure_future(each()) for each in (PROGRESS.beat, work, stop.wait)]
+    tasks = [asyncio.ensure_future(each()) for each in (PROGRESS.beat, work, stop_requested)]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     await _cancel(tasks)
     for task in tasks:
         if not task.cancelled():
             task.result()  # raises the task's error
+
+
+async def stop_requested() -> None:
+    """Wait until the role of this thread must stop or, in a process with one role, for SIGTERM."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    role = current_role()
+    if role is None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        return
+    cancel = role.on_stop(partial(loop.call_soon_threadsafe, stop.set))
+    try:
+        await stop.wait()
+    finally:
+        cancel()
 
 
 async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
@@ -144,11 +158,12 @@ async def _serve(provisioned: Provisioned, work: Sequence[Work]) -> None:
     app = FastStream(provisioned.broker, logger=logging.getLogger("service"))
     tasks: list[asyncio.Task[None]] = []
     failures: list[BaseException] = []
+    stop = asyncio.Event()
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             failures.append(error)
-            app.exit()
+            stop.set()
 
     @app.on_startup
     async def prepare() -> None:
@@ -165,7 +180,14 @@ async def _serve(provisioned: Provisioned, work: Sequence[Work]) -> None:
     async def end() -> None:
         await _cancel(tasks)
 
-    await app.run(log_level=logging.DEBUG)
+    # FastStream's own `run` handles signals, which only the main thread can, and polls for them.
+    starting = asyncio.create_task(app.start())
+    starting.add_done_callback(ended)
+    waiting = asyncio.create_task(stop_requested())
+    waiting.add_done_callback(lambda _: stop.set())
+    await stop.wait()
+    await _cancel([starting, waiting])
+    await app.stop()
     if failures:
         raise failures[0]
 

@@ -25,6 +25,7 @@ from infrastructure.event_recorder import EventRecorder
 from infrastructure.leadership import Leadership
 from infrastructure.presence import follow_format
 from infrastructure.primary import PrimaryConnection, connect_async, primary_timeline
+from infrastructure.role import current_role
 from infrastructure.settings import Settings
 
 Connection = psycopg.Connection[DictRow]
@@ -223,7 +224,10 @@ def open_pool(settings: Settings, *, max_size: int = 8) -> ConnectionPool[Connec
     round trips.
     """
     assert settings.database_url is not None
-    return _open_pool(settings.database_url, max_size)
+    pool = _open_pool(settings.database_url, max_size)
+    if (role := current_role()) is not None:
+        role.closing.callback(pool.close)
+    return pool
 
 
 def _open_pool(url: str, max_size: int) -> ProcessPool:

@@ -18,6 +18,8 @@ from threading import Thread
 from time import time_ns
 from typing import TYPE_CHECKING, Literal
 
+from infrastructure.role import current_role
+
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -58,8 +60,10 @@ class Tracing:
         return self._providers[process]
 
     def tracer(self, process: str | None = None) -> Tracer:
-        """Return the tracer of a process, by default of this one."""
-        return self.provider(process or self.process).get_tracer(NAMESPACE)
+        """Return the tracer of a process, by default of this role or process."""
+        role = current_role()
+        own = self.process if role is None else role.name
+        return self.provider(process or own).get_tracer(NAMESPACE)
 
     def close(self) -> None:
         """Export the last spans, but do not wait for a collector that does not answer."""

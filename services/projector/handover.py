@@ -21,6 +21,7 @@ import psycopg
 from infrastructure import leadership
 from infrastructure.leadership import Leadership, leading
 from infrastructure.own_session import OwnSession
+from infrastructure.role import pause
 from infrastructure.settings import Settings
 from infrastructure.store import Connection
 from projections import PROJECTIONS
@@ -88,7 +89,7 @@ class Handover:
                 if not waiting:
                     self._logger.info("a projector of another release is about to lead")
                 waiting = True
-            self._closed.wait(POLL_SECONDS)
+            pause(POLL_SECONDS)
 
     def lead(self, led: Leadership) -> None:
         """Note that this process leads now. From then on, use the session of the lead."""

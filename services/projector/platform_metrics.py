@@ -23,6 +23,8 @@ from projections.gpu_pools import all_gpu_pools
 PLACE = ("region", "gpu_type")
 CONSUMER = ("consumer",)
 
+_registered: Collector | None = None
+
 
 class PlatformMetrics(Collector):
     """Jobs, GPUs, accounts, and the lag of consumers.
@@ -133,5 +135,9 @@ def _gauge(
 
 
 def register(settings: Settings) -> None:
-    """Add the metrics of the platform to those of this process."""
-    REGISTRY.register(PlatformMetrics(settings))
+    """Add the metrics of the platform to those of this process, also if it has them already."""
+    global _registered  # one per process, although its role can start again
+    if _registered is not None:
+        REGISTRY.unregister(_registered)
+    _registered = PlatformMetrics(settings)
+    REGISTRY.register(_registered)

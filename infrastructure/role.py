@@ -1,0 +1,101 @@
+"""The role of a thread, in a process that runs several roles.
+
+Each role has a thread with an event loop of its own. Threads that it starts have the same role. In
+a process with one role, no thread has a role.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from contextvars import ContextVar
+from typing import Any
+
+_role: ContextVar[Role | None] = ContextVar("role", default=None)
+
+
+class Role:
+    """A role, its environment variables, and what to close before it starts again."""
+
+    def __init__(self, name: str, variables: Mapping[str, str]) -> None:
+        self.name, self.variables = name, variables
+        self.closing = ExitStack()
+        self.children = set[subprocess.Popen[Any]]()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._calls = set[Callable[[], object]]()
+
+    @property
+    def stops(self) -> bool:
+        """True if the role must stop."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask the role to stop. Not safe in a signal handler."""
+        with self._lock:
+            self._stop.set()
+            calls = list(self._calls)
+        for call in calls:
+            with suppress(RuntimeError):  # its event loop has just ended
+                call()
+
+    def on_stop(self, call: Callable[[], object]) -> Callable[[], None]:
+        """Call a function when the role must stop, or now. Return a function that cancels it."""
+        with self._lock:
+            self._calls.add(call)
+            stops = self.stops
+        if stops:
+            call()
+        return lambda: self._calls.discard(call)
+
+    def stops_within(self, seconds: float) -> bool:
+        """Wait until the role must stop, at most some seconds. Return True if it must."""
+        return self._stop.wait(seconds)
+
+    def close(self) -> None:
+        """End what a failed attempt has left: child processes, tasks in threads, and pools."""
+        for child in list(self.children):
+            child.kill()
+        self.closing.close()
+
+
+def current_role() -> Role | None:
+    """Return the role of this thread; None if its process has one role."""
+    return _role.get()
+
+
+def enter(role: Role) -> None:
+    """Give this thread a role."""
+    _role.set(role)
+
+
+def pause(seconds: float) -> None:
+    """Wait. Raise SystemExit as soon as the role of this thread must stop."""
+    role = current_role()
+    if role is None:
+        time.sleep(seconds)
+    elif role.stops_within(seconds):
+        raise SystemExit
+
+
+def inherit_roles() -> None:
+    """Give each new thread the role of the thread that starts it."""
+    start = threading.Thread.start
+
+    def start_in_role(thread: threading.Thread) -> None:
+        if (role := current_role()) is not None:
+            thread.run = _run_in_role(role, thread.run)  # type: ignore[method-assign]
+        start(thread)
+
+    threading.Thread.start = start_in_role  # type: ignore[method-assign]
+
+
+def _run_in_role(role: Role, run: Callable[[], None]) -> Callable[[], None]:
+    def entered() -> None:
+        enter(role)
+        run()
+
+    return entered
