@@ -1,4 +1,7 @@
-"""`python -m deploy.run NAME` runs one process of EcoLink in the foreground."""
+"""`python -m deploy.run NAME` runs one process of EcoLink in the foreground.
+
+The name is that of a role, or of a process with several roles.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from importlib import import_module
 
-from deploy.processes import PLACES, PROCESSES
+from deploy.group import Group, Member
+from deploy.processes import (
+    GROUPS,
+    PLACES,
+    PROCESSES,
+    grouped,
+    separate_roles,
+    settings_from,
+    variables_of,
+)
 from deploy.schema import REVISION
 from domain.core.event_format import NewerFormat
 from infrastructure import tracing
@@ -20,6 +33,7 @@ from infrastructure.log_format import JsonLine, OneLine
 from infrastructure.metrics import serve_metrics
 from infrastructure.presence import EXIT_CODE, present
 from infrastructure.progress import watch
+from infrastructure.role import Role
 from infrastructure.schema_revision import await_revision
 from infrastructure.secret_files import load_secret_files
 from infrastructure.settings import Settings
@@ -71,40 +85,105 @@ def set_up_logging(settings: Settings, process: str) -> None:
 
 
 def main() -> None:
-    """Run the named process until it receives SIGTERM."""
+    """Run the named roles until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m deploy.run", description=__doc__)
-    parser.add_argument("name", help=f"one of: {', '.join(PROCESSES)}")
     parser.add_argument(
-        "target", nargs="?", help="module:callable, for a process that is not in the list"
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="role, process of several roles, or role=module:callable. Processes and roles: "
+        f"{', '.join((*GROUPS, *PROCESSES))}",
     )
     arguments = parser.parse_args()
-    target = arguments.target or PROCESSES.get(arguments.name)
-    if target is None:
-        parser.error(f"unknown process {arguments.name!r}; choose one of {', '.join(PROCESSES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the process handles it
     load_secret_files()
     settings = Settings()
-    os.umask(PRIVATE_UMASK)
-    set_up_logging(settings, arguments.name)
-    tracing.start(arguments.name)
-    if arguments.name in PROCESSES:
-        serve_metrics(settings, PLACES[arguments.name])
-    log.info("%s starts", arguments.name)
-    recorded = arguments.name in PROCESSES and settings.database_url is not None
     try:
-        if recorded:
+        roles = _roles(arguments.names, settings)
+    except ValueError as error:
+        parser.error(str(error))
+    name, *others = grouped(roles, ())
+    if others:
+        parser.error(f"{', '.join(roles)} do not share a process; start one for each")
+    os.umask(PRIVATE_UMASK)
+    set_up_logging(settings, name)
+    tracing.start(name)
+    known = [role for role in roles if role in PROCESSES]
+    if known:
+        serve_metrics(settings, min(PLACES[role] for role in known))
+    if len(roles) == 1:
+        sys.exit(_run_alone(name, roles[name], settings))
+    sys.exit(_run_group(name, roles))
+
+
+def _roles(names: Sequence[str], settings: Settings) -> dict[str, str]:
+    """Return the named roles and their callables. Raise ValueError if there is no such role."""
+    separate, found = separate_roles(settings), {}
+    for each in names:
+        name, _, target = each.partition("=")
+        if name in GROUPS:
+            found |= {
+                role: PROCESSES[role]
+                for role in GROUPS[name]
+                if role in PROCESSES and role not in separate
+            }
+        elif target or name in PROCESSES:
+            found[name] = target or PROCESSES[name]
+        else:
+            known = ", ".join((*GROUPS, *PROCESSES))
+            raise ValueError(f"unknown process {name!r}; choose one of {known}")
+    if not found:
+        raise ValueError(f"ECOLINK_SEPARATE_ROLES leaves no role for {', '.join(names)}")
+    return found
+
+
+def _run_alone(name: str, target: str, settings: Settings) -> int:
+    """Run the only role of this process. Return the exit status."""
+    log.info("%s starts", name)
+    try:
+        if _recorded(name, settings):
             await_revision(settings, REVISION)
         watch(settings)  # a process that waits for a migration does not beat, so it is not ready
-        with present(settings, arguments.name) if recorded else nullcontext():
-            module, _, function = target.partition(":")
-            getattr(import_module(module), function)(settings)
+        _work(name, target, settings)
     except NewerFormat as error:
-        log.critical("%s does not start: %s", arguments.name, error)
-        sys.exit(EXIT_CODE)
+        log.critical("%s does not start: %s", name, error)
+        return EXIT_CODE
     except Exception:
-        log.critical("%s failed", arguments.name, exc_info=True)
-        sys.exit(1)
-    log.info("%s ended", arguments.name)
+        log.critical("%s failed", name, exc_info=True)
+        return 1
+    log.info("%s ended", name)
+    return 0
+
+
+def _run_group(process: str, roles: Mapping[str, str]) -> int:
+    """Run several roles, each with its own variables. Return the exit status."""
+    members = []
+    for name, target in roles.items():
+        variables = variables_of(name, os.environ)
+        settings = settings_from(variables)
+        work = partial(_work, name, target, settings)
+        members.append(Member(Role(name, variables), work))
+    log.info("%s starts", process)
+    try:
+        if _recorded(name, settings):
+            await_revision(settings, REVISION)
+    except NewerFormat as error:
+        log.critical("%s does not start: %s", process, error)
+        return EXIT_CODE
+    watch(settings)
+    status = Group(members).run()
+    log.info("%s ended", process)
+    return status
+
+
+def _recorded(name: str, settings: Settings) -> bool:
+    return name in PROCESSES and settings.database_url is not None
+
+
+def _work(name: str, target: str, settings: Settings) -> None:
+    module, _, function = target.partition(":")
+    with present(settings, name) if _recorded(name, settings) else nullcontext():
+        getattr(import_module(module), function)(settings)
 
 
 if __name__ == "__main__":

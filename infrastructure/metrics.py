@@ -66,6 +66,9 @@ TRACKED_RUNS = Gauge(
 TRACKER_FAILING_SECONDS = Gauge(
     "ecolink_tracker_failing_seconds", "Longest time for which a tracker has accepted nothing."
 )
+ROLE_RESTARTS = Counter(
+    "ecolink_role_restarts", "Restarts of a role in a process with several roles.", ["role"]
+)
 
 PENDING_SECONDS = Gauge(
     "ecolink_pending_seconds",

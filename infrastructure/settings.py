@@ -581,6 +581,12 @@ class Settings(BaseSettings):
         description="ID of the process whose end also ends local trainers. The local "
         "supervisor sets it.",
     )
+    separate_roles: str = Field(
+        default="",
+        description="Comma-separated roles that run in a process of their own, such as "
+        "`projector,exporter`, or `all`. By default, some roles share a process; see "
+        "[Processes](../operations.md#processes).",
+    )
     log_level: str = Field(default="INFO", description="Log level of the services.")
     log_format: Literal["text", "json"] = Field(
         default="text",

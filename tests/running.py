@@ -178,7 +178,7 @@ class EcoLinkUnderTest:
         return child
 
     def kill(self, name: str) -> None:
-        """Kill a process of the stack with SIGKILL and wait until the supervisor restarts it."""
+        """Kill the process of a role with SIGKILL, and wait until the supervisor restarts it."""
         before = self._child(name)
         assert before.pid is not None
         psutil.Process(before.pid).kill()
@@ -192,7 +192,7 @@ class EcoLinkUnderTest:
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
-        """Stop a process of the stack with SIGSTOP during the block."""
+        """Stop the process of a role with SIGSTOP during the block."""
         process = psutil.Process(self._child(name).pid)
         process.suspend()
         try:
@@ -212,7 +212,7 @@ class EcoLinkUnderTest:
     def _child(self, name: str) -> Any:
         found = stack.state(self.settings.home)
         assert found is not None
-        return next(child for child in found.children if child.name == name)
+        return next(child for child in found.children if child.runs(name))
 
 
 def _chat(n: int) -> dict[str, Any]:

@@ -17,13 +17,10 @@ from pathlib import Path
 from deploy.local import tether
 from deploy.local.hang_detection import Check, Silence
 from deploy.local.state import ChildState, ChildStatus
+from deploy.restarts import backoff_seconds, failures_after
 from infrastructure.liveness import birth
 
-BACKOFF_FIRST_SECONDS = 0.2
-BACKOFF_MOST_SECONDS = 10.0
 READY_POLL_SECONDS = 0.05
-STEADY_SECONDS = 30.0  # after running for this long, the back-off starts over
-
 
 log = logging.getLogger("supervisor")
 
@@ -44,6 +41,7 @@ class Program:
     clear: Callable[[], None] | None = None  # kills leftover processes before each start
     ready: Callable[[], bool] | None = None  # None: ready once it runs
     checks: tuple[Check, ...] = ()  # if a check fails, the program hangs
+    roles: tuple[str, ...] = ()
 
 
 def tethered(
@@ -83,6 +81,7 @@ class Child:
         """Entry of the child in the state file."""
         return ChildStatus(
             name=self.program.name,
+            roles=self.program.roles,
             state=self.state,
             pid=self._process.pid if self._process else None,
             born=self._born,
@@ -97,7 +96,7 @@ class Child:
             case ChildState.STARTING:
                 return READY_POLL_SECONDS
             case ChildState.BACKOFF:
-                return max(0.0, self._ended + self.backoff_seconds - time.monotonic())
+                return max(0.0, self._ended + backoff_seconds(self.failures) - time.monotonic())
             case ChildState.STOPPING:
                 return max(0.0, self._stop_by - time.monotonic())
             case _:
@@ -153,11 +152,6 @@ class Child:
             file.seek(max(0, self.log_file.stat().st_size - 8192))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
-    @property
-    def backoff_seconds(self) -> float:
-        """Seconds to wait before the next start."""
-        return min(BACKOFF_MOST_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(self.failures - 1, 10))
-
     def _act(self) -> None:
         """Restart the process after the back-off, or kill it if it does not stop in time."""
         if self.state is ChildState.BACKOFF:
@@ -190,8 +184,7 @@ class Child:
         self.exit_code = process.wait()
         self._process = self._born = None
         self._ended = time.monotonic()
-        steady = self._ended - self._started >= STEADY_SECONDS
-        self.failures = 1 if steady else self.failures + 1
+        self.failures = failures_after(self._ended - self._started, self.failures)
         again = self.program.restarts and self.state is not ChildState.STOPPING
         if again:
             log.warning("%s ended with status %d", self.program.name, self.exit_code)

@@ -100,8 +100,7 @@ def status() -> None:
         console.print(f"{found.settings.gateway_url}  {found.settings.home}", style="dim")
     if found.phase is not StackPhase.READY:
         raise typer.Exit(1)
-    processes = [child.name for child in found.children]
-    found_problems = problems(found.settings, processes, clock_of(found.settings).now())
+    found_problems = problems(found.settings, found.roles, clock_of(found.settings).now())
     for problem in found_problems:
         console.print(problem, style="red", markup=False)
     if found_problems:
@@ -156,7 +155,7 @@ def status_table(found: StackState, now: datetime) -> Table:
     for child in found.children:
         color = COLORS[child.state]
         table.add_row(
-            child.name,
+            child.name if len(child.roles) < 2 else f"{child.name}: {', '.join(child.roles)}",
             f"[{color}]{child.state}[/]",
             str(child.pid or ""),
             spoken((now - child.since).total_seconds()),

@@ -14,6 +14,7 @@ from typing import Protocol
 from deploy.bus_access import BUS_ACCESS
 from deploy.database_roles import ACCESS, OPERATOR_ROLE, role_of
 from deploy.local.child import Program
+from deploy.local.errors import StackError
 from deploy.local.hang_detection import Check, Heartbeat, Probe, healthz
 from deploy.local.home import Home
 from deploy.local.nats import NatsServer
@@ -21,7 +22,13 @@ from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresServer
 from deploy.local.state import recorded_state
 from deploy.migrate import SINGLE_MACHINE
-from deploy.processes import PROCESSES, environment
+from deploy.processes import (
+    PROCESSES,
+    environment,
+    grouped,
+    separate_roles,
+    shared_variables,
+)
 from infrastructure.bus import OPERATOR
 from infrastructure.settings import Settings
 
@@ -107,10 +114,24 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         servers=tuple(servers),
         migration=migration,
         services=tuple(
-            _service(name, target, _own_settings(name, filled, postgres, bus))
-            for name, target in services.items()
+            _service(
+                process,
+                {name: services[name] for name in names},
+                {name: _own_settings(name, filled, postgres, bus) for name in names},
+            )
+            for process, names in _processes(services, settings).items()
         ),
     )
+
+
+def _processes(services: Mapping[str, str], settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Return the roles of each process. A role with a callable of its own shares none."""
+    try:
+        separate = separate_roles(settings)
+    except ValueError as error:
+        raise StackError(str(error)) from error
+    replaced = {name for name, target in services.items() if target != PROCESSES.get(name)}
+    return grouped(services, separate | replaced)
 
 
 def _own_settings(
@@ -160,12 +181,21 @@ def _listening(
     return known
 
 
-def _service(name: str, target: str, settings: Settings) -> Program:
-    """Return a service's program. It inherits no ECOLINK_ variables except its own settings."""
+def _service(name: str, roles: Mapping[str, str], own: Mapping[str, Settings]) -> Program:
+    """Return the program of some roles, with the settings of each.
+
+    It inherits no ECOLINK_ variables except these settings.
+    """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("ECOLINK_")}
+    settings = next(iter(own.values()))
     beat_file = settings.home / "run" / "beats" / name
-    own = settings.model_copy(update={"beat_file": beat_file})
-    variables = inherited | environment(own) | {"PYTHONUNBUFFERED": "1"}
+    variables = inherited | shared_variables(
+        {
+            role: environment(each.model_copy(update={"beat_file": beat_file}))
+            for role, each in own.items()
+        }
+    )
+    variables |= {"PYTHONUNBUFFERED": "1"}
     settings.home.joinpath("run", "beats").mkdir(mode=0o700, parents=True, exist_ok=True)
     checks: list[Check] = [Heartbeat(beat_file, settings.hung_seconds)]
     if name in LISTENERS:
@@ -174,8 +204,12 @@ def _service(name: str, target: str, settings: Settings) -> Program:
     return Program(
         name=name,
         # -P: ignore a package of the same name in the current directory.
-        argv=(sys.executable, "-P", "-m", "deploy.run", name, target),
+        argv=(
+            *(sys.executable, "-P", "-m", "deploy.run"),
+            *(f"{role}={target}" for role, target in roles.items()),
+        ),
         environment=variables,
+        roles=tuple(roles),
         ready=partial(_replies, settings, name, 2.0, True) if name == "gateway" else None,
         checks=tuple(checks),
     )

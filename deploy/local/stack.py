@@ -99,7 +99,7 @@ def stack(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterat
         with up(settings, services) as started:
             yield started.settings
         return
-    missing = set(services) - {child.name for child in found.children}
+    missing = set(services) - set(found.roles)
     if missing:
         raise StackError(
             f"The EcoLink in {found.settings.home} does not run {', '.join(sorted(missing))}, "

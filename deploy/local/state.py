@@ -39,11 +39,16 @@ class ChildStatus(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
+    roles: tuple[str, ...] = ()
     state: ChildState
     pid: int | None
     born: str | None  # start time; see infrastructure.liveness.birth
     restarts: int
     since: datetime
+
+    def runs(self, name: str) -> bool:
+        """Return True if this is the process of a role, or a server with this name."""
+        return name in (self.roles or (self.name,))
 
     @property
     def process(self) -> psutil.Process | None:
@@ -64,6 +69,11 @@ class StackState(BaseModel):
     variables: dict[str, str] = Field(default_factory=environment)
     """Variables that extensions read."""
     children: tuple[ChildStatus, ...] = ()
+
+    @property
+    def roles(self) -> list[str]:
+        """Names of the roles, and of servers."""
+        return [role for child in self.children for role in child.roles or (child.name,)]
 
     @property
     def process(self) -> psutil.Process | None:

@@ -175,7 +175,7 @@ class Standby:
         credentials = Home(self._rig.home).nats_credentials(self.name)
         own = {"owner_database_url": None, "nats_credentials": credentials}
         settings = self._rig.settings.model_copy(update=own)
-        argv = (sys.executable, "-P", "-m", "deploy.run", self.name, _target(self.name))
+        argv = (sys.executable, "-P", "-m", "deploy.run", f"{self.name}={_target(self.name)}")
         with (self._rig.logs / f"{standby_of(self.name)}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 tethered(argv),

@@ -29,7 +29,7 @@ from deploy.database_roles import (
 from deploy.local.home import Home
 from deploy.local.plan import make_plan
 from deploy.migrate import migrate
-from deploy.processes import PROCESSES
+from deploy.processes import PROCESSES, variables_of
 from domain.audit.tree_head import LogKey
 from domain.billing.account import Account
 from domain.billing.auto_top_up import AutoTopUpRule
@@ -615,13 +615,17 @@ def test_every_event_has_a_service_that_may_append_it() -> None:
 def test_each_service_has_a_database_role_and_no_secret_of_others(tmp_path: Path) -> None:
     plan = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)
     seen: dict[str, str] = {}
-    for program in plan.services:
-        url = program.environment["ECOLINK_DATABASE_URL"]
-        assert f"//{role_of(program.name)}:" in url
-        seen[program.name] = url
-        assert "ECOLINK_OWNER_DATABASE_URL" not in program.environment
-        reads = ACCESS[program.name].reads_snapshots
-        assert ("ECOLINK_SNAPSHOT_SECRET" in program.environment) is reads
+    for name, variables in (
+        (role, variables_of(role, each.environment))
+        for each in plan.services
+        for role in each.roles
+    ):
+        url = variables["ECOLINK_DATABASE_URL"]
+        assert f"//{role_of(name)}:" in url
+        seen[name] = url
+        assert "ECOLINK_OWNER_DATABASE_URL" not in variables
+        reads = ACCESS[name].reads_snapshots
+        assert ("ECOLINK_SNAPSHOT_SECRET" in variables) is reads
     assert set(seen) == set(ACCESS)
     assert len(set(seen.values())) == len(seen)
     assert f"//{OPERATOR_ROLE}:" in str(plan.settings.database_url)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
-from deploy.processes import PLACES
+from deploy.processes import PLACES, PROCESSES, grouped
 from infrastructure import metrics
 from infrastructure.settings import Settings
 from services.projector.platform_metrics import PlatformMetrics
@@ -61,7 +61,10 @@ def test_prometheus_reads_the_port_of_every_process() -> None:
     targets: dict[str, Any] = {
         each["labels"]["process"]: each["targets"] for each in job["static_configs"]
     }
-    assert targets == {name: [f"127.0.0.1:{FIRST_PORT + place}"] for name, place in PLACES.items()}
+    assert targets == {
+        name: [f"127.0.0.1:{FIRST_PORT + min(PLACES[role] for role in roles)}"]
+        for name, roles in grouped(PROCESSES, ()).items()
+    }
 
 
 def test_panels_do_not_overlap() -> None:

@@ -27,7 +27,7 @@ def command(*arguments: str) -> list[str]:
 def test_sigterm_ends_a_process_that_does_not_handle_it_yet(home: Path) -> None:
     settings = environment(Settings(home=home))
     process = subprocess.Popen(
-        command("one", STEADY), env=os.environ | settings, stderr=subprocess.PIPE, text=True
+        command(f"one={STEADY}"), env=os.environ | settings, stderr=subprocess.PIPE, text=True
     )
     eventually((home / "steady.env").exists)
     process.send_signal(signal.SIGTERM)
@@ -39,7 +39,7 @@ def test_sigterm_ends_a_process_that_does_not_handle_it_yet(home: Path) -> None:
 
 def test_sigterm_ends_a_process_whose_work_loses_a_cancellation(home: Path) -> None:
     settings = environment(Settings(home=home))
-    process = subprocess.Popen(command("one", HARD_TO_CANCEL), env=os.environ | settings)
+    process = subprocess.Popen(command(f"one={HARD_TO_CANCEL}"), env=os.environ | settings)
     eventually((home / "runs").exists)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 0
@@ -48,7 +48,7 @@ def test_sigterm_ends_a_process_whose_work_loses_a_cancellation(home: Path) -> N
 def test_an_error_that_ends_a_process_is_one_log_line(home: Path) -> None:
     settings = environment(Settings(home=home))
     result = subprocess.run(
-        command("bad", CRASHING),
+        command(f"bad={CRASHING}"),
         env=os.environ | settings,
         capture_output=True,
         text=True,
@@ -64,7 +64,7 @@ def test_an_error_that_ends_a_process_is_one_log_line(home: Path) -> None:
 def test_the_log_has_no_urls_of_requests(home: Path, level: str) -> None:
     settings = environment(Settings(home=home, log_level=level))
     result = subprocess.run(
-        command("one", REQUESTING),
+        command(f"one={REQUESTING}"),
         env=os.environ | settings,
         capture_output=True,
         text=True,

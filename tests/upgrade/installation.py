@@ -323,7 +323,7 @@ class Installation:
 
     def _started(self, service: str, release: Release) -> Running:
         settings = self._settings_of(service)
-        argv = release.argv("deploy.run", service, f"tests.chaos.entry:{service}")
+        argv = release.argv("deploy.run", f"{service}=tests.chaos.entry:{service}")
         variables = environment(settings) | release.variables
         variables |= {FOLDER: str(self.control), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         with self._log(service, release).open("ab") as log:

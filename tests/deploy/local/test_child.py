@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.local import child as child_module
+from deploy import restarts
 from deploy.local.child import Child, Program, tethered
 from deploy.local.state import ChildState
 from infrastructure.liveness import birth, lives, living
@@ -54,18 +54,18 @@ def test_backoff_doubles_up_to_a_limit_and_resets_after_a_steady_run(
 ) -> None:
     child = Child(Program("fails", FAILS), tmp_path / "log")
     pauses = []
-    monkeypatch.setattr(child_module, "BACKOFF_FIRST_SECONDS", 0.02)
-    monkeypatch.setattr(child_module, "BACKOFF_MOST_SECONDS", 0.08)
+    monkeypatch.setattr(restarts, "FIRST_SECONDS", 0.02)
+    monkeypatch.setattr(restarts, "MOST_SECONDS", 0.08)
     for _ in range(4):
         child.start()
         eventually(reached(child, ChildState.BACKOFF))
-        pauses.append(child.backoff_seconds)
+        pauses.append(restarts.backoff_seconds(child.failures))
     assert pauses == [0.02, 0.04, 0.08, 0.08]
     assert child.exit_code == 3
-    monkeypatch.setattr(child_module, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(restarts, "STEADY_SECONDS", 0.0)
     child.start()
     eventually(reached(child, ChildState.BACKOFF))
-    assert child.backoff_seconds == 0.02
+    assert restarts.backoff_seconds(child.failures) == 0.02
     eventually(lambda: child.tick() and child.restarts == 1)
     stop(child)
     assert child.tail(lines=1) == "it broke"

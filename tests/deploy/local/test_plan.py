@@ -15,7 +15,7 @@ from deploy.local.home import Home
 from deploy.local.nats import NatsServer
 from deploy.local.plan import make_plan
 from deploy.nats_accounts import USERS
-from deploy.processes import PROCESSES
+from deploy.processes import PROCESSES, variables_of
 from infrastructure.settings import Settings
 
 
@@ -43,7 +43,11 @@ def test_the_trainers_key_is_kept_and_given_only_to_the_scheduler(tmp_path: Path
 
 def test_each_service_has_its_own_nats_user_or_none(tmp_path: Path) -> None:
     plan = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)
-    files = {each.name: each.environment.get("ECOLINK_NATS_CREDENTIALS") for each in plan.services}
+    files = {
+        role: variables_of(role, each.environment).get("ECOLINK_NATS_CREDENTIALS")
+        for each in plan.services
+        for role in each.roles
+    }
     assert files == {
         name: str(tmp_path / "run" / f"{name}.creds") if name in BUS_ACCESS else None
         for name in PROCESSES

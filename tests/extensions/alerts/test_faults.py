@@ -50,7 +50,7 @@ class Faults:
     def child(self, name: str) -> ChildStatus:
         found = stack.state(self.settings.home)
         assert found is not None
-        return next(child for child in found.children if child.name == name)
+        return next(child for child in found.children if child.runs(name))
 
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:
