@@ -19,12 +19,12 @@ from rich.table import Table
 
 from deploy.local.commands import fail
 from deploy.local.ports import free_port
-from deploy.processes import PROCESSES
+from deploy.processes import PROCESSES, grouped
 from tests.bench.aims import Verdict, conclude
 from tests.deploy.docker.installation import Installation, docker_answers
 
 AIM_SECONDS = 60.0
-CONTAINERS = ("postgres", "nats", "s3", "migrate", *PROCESSES)
+CONTAINERS = ("postgres", "nats", "s3", "migrate", *grouped(PROCESSES, ()))
 
 MOMENTS = {
     "created": "create",

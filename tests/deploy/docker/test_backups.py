@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="must give folders to the user of the containers"),
 ]
 
-SERVICES = ("relay", "projector", "sealer", "gateway")
+SERVICES = ("log", "sealer", "gateway")
 USER = 10001
 
 

@@ -21,7 +21,7 @@ from deploy.docker.secrets import (
     Keys,
     secret_files,
 )
-from deploy.processes import PROCESSES
+from deploy.processes import MARK, PROCESSES, grouped
 from infrastructure.settings import Settings
 from infrastructure.store import LEAST_CONNECTIONS
 
@@ -30,6 +30,9 @@ FOLDER = ROOT / "deploy" / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
+
+ROLES = grouped(PROCESSES, ())
+"""Roles of each process."""
 
 SERVERS = {"postgres", "nats", "s3"}
 BACKUP = "backup"
@@ -53,13 +56,30 @@ def secrets_of(name: str) -> dict[str, str]:
     return {each["target"]: each["source"] for each in given}
 
 
+def secrets_of_role(name: str, role: str) -> dict[str, str]:
+    """Return the sources of the secrets that a role of a service gets, by their own names."""
+    found = secrets_of(name)
+    if len(ROLES.get(name, ())) < 2:
+        return found
+    prefix = f"{role}{MARK}"
+    own = {target: source for target, source in found.items() if target.startswith(prefix)}
+    credentials = {"nats.creds": f"{role}.creds"} if f"{role}.creds" in found else {}
+    return {target.removeprefix(prefix): source for target, source in own.items()} | credentials
+
+
 def holders(source: str) -> set[str]:
-    return {name for name in SERVICES if source in secrets_of(name).values()}
+    """Return the roles, and other services, that get a secret."""
+    return {
+        role
+        for name in SERVICES
+        for role in ROLES.get(name, (name,))
+        if source in secrets_of_role(name, role).values()
+    }
 
 
 def test_every_process_is_a_service_of_its_own() -> None:
-    assert set(SERVICES) == {*PROCESSES, *SERVERS, *ONE_SHOT}
-    for name in PROCESSES:
+    assert set(SERVICES) == {*ROLES, *SERVERS, *ONE_SHOT}
+    for name in ROLES:
         module = ["deploy.docker.trainer_host"] if name == "scheduler" else ["deploy.run", name]
         assert SERVICES[name]["command"] == ["python", "-m", *module]
 
@@ -77,7 +97,9 @@ def test_no_secret_is_in_the_environment(name: str) -> None:
 @every_service
 def test_settings_exist(name: str) -> None:
     known = {f"ECOLINK_{field.upper()}" for field in Settings.model_fields}
-    used = set(SERVICES[name].get("environment", {})) | {each.upper() for each in secrets_of(name)}
+    roles = ROLES.get(name, (name,))
+    given = {each.upper() for role in roles for each in secrets_of_role(name, role)}
+    used = set(SERVICES[name].get("environment", {})) | given
     assert {each for each in used if each.startswith("ECOLINK_")} <= known
 
 
@@ -113,8 +135,7 @@ def test_only_the_gateway_is_open_to_the_host_and_only_to_it(name: str) -> None:
 def test_the_servers_and_the_trainers_have_no_way_out(name: str) -> None:
     outside = "outside" in SERVICES[name].get("networks", [])
     assert COMPOSE["networks"]["inside"] == {"internal": True}
-    services = ("sealer", "billing", "webhooks", "trackers", "synthesis", "exporter", "alerts")
-    assert outside == (name in {*services, "gateway", OPERATOR, BACKUP})
+    assert outside == (name in {"sealer", "billing", "outbound", "gateway", OPERATOR, BACKUP})
 
 
 @every_service
@@ -131,19 +152,19 @@ def test_long_running_services_restart_and_have_a_health_check(name: str) -> Non
         assert service["logging"]["options"]["max-size"]
 
 
-FIRST = {"relay", "projector", "billing", "scheduler", "gateway"}
+FIRST = {"log", "billing", "scheduler", "gateway"}
 """Processes that a job needs to start."""
 
 
 def test_services_start_in_the_order_of_need() -> None:
     migrated = {"migrate": {"condition": "service_completed_successfully"}}
     later = migrated | {"gateway": {"condition": "service_healthy"}}
-    for name in PROCESSES:
+    for name in ROLES:
         assert SERVICES[name]["depends_on"] == (migrated if name in FIRST else later)
     assert set(SERVICES["migrate"]["depends_on"]) == SERVERS
 
 
-@pytest.mark.parametrize("name", sorted({*PROCESSES, *SERVERS}))
+@pytest.mark.parametrize("name", sorted({*ROLES, *SERVERS}))
 def test_a_busy_host_gets_minutes_before_a_container_is_unhealthy(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     seconds = {key: int(check[key].removesuffix("s")) for key in ("interval", "start_period")}
@@ -158,7 +179,7 @@ def test_a_listener_is_asked_at_its_own_port() -> None:
         assert environment[f"ECOLINK_{name.upper()}_HOST"] == "0.0.0.0"
         assert environment[url] == f"http://{name}:{port}"
         assert SERVICES[name]["healthcheck"]["test"][-1] == str(port)
-    assert SERVICES["relay"]["environment"]["ECOLINK_NATS_URL"] == f"nats://nats:{NATS_PORT}"
+    assert SERVICES["log"]["environment"]["ECOLINK_NATS_URL"] == f"nats://nats:{NATS_PORT}"
 
 
 def test_the_database_accepts_the_connections_of_all_processes() -> None:
@@ -173,7 +194,12 @@ def sentence(page: str, start: str) -> str:
 
 def test_the_pages_name_the_processes_that_reach_other_hosts() -> None:
     listed = sentence("containers.md", "The gateway, billing, the sealer, alerts")
-    outside = {name for name in PROCESSES if "outside" in SERVICES[name]["networks"]}
+    outside = {
+        role
+        for name, roles in ROLES.items()
+        for role in roles
+        if "outside" in SERVICES[name]["networks"]
+    }
     assert all(name in listed for name in outside)
     assert all(name not in listed for name in {*PROCESSES} - outside)
 
@@ -197,7 +223,12 @@ def test_the_same_processes_reach_other_hosts_in_kubernetes() -> None:
     content = (ROOT / "deploy/kubernetes/base/network.yaml").read_text()
     policies = {each["metadata"]["name"]: each["spec"] for each in yaml.safe_load_all(content)}
     (component,) = policies["receivers"]["podSelector"]["matchExpressions"]
-    outside = {name for name in SERVICES if "outside" in SERVICES[name].get("networks", ())}
+    outside = {
+        role
+        for name, service in SERVICES.items()
+        for role in ROLES.get(name, (name,))
+        if "outside" in service.get("networks", ())
+    }
     assert set(component["values"]) == outside - BY_HTTPS
     assert policies["receivers"]["egress"] == [{}]
     assert {"webhooks", "trackers", "exporter", "synthesis"} <= outside
@@ -217,9 +248,14 @@ def test_each_secret_exists_and_is_written_by_the_command() -> None:
     assert KEYS not in written
 
 
-@every_service
-def test_a_service_has_only_its_own_database_role_nats_user_and_artifact_key(name: str) -> None:
-    found = secrets_of(name)
+EVERY_ROLE = [(name, role) for name in SERVICES for role in ROLES.get(name, (name,))]
+
+
+@pytest.mark.parametrize(("service", "name"), EVERY_ROLE)
+def test_a_role_has_only_its_own_database_role_nats_user_and_artifact_key(
+    service: str, name: str
+) -> None:
+    found = secrets_of_role(service, name)
     owner = OPERATOR if name in ("migrate", BACKUP) else name
     own = {}
     if name == BACKUP:
@@ -248,8 +284,16 @@ def test_shared_secrets_are_only_where_they_are_needed() -> None:
     assert holders("nats.conf") == {"nats"}
     assert holders("s3.json") == holders("iam.json") == {"s3"}
     assert SERVICES["scheduler"]["environment"]["ECOLINK_ARTIFACTS_ROLE"] == TRAINER_ROLE
-    for name in PROCESSES:
-        assert ("ECOLINK_NATS_CREDENTIALS" in SERVICES[name]["environment"]) == (name in BUS_ACCESS)
+    for name, roles in ROLES.items():
+        on_the_bus = not BUS_ACCESS.keys().isdisjoint(roles)
+        assert ("ECOLINK_NATS_CREDENTIALS" in SERVICES[name]["environment"]) == on_the_bus
+
+
+def test_a_process_with_several_roles_has_no_secret_without_a_role() -> None:
+    for name, roles in ROLES.items():
+        if len(roles) > 1:
+            given = [each for role in roles for each in secrets_of_role(name, role).values()]
+            assert sorted(given) == sorted(secrets_of(name).values())
 
 
 def test_only_the_sealer_can_reach_the_key_that_signs_seals() -> None:

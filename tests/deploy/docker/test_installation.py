@@ -23,7 +23,7 @@ from openai import OpenAI
 
 from deploy.artifact_access import ARTIFACT_ACCESS, STORED
 from deploy.local.ports import free_port
-from deploy.processes import PROCESSES
+from deploy.processes import PROCESSES, grouped
 from domain.core.money import SECONDS_PER_HOUR
 from gateway.cli.client import Endpoint, Refused, Unreachable
 from gateway.trackers.schemas import ConnectionAnswer
@@ -112,12 +112,12 @@ def chats(examples: int) -> str:
 
 def test_it_is_healthy_after_up(running: Installation) -> None:
     assert httpx.get(f"{running.url}/healthz").json()["status"] == "ok"
-    for service in (*PROCESSES, *SERVERS):
+    for service in (*grouped(PROCESSES, ()), *SERVERS):
         assert running.state(service) == "running"
 
 
 def test_no_process_runs_as_root(running: Installation) -> None:
-    for service in (*PROCESSES, *SERVERS):
+    for service in (*grouped(PROCESSES, ()), *SERVERS):
         listed = ["docker", "top", running.container(service), "-eo", "pid,uid,args"]
         shown = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
         users = {line.split()[1] for line in shown.splitlines()[1:]}
@@ -130,15 +130,15 @@ def test_no_secret_is_in_the_configuration_of_a_container(running: Installation)
         for path in running.secrets.iterdir()
         if path.suffix == "" and not path.name.endswith("access-key")
     ]
-    for service in (*PROCESSES, *SERVERS):
+    for service in (*grouped(PROCESSES, ()), *SERVERS):
         inspected = ["docker", "inspect", running.container(service)]
         shown = subprocess.run(inspected, capture_output=True, text=True, check=True).stdout
         assert not [each for each in secrets if each in shown], service
 
 
 def test_a_container_has_only_its_own_secrets(running: Installation) -> None:
-    shown = running.compose("exec", "-T", "relay", "ls", "/run/secrets").split()
-    assert sorted(shown) == ["ecolink_database_url", "nats.creds"]
+    shown = running.compose("exec", "-T", "billing", "ls", "/run/secrets").split()
+    assert sorted(shown) == ["ecolink_database_url", "ecolink_snapshot_secret", "nats.creds"]
 
 
 @pytest.mark.parametrize("service", ARTIFACT_ACCESS)
@@ -151,7 +151,11 @@ import json, sys
 from infrastructure.artifacts import Artifacts
 from infrastructure.secret_files import load_secret_files
 load_secret_files()
+import os
+from deploy.processes import variables_of
+from infrastructure.role import Role, enter
 from infrastructure.settings import Settings
+enter(Role(sys.argv[2], variables_of(sys.argv[2], os.environ)))
 store, found = Artifacts(Settings().artifacts), []
 for folder in json.loads(sys.argv[1]):
     ref = f"{folder}/probe"
@@ -165,7 +169,9 @@ for folder in json.loads(sys.argv[1]):
 print(json.dumps(found))
 """
     folders = [*STORED, "elsewhere"]
-    written = running.compose("exec", "-T", service, "python", "-c", program, json.dumps(folders))
+    process = next(name for name, roles in grouped(PROCESSES, ()).items() if service in roles)
+    arguments = ("python", "-c", program, json.dumps(folders), service)
+    written = running.compose("exec", "-T", process, *arguments)
     assert sorted(json.loads(written.splitlines()[-1])) == sorted(access.writes)
 
 
@@ -272,7 +278,7 @@ def test_the_connection_to_a_tracker_is_tested(client: PatientClient) -> None:
     assert "mlflow.example.invalid" in client.get(path)["error"]
 
 
-@pytest.mark.parametrize("service", [*SERVERS, *PROCESSES])
+@pytest.mark.parametrize("service", [*SERVERS, *grouped(PROCESSES, ())])
 def test_a_killed_container_loses_nothing(
     running: Installation,
     client: PatientClient,
@@ -312,13 +318,13 @@ for each in Path("/proc").iterdir():
 
     def restarts() -> int:
         template = ["--format", "{{.RestartCount}} {{.State.Health.Status}}"]
-        command = ["docker", "inspect", *template, running.container("relay")]
+        command = ["docker", "inspect", *template, running.container("log")]
         count, health = subprocess.check_output(command, text=True).split()
         return int(count) if health == "healthy" else 0
 
     before = restarts()
     with suppress(CommandFailed):  # the command may end with its container
-        running.compose("exec", "-T", "relay", "python", "-c", program)
+        running.compose("exec", "-T", "log", "python", "-c", program)
     eventually(lambda: restarts() > before, LONG_SECONDS)
 
 
