@@ -6,6 +6,7 @@ Here, the labels are the name of the durable consumer, and the first part of a p
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,3 +61,16 @@ class BusMetrics(PrometheusMiddleware[Msg | Sequence[Msg], NatsPublishCommand]):
 
     def __init__(self) -> None:
         super().__init__(settings_provider_factory=_provider, registry=REGISTRY)  # type: ignore[arg-type]
+
+
+_lock = threading.Lock()
+_metrics: BusMetrics | None = None
+
+
+def bus_metrics() -> BusMetrics:
+    """Return the middleware of all brokers of this process, which registers its metrics once."""
+    global _metrics
+    with _lock:
+        if _metrics is None:
+            _metrics = BusMetrics()
+        return _metrics

@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
 from infrastructure.bus import Durable, credentials_of, jetstream_api, provision_consumers, servers
-from infrastructure.bus_metrics import BusMetrics
+from infrastructure.bus_metrics import bus_metrics
 from infrastructure.bus_tls import nats_authority, tls_context, tls_problem
 from infrastructure.jetstream_pull import LongPollingBroker
 from infrastructure.progress import PROGRESS
@@ -54,7 +54,7 @@ def broker_of(settings: Settings, name: str) -> LongPollingBroker:
         name=name,
         security=_security(file, context),
         error_cb=_explain,
-        middlewares=[BusMetrics()] if measures else [],
+        middlewares=[bus_metrics()] if measures else [],
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         logger=logger,

@@ -25,7 +25,9 @@ async def test_consumed_messages_are_counted_by_consumer(
     sent, seen = envelopes(log), KeptIds("measured")
     consumer = OrderedConsumer(seen, log)
     await provision(js, (consumer.durable,))
-    broker = broker_of(settings.model_copy(update={"metrics_port": 9400}), "measured")
+    measured = settings.model_copy(update={"metrics_port": 9400})
+    broker_of(measured, "another role of the process")
+    broker = broker_of(measured, "measured")
     consumer.subscribe(broker)
     await broker.start()
     try:
