@@ -62,7 +62,7 @@ def grouped(roles: Iterable[str], separate: Collection[str]) -> dict[str, tuple[
         group = next((name for name, own in GROUPS.items() if role in own), role)
         process = role if role in separate else group
         found[process] = (*found.get(process, ()), role)
-    return {name if len(own) > 1 else own[0]: own for name, own in found.items()}
+    return {name if len(own) > 1 else next(iter(own)): own for name, own in found.items()}
 
 
 def separate_roles(settings: Settings) -> set[str]:

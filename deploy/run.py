@@ -157,20 +157,21 @@ def _run_alone(name: str, target: str, settings: Settings) -> int:
 
 def _run_group(process: str, roles: Mapping[str, str]) -> int:
     """Run several roles, each with its own variables. Return the exit status."""
-    members = []
-    for name, target in roles.items():
-        variables = variables_of(name, os.environ)
-        settings = settings_from(variables)
-        work = partial(_work, name, target, settings)
-        members.append(Member(Role(name, variables), work))
+    variables = {name: variables_of(name, os.environ) for name in roles}
+    settings = {name: settings_from(own) for name, own in variables.items()}
+    members = [
+        Member(Role(name, variables[name]), partial(_work, name, target, settings[name]))
+        for name, target in roles.items()
+    ]
+    first = next(iter(roles))
     log.info("%s starts", process)
     try:
-        if _recorded(name, settings):
-            await_revision(settings, REVISION)
+        if _recorded(first, settings[first]):
+            await_revision(settings[first], REVISION)
     except NewerFormat as error:
         log.critical("%s does not start: %s", process, error)
         return EXIT_CODE
-    watch(settings)
+    watch(settings[first])
     status = Group(members).run()
     log.info("%s ended", process)
     return status

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from obstore.store import ObjectStore, from_url
 
 from infrastructure.role import current_role
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig, S3CredentialProvider
+    from obstore.store import ClientConfig, RetryConfig, S3Config, S3CredentialProvider
 
 S3 = "s3://"
 
@@ -30,7 +30,12 @@ REQUEST_TIMEOUT = timedelta(seconds=60)
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
-KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "secret_access_key",
+    "AWS_SESSION_TOKEN": "session_token",
+}
+"""Variables with the keys of a role, and obstore's names of them."""
 
 
 def is_s3(url: str) -> bool:
@@ -79,12 +84,14 @@ def open_store(
         client_options=client,
         retry_config=retries,
         credential_provider=credentials,
-        **own_keys(),
+        config=own_keys(),
     )
 
 
-def own_keys() -> dict[str, str]:
-    """Return the keys of S3 of this thread's role, if it has some of its own."""
+def own_keys() -> S3Config | None:
+    """Return the keys of S3 of this thread's role; None if its process has one role."""
     role = current_role()
-    variables = {} if role is None else role.variables
-    return {name.lower(): variables[name] for name in KEYS if name in variables}
+    if role is None:
+        return None
+    found = {key: role.variables[name] for name, key in KEYS.items() if name in role.variables}
+    return cast("S3Config", found)

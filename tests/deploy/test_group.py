@@ -233,7 +233,7 @@ def test_threads_of_a_role_have_its_name_and_its_keys_of_the_store(
             "AWS_SESSION_TOKEN": "shared",
         }
         found = in_role(Role(name, variables_of(name, variables)))
-        assert found["keys"] == {"aws_access_key_id": name, "aws_session_token": "shared"}
+        assert found["keys"] == {"access_key_id": name, "session_token": "shared"}
         assert f"INFO {name}/bus: text" in str(found["line"])
         assert found["json"]["process"] == name  # type: ignore[index]
 
