@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from infrastructure.artifacts import (
     Artifacts,
     part_bytes,
 )
+from infrastructure.role import Role, enter
 
 SEVERAL_PARTS = 3 * PART_BYTES + 17
 
@@ -202,3 +204,16 @@ def test_a_store_that_refuses_the_keys_is_not_an_outage(
     for path in (small, large):
         with pytest.raises(DENIED):
             refused.put_file("a", path)
+
+
+def test_a_role_uses_its_own_keys(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-another-role")
+
+    def put() -> None:
+        enter(Role("alerts", own))
+        Artifacts(s3_url).put("seals/probe", b"probe")
+
+    with pytest.raises(DENIED):
+        Artifacts(s3_url).put("seals/probe", b"probe")
+    copy_context().run(put)
