@@ -105,6 +105,9 @@ def main() -> None:
     name, *others = grouped(roles, ())
     if others:
         parser.error(f"{', '.join(roles)} do not share a process; start one for each")
+    if len(roles) == 1:  # the others of its process run elsewhere
+        os.environ.update(variables_of(name, os.environ))
+        settings = Settings()
     os.umask(PRIVATE_UMASK)
     set_up_logging(settings, name)
     tracing.start(name)

@@ -123,6 +123,16 @@ def test_sigterm_ends_a_role_that_waits_for_the_lead(settings: Settings) -> None
         assert starts(standby, "steady") == 0
 
 
+def test_the_last_role_of_a_process_gets_its_own_variables(home: Path) -> None:
+    own = home / "own"
+    own.mkdir()
+    variables = {"WEBHOOKS__ECOLINK_HOME": str(own), "ALERTS__ECOLINK_HOME": str(home)}
+    command = [sys.executable, "-P", "-m", "deploy.run", f"webhooks={FAILING}"]
+    ended = subprocess.run(command, env=os.environ | variables, capture_output=True, check=False)
+    assert ended.returncode == 1
+    assert (own / "failing.starts").exists()
+
+
 @pytest.mark.parametrize("names", [("webhooks", "relay"), ("log", "alerts"), ("nonesuch",)])
 def test_roles_of_different_processes_are_refused(names: tuple[str, ...]) -> None:
     command = [sys.executable, "-P", "-m", "deploy.run", *names]
