@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from infrastructure.accounts.personal_data import FOLDERS
 from infrastructure.extensions import installed, processes
-from infrastructure.personal_data import FOLDERS
 from infrastructure.rights import ArtifactAccess
 
 STORED = (

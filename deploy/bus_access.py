@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
-from infrastructure.bus import (
+from infrastructure.bus.streams import (
     CONTROL,
     EVENTS,
     REPORTS,
@@ -22,8 +22,7 @@ from infrastructure.bus import (
     TELEMETRY,
 )
 from infrastructure.extensions import installed, processes
-from infrastructure.nats_keys import SYSTEM_API, AllowedSubjects
-from infrastructure.rights import API, INBOX, BusAccess
+from infrastructure.rights import API, INBOX, SYSTEM_API, AllowedSubjects, BusAccess
 
 SUBSCRIBER = "subscriber"
 """User of programs that subscribe to events."""

@@ -34,7 +34,7 @@ from gateway import cli as client
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.extensions import loaded
-from infrastructure.secret_files import load_secret_files
+from infrastructure.process.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
 ACCOUNT, HOST = "Account commands", "Operator commands, on the host"

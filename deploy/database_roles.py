@@ -33,8 +33,8 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.synthesis.synthesis import Synthesis
+from infrastructure.accounts.personal_data import personal_tables
 from infrastructure.extensions import extension_tables, installed, processes, selected
-from infrastructure.personal_data import personal_tables
 from infrastructure.rights import ADD, CHANGE, KEEP, READ, REMOVE, Access
 from projections import PROJECTIONS
 

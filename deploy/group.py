@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from deploy.restarts import backoff_seconds, failures_after
 from domain.core.event_format import NewerFormat
-from infrastructure.metrics import ROLE_RESTARTS
-from infrastructure.presence import EXIT_CODE
-from infrastructure.role import Role, enter, inherit_roles
+from infrastructure.postgres.presence import EXIT_CODE
+from infrastructure.process.metrics import ROLE_RESTARTS
+from infrastructure.process.role import Role, enter, inherit_roles
 
 log = logging.getLogger("deploy.run")
 

@@ -21,23 +21,24 @@ from domain.core.errors import UpgradeUnfinished
 from domain.core.event_format import NewerFormat
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
-from infrastructure import bus, format_in_use, presence
-from infrastructure.bus_tls import UntrustedServer
-from infrastructure.clock import Clock, clock_of
-from infrastructure.database_url import (
+from infrastructure.bus import streams as bus
+from infrastructure.bus.service import provision_patiently
+from infrastructure.bus.tls import UntrustedServer
+from infrastructure.postgres import format_in_use, presence
+from infrastructure.postgres.database_url import (
     OldServer,
     connection_parameters,
     connection_problem,
     require_supported,
 )
-from infrastructure.primary import PrimaryConnection
-from infrastructure.schema_change import SchemaLocked, change_schema
-from infrastructure.schema_revision import store_revision
-from infrastructure.secret_files import load_secret_files
-from infrastructure.service import provision_patiently
+from infrastructure.postgres.primary import PrimaryConnection
+from infrastructure.postgres.schema_change import SchemaLocked, change_schema
+from infrastructure.postgres.schema_revision import store_revision
+from infrastructure.postgres.store import create_event_tables, open_log
+from infrastructure.postgres.upgrade import finish_if_alone, newer_processes
+from infrastructure.process.clock import Clock, clock_of
+from infrastructure.process.secret_files import load_secret_files
 from infrastructure.settings import Settings
-from infrastructure.store import create_event_tables, open_log
-from infrastructure.upgrade import finish_if_alone, newer_processes
 from projections import PROJECTIONS
 from projections.projection import is_prepared
 from projections.rebuilding import rebuild

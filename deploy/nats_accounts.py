@@ -27,8 +27,7 @@ from deploy.bus_access import (
     subscriber_imports,
     subscriber_subjects,
 )
-from infrastructure.bus import CONTROL, OPERATOR
-from infrastructure.nats_keys import (
+from infrastructure.bus.keys import (
     UNLIMITED,
     KeyKind,
     account_jwt,
@@ -38,6 +37,7 @@ from infrastructure.nats_keys import (
     public_key,
     user_jwt,
 )
+from infrastructure.bus.streams import CONTROL, OPERATOR
 
 FROM_TRAINERS = (
     *("reports.>", "telemetry.>", "evaluations.>", "logs.>"),

@@ -28,14 +28,14 @@ from deploy.processes import (
 )
 from deploy.schema import REVISION
 from domain.core.event_format import NewerFormat
-from infrastructure import tracing
-from infrastructure.log_format import JsonLine, OneLine
-from infrastructure.metrics import serve_metrics
-from infrastructure.presence import EXIT_CODE, present
-from infrastructure.progress import watch
-from infrastructure.role import Role
-from infrastructure.schema_revision import await_revision
-from infrastructure.secret_files import load_secret_files
+from infrastructure.postgres.presence import EXIT_CODE, present
+from infrastructure.postgres.schema_revision import await_revision
+from infrastructure.process import tracing
+from infrastructure.process.log_format import JsonLine, OneLine
+from infrastructure.process.metrics import serve_metrics
+from infrastructure.process.progress import watch
+from infrastructure.process.role import Role
+from infrastructure.process.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
 log = logging.getLogger("deploy.run")

@@ -7,36 +7,30 @@ import json
 
 from deploy.database_roles import ACCESS, OPERATOR
 from domain.core.topics import topics_of
-from infrastructure import (
-    comparisons,
-    drafts,
+from infrastructure import hub_targets, notices
+from infrastructure.accounts import key_uses, profiles, security_log, sessions
+from infrastructure.bills import invoice_requests
+from infrastructure.bus.event_handlers import PARKED_DDL
+from infrastructure.datasets import comparisons, wanted_counts
+from infrastructure.extensions import extension_tables
+from infrastructure.http import idempotency
+from infrastructure.postgres import (
     event_recorder,
     format_in_use,
-    hub_targets,
-    idempotency,
-    invoice_requests,
-    key_uses,
     leadership,
     log_identity,
-    measurements,
-    notices,
     presence,
-    profiles,
     schema_revision,
-    security_log,
-    sessions,
-    synthesis_edits,
-    synthesis_endpoints,
-    tracked_runs,
-    tracker_connections,
-    verifications,
-    wanted_counts,
-    webhook_deliveries,
-    webhook_endpoints,
 )
-from infrastructure.event_handlers import PARKED_DDL
-from infrastructure.extensions import extension_tables
 from infrastructure.rights import Access
+from infrastructure.seals import verifications
+from infrastructure.synthesis import edits as synthesis_edits
+from infrastructure.synthesis import endpoints as synthesis_endpoints
+from infrastructure.trackers import connections as tracker_connections
+from infrastructure.trackers import runs as tracked_runs
+from infrastructure.training import drafts, measurements
+from infrastructure.webhooks import deliveries as webhook_deliveries
+from infrastructure.webhooks import endpoints as webhook_endpoints
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL
 

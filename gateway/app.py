@@ -34,12 +34,12 @@ from gateway.notices import pages as notices
 from gateway.routes import include_routes
 from gateway.web import assets
 from gateway.web import errors as page_errors
-from infrastructure import security_log
-from infrastructure.connection_guard import ConnectionGuard, GuardedServer
-from infrastructure.key_uses import STORE_SECONDS, KeyUses
+from infrastructure.accounts import security_log
+from infrastructure.accounts.key_uses import STORE_SECONDS, KeyUses
+from infrastructure.http.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.limits import Limits
-from infrastructure.log_identity import LogReplaced
-from infrastructure.progress import PROGRESS
+from infrastructure.postgres.log_identity import LogReplaced
+from infrastructure.process.progress import PROGRESS
 from infrastructure.settings import Settings
 
 log = logging.getLogger("gateway")

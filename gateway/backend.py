@@ -27,17 +27,17 @@ from domain.use_cases.synthesizing import Synthesizing
 from gateway.catalog.pool_claims import ClaimsCache
 from gateway.http.errors import RateLimited
 from gateway.http.quotas import BUSY_SECONDS, Quotas
-from infrastructure.artifacts import Artifacts
-from infrastructure.card_payments import CardPayments
-from infrastructure.card_returns import CardReturns
-from infrastructure.clock import Clock, clock_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.datasets.wanted_counts import want_count
 from infrastructure.limits import Limits
-from infrastructure.machine_load import load_of
+from infrastructure.payments.card_payments import CardPayments
+from infrastructure.payments.card_returns import CardReturns
+from infrastructure.payments.stripe_provider import stripe_provider
+from infrastructure.postgres.store import Connection, open_log, open_pool, scalar
+from infrastructure.process.clock import Clock, clock_of
+from infrastructure.process.machine_load import load_of
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, open_log, open_pool, scalar
-from infrastructure.stripe_provider import stripe_provider
-from infrastructure.synthesis_edits import EXCLUSIVE
-from infrastructure.wanted_counts import want_count
+from infrastructure.synthesis.edits import EXCLUSIVE
 from projections.datasets import wanted_ahead
 from projections.estimates import calibration
 from projections.job_detail import job_named

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 
 DDL = """
 CREATE TABLE IF NOT EXISTS hub_targets (

@@ -23,7 +23,7 @@ from domain.notices.kind import CHOSEN, NoticeKind, kind_of
 from domain.notices.link import LinkSigner, new_signing_key
 from domain.webhooks.message import Data, Message
 from domain.webhooks.retry_schedule import delay_after
-from infrastructure.store import EVENTS_TABLE, Connection
+from infrastructure.postgres.store import EVENTS_TABLE, Connection
 
 DDL = """
 CREATE TABLE IF NOT EXISTS notice_addresses (

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field, replace
 
 from domain.core.aggregate import Aggregate
 from domain.core.topics import Kind
-from infrastructure.nats_keys import SYSTEM_API, AllowedSubjects
 
 READ, ADD, KEEP = "SELECT", "SELECT, INSERT", "SELECT, INSERT, UPDATE"
 CHANGE, REMOVE = "SELECT, INSERT, UPDATE, DELETE", "SELECT, DELETE"
 
+SYSTEM_API = "$JS.API"
+"""Prefix of JetStream requests in the account that owns the streams."""
+
 API = "ECOLINK.API"
 """Prefix of JetStream requests in the account of a service. `$JS.API` stays that of the account."""
+
+UNLIMITED = -1
 
 INBOX = "_INBOX.>"
 """Subjects of replies. An account sees only its own."""
@@ -42,6 +46,26 @@ class Access:
             raise ValueError(f"The rights on {', '.join(sorted(twice))} are declared twice.")
         both = {**self.tables, **tables}
         return replace(self, events=(*self.events, *events), tables=both)
+
+
+@dataclass(frozen=True)
+class AllowedSubjects:
+    """The subjects to which a user may publish and subscribe.
+
+    An empty value allows all subjects of the user's account. The server closes the connection of a
+    user who exceeds the limit of bytes.
+    """
+
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    publish_denied: tuple[str, ...] = ()
+    """Subjects to which the user may not publish, although `publish` contains them."""
+    payload: int = UNLIMITED
+    """Maximum bytes of a message."""
+    subscriptions: int = UNLIMITED
+    """Maximum number of subscriptions of a connection."""
+    api: str | None = None
+    """Prefix of JetStream requests, if the user's account does not own the streams."""
 
 
 @dataclass(frozen=True)

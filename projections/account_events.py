@@ -16,7 +16,7 @@ from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import job_of
 from infrastructure.extensions import aggregates
-from infrastructure.store import EVENTS_TABLE, Connection
+from infrastructure.postgres.store import EVENTS_TABLE, Connection
 from projections.projection import Cursor, Projection, Row, insert_rows, lowest_position, select
 
 DDL = """

@@ -10,7 +10,7 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, Projection, Row, json_text, update
 
 DDL = """

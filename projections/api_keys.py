@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.access.api_key import ApiKey
 from domain.core.actor import acting_key
 from domain.core.aggregate import Event
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.store import Connection, scalar
 from projections.projection import Cursor, Projection, Row, one_by_one, select, update
 
 DDL = """

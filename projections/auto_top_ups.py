@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.billing.auto_top_up import AutoTopUp
 from domain.billing.budget import BudgetPeriod
 from domain.core.aggregate import Event
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, Projection, one_by_one, update
 
 DDL = """

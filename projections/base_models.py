@@ -6,7 +6,7 @@ from psycopg.types.json import Jsonb
 
 from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import Event
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, Projection, Row, insert, one_by_one, update
 
 DDL = """

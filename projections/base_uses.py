@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.deployments import adapter_names_on
 from projections.job_detail import unfinished_on_base
 

@@ -24,7 +24,7 @@ from domain.billing.payment import TEST_PROVIDER, Payment
 from domain.billing.token_meter import TokenMeter
 from domain.core.aggregate import Event
 from domain.core.recorded import Recorded
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.store import Connection, scalar
 from projections.projection import Cursor, Projection, Row, insert_rows, json_text, select
 
 DDL = """

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from domain.billing.card_payment import CardPayment, CardPaymentStatus
 from domain.core.aggregate import Event
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one, update
 
 DDL = """

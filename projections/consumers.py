@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from domain.core.durations import spoken
-from infrastructure.event_handlers import HANDLERS, parked_events
-from infrastructure.store import Connection
+from infrastructure.bus.event_handlers import HANDLERS, parked_events
+from infrastructure.postgres.store import Connection
 from projections import PROJECTIONS
 from projections.projection import behind, consumer_name
 

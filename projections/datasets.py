@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from domain.core.aggregate import Event
 from domain.datasets.dataset import Dataset, DatasetStatus
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one, update
 
 Pair = tuple[UUID, str, str]

@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.core.aggregate import Event
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.deployments.deployment import Deployment, DeploymentStatus, Weights
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, Projection, Row, insert, one_by_one, update
 
 DDL = """

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from domain.jobs.public_id import job_name
 from domain.training.phases import Phase
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.estimates import newest_rows, report_rows
 from projections.projection import Row
 

@@ -10,7 +10,7 @@ from domain.core.recorded import Recorded
 from domain.estimating.estimate import Calibration, Precision
 from domain.jobs import events
 from domain.training.phases import Phase
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.store import Connection, scalar
 from projections.merged_rows import MergedRows
 from projections.projection import Cursor, Projection, Row
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from domain.jobs.lifecycle import JobStatus
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.job_timeline import ENDINGS
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from domain.capacity.gpu_pool import GpuPool
 from domain.core.recorded import Recorded
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, Projection, Row, json_text, update
 
 DDL = """

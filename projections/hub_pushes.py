@@ -8,7 +8,7 @@ from uuid import UUID
 
 from domain.core.aggregate import Event
 from domain.exports.hub_push import HubPush, PushStatus
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, Projection, Row, insert, one_by_one, update
 
 DDL = """

@@ -17,7 +17,7 @@ from domain.jobs import events
 from domain.jobs.events import job_of
 from domain.jobs.job import Job, maximum_of
 from domain.jobs.lifecycle import JobStatus, PauseReason
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.merged_rows import MergedRows
 from projections.projection import (
     Cursor,

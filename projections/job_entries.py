@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Row
 
 

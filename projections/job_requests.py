@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from domain.core.aggregate import Event
 from domain.jobs.job_request import JobRequest, RequestStatus
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.store import Connection, scalar
 from projections.job_detail import FINAL, Choice
 from projections.projection import (
     SEARCHED_IDS,

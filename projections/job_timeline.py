@@ -18,7 +18,7 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import JobStatus
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, Projection, Row, fields_of, json_text, select
 
 DDL = """

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from domain.core.aggregate import Event
 from domain.jobs import events
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, NewestFirst, Projection, Row, insert, one_by_one
 
 DDL = """

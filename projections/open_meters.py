@@ -9,7 +9,7 @@ from uuid import UUID
 from domain.billing.meter import Meter
 from domain.core.recorded import Recorded
 from domain.jobs import events
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.merged_rows import MergedRows
 from projections.projection import Cursor, Projection, Row, update
 

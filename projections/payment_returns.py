@@ -7,7 +7,7 @@ from uuid import UUID
 
 from domain.billing.payment import Payment, ReturnKind, ReturnStatus
 from domain.core.aggregate import Event
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Cursor, Projection, Row, one_by_one, update
 
 DDL = """

@@ -19,7 +19,7 @@ from pydantic_core import to_json
 from domain.core.aggregate import Created, Event
 from domain.core.recorded import Recorded
 from domain.core.topics import Kind, topics_of
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.store import Connection, scalar
 
 Cursor = psycopg.Cursor[DictRow]
 Row = dict[str, Any]

@@ -20,9 +20,9 @@ from psycopg import sql
 
 from domain.core.errors import WrongState
 from domain.core.recorded import Recorded
-from infrastructure.event_batches import event_batches
-from infrastructure.schema_change import LOCK_MILLISECONDS
-from infrastructure.store import Connection, connect_to, scalar
+from infrastructure.postgres.event_batches import event_batches
+from infrastructure.postgres.schema_change import LOCK_MILLISECONDS
+from infrastructure.postgres.store import Connection, connect_to, scalar
 from projections.projection import Cursor, Projection, lock_positions
 
 PAUSE_SECONDS = 0.2

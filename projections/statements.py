@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from uuid import UUID
 
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Row
 
 # The movement of a posting follows from its ledger accounts. Its day is a day of the account's time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy.local.home import Home, write_private
 from deploy.nats_accounts import NatsKeys
-from infrastructure.nats_keys import credentials_file, user_jwt
+from infrastructure.bus.keys import credentials_file, user_jwt
 from infrastructure.settings import Settings
 
 

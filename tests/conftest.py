@@ -29,9 +29,10 @@ from deploy.local import ports, postgres
 from deploy.local.home import Home
 from deploy.local.stack import up
 from domain.core.event_log import EventLog
-from infrastructure import bus, tracing
+from infrastructure.bus import streams as bus
+from infrastructure.postgres.store import Connection, open_log, open_pool
+from infrastructure.process import tracing
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, open_log, open_pool
 from tests.builders.history import History
 from tests.builders.tiny_model import make_tiny_model
 from tests.builders.traces import Collector

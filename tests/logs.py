@@ -14,7 +14,7 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.errors import VersionConflict
 from domain.core.event_log import EventLog, PydanticMapper
-from infrastructure.bus import Envelope
+from infrastructure.bus.streams import Envelope
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 

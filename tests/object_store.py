@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from deploy.local.ports import free_port
-from infrastructure.limited_process import die_with_parent
+from infrastructure.process.limited_process import die_with_parent
 from tests.polling import eventually
 
 BUCKET = "artifacts"

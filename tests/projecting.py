@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from threading import Event, Thread
 
 from domain.core.event_log import EventLog
-from infrastructure.consumer import OrderedConsumer
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres.store import CHANNEL, Connection, connect, open_log, open_pool
 from infrastructure.settings import Settings
-from infrastructure.store import CHANNEL, Connection, connect, open_log, open_pool
 from projections import PROJECTIONS
 from projections.group import ProjectionGroup
 

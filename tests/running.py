@@ -29,7 +29,7 @@ from deploy.local.state import ChildState
 from domain.billing.account import Account
 from gateway.cli.client import Client, Endpoint, Refused
 from gateway.http.errors import NotYetVisible
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.settings import Settings
 from tests.builders.examples import revision
 from tests.builders.tiny_model import make_tiny_model

@@ -24,7 +24,7 @@ from deploy.local.ports import free_port
 from deploy.local.postgres import CONFIGURATION, DATABASE, OWNER, provision
 from deploy.local.server_user import server_user
 from deploy.nats_accounts import USERS, Certificates, NatsKeys, configuration
-from infrastructure.database_url import OLDEST_POSTGRES
+from infrastructure.postgres.database_url import OLDEST_POSTGRES
 from infrastructure.settings import Settings
 from tests.polling import eventually
 

@@ -15,16 +15,16 @@ from domain.billing.account import Account
 from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog, replayed
 from domain.jobs.documents import CARD, PROVENANCE
-from infrastructure.artifacts import (
+from infrastructure.accounts.personal_data import erased_accounts
+from infrastructure.artifacts.store import (
     MANIFEST,
     STORE_ERRORS,
     ArtifactCorrupt,
     Artifacts,
     Manifest,
 )
-from infrastructure.personal_data import erased_accounts
-from infrastructure.seal_archive import HEADS
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
+from infrastructure.seals.archive import HEADS
 from services.projector.artifact_check import OWNERS, Kept, kept_artifacts
 
 NO_BUCKET = "NoSuchBucket"

@@ -19,12 +19,12 @@ from deploy.backup.keys import keys_of, require_apart, write_keys, write_manifes
 from deploy.backup.manifest import BackupManifest
 from deploy.backup.stages import Stages, counted
 from deploy.backup.target import BackupError, BackupTarget
-from infrastructure.artifacts import Artifacts
-from infrastructure.code_version import package_version
-from infrastructure.log_identity import log_identity
-from infrastructure.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import open_log
+from infrastructure.process.code_version import package_version
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 
 
 @dataclass(frozen=True)

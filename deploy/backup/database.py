@@ -21,8 +21,8 @@ from deploy.backup.manifest import BackupManifest, Blob, EventChunk, TableCopy
 from deploy.backup.target import BackupError, BackupTarget
 from deploy.database_roles import READ_MODELS, known_tables
 from domain.core.identity import CATALOG_ID
+from infrastructure.postgres.store import Connection, connect_to, scalar
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect_to, scalar
 
 EVENTS = "ecolink_events"
 EVENT_COLUMNS = sql.SQL("originator_id, originator_version, topic, state, notification_id")

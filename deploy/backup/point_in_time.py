@@ -17,8 +17,8 @@ from deploy.backup.target import BackupError
 from domain.jobs import events
 from domain.replay.entry import DamagedEvent, Entry
 from infrastructure.extensions import extension_tables, installed, processes
-from infrastructure.log_reader import EventReader, Selection
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.log_reader import EventReader, Selection
+from infrastructure.postgres.store import Connection, scalar
 
 CREATED: dict[str, LiteralString] = {
     "step_measurements": "measured_at",

@@ -36,14 +36,14 @@ from deploy.local.stack import stack, state, up
 from deploy.migrate import migrate
 from domain.audit.tree_head import LogKey
 from domain.core.event_format import NewerFormat
-from infrastructure.artifacts import MANIFEST, Artifacts
-from infrastructure.format_in_use import format_in_use
-from infrastructure.log_identity import set_held
-from infrastructure.object_stores import PATIENT_SECONDS
-from infrastructure.personal_data import delete_personal_data, erased_accounts
-from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
+from infrastructure.accounts.personal_data import delete_personal_data, erased_accounts
+from infrastructure.artifacts.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.store import MANIFEST, Artifacts
+from infrastructure.postgres.format_in_use import format_in_use
+from infrastructure.postgres.log_identity import set_held
+from infrastructure.postgres.store import Connection, connect, connect_to, open_log, scalar
+from infrastructure.seals.archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, connect_to, open_log, scalar
 from projections import PROJECTIONS
 from projections.rebuilding import rebuild
 from services.projector.artifact_check import check_artifacts

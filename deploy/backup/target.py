@@ -18,9 +18,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from deploy.backup.manifest import MANIFESTS, BackupManifest, Blob, manifest_ref
-from infrastructure.artifacts import Artifacts
-from infrastructure.liveness import birth, living
-from infrastructure.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.process.liveness import birth, living
 
 LOCK = "lock.json"
 BLOBS = "blobs"

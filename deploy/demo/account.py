@@ -14,12 +14,12 @@ from domain.access.role import Role
 from domain.core.aggregate import Cause, because
 from domain.core.identity import NAMESPACE, api_key_id, created_id
 from domain.use_cases.accounts import EcoLink
-from infrastructure.clock import clock_of
-from infrastructure.payments import PROVIDERS
-from infrastructure.profiles import add_account_name
-from infrastructure.sessions import add_sign_in_link
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.accounts.sessions import add_sign_in_link
+from infrastructure.payments.provider import PROVIDERS
+from infrastructure.postgres.store import connect, open_log
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
 
 NAME = "demo"
 CREDIT_MICROS = 25_000_000

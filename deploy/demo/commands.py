@@ -35,8 +35,8 @@ from deploy.local.errors import StackError
 from deploy.local.stack import running, stack, up
 from domain.core.money import exact_dollars
 from gateway.cli.client import Client, ClientError, Endpoint
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from projections.base_models import all_base_models
 from projections.billing_ledger import balances
 

@@ -13,8 +13,8 @@ from deploy.operator.model_import import offer_model
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.deployments.deployment import DeploymentStatus
 from gateway.cli.client import Client, ClientError
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from projections.base_models import all_base_models
 from projections.deployments import deployment_named
 

@@ -16,7 +16,7 @@ MAX_AGE_SECONDS = 30.0
 """Age of the last beat at which a process is unhealthy. It beats every second."""
 
 WAITING = ".waiting"
-"""Ending of the file of a waiting process, as in infrastructure.schema_revision."""
+"""Ending of the file of a waiting process, as in infrastructure.postgres.schema_revision."""
 
 ANSWER_SECONDS = 5.0
 SERVER_ERROR = 500

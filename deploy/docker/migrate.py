@@ -18,11 +18,11 @@ from deploy.local import postgres
 from deploy.migrate import FORCE, SINGLE_MACHINE, BusUnavailable, create_streams, migrate
 from deploy.run import set_up_logging
 from domain.core.event_format import NewerFormat
-from infrastructure.artifacts import STORE_ERRORS, Artifacts
-from infrastructure.database_url import OldServer
-from infrastructure.machine_checks import Level, artifact_checks
-from infrastructure.schema_change import SchemaLocked
-from infrastructure.secret_files import load_secret_files
+from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
+from infrastructure.checks.machine import Level, artifact_checks
+from infrastructure.postgres.database_url import OldServer
+from infrastructure.postgres.schema_change import SchemaLocked
+from infrastructure.process.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
 CREATED = "migrated"

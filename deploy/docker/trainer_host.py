@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from deploy.local.home import Home
 from deploy.local.pods import stop_pods
 from deploy.run import set_up_logging
-from infrastructure.secret_files import load_secret_files
+from infrastructure.process.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
 SCHEDULER = (sys.executable, "-P", "-m", "deploy.run", "scheduler")

@@ -18,7 +18,7 @@ from deploy.local import tether
 from deploy.local.hang_detection import Check, Silence
 from deploy.local.state import ChildState, ChildStatus
 from deploy.restarts import backoff_seconds, failures_after
-from infrastructure.liveness import birth
+from infrastructure.process.liveness import birth
 
 READY_POLL_SECONDS = 0.05
 

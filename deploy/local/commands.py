@@ -23,8 +23,8 @@ from deploy.local.errors import StackError
 from deploy.local.health import problems
 from deploy.local.state import ChildState, StackPhase, StackState
 from domain.core.durations import spoken
-from infrastructure.clock import clock_of
-from infrastructure.event_handlers import UNREACHABLE
+from infrastructure.bus.event_handlers import UNREACHABLE
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
 
 commands = typer.Typer()

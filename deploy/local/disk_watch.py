@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from infrastructure.disk_space import DiskLevel, disk_space
+from infrastructure.process.disk_space import DiskLevel, disk_space
 from infrastructure.settings import Settings
 
 REPEAT_SECONDS = 600.0

@@ -7,9 +7,9 @@ from datetime import datetime
 
 import psycopg
 
-from infrastructure.disk_space import disk_space
+from infrastructure.postgres.store import connect
+from infrastructure.process.disk_space import disk_space
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from projections.consumers import CONSUMERS, consumer_lags, lag_problems, parked_problems
 
 

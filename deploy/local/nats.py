@@ -16,8 +16,8 @@ from deploy.local.hang_detection import Probe, healthz
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.ports import free_port
 from deploy.nats_accounts import USERS, configuration
-from infrastructure.bus import EVENTS, OPERATOR
-from infrastructure.nats_keys import public_key, signer
+from infrastructure.bus.keys import public_key, signer
+from infrastructure.bus.streams import EVENTS, OPERATOR
 
 STORING_SECONDS = 15.0
 MIN_FREE_BYTES = 32 * 1024**2
@@ -93,7 +93,7 @@ class NatsServer:
             owner.rename(owner.with_name(public_key(self._keys.services)))
 
     def provision(self) -> None:
-        """Do nothing. infrastructure.bus creates streams and consumers on any server."""
+        """Do nothing. infrastructure.bus.streams creates streams and consumers on any server."""
 
     def ready(self) -> bool:
         """Return True if the server replies to an operator and has JetStream enabled."""

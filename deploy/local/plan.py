@@ -29,7 +29,7 @@ from deploy.processes import (
     separate_roles,
     shared_variables,
 )
-from infrastructure.bus import OPERATOR
+from infrastructure.bus.streams import OPERATOR
 from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")

@@ -9,14 +9,14 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from deploy.local.home import Home
-from infrastructure.liveness import kill_groups, living, wait_ended
+from infrastructure.process.liveness import kill_groups, living, wait_ended
 
 
 class PodRecord(BaseModel):
     """The contents of `pods/<name>/pod.json`: the process that runs a pod."""
 
     pid: int
-    born: str  # start time; see infrastructure.liveness.birth
+    born: str  # start time; see infrastructure.process.liveness.birth
 
 
 def living_pods(home: Home) -> list[psutil.Process]:

@@ -21,8 +21,8 @@ from deploy.local.errors import StackError
 from deploy.local.hang_detection import Probe
 from deploy.local.home import Home, Passwords, write_private
 from deploy.local.server_user import server_user
-from infrastructure.liveness import wait_ended
-from infrastructure.store import LEAST_CONNECTIONS
+from infrastructure.postgres.store import LEAST_CONNECTIONS
+from infrastructure.process.liveness import wait_ended
 
 DATABASE = "ecolink"
 OWNER = "ecolink"

@@ -16,7 +16,7 @@ from deploy.local.home import Home
 from deploy.local.state import StackPhase, StackState, recorded_state
 from deploy.local.supervisor import READY
 from deploy.processes import PROCESSES, environment
-from infrastructure.liveness import wait_ended
+from infrastructure.process.liveness import wait_ended
 from infrastructure.settings import Settings
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.local.home import Home, write_private
 from infrastructure.extensions import environment
-from infrastructure.liveness import living
+from infrastructure.process.liveness import living
 from infrastructure.settings import Settings
 
 
@@ -42,7 +42,7 @@ class ChildStatus(BaseModel):
     roles: tuple[str, ...] = ()
     state: ChildState
     pid: int | None
-    born: str | None  # start time; see infrastructure.liveness.birth
+    born: str | None  # start time; see infrastructure.process.liveness.birth
     restarts: int
     since: datetime
 

@@ -31,7 +31,7 @@ from deploy.local.plan import Plan, make_plan
 from deploy.local.pods import stop_pods
 from deploy.local.state import ChildState, StackPhase, StackState, recorded_state
 from deploy.run import PRIVATE_UMASK, set_up_logging
-from infrastructure.liveness import birth, kill_groups
+from infrastructure.process.liveness import birth, kill_groups
 from infrastructure.settings import Settings
 
 START_SECONDS = 120.0

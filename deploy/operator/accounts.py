@@ -25,14 +25,14 @@ from domain.use_cases.returns import Returning
 from gateway.accounts.opening import open_named
 from gateway.cli.keys import ExpiresOption, RoleOption, ScopeOption
 from gateway.cli.terminal import screen
-from infrastructure.artifacts import Artifacts
-from infrastructure.card_payments import CardPayments
-from infrastructure.card_returns import CardReturns
-from infrastructure.key_uses import last_uses
-from infrastructure.payments import STRIPE_DISABLED, provider_named
-from infrastructure.personal_data import delete_personal_data, holdings_of
-from infrastructure.profiles import account_id_of, account_names, key_names, set_key_name
-from infrastructure.stripe_provider import stripe_provider
+from infrastructure.accounts.key_uses import last_uses
+from infrastructure.accounts.personal_data import delete_personal_data, holdings_of
+from infrastructure.accounts.profiles import account_id_of, account_names, key_names, set_key_name
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.payments.card_payments import CardPayments
+from infrastructure.payments.card_returns import CardReturns
+from infrastructure.payments.provider import STRIPE_DISABLED, provider_named
+from infrastructure.payments.stripe_provider import stripe_provider
 from projections import ACCOUNTS, API_KEYS
 from projections.accounts import all_accounts
 from projections.api_keys import keys_of

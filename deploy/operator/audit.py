@@ -22,12 +22,12 @@ from domain.audit.tree_head import InvalidHead, LogKey
 from domain.core.money import exact_dollars
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
-from infrastructure.artifacts import Artifacts
-from infrastructure.log_identity import log_identity
-from infrastructure.seal_archive import SealArchive, load_key, origin_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import Connection, connect, open_log
+from infrastructure.seals.archive import SealArchive, load_key, origin_of
+from infrastructure.seals.verifications import Verdict
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, open_log
-from infrastructure.verifications import Verdict
 from services.auditor.report import Circumstances, KeySource, Results, report
 from services.projector.artifact_check import ArtifactFindings, check_artifacts
 from services.projector.audit import Findings, audit

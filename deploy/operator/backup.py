@@ -27,10 +27,10 @@ from deploy.operator.replay import moment_of
 from domain.audit.tree_head import InvalidHead, LogKey
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
-from infrastructure.artifacts import STORE_ERRORS
-from infrastructure.log_identity import HELD, set_held
+from infrastructure.artifacts.store import STORE_ERRORS
+from infrastructure.postgres.log_identity import HELD, set_held
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 
 commands = typer.Typer(
     name="backup", no_args_is_help=True, help="Back up all data, and restore it elsewhere."

@@ -16,16 +16,16 @@ from deploy.local.home import Home
 from deploy.local.ports import is_free
 from deploy.local.stack import running
 from gateway.cli.terminal import AsJson
-from infrastructure.machine_checks import (
+from infrastructure.checks.machine import (
     Check,
     Level,
     existing_parent,
     machine_checks,
     server_checks,
 )
+from infrastructure.checks.standbys import standby_checks
+from infrastructure.checks.streams import stream_checks
 from infrastructure.settings import Settings
-from infrastructure.standby_checks import standby_checks
-from infrastructure.stream_checks import stream_checks
 from services.scheduler.launchers import launcher_checks
 
 commands = typer.Typer()

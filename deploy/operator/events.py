@@ -18,12 +18,12 @@ from rich.markup import escape
 from deploy.local.stack import running
 from domain.core.aggregate import Event
 from gateway.schemas import parsed_job_id
-from infrastructure import bus
-from infrastructure.bus import AGGREGATE_OF, EVENTS, Envelope
-from infrastructure.event_handlers import parked_events, request_replay
-from infrastructure.profiles import account_id_of
+from infrastructure.accounts.profiles import account_id_of
+from infrastructure.bus import streams as bus
+from infrastructure.bus.event_handlers import parked_events, request_replay
+from infrastructure.bus.streams import AGGREGATE_OF, EVENTS, Envelope
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 
 commands = typer.Typer(name="events", help="Follow the event stream, and replay parked events.")
 
@@ -84,7 +84,7 @@ def subscribe(
 @commands.command()
 def asyncapi() -> None:
     """Print the AsyncAPI document of the bus, with the schema of every message, as YAML."""
-    from infrastructure.bus_document import as_yaml  # only here: FastStream imports slowly
+    from infrastructure.training.bus_document import as_yaml  # only here: FastStream imports slowly
 
     typer.echo(as_yaml(), nl=False)
 

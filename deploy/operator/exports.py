@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from domain.core.event_log import EventLog
 from domain.core.identity import export_id
 from domain.exports.export import Export, ExportFormat
-from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
+from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest
 from services.exporter.documents import ORIGIN, Origin
 from services.scheduler.verification import MISSING, Check, Copy
 

@@ -15,11 +15,11 @@ from domain.audit.consistency_proof import ConsistencyProof
 from domain.audit.tree_head import InvalidHead, LogKey, TreeHead
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import errors, fail
-from infrastructure.artifacts import Artifacts
-from infrastructure.event_proofs import consistency_of
-from infrastructure.seal_archive import SealArchive, SealDamaged
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import SealArchive, SealDamaged
+from infrastructure.seals.proofs import consistency_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 
 
 def head(

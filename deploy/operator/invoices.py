@@ -21,15 +21,15 @@ from domain.audit.tree_head import InvalidHead, LogKey
 from domain.core.money import decimals_of, exact_dollars
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail, screen
-from infrastructure.artifacts import Artifacts
-from infrastructure.invoice_file import verify_file
-from infrastructure.invoices import Issuer
-from infrastructure.log_identity import log_identity
-from infrastructure.profiles import account_id_of
-from infrastructure.seal_archive import SealArchive, SealDamaged, load_key, origin_of
-from infrastructure.sealed_tree import NotProvable
+from infrastructure.accounts.profiles import account_id_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bills.invoice_file import verify_file
+from infrastructure.bills.invoices import Issuer
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import Connection, connect
+from infrastructure.seals.archive import SealArchive, SealDamaged, load_key, origin_of
+from infrastructure.seals.tree import NotProvable
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
 
 commands = typer.Typer(
     no_args_is_help=True, help="Make invoices from the event log, and verify them offline."

@@ -11,7 +11,7 @@ from deploy.local.errors import StackError
 from domain.catalog.base_model import Revision
 from domain.catalog.catalog import Catalog
 from domain.use_cases.accounts import EcoLink
-from infrastructure.imported_model import ImportedModel
+from infrastructure.base_models.imported_model import ImportedModel
 from infrastructure.settings import Settings
 
 

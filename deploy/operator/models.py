@@ -21,7 +21,7 @@ from domain.jobs.job import Job
 from domain.use_cases.deployments import Deploying
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_uses import uses_of_base
 from projections.models import job_of_model

@@ -34,10 +34,10 @@ from gateway.audit.service import Auditor
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, errors, fail, screen
 from gateway.schemas import job_name
-from infrastructure.log_reader import Selection
-from infrastructure.profiles import account_id_of
+from infrastructure.accounts.profiles import account_id_of
+from infrastructure.postgres.log_reader import Selection
+from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
 
 show = typer.Typer(
     name="show",

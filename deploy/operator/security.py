@@ -24,10 +24,10 @@ from domain.access.api_key import secret_sha256
 from domain.core.identity import api_key_id
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
-from infrastructure import security_log
-from infrastructure.artifacts import Artifacts
+from infrastructure.accounts import security_log
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.limits import TABLE, Limits
-from infrastructure.seal_archive import LastHead
+from infrastructure.seals.archive import LastHead
 from infrastructure.settings import Settings
 
 commands = typer.Typer(

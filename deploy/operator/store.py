@@ -17,11 +17,11 @@ from domain.core.identity import CATALOG_ID
 from domain.use_cases.accounts import EcoLink
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
-from infrastructure.clock import clock_of
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.profiles import account_named
+from infrastructure.accounts.profiles import account_named
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres.store import Connection, connect, open_log
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, open_log
 from projections.projection import Projection, ProjectionEffect
 
 

@@ -16,11 +16,11 @@ from domain.core.durations import spoken
 from domain.core.event_format import FORMAT
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
-from infrastructure.clock import clock_of
-from infrastructure.code_version import package_version
-from infrastructure.presence import follow_format
-from infrastructure.upgrade import OlderProcesses, UpgradeStatus, upgrade_status
-from infrastructure.upgrade import finish as finish_upgrade
+from infrastructure.postgres.presence import follow_format
+from infrastructure.postgres.upgrade import OlderProcesses, UpgradeStatus, upgrade_status
+from infrastructure.postgres.upgrade import finish as finish_upgrade
+from infrastructure.process.clock import clock_of
+from infrastructure.process.code_version import package_version
 
 commands = typer.Typer(
     name="upgrade", no_args_is_help=True, help="Follow and finish an upgrade of several machines."

@@ -31,10 +31,10 @@ from domain.catalog.catalog_entries import read_prices
 from domain.core.money import decimals_of, exact_dollars
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail, screen
-from infrastructure.charge_rows import charge_rows
-from infrastructure.profiles import account_names
+from infrastructure.accounts.profiles import account_names
+from infrastructure.bills.charge_rows import charge_rows
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 
 FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = datetime(9999, 1, 1, tzinfo=UTC)

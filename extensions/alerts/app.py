@@ -11,13 +11,13 @@ from extensions.alerts.effect import NAME, AlertEffect
 from extensions.alerts.rules_file import RulesInvalid
 from extensions.alerts.settings import AlertSettings
 from extensions.alerts.watch import RulesInForce, Watch
-from infrastructure.clock import clock_of
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.leadership import Leadership, leading
-from infrastructure.log_identity import watch_log
-from infrastructure.service import broker_of, every, serve
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.service import broker_of, every, serve
+from infrastructure.postgres.leadership import Leadership, leading
+from infrastructure.postgres.log_identity import watch_log
+from infrastructure.postgres.store import open_log, open_pool
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
 
 EVALUATE_SECONDS = 1.0
 CATCH_UP_SECONDS = 300.0

@@ -22,7 +22,7 @@ from extensions.alerts.settings import AlertSettings
 from extensions.alerts.tables import ListedAlert
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
-from infrastructure.clock import clock_of
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
 
 commands = typer.Typer(

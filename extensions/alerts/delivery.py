@@ -20,7 +20,7 @@ from extensions.alerts.messages import message_of
 from extensions.alerts.receivers import DeliveryFailed, Message, Receiver, send
 from extensions.alerts.rules_file import Rules
 from extensions.alerts.tables import NoticeState, PendingNotice
-from infrastructure.clock import Clock
+from infrastructure.process.clock import Clock
 
 FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=5), timedelta(minutes=5)
 GIVE_UP = timedelta(days=1)

@@ -12,9 +12,9 @@ from domain.core.topics import topics_of
 from extensions.alerts import tables
 from extensions.alerts.domain.rule import Rule
 from extensions.alerts.domain.signals import SIGNALS, Cleared, signals
-from infrastructure.clock import Clock
-from infrastructure.leadership import LOST, Leadership
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.leadership import LOST, Leadership
+from infrastructure.postgres.store import Connection, scalar
+from infrastructure.process.clock import Clock
 
 NAME = "alerts"
 """Name of the process, of its consumer and of its position."""

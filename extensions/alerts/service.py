@@ -11,7 +11,7 @@ from extensions.alerts.domain.durations import parse_duration
 from extensions.alerts.domain.evaluation import Silence
 from extensions.alerts.tables import ListedAlert
 from gateway.backend import Backend
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 
 RECENT = 50
 

@@ -16,7 +16,7 @@ from extensions.alerts.domain.cause import Cause
 from extensions.alerts.domain.evaluation import Alert, Changes, NoticeKind, Silence, Situation
 from extensions.alerts.domain.rule import Severity
 from infrastructure.extensions import Table
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 
 CAUSES = Table(
     name="alert_causes",

@@ -15,9 +15,9 @@ from extensions.alerts.domain.evaluation import Changes, NoticeKind, evaluate
 from extensions.alerts.domain.rule import Rule
 from extensions.alerts.effect import Connect, changing
 from extensions.alerts.rules_file import RulesInvalid, load_rules
-from infrastructure.artifacts import Artifacts
-from infrastructure.clock import Clock
-from infrastructure.leadership import Leadership
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.leadership import Leadership
+from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
 
 LONGEST_REASON = 200

@@ -19,7 +19,7 @@ from gateway.http.permissions import MayRead, MayTrain
 from gateway.launch.pages.entries import Entries, read
 from gateway.schemas import JobId
 from gateway.web.rendering import fragment, page
-from infrastructure.profiles import dataset_names
+from infrastructure.accounts.profiles import dataset_names
 from projections.datasets import datasets_among
 
 ADDRESS = "/fine-tune/templates"

@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from infrastructure.extensions import Table
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 
 JOB_TEMPLATES = Table(
     name="job_templates",

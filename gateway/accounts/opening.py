@@ -9,8 +9,8 @@ from domain.access.role import Role, require_account_role
 from domain.billing.account import Account
 from domain.core.errors import Invalid
 from domain.use_cases.accounts import EcoLink
-from infrastructure.profiles import add_account_name
-from infrastructure.store import Connection
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.postgres.store import Connection
 
 MAX_NAME = 100
 

@@ -24,8 +24,8 @@ from gateway.http.read_your_writes import caught_up
 from gateway.keys.schemas import KeyAnswer
 from gateway.keys.service import list_keys
 from gateway.schemas import Answer
-from infrastructure.personal_data import holdings_of
-from infrastructure.profiles import account_id_of, name_of_account
+from infrastructure.accounts.personal_data import holdings_of
+from infrastructure.accounts.profiles import account_id_of, name_of_account
 from projections import ACCOUNTS, API_KEYS
 from projections.accounts import AccountFilter
 from projections.accounts import account as account_row

@@ -12,8 +12,8 @@ from gateway.audit.service import Auditor
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.errors import TookTooLong
+from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
 
 LONGEST_SECONDS = 30.0
 """Maximum seconds of all queries of a page together."""

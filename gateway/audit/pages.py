@@ -21,10 +21,10 @@ from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayReadAll
 from gateway.schemas import JobId, job_name
 from gateway.web.rendering import PRIVATE, fragment, is_htmx, page
-from infrastructure.event_proofs import Evidence, SealStatus, evidence_of
-from infrastructure.event_rows import read_rows
-from infrastructure.seal_archive import SealArchive
-from infrastructure.store import Connection
+from infrastructure.postgres.event_rows import read_rows
+from infrastructure.postgres.store import Connection
+from infrastructure.seals.archive import SealArchive
+from infrastructure.seals.proofs import Evidence, SealStatus, evidence_of
 
 PAGE_EVENTS = 50
 LISTED_EVENTS = 200

@@ -16,9 +16,9 @@ from gateway.audit.kinds import topics_of_kind
 from gateway.http.paging import MOST_POSITION
 from gateway.schemas import SHOWN_CHARACTERS, parsed_job_id
 from gateway.web.addresses import query_of
-from infrastructure.log_reader import Selection
-from infrastructure.profiles import account_id_of
-from infrastructure.store import Connection
+from infrastructure.accounts.profiles import account_id_of
+from infrastructure.postgres.log_reader import Selection
+from infrastructure.postgres.store import Connection
 
 T = TypeVar("T")
 

@@ -44,9 +44,9 @@ from gateway.audit.schemas import (
     Why,
 )
 from gateway.schemas import job_name
-from infrastructure.log_reader import EventReader, Selection
-from infrastructure.profiles import key_names
-from infrastructure.store import Connection
+from infrastructure.accounts.profiles import key_names
+from infrastructure.postgres.log_reader import EventReader, Selection
+from infrastructure.postgres.store import Connection
 
 REMEMBERED_DEPLOYMENTS = REMEMBERED_KEYS = 1_000
 

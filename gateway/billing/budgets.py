@@ -14,7 +14,7 @@ from gateway.backend import Backend
 from gateway.billing.schemas import BudgetAnswer, BudgetKey
 from gateway.http.access import Caller
 from gateway.schemas import Money
-from infrastructure.profiles import key_names
+from infrastructure.accounts.profiles import key_names
 
 
 class BudgetRefused(NamedTuple):

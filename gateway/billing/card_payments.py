@@ -20,8 +20,8 @@ from gateway.http.errors import Forbidden
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up
 from gateway.schemas import Money
-from infrastructure.card_payments import CardPayments
-from infrastructure.stripe_provider import WebhookEvent
+from infrastructure.payments.card_payments import CardPayments
+from infrastructure.payments.stripe_provider import WebhookEvent
 from projections import ACCOUNTS, BILLING_LEDGER, CARD_PAYMENTS
 from projections.card_payments import newest_card_payments
 from projections.projection import Row

@@ -45,7 +45,7 @@ from gateway.keys.service import list_keys
 from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, is_htmx, page
-from infrastructure.profiles import synthesis_names
+from infrastructure.accounts.profiles import synthesis_names
 from projections import ACCOUNTS
 from projections.billing_ledger import PostingFilter, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for

@@ -21,8 +21,8 @@ from gateway.http.errors import Forbidden
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.schemas import Money
-from infrastructure.payments import PaymentProvider, provider_named, self_service_provider
-from infrastructure.profiles import name_of_account
+from infrastructure.accounts.profiles import name_of_account
+from infrastructure.payments.provider import PaymentProvider, provider_named, self_service_provider
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import AccountFilter, accounts_after
 from projections.accounts import account as account_row

@@ -17,7 +17,7 @@ from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.jobs.names import SHORT, names_by_id
 from gateway.schemas import Money
-from infrastructure.profiles import synthesis_names
+from infrastructure.accounts.profiles import synthesis_names
 from projections.billing_ledger import PostingFilter, newest_postings, postings_of
 from projections.projection import Row
 from projections.statement_csv import daily_csv, job_csv, ledger_csv

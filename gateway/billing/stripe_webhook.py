@@ -11,7 +11,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.billing.card_payments import take_event
 from gateway.http.errors import TooLarge
 from gateway.http.permissions import PUBLIC
-from infrastructure.stripe_provider import verified_event
+from infrastructure.payments.stripe_provider import verified_event
 
 MAX_BYTES = 256 * 1024
 """Maximum size of an event in bytes. Stripe's largest events have some 10 kB."""

@@ -18,7 +18,7 @@ from domain.training.phases import Phase
 from gateway.backend import Backend
 from gateway.catalog.pool_claims import PoolClaims
 from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
-from infrastructure.exchange import read
+from infrastructure.bus.exchange import read
 from projections import GPU_POOLS
 from projections.gpu_pools import HELD, all_gpu_pools, claims
 from projections.job_detail import CANCELLING, PAUSING

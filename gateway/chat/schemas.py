@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.core.errors import Invalid
 from gateway.schemas import Answer
-from infrastructure.generation import MAX_CHOICES, GenerationRequest
-from infrastructure.json_schema import MAX_DEPTH, InvalidSchema, inside, require_schema
+from infrastructure.chat.generation import MAX_CHOICES, GenerationRequest
+from infrastructure.chat.json_schema import MAX_DEPTH, InvalidSchema, inside, require_schema
 
 SEEDS = 2**62
 

@@ -24,7 +24,7 @@ from gateway.http.errors import NotServing, NotYetVisible, Problem, Unauthentica
 from gateway.http.openai_errors import body as error_body
 from gateway.http.read_your_writes import caught_up
 from gateway.http.streaming import while_connected
-from infrastructure.generation import TextDelta, ToolCall
+from infrastructure.chat.generation import TextDelta, ToolCall
 from projections import DEPLOYMENTS, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import deployment_named

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from domain.core.errors import DomainError, Invalid
 from gateway.http.errors import NotServing, Overloaded
-from infrastructure.generation import (
+from infrastructure.chat.generation import (
     GENERATE_PATH,
     GenerationFailed,
     GenerationRefused,
@@ -29,7 +29,7 @@ from infrastructure.generation import (
     PromptRead,
     TextDelta,
 )
-from infrastructure.ndjson import lines_as_they_come
+from infrastructure.http.ndjson import lines_as_they_come
 from infrastructure.settings import Settings
 
 SILENT_SECONDS = 300.0

@@ -34,7 +34,7 @@ from gateway.datasets.schemas import (
     DifferenceAnswer,
 )
 from gateway.schemas import Listed
-from infrastructure.comparisons import ComparisonState
+from infrastructure.datasets.comparisons import ComparisonState
 
 POLL_SECONDS = 0.5
 LINES_SHOWN, CHANGES_SHOWN, SAMPLES_SHOWN = 20, 20, 3

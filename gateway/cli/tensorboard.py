@@ -10,8 +10,8 @@ from typing import BinaryIO
 from gateway.cli.client import Client
 from gateway.cli.following import ENDINGS, breathe, leaving_it_running, patiently
 from gateway.jobs.schemas import Evaluation, JobDetail, Step
-from infrastructure.metric_names import EVALUATION_METRICS, STEP_METRICS, named
-from infrastructure.tensorboard_events import head, restart, scalars
+from infrastructure.trackers.metric_names import EVALUATION_METRICS, STEP_METRICS, named
+from infrastructure.trackers.tensorboard_events import head, restart, scalars
 
 
 class EventFile:

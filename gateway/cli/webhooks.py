@@ -24,7 +24,7 @@ from gateway.webhooks.schemas import (
     WebhookChanges,
     WebhookForm,
 )
-from infrastructure.webhook_deliveries import DeliveryStatus
+from infrastructure.webhooks.deliveries import DeliveryStatus
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0

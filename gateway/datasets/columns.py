@@ -23,9 +23,9 @@ from gateway.datasets.uploads import (
     upload_ref,
 )
 from gateway.http.access import Caller
-from infrastructure.chat_columns import BadColumn, to_example
-from infrastructure.preference_columns import INPUT, PREFERRED, REJECTED, to_pair
-from infrastructure.profiles import dataset_names
+from infrastructure.accounts.profiles import dataset_names
+from infrastructure.datasets.chat_columns import BadColumn, to_example
+from infrastructure.datasets.preference_columns import INPUT, PREFERRED, REJECTED, to_pair
 
 MAX_COLUMNS_TEXT = 4_000
 SHOWN_CHARACTERS = 600

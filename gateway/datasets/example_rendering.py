@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from infrastructure.chat_labels import (
+from infrastructure.chat.chat_labels import (
     IGNORED,
     ChatRenderer,
     Example,
@@ -21,8 +21,8 @@ from infrastructure.chat_labels import (
     Unrenderable,
     labeled,
 )
-from infrastructure.preference_columns import conversations_of, is_pair
-from infrastructure.text_encoder import Tokens, readable
+from infrastructure.chat.text_encoder import Tokens, readable
+from infrastructure.datasets.preference_columns import conversations_of, is_pair
 
 CHARACTERS_SHOWN = 20_000  # characters per example
 TURNS_TOLD_APART = 100  # maximum turns to separate; each requires rendering all previous messages

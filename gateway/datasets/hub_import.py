@@ -23,7 +23,7 @@ from gateway.datasets.uploads import (
 )
 from gateway.http.access import Caller
 from gateway.http.errors import HubUnavailable
-from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
+from infrastructure.process.limited_process import LimitExceeded, Limits, ProcessFailed, run
 from projections.projection import Row
 
 WORKER = "gateway.datasets.hub_worker"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.datasets.hub_files import NoFiles, files_of_split
-from infrastructure.hub_client import ENVIRONMENT
-from infrastructure.limited_process import serve
+from infrastructure.http.hub_client import ENVIRONMENT
+from infrastructure.process.limited_process import serve
 
 CHUNK_BYTES = 1024**2
 BATCH_ROWS = 1024

@@ -12,7 +12,7 @@ from gateway.http.access import Caller
 from gateway.http.openai_vocabulary import job_of_result
 from gateway.jobs.results import has_results, trained_tokens
 from gateway.jobs.service import own_job
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.job_timeline import ended_at
 from projections.projection import Row
 

@@ -51,7 +51,7 @@ from gateway.http.openai_vocabulary import (
 from gateway.http.operations import OpenAIOperation
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
 from gateway.schemas import Answer
-from infrastructure.profiles import dataset_names
+from infrastructure.accounts.profiles import dataset_names
 from projections import datasets as rows
 from projections.file_list import FileKey, files_of
 

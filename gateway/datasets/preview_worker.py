@@ -17,11 +17,11 @@ from gateway.datasets.example_rendering import (
     lines_from,
     shown_conversations,
 )
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.base_tokenizer import BaseTokenizer
-from infrastructure.customer_log import without_paths
-from infrastructure.limited_process import CpuTimeExceeded, Limits, confine, cpu_limit
-from infrastructure.template_rendering import ChatRefused
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts
+from infrastructure.chat.base_tokenizer import BaseTokenizer
+from infrastructure.chat.template_rendering import ChatRefused
+from infrastructure.process.limited_process import CpuTimeExceeded, Limits, confine, cpu_limit
+from infrastructure.training.customer_log import without_paths
 
 KEPT_TOKENIZERS = 2
 """Number of cached tokenizers. A large one takes about 100 MB."""

@@ -15,7 +15,7 @@ from fastapi import Depends, Request
 
 from gateway.datasets.preview_worker import LIMITS, Preview, PreviewRequest
 from gateway.http.errors import Overloaded
-from infrastructure.limited_process import die_with_parent, minimal_environment
+from infrastructure.process.limited_process import die_with_parent, minimal_environment
 
 WORKER = "gateway.datasets.preview_worker"
 WORKERS = 2

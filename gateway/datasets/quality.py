@@ -30,16 +30,16 @@ from gateway.datasets.uploads import (
 )
 from gateway.http.access import Caller
 from gateway.http.permissions import DOWNLOAD
-from infrastructure.comparisons import (
+from infrastructure.accounts.profiles import dataset_names
+from infrastructure.bus.exchange import read
+from infrastructure.datasets.comparisons import (
     ComparisonKind,
     ComparisonState,
     comparison,
     contaminations,
     request_comparison,
 )
-from infrastructure.exchange import read
-from infrastructure.profiles import dataset_names
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections import datasets as rows
 
 UNNAMED = "dataset"

@@ -20,7 +20,7 @@ from gateway.backend import Backend
 from gateway.datasets import quality, service
 from gateway.datasets.schemas import DatasetAnswer
 from gateway.http.access import Caller
-from infrastructure.profiles import dataset_names
+from infrastructure.accounts.profiles import dataset_names
 from projections.datasets import ready_datasets
 
 HEIGHT, BAR, GAP, LEAST = 60, 10, 2, 1.5  # in SVG units

@@ -12,7 +12,7 @@ from domain.datasets.dataset import DatasetKind, DatasetStatus
 from domain.datasets.filters import Filters
 from domain.datasets.quality_report import Contamination, Difference
 from gateway.schemas import Answer
-from infrastructure.comparisons import ComparisonState
+from infrastructure.datasets.comparisons import ComparisonState
 
 
 class Progress(Answer):

@@ -20,10 +20,10 @@ from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.http.permissions import DOWNLOAD
 from gateway.http.read_your_writes import caught_up, found
-from infrastructure.exchange import read
-from infrastructure.measurements import progress_of
-from infrastructure.profiles import dataset_names
-from infrastructure.store import Connection
+from infrastructure.accounts.profiles import dataset_names
+from infrastructure.bus.exchange import read
+from infrastructure.postgres.store import Connection
+from infrastructure.training.measurements import progress_of
 from projections import DATASETS, JOB_DETAIL, SYNTHESES
 from projections import datasets as rows
 from projections.base_models import all_base_models

@@ -20,7 +20,7 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.errors import QuotaExceeded
 from gateway.http.read_your_writes import caught_up, found
-from infrastructure.profiles import set_dataset_name
+from infrastructure.accounts.profiles import set_dataset_name
 from projections import DATASETS
 from projections import datasets as rows
 

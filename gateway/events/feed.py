@@ -27,9 +27,9 @@ from domain.deployments.deployment import Deployment
 from domain.jobs.events import job_of
 from gateway.backend import Backend
 from gateway.events.schemas import EventAnswer
-from infrastructure.consumer import Recorded, recorded
-from infrastructure.log_identity import LogReplaced
-from infrastructure.store import connect_to_listen
+from infrastructure.bus.consumer import Recorded, recorded
+from infrastructure.postgres.log_identity import LogReplaced
+from infrastructure.postgres.store import connect_to_listen
 from projections.account_events import EventFilter, indexed_events
 
 BATCH_EVENTS = 500

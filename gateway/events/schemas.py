@@ -12,7 +12,7 @@ from domain.core.aggregate import Created, Event
 from domain.jobs import events
 from gateway.http.paging import MOST_POSITION
 from gateway.schemas import Answer, JobId
-from infrastructure.consumer import Recorded
+from infrastructure.bus.consumer import Recorded
 
 ENVELOPE = frozenset(Created.model_fields)
 SECRET = frozenset({"sha256"})

@@ -18,7 +18,7 @@ from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up
 from gateway.models.service import own_model
 from infrastructure.hub_targets import Target, add_target, delete_target, shown_targets
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections import HUB_PUSHES
 from projections.hub_pushes import pushes_of
 from projections.projection import Row

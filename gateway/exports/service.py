@@ -16,9 +16,9 @@ from gateway.exports.schemas import ExportAnswer, ExportFailure
 from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up
 from gateway.models.service import own_model
-from infrastructure.artifacts import Artifacts
-from infrastructure.gguf_support import NoGguf, require_gguf_of
-from infrastructure.measurements import export_progress
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.base_models.gguf_support import NoGguf, require_gguf_of
+from infrastructure.training.measurements import export_progress
 from projections import EXPORTS
 from projections.exports import exports_of, wanted_exports
 from projections.projection import Row

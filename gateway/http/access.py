@@ -26,9 +26,9 @@ from gateway.http.errors import Forbidden, Unauthenticated
 from gateway.http.lockout import Lockout
 from gateway.http.origin import client_address
 from gateway.http.sessions import SAFE_METHODS, SessionOf, check_csrf, csrf_token_shown
-from infrastructure import tracing
-from infrastructure.key_uses import KeyUses
-from infrastructure.sessions import Session
+from infrastructure.accounts.key_uses import KeyUses
+from infrastructure.accounts.sessions import Session
+from infrastructure.process import tracing
 
 CHATS_PATH = "/v1/chat/completions"
 """Path of chats. A chat is a POST that changes no data, and has its own rate limits."""

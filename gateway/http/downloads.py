@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from domain.core.errors import NotFound
 from gateway.http.errors import refusals
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 
 OCTETS, JSON_LINES, ZIP = "application/octet-stream", "application/jsonl", "application/zip"
 

@@ -11,7 +11,7 @@ from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.permissions import PUBLIC
 from gateway.schemas import Answer
-from infrastructure.disk_space import DiskLevel, disk_space
+from infrastructure.process.disk_space import DiskLevel, disk_space
 
 router = APIRouter(tags=["health"], dependencies=[PUBLIC])
 

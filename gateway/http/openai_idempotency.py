@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from infrastructure.idempotency import give_key, repeated_key
+from infrastructure.http.idempotency import give_key, repeated_key
 
 KeyOf = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200)]
 RetryOf = Annotated[int, Header(alias="x-stainless-retry-count", ge=0)]

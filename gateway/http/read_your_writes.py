@@ -13,7 +13,7 @@ from collections.abc import Callable
 from domain.core.errors import NotFound
 from gateway.backend import Backend
 from gateway.http.errors import NotYetVisible
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections.projection import Projection, Row, lowest_position, newest_needed
 
 WAIT_SECONDS = 2.0

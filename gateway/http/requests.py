@@ -16,7 +16,7 @@ from gateway.backend import Backend
 from gateway.http.errors import Errors, Problem, RateLimited
 from gateway.http.lockout import network_of
 from gateway.http.origin import client_address
-from infrastructure.metrics import HTTP_SECONDS
+from infrastructure.process.metrics import HTTP_SECONDS
 
 log = logging.getLogger("gateway")
 

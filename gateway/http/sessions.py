@@ -18,8 +18,8 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.errors import Forbidden
 from gateway.http.origin import is_secure
 from gateway.http.text_validation import FORM
-from infrastructure import sessions
-from infrastructure.sessions import SESSION_DAYS, Session
+from infrastructure.accounts import sessions
+from infrastructure.accounts.sessions import SESSION_DAYS, Session
 
 COOKIE = "ecolink_session"
 CSRF_HEADER, CSRF_FIELD = "x-csrf-token", "csrf_token"

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from fastapi import Request
 
 from gateway.http.errors import NoDiskSpace, TooLarge
-from infrastructure.artifacts import Artifacts
-from infrastructure.disk_space import DiskLevel, disk_space
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.process.disk_space import DiskLevel, disk_space
 
 FORM_BYTES = 64 * 1024
 """Maximum size in bytes of the other fields of a form."""

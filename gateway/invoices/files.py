@@ -6,7 +6,7 @@ from fastapi.responses import Response
 
 from gateway.backend import Backend
 from gateway.invoices.service import file_of
-from infrastructure.invoice_requests import RequestedInvoice
+from infrastructure.bills.invoice_requests import RequestedInvoice
 
 MEDIA_TYPES = {"pdf": "application/pdf", "json": "application/json"}
 

@@ -20,7 +20,7 @@ from gateway.invoices import service
 from gateway.invoices.files import file_response
 from gateway.invoices.schemas import InvoiceForm
 from gateway.web.rendering import fragment, is_htmx, page
-from infrastructure.profiles import account_id_of, account_names
+from infrastructure.accounts.profiles import account_id_of, account_names
 
 LISTED_INVOICES = 100
 OFFERED_MONTHS = 24

@@ -14,8 +14,8 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.invoices.schemas import InvoiceAnswer, InvoiceForm
 from gateway.schemas import Money
-from infrastructure.invoice_file import verify_file
-from infrastructure.invoice_requests import (
+from infrastructure.bills.invoice_file import verify_file
+from infrastructure.bills.invoice_requests import (
     RequestedInvoice,
     invoice_with,
     invoices_of,
@@ -23,7 +23,7 @@ from infrastructure.invoice_requests import (
     latest_invoices,
     request_invoice,
 )
-from infrastructure.seal_archive import SealArchive, SealDamaged
+from infrastructure.seals.archive import SealArchive, SealDamaged
 
 
 def request(backend: Backend, caller: Caller, account_id: UUID, form: InvoiceForm) -> InvoiceAnswer:

@@ -9,8 +9,8 @@ from operator import attrgetter
 from uuid import UUID
 
 from gateway.schemas import Answer
-from infrastructure.measurements import MeasuredStep, evaluations_of, losses_of
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
+from infrastructure.training.measurements import MeasuredStep, evaluations_of, losses_of
 
 MOST_POINTS = 1500
 LOSS, STEP = attrgetter("loss"), attrgetter("step")

@@ -12,7 +12,7 @@ from domain.core.event_log import EventLog
 from domain.jobs import events
 from gateway.backend import Backend
 from gateway.jobs.schemas import JobSummary
-from infrastructure.profiles import dataset_names
+from infrastructure.accounts.profiles import dataset_names
 from projections.job_detail import rows_of
 
 SHORT = 8  # characters of an ID, which are unique within an account

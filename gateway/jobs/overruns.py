@@ -13,7 +13,7 @@ from domain.estimating.estimate import Estimate
 from domain.estimating.overrun import Facts, Overrun, Reason, overrun
 from domain.jobs.lifecycle import JobStatus
 from gateway.schemas import Answer, Money
-from infrastructure.exchange import read
+from infrastructure.bus.exchange import read
 
 
 class OverrunAnswer(Answer):

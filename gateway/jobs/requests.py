@@ -31,7 +31,7 @@ from gateway.http.access import Caller
 from gateway.http.errors import NotYetVisible
 from gateway.http.openai_vocabulary import file_name
 from gateway.launch.service import place
-from infrastructure import tracing
+from infrastructure.process import tracing
 from projections.job_requests import open_requests
 
 POLL_SECONDS = 1.0

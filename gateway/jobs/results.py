@@ -10,7 +10,7 @@ from uuid import UUID
 from domain.jobs.lifecycle import JobStatus
 from gateway.backend import Backend
 from gateway.http.read_your_writes import POLL_SECONDS, WAIT_SECONDS
-from infrastructure.measurements import steps_taken
+from infrastructure.training.measurements import steps_taken
 from projections.projection import Row
 
 LATEST_MEASUREMENT = timedelta(minutes=1)

@@ -26,7 +26,7 @@ from gateway.jobs.overruns import OverrunAnswer
 from gateway.launch.job_form import MaxCost
 from gateway.launch.schemas import EstimateAnswer
 from gateway.schemas import Answer, JobId, Listed, Money
-from infrastructure.exchange import read
+from infrastructure.bus.exchange import read
 
 
 class JobSummary(Answer):

@@ -57,17 +57,17 @@ from gateway.launch.job_form import JobRequest, max_cost_micros
 from gateway.launch.service import place
 from gateway.schemas import Money, job_name
 from gateway.trackers.service import require_trackable, track
-from infrastructure.artifacts import Artifacts
-from infrastructure.consumer import recorded
-from infrastructure.measurements import (
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import recorded
+from infrastructure.trackers.runs import runs_of
+from infrastructure.training.measurements import (
     evaluations_of,
     last_evaluations_of,
     last_steps_of,
     log_lines_of,
     steps_of,
 )
-from infrastructure.reports import SAMPLE
-from infrastructure.tracked_runs import runs_of
+from infrastructure.training.reports import SAMPLE
 from projections import JOB_DETAIL, JOB_REQUESTS, MODELS
 from projections.account_events import events_named
 from projections.accounts import accounts_of

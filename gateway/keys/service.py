@@ -9,9 +9,9 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up, found
 from gateway.keys.schemas import KeyAnswer, KeyForm, NewKey
-from infrastructure.key_uses import last_uses
-from infrastructure.profiles import key_names, set_key_name
-from infrastructure.store import Connection
+from infrastructure.accounts.key_uses import last_uses
+from infrastructure.accounts.profiles import key_names, set_key_name
+from infrastructure.postgres.store import Connection
 from projections import API_KEYS
 from projections.api_keys import active_keys, key_of, keys_of
 from projections.projection import Row

@@ -11,7 +11,7 @@ from gateway.http.downloads import Archive
 from gateway.jobs.service import own_job
 from gateway.models.service import own_model
 from gateway.schemas import job_name
-from infrastructure.artifacts import MANIFEST, ManifestFile
+from infrastructure.artifacts.store import MANIFEST, ManifestFile
 
 ADAPTER = "adapter_"
 """Prefix of the files that PEFT loads. Only a resume needs the other files of a checkpoint."""

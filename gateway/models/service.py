@@ -23,7 +23,7 @@ from gateway.http.errors import Forbidden, NotYetVisible
 from gateway.http.paging import LARGEST_PAGE, Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.models.schemas import BaseModelAnswer, KeptAdapter, ModelAnswer, Models
-from infrastructure.exchange import read
+from infrastructure.bus.exchange import read
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_models import all_base_models
 from projections.deployments import deployed_checkpoints, statuses

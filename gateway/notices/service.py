@@ -12,7 +12,7 @@ from gateway.http.access import Caller
 from gateway.notices.schemas import NoticeAnswer, NoticeChanges, NoticeSettings
 from infrastructure import notices
 from infrastructure.notices import Notice, NoticeAddress
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 
 
 def settings(backend: Backend, caller: Caller) -> NoticeSettings:

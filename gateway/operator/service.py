@@ -6,7 +6,7 @@ from typing import Any
 
 from domain.core.errors import NotFound
 from gateway.backend import Backend
-from infrastructure.event_handlers import parked_events, request_replay
+from infrastructure.bus.event_handlers import parked_events, request_replay
 
 
 def list_parked(backend: Backend) -> list[dict[str, Any]]:

@@ -14,12 +14,12 @@ from gateway.backend import Backend
 from gateway.catalog.availability import pool_loads, waits_of
 from gateway.jobs.names import names_by_id
 from gateway.schemas import Money
-from infrastructure.disk_space import DiskSpace, disk_space
-from infrastructure.leads import Lead, leads
-from infrastructure.profiles import account_names
-from infrastructure.seal_archive import SealArchive, SealDamaged
-from infrastructure.store import Connection, scalar
-from infrastructure.upgrade import UpgradeStatus, upgrade_status
+from infrastructure.accounts.profiles import account_names
+from infrastructure.postgres.leads import Lead, leads
+from infrastructure.postgres.store import Connection, scalar
+from infrastructure.postgres.upgrade import UpgradeStatus, upgrade_status
+from infrastructure.process.disk_space import DiskSpace, disk_space
+from infrastructure.seals.archive import SealArchive, SealDamaged
 from projections.consumers import (
     CONSUMERS,
     ConsumerLag,

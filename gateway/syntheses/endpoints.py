@@ -10,7 +10,7 @@ from domain.core.errors import Invalid, NotFound
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.syntheses.schemas import EndpointAnswer, EndpointForm, KeyForm
-from infrastructure import synthesis_endpoints as stored
+from infrastructure.synthesis import endpoints as stored
 
 
 def create(backend: Backend, caller: Caller, form: EndpointForm) -> EndpointAnswer:

@@ -21,7 +21,7 @@ from gateway.http.permissions import MayDownload, MayEdit, MayManageKeys, MayRea
 from gateway.syntheses import endpoints, reviewing, service
 from gateway.syntheses.schemas import EndpointForm, ExampleMessage, KeyForm, SynthesisForm
 from gateway.web.rendering import fragment, is_htmx, page
-from infrastructure.profiles import dataset_names
+from infrastructure.accounts.profiles import dataset_names
 from projections.base_models import all_base_models
 from projections.datasets import ready_datasets
 from projections.deployments import deployments_of

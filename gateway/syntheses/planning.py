@@ -20,10 +20,10 @@ from gateway.backend import Backend
 from gateway.datasets.service import own_dataset
 from gateway.http.access import Caller
 from gateway.syntheses.schemas import SynthesisForm
-from infrastructure.artifacts import Artifacts
-from infrastructure.ndjson import lines_of
-from infrastructure.synthesis_endpoints import endpoint_of
-from infrastructure.synthesis_seeds import MOST_BYTES, MOST_LINE_BYTES, READ_EXAMPLES, seed_examples
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.http.ndjson import lines_of
+from infrastructure.synthesis.endpoints import endpoint_of
+from infrastructure.synthesis.seeds import MOST_BYTES, MOST_LINE_BYTES, READ_EXAMPLES, seed_examples
 from projections.deployments import deployment_named
 
 KEPT_SIZES = 1_000

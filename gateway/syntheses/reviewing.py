@@ -25,10 +25,10 @@ from gateway.datasets.uploads import named_row, require_room_for, upload_ref
 from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.syntheses.schemas import ExampleAnswer, ExampleMessage
-from infrastructure.artifacts import Artifacts
-from infrastructure.ndjson import line_starts, lines_of
-from infrastructure.store import Connection
-from infrastructure.synthesis_edits import (
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.http.ndjson import line_starts, lines_of
+from infrastructure.postgres.store import Connection
+from infrastructure.synthesis.edits import (
     Edit,
     EditCounts,
     all_edits,

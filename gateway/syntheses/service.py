@@ -25,10 +25,10 @@ from gateway.schemas import Money
 from gateway.syntheses.planning import max_cost_of, planned, repeated_plan
 from gateway.syntheses.reviewing import create_dataset
 from gateway.syntheses.schemas import QuoteAnswer, SynthesisAnswer, SynthesisCounts, SynthesisForm
-from infrastructure.profiles import set_synthesis_name, synthesis_names
-from infrastructure.store import Connection
-from infrastructure.synthesis_edits import EditCounts, counts_of_edits, edit_counts
-from infrastructure.synthesis_endpoints import SynthesisEndpoint, endpoints_of
+from infrastructure.accounts.profiles import set_synthesis_name, synthesis_names
+from infrastructure.postgres.store import Connection
+from infrastructure.synthesis.edits import EditCounts, counts_of_edits, edit_counts
+from infrastructure.synthesis.endpoints import SynthesisEndpoint, endpoints_of
 from projections import SYNTHESES
 from projections import syntheses as rows
 from projections.projection import Row

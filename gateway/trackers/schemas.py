@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from domain.trackers.integrations import Integration, Tracker
 from domain.webhooks.target import MAX_URL
 from gateway.schemas import Answer
-from infrastructure.tracked_runs import RunStatus, TrackedRun
+from infrastructure.trackers.runs import RunStatus, TrackedRun
 
 WANDB_URL = "https://api.wandb.ai"
 

@@ -18,10 +18,11 @@ from gateway.trackers.schemas import (
     ConnectionStatus,
     RunAnswer,
 )
-from infrastructure import tracked_runs, tracker_connections
-from infrastructure.store import Connection
-from infrastructure.tracked_runs import RunStatus, TrackedRun
-from infrastructure.tracker_connections import Server, TrackerConnection
+from infrastructure.postgres.store import Connection
+from infrastructure.trackers import connections as tracker_connections
+from infrastructure.trackers import runs as tracked_runs
+from infrastructure.trackers.connections import Server, TrackerConnection
+from infrastructure.trackers.runs import RunStatus, TrackedRun
 
 HIDDEN_ERROR = "The tracker accepts no metrics. The scope `keys` is required to read its error."
 

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from domain.jobs.public_id import job_name
-from infrastructure.measurements import evaluations_of, steps_of
-from infrastructure.metric_names import EVALUATION_METRICS, STEP_METRICS, named
-from infrastructure.store import Connection
-from infrastructure.tensorboard_events import head, scalars
+from infrastructure.postgres.store import Connection
+from infrastructure.trackers.metric_names import EVALUATION_METRICS, STEP_METRICS, named
+from infrastructure.trackers.tensorboard_events import head, scalars
+from infrastructure.training.measurements import evaluations_of, steps_of
 
 ROWS = 5_000
 """Rows that one query reads."""

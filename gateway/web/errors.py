@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from gateway.http.errors import STORE_UNREACHABLE, Problem
 from gateway.http.sessions import session_in
 from gateway.web.rendering import fragment, is_htmx
-from infrastructure.sessions import Session
+from infrastructure.accounts.sessions import Session
 
 TITLES: dict[int, str] = {
     HTTPStatus.NOT_FOUND: "Page not found",

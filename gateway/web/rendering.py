@@ -32,7 +32,7 @@ from gateway.schemas import job_name
 from gateway.web.amounts import exact_amount, written_amount, written_range
 from gateway.web.assets import url_of
 from infrastructure.extensions import selected
-from infrastructure.webhook_endpoints import disabled_by_ecolink
+from infrastructure.webhooks.endpoints import disabled_by_ecolink
 
 SECURITY = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "

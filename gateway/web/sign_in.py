@@ -21,9 +21,9 @@ from gateway.http.permissions import PUBLIC, AnyCaller
 from gateway.http.sessions import COOKIE, SessionOf, keep_session
 from gateway.web.errors import SIGN_IN
 from gateway.web.rendering import fragment
-from infrastructure import sessions
-from infrastructure.profiles import name_of_account
-from infrastructure.store import Connection
+from infrastructure.accounts import sessions
+from infrastructure.accounts.profiles import name_of_account
+from infrastructure.postgres.store import Connection
 
 FIRST_PAGE = "/fine-tune"
 

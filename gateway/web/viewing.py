@@ -16,7 +16,7 @@ from gateway.http.access import ACCOUNT_COOKIE
 from gateway.http.origin import is_secure
 from gateway.http.permissions import AuditorReads
 from gateway.web.sign_in import FIRST_PAGE
-from infrastructure.profiles import account_id_of
+from infrastructure.accounts.profiles import account_id_of
 
 router = APIRouter(prefix="/viewing")
 

@@ -24,7 +24,7 @@ from gateway.webhooks.schemas import (
     WebhookChanges,
     WebhookForm,
 )
-from infrastructure.webhook_deliveries import DeliveryStatus
+from infrastructure.webhooks.deliveries import DeliveryStatus
 
 DeliveryId = Annotated[int, Path(ge=1, le=MOST_POSITION)]
 

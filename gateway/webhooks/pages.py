@@ -20,7 +20,7 @@ from gateway.http.permissions import MayManageKeys, MayRead
 from gateway.web.rendering import fragment, is_htmx, page
 from gateway.webhooks import service
 from gateway.webhooks.schemas import NewWebhook, WebhookChanges, WebhookForm
-from infrastructure.webhook_deliveries import DeliveryStatus
+from infrastructure.webhooks.deliveries import DeliveryStatus
 
 ADDRESS = "/webhooks"
 LISTED_DELIVERIES = 25

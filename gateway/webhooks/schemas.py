@@ -20,8 +20,8 @@ from pydantic import (
 from domain.webhooks.message import SUBSCRIBED, WebhookType
 from domain.webhooks.target import MAX_URL
 from gateway.schemas import Answer
-from infrastructure.webhook_deliveries import DeliveryStatus
-from infrastructure.webhook_endpoints import DisabledReason
+from infrastructure.webhooks.deliveries import DeliveryStatus
+from infrastructure.webhooks.endpoints import DisabledReason
 
 EXAMPLE_URL = "https://example.com/hooks/ecolink"
 

@@ -23,11 +23,10 @@ from gateway.webhooks.schemas import (
     WebhookChanges,
     WebhookForm,
 )
-from infrastructure import webhook_deliveries as deliveries
-from infrastructure import webhook_endpoints as endpoints
-from infrastructure.store import Connection
-from infrastructure.webhook_deliveries import Delivery, DeliveryStatus
-from infrastructure.webhook_endpoints import DisabledReason, Endpoint
+from infrastructure.postgres.store import Connection
+from infrastructure.webhooks import deliveries, endpoints
+from infrastructure.webhooks.deliveries import Delivery, DeliveryStatus
+from infrastructure.webhooks.endpoints import DisabledReason, Endpoint
 
 
 def create(backend: Backend, caller: Caller, form: WebhookForm) -> NewWebhook:

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 
-from infrastructure.limited_process import NICENESS
+from infrastructure.process.limited_process import NICENESS
 from services.auditor.verifying import Request, run
 
 

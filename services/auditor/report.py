@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from domain.audit.tree_head import TreeHead
-from infrastructure.verifications import Verdict
+from infrastructure.seals.verifications import Verdict
 from services.projector.artifact_check import ArtifactFindings
 from services.projector.audit import Findings
 from services.sealer.sealer import SEAL_EVENTS

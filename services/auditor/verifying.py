@@ -11,13 +11,13 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from domain.audit.tree_head import LogKey
-from infrastructure import verifications
-from infrastructure.artifacts import Artifacts
-from infrastructure.customer_log import without_paths
-from infrastructure.seal_archive import SealArchive
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import Connection, connect, open_log
+from infrastructure.seals import verifications
+from infrastructure.seals.archive import SealArchive
+from infrastructure.seals.verifications import Options, Outcome, Stage
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, open_log
-from infrastructure.verifications import Options, Outcome, Stage
+from infrastructure.training.customer_log import without_paths
 from services.auditor.report import Circumstances, KeySource, Results, report
 from services.projector.artifact_check import ArtifactFindings, check_artifacts
 from services.projector.audit import audit

@@ -8,18 +8,18 @@ from functools import partial
 
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure.bus import REPORTS, Durable
-from infrastructure.card_payments import CardPayments
-from infrastructure.card_returns import CardReturns
-from infrastructure.clock import clock_of
-from infrastructure.consumer import OrderedConsumer, subscribe_batches
-from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
-from infrastructure.leadership import Leadership, leading
-from infrastructure.log_identity import watch_log
-from infrastructure.service import broker_of, every, serve
+from infrastructure.bus.consumer import OrderedConsumer, subscribe_batches
+from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
+from infrastructure.bus.service import broker_of, every, serve
+from infrastructure.bus.streams import REPORTS, Durable
+from infrastructure.payments.card_payments import CardPayments
+from infrastructure.payments.card_returns import CardReturns
+from infrastructure.payments.stripe_provider import stripe_provider
+from infrastructure.postgres.leadership import Leadership, leading
+from infrastructure.postgres.log_identity import watch_log
+from infrastructure.postgres.store import database_time, open_log, open_pool
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import database_time, open_log, open_pool
-from infrastructure.stripe_provider import stripe_provider
 from services.billing.auto_top_ups import TOP_UP_SECONDS, AutoTopUps
 from services.billing.evidence import keep_evidence
 from services.billing.handlers import Metering

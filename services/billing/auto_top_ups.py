@@ -10,11 +10,11 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import Cause, because
 from domain.core.errors import VersionConflict
-from infrastructure.card_payments import CardPayments
-from infrastructure.clock import Clock
-from infrastructure.log_identity import is_held
-from infrastructure.store import Connection
-from infrastructure.stripe_provider import ProviderUnavailable
+from infrastructure.payments.card_payments import CardPayments
+from infrastructure.payments.stripe_provider import ProviderUnavailable
+from infrastructure.postgres.log_identity import is_held
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
 from projections.auto_top_ups import accounts_to_top_up
 
 TOP_UP_SECONDS = 2.0

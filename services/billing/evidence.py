@@ -10,9 +10,9 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 
 from domain.core.counts import Count, Seconds
-from infrastructure.exchange import read
-from infrastructure.measurements import add_evidence_of_many
-from infrastructure.store import Connection
+from infrastructure.bus.exchange import read
+from infrastructure.postgres.store import Connection
+from infrastructure.training.measurements import add_evidence_of_many
 from projections.job_detail import ended_segments
 
 

@@ -14,7 +14,7 @@ from domain.core.event_log import EventLog
 from domain.core.identity import meter_id
 from domain.jobs import events
 from domain.jobs.job import Job
-from infrastructure.event_handlers import Handlers
+from infrastructure.bus.event_handlers import Handlers
 from services.billing.evidence import elapsed_seconds
 from services.billing.settlement import LeasePolicy, close, credit_lost_work, open_meter
 

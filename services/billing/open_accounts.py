@@ -14,8 +14,8 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.core.event_log import EventLog
 from domain.jobs.events import PodStarted
-from infrastructure.loaded_streams import LoadedStreams
-from infrastructure.store import Connection
+from infrastructure.postgres.loaded_streams import LoadedStreams
+from infrastructure.postgres.store import Connection
 from projections.accounts import ACCOUNTS
 from projections.open_meters import OPEN_METERS
 

@@ -19,12 +19,12 @@ from domain.billing.card_payment import CardFailure
 from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
-from infrastructure.backoff import Backoff
-from infrastructure.card_returns import CardReturns
-from infrastructure.clock import Clock
-from infrastructure.log_identity import is_held
-from infrastructure.store import Connection
-from infrastructure.stripe_provider import ProviderUnavailable, RefundRefused
+from infrastructure.payments.card_returns import CardReturns
+from infrastructure.payments.stripe_provider import ProviderUnavailable, RefundRefused
+from infrastructure.postgres.log_identity import is_held
+from infrastructure.postgres.store import Connection
+from infrastructure.process.backoff import Backoff
+from infrastructure.process.clock import Clock
 from projections.card_payments import pending_payments
 from projections.payment_returns import open_returns
 from projections.projection import Row

@@ -20,10 +20,10 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import Aggregate, Cause, because
 from domain.core.errors import VersionConflict
 from domain.core.event_log import MAX_EVENTS, EventLog
-from infrastructure.clock import Clock
-from infrastructure.loaded_streams import LoadedStreams
-from infrastructure.metrics import LEASE_LEAD_SECONDS
-from infrastructure.store import Connection
+from infrastructure.postgres.loaded_streams import LoadedStreams
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
+from infrastructure.process.metrics import LEASE_LEAD_SECONDS
 from services.billing.due import is_due, next_due
 from services.billing.evidence import elapsed_seconds
 from services.billing.open_accounts import OpenAccount, OpenAccounts, OpenMeter

@@ -12,7 +12,7 @@ from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.core.identity import token_meter_id
 from domain.synthesis.synthesis import Synthesis
-from infrastructure.event_handlers import Handlers
+from infrastructure.bus.event_handlers import Handlers
 
 
 class TokenMetering:

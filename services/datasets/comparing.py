@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from domain.datasets.dataset import Dataset, DatasetStatus
-from infrastructure.comparisons import (
+from infrastructure.datasets.comparisons import (
     Key,
     delete_comparisons,
     finish_comparison,

@@ -11,9 +11,9 @@ from typing import Any
 
 from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable
 from domain.training.token_lengths import TokenLengths
-from infrastructure.base_tokenizer import stored_files
-from infrastructure.fair_work import REMEMBERED_KEYS
-from infrastructure.limited_process import LimitExceeded, Limits
+from infrastructure.chat.base_tokenizer import stored_files
+from infrastructure.process.fair_work import REMEMBERED_KEYS
+from infrastructure.process.limited_process import LimitExceeded, Limits
 from projections.datasets import Pair, uncounted
 from services.datasets.limited_work import LimitedWork, Resources
 

@@ -6,8 +6,8 @@ from itertools import dropwhile
 from typing import Any
 
 from domain.datasets.columns import Columns, Role
-from infrastructure.chat_columns import NAMES, BadColumn, has_value, plain_name, to_example
-from infrastructure.preference_columns import (
+from infrastructure.datasets.chat_columns import NAMES, BadColumn, has_value, plain_name, to_example
+from infrastructure.datasets.preference_columns import (
     INPUT,
     PREFERRED,
     REJECTED,

@@ -9,12 +9,12 @@ from psycopg_pool import ConnectionPool
 from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
-from infrastructure.artifacts import Artifacts
-from infrastructure.comparisons import delete_comparisons
-from infrastructure.event_handlers import Handlers
-from infrastructure.profiles import delete_dataset_name
-from infrastructure.store import Connection
-from infrastructure.wanted_counts import delete_wanted_counts
+from infrastructure.accounts.profiles import delete_dataset_name
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.event_handlers import Handlers
+from infrastructure.datasets.comparisons import delete_comparisons
+from infrastructure.datasets.wanted_counts import delete_wanted_counts
+from infrastructure.postgres.store import Connection
 from services.datasets.validating import home
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from domain.datasets.columns import OF_PAIRS, Columns, Role
-from infrastructure.chat_columns import free_role, has_value
+from infrastructure.datasets.chat_columns import free_role, has_value
 from services.datasets.messages import Notes
 from services.datasets.report import NAMES_SHOWN, Code, Refused, quoted
 

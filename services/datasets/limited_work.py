@@ -13,12 +13,18 @@ from psycopg_pool import ConnectionPool
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
-from infrastructure import fair_work
-from infrastructure.artifacts import Artifacts
-from infrastructure.clock import Clock
-from infrastructure.fair_work import FairWork
-from infrastructure.limited_process import Exceeded, LimitExceeded, Limits, ProcessFailed, run
-from infrastructure.store import Connection
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import Connection
+from infrastructure.process import fair_work
+from infrastructure.process.clock import Clock
+from infrastructure.process.fair_work import FairWork
+from infrastructure.process.limited_process import (
+    Exceeded,
+    LimitExceeded,
+    Limits,
+    ProcessFailed,
+    run,
+)
 
 WORKER = "services.datasets.worker"
 MOST_FAILURES = 3

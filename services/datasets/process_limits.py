@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infrastructure.limited_process import Limits
+from infrastructure.process.limited_process import Limits
 
 MEMORY_MIB = 2048
 BASE_SECONDS, SECONDS_PER_MIB, MOST_SECONDS = 60, 4, 3600

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from domain.datasets.dataset import DatasetStatus
 from domain.datasets.validation_report import LineProblem, ValidationReport
-from infrastructure.limited_process import Exceeded
+from infrastructure.process.limited_process import Exceeded
 
 NAMES_SHOWN = 5  # number of keys that a warning lists
 UNKNOWN_FORMAT = "unknown"

@@ -9,8 +9,8 @@ from uuid import UUID
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.datasets.validation_report import ValidationReport
-from infrastructure.artifacts import Artifacts
-from infrastructure.exchange import read
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.exchange import read
 from services.datasets.line_numbers import LINES
 
 

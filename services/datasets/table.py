@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from infrastructure.chat_columns import KNOWN_NAMES, plain_name
+from infrastructure.datasets.chat_columns import KNOWN_NAMES, plain_name
 from services.datasets.ndjson import in_words, split_lines
 from services.datasets.report import Code, Refused
 from services.datasets.rows import Row

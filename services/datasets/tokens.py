@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from domain.training.token_lengths import LabelTokens, TokenLengths
-from infrastructure.base_tokenizer import BaseTokenizer
-from infrastructure.chat_labels import Marked, Unrenderable, labeled
-from infrastructure.limited_process import CpuTimeExceeded, Exceeded, cpu_limit
-from infrastructure.preference_columns import conversations_of, is_pair
-from infrastructure.template_rendering import ChatRefused
+from infrastructure.chat.base_tokenizer import BaseTokenizer
+from infrastructure.chat.chat_labels import Marked, Unrenderable, labeled
+from infrastructure.chat.template_rendering import ChatRefused
+from infrastructure.datasets.preference_columns import conversations_of, is_pair
+from infrastructure.process.limited_process import CpuTimeExceeded, Exceeded, cpu_limit
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_EXAMPLES = 1_000

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from infrastructure.json_schema import InvalidSchema, validator_of
+from infrastructure.chat.json_schema import InvalidSchema, validator_of
 from services.datasets.messages import Message, Notes
 from services.datasets.report import Code, Refused, quoted
 from services.datasets.tool_calls import deeper_than

@@ -11,9 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from domain.datasets.dataset import Contents, Dataset, DatasetStatus
-from infrastructure.artifacts import ArtifactCorrupt
-from infrastructure.limited_process import Limits
-from infrastructure.measurements import set_progress
+from infrastructure.artifacts.store import ArtifactCorrupt
+from infrastructure.process.limited_process import Limits
+from infrastructure.training.measurements import set_progress
 from projections.datasets import unvalidated
 from services.datasets.limited_work import LimitedWork, Resources, Unfinished
 from services.datasets.line_numbers import LINES

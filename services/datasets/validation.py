@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from domain.datasets.columns import OF_PAIRS, Columns, Role, titled
 from domain.datasets.dataset import DatasetKind, DatasetStatus, UploadOptions
-from infrastructure.chat_columns import (
+from infrastructure.datasets.chat_columns import (
     NAMES,
     Shape,
     free_role,
@@ -23,7 +23,7 @@ from infrastructure.chat_columns import (
     shape_of,
     without_role,
 )
-from infrastructure.limited_process import CpuTimeExceeded, cpu_limit
+from infrastructure.process.limited_process import CpuTimeExceeded, cpu_limit
 from services.datasets.digests import DIGEST_BYTES, DigestSet
 from services.datasets.examples import read_example, read_row
 from services.datasets.findings import Findings

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.limited_process import serve
-from infrastructure.ndjson import lines_of
+from infrastructure.http.ndjson import lines_of
+from infrastructure.process.limited_process import serve
 
 if TYPE_CHECKING:
     from services.datasets.validation import Choices
@@ -70,8 +70,8 @@ def _filtering(request: dict[str, Any], choices: Choices) -> Choices:
 
 
 def _count(request: dict[str, Any], _on_progress: Progress) -> dict[str, Any]:
-    from infrastructure.base_tokenizer import BaseTokenizer
-    from infrastructure.template_rendering import ChatRefused
+    from infrastructure.chat.base_tokenizer import BaseTokenizer
+    from infrastructure.chat.template_rendering import ChatRefused
     from services.datasets.tokens import Costly, count_tokens
 
     files = {path.name: path.read_bytes() for path in Path(request["base"]).iterdir()}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from infrastructure.answer_end import AnswerEnd, answer_end
-from infrastructure.chat_labels import ChatRenderer
-from infrastructure.template_rendering import TEMPLATE_FILES, ChatRefused, ChatTemplate
-from infrastructure.text_encoder import TextEncoder
+from infrastructure.chat.answer_end import AnswerEnd, answer_end
+from infrastructure.chat.chat_labels import ChatRenderer
+from infrastructure.chat.template_rendering import TEMPLATE_FILES, ChatRefused, ChatTemplate
+from infrastructure.chat.text_encoder import TextEncoder
 from services.model_libraries import core_of
 
 

@@ -7,16 +7,16 @@ from functools import partial
 
 from psycopg_pool import ConnectionPool
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.clock import Clock, clock_of
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
-from infrastructure.leadership import Leadership, leading
-from infrastructure.log_identity import watch_log
-from infrastructure.metrics import PENDING_SECONDS
-from infrastructure.service import broker_of, every, serve
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
+from infrastructure.bus.service import broker_of, every, serve
+from infrastructure.postgres.leadership import Leadership, leading
+from infrastructure.postgres.log_identity import watch_log
+from infrastructure.postgres.store import Connection, open_log, open_pool
+from infrastructure.process.clock import Clock, clock_of
+from infrastructure.process.metrics import PENDING_SECONDS
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, open_log, open_pool
 from projections import exports as export_rows
 from projections import hub_pushes as push_rows
 from services.exporter import exporting, pushing

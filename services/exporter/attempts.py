@@ -11,9 +11,9 @@ import psycopg
 from eventsourcing.persistence import PersistenceError
 from obstore.exceptions import BaseError
 
-from infrastructure.artifacts import DENIED
-from infrastructure.full_disk import NoSpace, lacks_space
-from infrastructure.limited_process import LimitExceeded, TimedOut
+from infrastructure.artifacts.store import DENIED
+from infrastructure.process.full_disk import NoSpace, lacks_space
+from infrastructure.process.limited_process import LimitExceeded, TimedOut
 
 OUTAGES = (BaseError, psycopg.Error, PersistenceError)
 """Errors of an unreachable store or database, which end no export and no push."""

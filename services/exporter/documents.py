@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.exports.export import ExportFormat, ExportSource
 from domain.jobs.documents import CARD, PROVENANCE
-from infrastructure.artifacts import ManifestFile
-from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
-from infrastructure.template_rendering import TOOL_TEMPLATE_FILE
+from infrastructure.artifacts.store import ManifestFile
+from infrastructure.chat.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat.template_rendering import TOOL_TEMPLATE_FILE
 
 ORIGIN = "export.json"
 """Name of the file with the Origin of an export."""

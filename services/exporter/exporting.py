@@ -18,15 +18,15 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.exports.export import Export, ExportedFiles, ExportSource, ExportStatus
 from domain.jobs.documents import CARD, PROVENANCE
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
-from infrastructure.base_licenses import fetch_licenses
-from infrastructure.clock import Clock
-from infrastructure.disk_cache import GIB, MODELS, delete_damaged, trim_copies
-from infrastructure.fair_work import FairWork
-from infrastructure.full_disk import require_space
-from infrastructure.limited_process import Limits, run
-from infrastructure.measurements import delete_export_progress, set_export_progress
-from infrastructure.store import Connection
+from infrastructure.artifacts.disk_cache import GIB, MODELS, delete_damaged, trim_copies
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.base_models.licenses import fetch_licenses
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
+from infrastructure.process.fair_work import FairWork
+from infrastructure.process.full_disk import require_space
+from infrastructure.process.limited_process import Limits, run
+from infrastructure.training.measurements import delete_export_progress, set_export_progress
 from projections.exports import Attempt, expired_exports, pending_exports
 from services.exporter.attempts import Attempts, Final, Repeated
 

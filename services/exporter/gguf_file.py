@@ -25,7 +25,7 @@ from gguf.quants import quantize
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
-from infrastructure.gguf_support import PERMUTED, WINDOWED, architecture_of, rope_of
+from infrastructure.base_models.gguf_support import PERMUTED, WINDOWED, architecture_of, rope_of
 from services.exporter.gguf_tokenizer import add_tokenizer
 from services.exporter.merged_weights import MergedWeights, TensorShape
 

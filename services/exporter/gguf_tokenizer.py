@@ -10,8 +10,8 @@ from typing import Any
 from gguf import GGUFWriter, SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
-from infrastructure.gguf_support import SENTENCEPIECE, split_of
-from infrastructure.template_rendering import (
+from infrastructure.base_models.gguf_support import SENTENCEPIECE, split_of
+from infrastructure.chat.template_rendering import (
     CONFIG,
     DEFAULT,
     TEMPLATE_FILE,

@@ -9,8 +9,8 @@ from domain.core.event_log import EventLog
 from domain.exports.export import Export
 from domain.jobs.events import ModelDeleted
 from domain.use_cases.exports import exports_of_model
-from infrastructure.artifacts import Artifacts
-from infrastructure.event_handlers import Handlers
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.event_handlers import Handlers
 
 
 class Cleaning:

@@ -11,9 +11,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from infrastructure.full_disk import causes
-from infrastructure.hub_client import ENVIRONMENT
-from infrastructure.limited_process import serve
+from infrastructure.http.hub_client import ENVIRONMENT
+from infrastructure.process.full_disk import causes
+from infrastructure.process.limited_process import serve
 
 REPORT_SECONDS = 5.0
 """Seconds between two reports during the upload of a file."""

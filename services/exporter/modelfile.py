@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infrastructure.template_rendering import ChatRefused, ChatTemplate
+from infrastructure.chat.template_rendering import ChatRefused, ChatTemplate
 
 SYSTEM, USER, ANSWER = "S\u2061YS", "U\u2061SER", "A\u2061NSWER"
 """Contents of messages that occur in no template. They begin and end with a letter."""

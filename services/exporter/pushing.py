@@ -20,10 +20,7 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.exports.hub_push import HubPush, PushStatus
 from domain.jobs.documents import PROVENANCE
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.clock import Clock
-from infrastructure.fair_work import FairWork
-from infrastructure.full_disk import require_space
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts
 from infrastructure.hub_targets import (
     delete_token,
     set_outcome,
@@ -31,9 +28,12 @@ from infrastructure.hub_targets import (
     stored_tokens,
     target_of,
 )
-from infrastructure.limited_process import Limits, run
-from infrastructure.log_identity import is_held
-from infrastructure.store import Connection
+from infrastructure.postgres.log_identity import is_held
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
+from infrastructure.process.fair_work import FairWork
+from infrastructure.process.full_disk import require_space
+from infrastructure.process.limited_process import Limits, run
 from projections.hub_pushes import pending_pushes
 from services.exporter.attempts import Attempts, Final, Repeated
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from infrastructure.full_disk import lacks_space
-from infrastructure.limited_process import serve
+from infrastructure.process.full_disk import lacks_space
+from infrastructure.process.limited_process import serve
 from services.model_libraries import lean_imports
 
 CHUNK_BYTES = 1024**2
@@ -65,7 +65,7 @@ def handle(request: dict[str, Any], report: Report) -> dict[str, Any]:
 def _write(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from domain.exports.export import ExportFormat
     from domain.jobs.documents import CARD
-    from infrastructure.artifacts import ManifestFile
+    from infrastructure.artifacts.store import ManifestFile
     from services.exporter import documents
     from services.exporter.merged_weights import MergedWeights
     from services.exporter.safetensors_files import write_safetensors
@@ -111,7 +111,7 @@ def _write_gguf(
     from gguf import GGMLQuantizationType
     from transformers import AutoTokenizer
 
-    from infrastructure.template_rendering import TEMPLATE_FILES, ChatTemplate
+    from infrastructure.chat.template_rendering import TEMPLATE_FILES, ChatTemplate
     from services.exporter import documents
     from services.exporter.answer_ends import ends_of
     from services.exporter.gguf_file import write_gguf

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.settings import Settings
 from services.model_import.importer import import_model, report
 from services.model_import.source import ImportRefused

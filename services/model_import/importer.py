@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from domain.catalog.model_shape import ModelShape
-from infrastructure.artifacts import MANIFEST, Artifacts
-from infrastructure.base_licenses import license_files, store_licenses
-from infrastructure.imported_model import ImportedModel
-from infrastructure.limited_rendering import LimitedTemplate, RenderingLimitExceeded
-from infrastructure.template_rendering import TEMPLATE_FILES, ChatRefused
+from infrastructure.artifacts.store import MANIFEST, Artifacts
+from infrastructure.base_models.imported_model import ImportedModel
+from infrastructure.base_models.licenses import license_files, store_licenses
+from infrastructure.chat.limited_rendering import LimitedTemplate, RenderingLimitExceeded
+from infrastructure.chat.template_rendering import TEMPLATE_FILES, ChatRefused
 from services.model_import.source import (
     FILES,
     LICENSES,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from infrastructure.bus import TELEMETRY, Durable
-from infrastructure.consumer import subscribe_batches
-from infrastructure.log_identity import watch_log
-from infrastructure.measurements import add_evaluation, add_log_line, add_step
-from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
-from infrastructure.service import broker_of, serve
+from infrastructure.bus.consumer import subscribe_batches
+from infrastructure.bus.service import broker_of, serve
+from infrastructure.bus.streams import TELEMETRY, Durable
+from infrastructure.postgres.log_identity import watch_log
+from infrastructure.postgres.store import open_log, open_pool
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
+from infrastructure.training.measurements import add_evaluation, add_log_line, add_step
+from infrastructure.training.reports import EvaluationMeasured, LogLine, StepMeasured
 from services.projector.following import Following
 from services.projector.handover import leading_projector
 from services.projector.measuring import store

@@ -16,9 +16,9 @@ from domain.exports.export import Export
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
 from domain.synthesis.synthesis import Synthesis
-from infrastructure.artifacts import MANIFEST, ArtifactCorrupt, Artifacts
-from infrastructure.personal_data import erased_accounts
-from infrastructure.store import Connection
+from infrastructure.accounts.personal_data import erased_accounts
+from infrastructure.artifacts.store import MANIFEST, ArtifactCorrupt, Artifacts
+from infrastructure.postgres.store import Connection
 from services.projector.store_checks import Difference, DifferenceKind
 
 OWNERS: dict[str, type[Aggregate]] = {

@@ -25,10 +25,10 @@ from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from domain.core.money import charge_micros
 from domain.core.recorded import Recorded
-from infrastructure.clock import clock_of
-from infrastructure.event_batches import event_batches
+from infrastructure.postgres.event_batches import event_batches
+from infrastructure.postgres.store import Connection, connect, database_time, open_log
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, database_time, open_log
 from projections import BILLING_LEDGER, PROJECTIONS
 from projections.billing_ledger import posted_balances
 from projections.projection import Projection

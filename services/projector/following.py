@@ -9,8 +9,8 @@ import psycopg
 from faststream.nats import NatsBroker
 
 from domain.core.event_log import EventLog
-from infrastructure.bus import Durable
-from infrastructure.consumer import OrderedConsumer
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.streams import Durable
 from projections import PROJECTIONS
 from projections.group import ProjectionGroup
 from projections.projection import (

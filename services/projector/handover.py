@@ -18,12 +18,12 @@ from contextlib import contextmanager
 
 import psycopg
 
-from infrastructure import leadership
-from infrastructure.leadership import Leadership, leading
-from infrastructure.own_session import OwnSession
-from infrastructure.role import pause
+from infrastructure.postgres import leadership
+from infrastructure.postgres.leadership import Leadership, leading
+from infrastructure.postgres.own_session import OwnSession
+from infrastructure.postgres.store import Connection
+from infrastructure.process.role import pause
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from projections import PROJECTIONS
 from projections.projection import Projection, foreign
 

@@ -10,7 +10,7 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.token_meter import TokenMeter
 from domain.core.money import exact_dollars
-from infrastructure.consumer import Recorded
+from infrastructure.bus.consumer import Recorded
 from services.projector.store_checks import Difference, DifferenceKind
 
 

@@ -17,7 +17,7 @@ from domain.replay.acting_key import (
     continues,
     key_problem,
 )
-from infrastructure.consumer import Recorded
+from infrastructure.bus.consumer import Recorded
 from services.projector.store_checks import Difference, DifferenceKind
 
 CLOSED = (

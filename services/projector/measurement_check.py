@@ -7,8 +7,8 @@ from typing import LiteralString
 from uuid import UUID
 
 from domain.jobs import events
-from infrastructure.consumer import Recorded
-from infrastructure.store import Connection
+from infrastructure.bus.consumer import Recorded
+from infrastructure.postgres.store import Connection
 from services.projector.store_checks import Difference, DifferenceKind, Segment
 
 STEPS: LiteralString = "step_measurements"

@@ -10,9 +10,9 @@ import psycopg
 from psycopg_pool import ConnectionPool
 from pydantic import ValidationError
 
-from infrastructure.exchange import read
-from infrastructure.reports import Message
-from infrastructure.store import Connection
+from infrastructure.bus.exchange import read
+from infrastructure.postgres.store import Connection
+from infrastructure.training.reports import Message
 
 M = TypeVar("M", bound=Message)
 

@@ -12,11 +12,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector
 
 from domain.core.event_format import NewerFormat
-from infrastructure.disk_space import disk_space
-from infrastructure.event_handlers import HANDLERS
+from infrastructure.bus.event_handlers import HANDLERS
+from infrastructure.postgres.store import Connection, connect
+from infrastructure.postgres.upgrade import upgrade_status
+from infrastructure.process.disk_space import disk_space
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
-from infrastructure.upgrade import upgrade_status
 from projections.consumers import consumer_lags
 from projections.gpu_pools import all_gpu_pools
 

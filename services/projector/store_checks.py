@@ -29,8 +29,8 @@ from domain.core.signed_snapshots import (
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
-from infrastructure.consumer import Recorded
-from infrastructure.store import Connection, scalar
+from infrastructure.bus.consumer import Recorded
+from infrastructure.postgres.store import Connection, scalar
 
 
 class DifferenceKind(StrEnum):

@@ -7,12 +7,12 @@ import logging
 
 import psycopg
 
-from infrastructure.event_recorder import EventRecorder
-from infrastructure.leadership import leading
-from infrastructure.log_identity import log_identity
-from infrastructure.service import broker_of, serve
+from infrastructure.bus.service import broker_of, serve
+from infrastructure.postgres.event_recorder import EventRecorder
+from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect, connect_to_listen, open_log
 from infrastructure.settings import Settings
-from infrastructure.store import connect, connect_to_listen, open_log
 from services.relay.publisher import Publisher
 
 POLL_SECONDS = 0.25

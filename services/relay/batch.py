@@ -12,8 +12,8 @@ from uuid import uuid4
 from eventsourcing.persistence import Notification
 from nats.js.api import Header
 
-from infrastructure.bus import EVENTS, Envelope, event_content, event_subject
-from infrastructure.primary import Timeline
+from infrastructure.bus.streams import EVENTS, Envelope, event_content, event_subject
+from infrastructure.postgres.primary import Timeline
 
 ID_HEADER, LOG_HEADER = "Ecolink-Notification-Id", "Ecolink-Log"
 TIMELINE_HEADER = "Ecolink-Timeline"

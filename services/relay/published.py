@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from time import time_ns
 
 from domain.billing.meter import Meter
-from infrastructure import tracing
-from infrastructure.metrics import (
+from infrastructure.process import tracing
+from infrastructure.process.metrics import (
     CHARGED_MICROS,
     METERED_SECONDS,
     PUBLISH_DELAY_SECONDS,

@@ -15,9 +15,9 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from domain.core.event_log import EventLog
-from infrastructure.bus import EVENTS, Envelope
-from infrastructure.nats_keys import SYSTEM_API
-from infrastructure.primary import Timeline
+from infrastructure.bus.streams import EVENTS, Envelope
+from infrastructure.postgres.primary import Timeline
+from infrastructure.rights import SYSTEM_API
 from services.relay.batch import LOG_HEADER, TIMELINE_HEADER, Batch, Tail
 from services.relay.published import record_published
 

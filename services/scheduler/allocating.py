@@ -11,7 +11,7 @@ from domain.core.aggregate import Aggregate, current_cause
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import PauseReason
-from infrastructure.event_handlers import UNREACHABLE
+from infrastructure.bus.event_handlers import UNREACHABLE
 from services.scheduler.funding import Funding
 from services.scheduler.job_traces import in_trace_of
 

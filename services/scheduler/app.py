@@ -12,21 +12,21 @@ from pydantic import ValidationError
 
 from domain.catalog.catalog import Catalog
 from domain.core.identity import CATALOG_ID
-from infrastructure.artifacts import Artifacts
-from infrastructure.bus import REPORTS, Durable
-from infrastructure.bus_tls import nats_authority, tls_context
-from infrastructure.clock import clock_of
-from infrastructure.consumer import UNREACHABLE, OrderedConsumer, subscribe_batches
-from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
-from infrastructure.exchange import read
-from infrastructure.leadership import Leadership, leading
-from infrastructure.log_identity import watch_log
-from infrastructure.reports import Report
-from infrastructure.segment_credentials import required_issuer
-from infrastructure.service import broker_of, every, serve
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import UNREACHABLE, OrderedConsumer, subscribe_batches
+from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
+from infrastructure.bus.exchange import read
+from infrastructure.bus.service import broker_of, every, serve
+from infrastructure.bus.streams import REPORTS, Durable
+from infrastructure.bus.tls import nats_authority, tls_context
+from infrastructure.postgres.leadership import Leadership, leading
+from infrastructure.postgres.log_identity import watch_log
+from infrastructure.postgres.store import open_log, open_pool
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
-from infrastructure.store_credentials import StoreIssuer, required_store_issuer
+from infrastructure.training.reports import Report
+from infrastructure.training.segment_credentials import required_issuer
+from infrastructure.training.store_credentials import StoreIssuer, required_store_issuer
 from services.scheduler.capacity import measure_machine, offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.due import claim_due, continuing_jobs, expire_due, pause_suspended

@@ -12,7 +12,7 @@ from domain.catalog.catalog import Catalog
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, gpu_pool_id
-from infrastructure.clock import Clock
+from infrastructure.process.clock import Clock
 from services.scheduler.launchers.launcher import Launcher, LauncherUnavailable
 
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from faststream.nats import NatsBroker
 
-from infrastructure.bus import CONTROL
-from infrastructure.reports import Control, StoreCredentials
+from infrastructure.bus.streams import CONTROL
+from infrastructure.training.reports import Control, StoreCredentials
 
 TIMEOUT_SECONDS = 5.0
 ANSWERED_KEPT = 1000

@@ -16,9 +16,9 @@ from domain.datasets.dataset import Dataset
 from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
-from infrastructure.exchange import read
-from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.bus.exchange import read
+from infrastructure.training.environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.job_history import DatasetOrigin, JobHistory, StoredModel, provenance_of
 from services.scheduler.model_card import model_card
 from services.scheduler.provenance import CostFacts, Provenance, VersionFacts

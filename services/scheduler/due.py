@@ -14,8 +14,8 @@ from domain.core.aggregate import Aggregate, Cause, because
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.use_cases.deployments import deployed_refs
-from infrastructure.clock import Clock
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
 from projections.job_detail import due_relaunches, expired_adapters, suspended_jobs, unfinished_from
 from services.scheduler.job_traces import in_trace_of
 

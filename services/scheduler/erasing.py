@@ -9,10 +9,10 @@ from psycopg_pool import ConnectionPool
 
 from domain.billing.account import Account
 from domain.core.aggregate import Aggregate
-from infrastructure.artifacts import Artifacts
-from infrastructure.event_handlers import Handlers
-from infrastructure.personal_data import delete_personal_data
-from infrastructure.store import Connection
+from infrastructure.accounts.personal_data import delete_personal_data
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.event_handlers import Handlers
+from infrastructure.postgres.store import Connection
 
 
 def erasing(pool: ConnectionPool[Connection], artifacts: Artifacts) -> Handlers:

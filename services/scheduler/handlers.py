@@ -17,10 +17,10 @@ from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.use_cases.deployments import deployed_refs
-from infrastructure.artifacts import Artifacts
-from infrastructure.event_handlers import Handlers
-from infrastructure.segment_credentials import CredentialIssuer
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.event_handlers import Handlers
 from infrastructure.settings import Settings
+from infrastructure.training.segment_credentials import CredentialIssuer
 from services.scheduler.allocating import Allocation
 from services.scheduler.capacity import capacity_changes
 from services.scheduler.control import ControlChannel

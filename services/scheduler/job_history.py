@@ -13,8 +13,8 @@ from domain.datasets.filters import Filters
 from domain.jobs import events
 from domain.training.checkpoint import StateHashes
 from domain.training.training_plan import TrainingPlan
-from infrastructure.artifacts import Manifest
-from infrastructure.training_environment import TrainingEnvironment
+from infrastructure.artifacts.store import Manifest
+from infrastructure.training.environment import TrainingEnvironment
 from services.scheduler.provenance import (
     BaseFacts,
     CheckpointFacts,

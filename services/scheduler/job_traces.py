@@ -12,8 +12,8 @@ from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.training.phases import Phase
-from infrastructure import tracing
-from infrastructure.reports import Report
+from infrastructure.process import tracing
+from infrastructure.training.reports import Report
 from services.scheduler.launchers.launcher import PodName
 
 NANOSECONDS = 1_000_000_000

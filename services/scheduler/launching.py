@@ -22,13 +22,13 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding
-from infrastructure import tracing
-from infrastructure.backoff import Backoff
-from infrastructure.clock import Clock, SystemClock
-from infrastructure.reports import SegmentSpec
-from infrastructure.s3_requests import S3Refused
+from infrastructure.artifacts.s3_requests import S3Refused
+from infrastructure.postgres.store import Connection
+from infrastructure.process import tracing
+from infrastructure.process.backoff import Backoff
+from infrastructure.process.clock import Clock, SystemClock
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.training.reports import SegmentSpec
 from projections.open_meters import unbound_segments
 from services.scheduler.job_traces import in_trace_of
 from services.scheduler.launchers.launcher import (

@@ -12,8 +12,8 @@ import yaml
 from domain.core.money import dollars
 from domain.jobs.documents import PROVENANCE
 from domain.training.hyperparameters import DPO
-from infrastructure.chat_template import CHAT_TEMPLATE
-from infrastructure.reports import SAMPLE
+from infrastructure.chat.chat_template import CHAT_TEMPLATE
+from infrastructure.training.reports import SAMPLE
 from services.scheduler.provenance import EvaluationFacts, Provenance, VersionFacts
 
 RESUME_FILES = (

@@ -9,11 +9,11 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from domain.jobs.job import Job
-from infrastructure.bus import REPORTS
-from infrastructure.clock import Clock
-from infrastructure.exchange import read
-from infrastructure.jetstream_pull import LongPollingBroker
-from infrastructure.reports import PodSeen, Report, report_subject
+from infrastructure.bus.exchange import read
+from infrastructure.bus.pull import LongPollingBroker
+from infrastructure.bus.streams import REPORTS
+from infrastructure.process.clock import Clock
+from infrastructure.training.reports import PodSeen, Report, report_subject
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName
 
 

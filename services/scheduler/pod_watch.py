@@ -11,9 +11,9 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from infrastructure.event_handlers import UNREACHABLE
+from infrastructure.bus.event_handlers import UNREACHABLE
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from projections.open_meters import bound_segments
 from services.scheduler.launchers.launcher import Launcher, LauncherUnavailable, Pod, PodName
 from services.scheduler.pod_reports import PodReports

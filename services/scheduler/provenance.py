@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from domain.datasets.filters import Filters
 from domain.estimating.estimate import Precision
 from domain.training.checkpoint import ModeDifference, RejectionReason
-from infrastructure.artifacts import ManifestFile
-from infrastructure.training_environment import TrainingEnvironment
+from infrastructure.artifacts.store import ManifestFile
+from infrastructure.training.environment import TrainingEnvironment
 
 
 class Facts(BaseModel):

@@ -10,14 +10,14 @@ from psycopg_pool import ConnectionPool
 from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.job import Job
-from infrastructure import security_log
-from infrastructure.artifacts import Artifacts
-from infrastructure.clock import Clock
-from infrastructure.disk_cache import GIB, MODELS, trim_copies, trim_kernels
-from infrastructure.job_artifacts import job_prefix
-from infrastructure.measurements import delete_log_lines
+from infrastructure.accounts import security_log
+from infrastructure.artifacts.disk_cache import GIB, MODELS, trim_copies, trim_kernels
+from infrastructure.artifacts.job_artifacts import job_prefix
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.training.measurements import delete_log_lines
 from projections.job_detail import logged_jobs_over_since
 
 SAVED = ("checkpoints", "adapter")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from domain.jobs.job import Job
-from infrastructure.bus_tls import nats_authority
-from infrastructure.job_artifacts import job_prefix
-from infrastructure.reports import SegmentSpec
-from infrastructure.segment_credentials import CredentialIssuer
+from infrastructure.artifacts.job_artifacts import job_prefix
+from infrastructure.bus.tls import nats_authority
 from infrastructure.settings import Settings
-from infrastructure.store_credentials import StoreAccess, StoreIssuer
+from infrastructure.training.reports import SegmentSpec
+from infrastructure.training.segment_credentials import CredentialIssuer
+from infrastructure.training.store_credentials import StoreAccess, StoreIssuer
 
 
 def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec:

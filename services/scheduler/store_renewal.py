@@ -8,8 +8,8 @@ from uuid import UUID
 
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from infrastructure.s3_requests import S3Refused
-from infrastructure.store_credentials import StoreIssuer
+from infrastructure.artifacts.s3_requests import S3Refused
+from infrastructure.training.store_credentials import StoreIssuer
 from services.scheduler.control import ControlChannel
 from services.scheduler.segment_spec import store_access
 

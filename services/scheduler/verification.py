@@ -23,8 +23,8 @@ from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus
 from domain.synthesis.synthesis import Synthesis
 from domain.training.start import Start
-from infrastructure.artifacts import MANIFEST, Artifacts, Manifest, ManifestFile
-from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest, ManifestFile
+from infrastructure.training.environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import dataset_origins
 from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
 from services.scheduler.model_card import RESUME_FILES, model_card

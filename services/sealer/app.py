@@ -14,16 +14,16 @@ import httpx
 import psycopg
 
 from domain.audit.tree_head import LogKey
-from infrastructure.artifacts import STORE_ERRORS, Artifacts
-from infrastructure.invoices import Issuer
-from infrastructure.leadership import LOST, Leadership, leading
-from infrastructure.log_identity import log_identity
-from infrastructure.progress import PROGRESS
-from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged, origin_of
-from infrastructure.service import run_until_stopped
+from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
+from infrastructure.bills.invoices import Issuer
+from infrastructure.bus.service import run_until_stopped
+from infrastructure.postgres.leadership import LOST, Leadership, leading
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import Connection, connect
+from infrastructure.process.progress import PROGRESS
+from infrastructure.seals.archive import LastHead, SealArchive, SealDamaged, origin_of
+from infrastructure.seals.timestamps import TimestampRefused, request_timestamp
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
-from infrastructure.timestamps import TimestampRefused, request_timestamp
 from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import LogRewritten, Sealer
 

@@ -13,16 +13,16 @@ import psycopg
 from domain.audit.money_events import Inconsistent
 from domain.audit.sealed_invoice import Result, verify_invoice
 from domain.audit.tree_head import InvalidHead
-from infrastructure.artifacts import STORE_ERRORS, Artifacts
-from infrastructure.invoice_requests import (
+from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
+from infrastructure.bills.invoice_requests import (
     Issued,
     RequestedInvoice,
     answer_request,
     waiting_requests,
 )
-from infrastructure.invoices import Issuer
-from infrastructure.seal_archive import SealDamaged
-from infrastructure.sealed_tree import NotProvable, NotSealedYet
+from infrastructure.bills.invoices import Issuer
+from infrastructure.seals.archive import SealDamaged
+from infrastructure.seals.tree import NotProvable, NotSealedYet
 
 SEALING_TIME = timedelta(minutes=2)
 """Time that a request waits for a head of the end of its period. Heads follow within 10 s."""

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from domain.audit.merkle import Frontier
 from domain.audit.sealed_event import SealedEvent, sealed_events
 from domain.audit.tree_head import LogKey, TreeHead
-from infrastructure.event_rows import read_rows
-from infrastructure.metrics import SEALED_EVENTS, SEALED_TIME
-from infrastructure.seal_archive import LastHead, SealArchive, SealDamaged
+from infrastructure.postgres.event_rows import read_rows
+from infrastructure.process.metrics import SEALED_EVENTS, SEALED_TIME
+from infrastructure.seals.archive import LastHead, SealArchive, SealDamaged
 
 SEAL_EVENTS, SEAL_SECONDS = 1_000, 10.0
 """A head is exported after this many events, or this long after the first event without a head."""

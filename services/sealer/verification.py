@@ -18,9 +18,9 @@ from cryptography.x509 import Certificate
 from domain.audit.merkle import Frontier
 from domain.audit.sealed_event import ENTRY, decode, encode, leaves_in, seal
 from domain.audit.tree_head import LogKey, TreeHead
-from infrastructure.event_rows import read_rows, stream_rows
-from infrastructure.seal_archive import SealArchive, SealDamaged
-from infrastructure.timestamps import TimestampInvalid, timestamp_of
+from infrastructure.postgres.event_rows import read_rows, stream_rows
+from infrastructure.seals.archive import SealArchive, SealDamaged
+from infrastructure.seals.timestamps import TimestampInvalid, timestamp_of
 
 Row = tuple[int, bytes, int, str, bytes]
 """A row with the columns of StoredRow."""

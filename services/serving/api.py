@@ -17,9 +17,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from domain.webhooks.target import parsed_networks
-from infrastructure.connection_guard import ConnectionGuard, GuardedServer
-from infrastructure.exchange import read
-from infrastructure.generation import (
+from infrastructure.bus.exchange import read
+from infrastructure.chat.generation import (
     GENERATE_PATH,
     GenerationFailed,
     GenerationRefused,
@@ -28,6 +27,7 @@ from infrastructure.generation import (
     PromptRead,
     TextDelta,
 )
+from infrastructure.http.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.limits import Limits
 from services.serving.engine import Engine, GenerationHandle
 from services.serving.refusals import Refused

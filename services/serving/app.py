@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import closing
 from functools import partial
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.clock import clock_of
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
-from infrastructure.leadership import Leadership, leading
-from infrastructure.log_identity import watch_log
-from infrastructure.service import broker_of, every, serve
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
+from infrastructure.bus.service import broker_of, every, serve
+from infrastructure.postgres.leadership import Leadership, leading
+from infrastructure.postgres.log_identity import watch_log
+from infrastructure.postgres.store import open_log, open_pool
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
 from services.serving.api import create_app, serve_app
 from services.serving.attempts import Attempts
 from services.serving.engine import Engine, EngineOptions

@@ -7,12 +7,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from infrastructure.answer_end import MARKS, answer_end
-from infrastructure.chat_labels import ChatRenderer, Unrenderable
-from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
-from infrastructure.limited_rendering import LimitedTemplate
-from infrastructure.template_rendering import one_template
-from infrastructure.text_encoder import TextEncoder
+from infrastructure.chat.answer_end import MARKS, answer_end
+from infrastructure.chat.chat_labels import ChatRenderer, Unrenderable
+from infrastructure.chat.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat.limited_rendering import LimitedTemplate
+from infrastructure.chat.template_rendering import one_template
+from infrastructure.chat.text_encoder import TextEncoder
 from services.model_libraries import core_of
 from services.serving.refusals import TemplateRefused
 from services.serving.tool_calls import CallFormat, CallReader

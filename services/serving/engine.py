@@ -13,7 +13,7 @@ from threading import Condition, Thread
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID, uuid4
 
-from infrastructure.generation import GenerationRequest
+from infrastructure.chat.generation import GenerationRequest
 from services.model_libraries import lean_imports
 from services.serving.deployed import Served
 from services.serving.refusals import AccountQueueFull, ContextExceeded, NotLoaded, QueueFull

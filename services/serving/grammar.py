@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from infrastructure.limited_process import LimitExceeded, Limits, ProcessFailed, run
+from infrastructure.process.limited_process import LimitExceeded, Limits, ProcessFailed, run
 from services.serving.grammar_worker import LIMITS
 from services.serving.refusals import Refused
 

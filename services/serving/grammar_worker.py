@@ -6,7 +6,7 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from infrastructure.limited_process import serve
+from infrastructure.process.limited_process import serve
 
 LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,

@@ -16,10 +16,10 @@ from domain.deployments.deployment import Deployment, DeploymentStatus
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.use_cases.deployments import base_deployment, model_deployment, why_not_served
-from infrastructure.backoff import Backoff
-from infrastructure.clock import Clock
-from infrastructure.consumer import BATCH_EVENTS, recorded
-from infrastructure.event_handlers import Handlers
+from infrastructure.bus.consumer import BATCH_EVENTS, recorded
+from infrastructure.bus.event_handlers import Handlers
+from infrastructure.process.backoff import Backoff
+from infrastructure.process.clock import Clock
 from services.serving.attempts import Attempts
 from services.serving.deployed import CannotServe, Host
 from services.serving.resource_exhaustion import MAX_TRIES, is_resource_exhaustion

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from infrastructure.generation import FinishReason, TextDelta, ToolCall
+from infrastructure.chat.generation import FinishReason, TextDelta, ToolCall
 from services.serving.answer_text import AnswerText
 from services.serving.grammar import Grammar
 from services.serving.sampler import Sampler

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from infrastructure.chat_labels import ChatRenderer, Unrenderable
-from infrastructure.generation import ToolCall
+from infrastructure.chat.chat_labels import ChatRenderer, Unrenderable
+from infrastructure.chat.generation import ToolCall
 
 PROBE_NAME, PROBE_ARGUMENTS = "probe_of_calls", {"probe_of_arguments": "x"}
 PROBE_TOOL = {

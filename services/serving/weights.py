@@ -8,9 +8,9 @@ from pathlib import Path
 from uuid import UUID
 
 from domain.deployments.deployment import AdapterWeights, Deployment, Weights
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.chat_template import CHAT_TEMPLATE
-from infrastructure.disk_cache import MODELS
+from infrastructure.artifacts.disk_cache import MODELS
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts
+from infrastructure.chat.chat_template import CHAT_TEMPLATE
 from services.serving.deployed import CannotServe, Served
 
 ADAPTER_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})

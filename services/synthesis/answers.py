@@ -8,7 +8,7 @@ from typing import Any
 
 from domain.synthesis.demonstrations import Message
 from domain.synthesis.prompts import SCORE_SCHEMA, chat_schema
-from infrastructure.json_schema import validator_of
+from infrastructure.chat.json_schema import validator_of
 from services.text_quality.answers import is_cut
 
 SCORES = validator_of(SCORE_SCHEMA)

@@ -14,16 +14,16 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.backoff import Backoff
-from infrastructure.clock import Clock, clock_of
-from infrastructure.leadership import Leadership, leading
-from infrastructure.log_identity import watch_log
-from infrastructure.metrics import PENDING_SECONDS
-from infrastructure.progress import PROGRESS
-from infrastructure.service import every, run_until_stopped
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.service import every, run_until_stopped
+from infrastructure.postgres.leadership import Leadership, leading
+from infrastructure.postgres.log_identity import watch_log
+from infrastructure.postgres.store import Connection, open_log, open_pool
+from infrastructure.process.backoff import Backoff
+from infrastructure.process.clock import Clock, clock_of
+from infrastructure.process.metrics import PENDING_SECONDS
+from infrastructure.process.progress import PROGRESS
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, open_log, open_pool
 from projections.projection import Row
 from projections.syntheses import stalled_seconds, working
 from services.synthesis.generating import Generating, Pace

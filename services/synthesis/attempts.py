@@ -21,7 +21,7 @@ from domain.core.value import Value
 from domain.synthesis.demonstrations import Message
 from domain.synthesis.prompts import Drawn
 from domain.synthesis.synthesis import Counts, StoredFile, Synthesis
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 
 
 class Outcome(StrEnum):

@@ -24,10 +24,10 @@ from domain.synthesis.plan import SynthesisPlan
 from domain.synthesis.price import JUDGE_TOKENS, TEMPLATE_TOKENS
 from domain.synthesis.prompts import SCORE_SCHEMA, Drawn, chat_schema, longest_texts, prompt_sha256
 from domain.synthesis.synthesis import StopReason, Synthesis, SynthesisStatus
-from infrastructure.artifacts import DENIED, STORE_ERRORS, Artifacts
-from infrastructure.clock import Clock
-from infrastructure.store import Connection
-from infrastructure.synthesis_endpoints import access_of
+from infrastructure.artifacts.store import DENIED, STORE_ERRORS, Artifacts
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
+from infrastructure.synthesis.endpoints import access_of
 from services.synthesis.answers import Unusable, messages_of, read_chat, read_score
 from services.synthesis.attempts import (
     Answer,

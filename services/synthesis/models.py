@@ -19,8 +19,7 @@ from domain.billing.token_rates import TokenUsage
 from domain.core.errors import Invalid
 from domain.synthesis.demonstrations import Message
 from domain.webhooks.target import TargetPolicy
-from infrastructure.code_version import package_version
-from infrastructure.generation import (
+from infrastructure.chat.generation import (
     GENERATE_PATH,
     GenerationFailed,
     GenerationRequest,
@@ -28,11 +27,12 @@ from infrastructure.generation import (
     PromptRead,
     TextDelta,
 )
-from infrastructure.guarded_http import GuardedTransport, Refused, Resolve
-from infrastructure.ndjson import lines_as_they_come
-from infrastructure.retry_after import requested_delay
+from infrastructure.http.guarded import GuardedTransport, Refused, Resolve
+from infrastructure.http.ndjson import lines_as_they_come
+from infrastructure.http.retry_after import requested_delay
+from infrastructure.process.code_version import package_version
 from infrastructure.settings import Settings
-from infrastructure.synthesis_endpoints import EndpointAccess
+from infrastructure.synthesis.endpoints import EndpointAccess
 from services.synthesis.parameters import Parameters, refused_parameter
 
 ANSWER_SECONDS = 300.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from eventsourcing.persistence import PersistenceError
 
-from infrastructure.artifacts import DENIED, STORE_ERRORS
+from infrastructure.artifacts.store import DENIED, STORE_ERRORS
 
 OUTAGES = (psycopg.Error, PersistenceError, *STORE_ERRORS)
 

@@ -16,10 +16,10 @@ from domain.synthesis.price import Pricing, PromptBytes
 from domain.synthesis.prompts import Prompts, Seed
 from domain.synthesis.request import SynthesisRequest
 from domain.synthesis.synthesis import Synthesis, SynthesisFailure
-from infrastructure.artifacts import Artifacts
-from infrastructure.exchange import read
-from infrastructure.ndjson import lines_of
-from infrastructure.synthesis_seeds import seed_examples
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.exchange import read
+from infrastructure.http.ndjson import lines_of
+from infrastructure.synthesis.seeds import seed_examples
 from services.synthesis.answers import messages_of
 from services.synthesis.attempts import Attempt, AttemptStore, BatchDamaged, Outcome, accepted_in
 from services.synthesis.duplicates import SeenExamples

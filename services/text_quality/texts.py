@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from infrastructure.preference_columns import INPUT, PREFERRED, REJECTED
+from infrastructure.datasets.preference_columns import INPUT, PREFERRED, REJECTED
 
 ANSWERS = (PREFERRED, REJECTED)
 """Keys of a preference pair that have the messages of an answer."""

@@ -10,14 +10,14 @@ import asyncio
 
 from psycopg_pool import ConnectionPool
 
-from infrastructure.clock import Clock, clock_of
-from infrastructure.dispatcher import Concurrency, Dispatcher
-from infrastructure.leadership import leading
-from infrastructure.metrics import TRACKED_RUNS, TRACKER_FAILING_SECONDS
-from infrastructure.service import Work, every, run_until_stopped
+from infrastructure.bus.service import Work, every, run_until_stopped
+from infrastructure.http.dispatcher import Concurrency, Dispatcher
+from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.store import Connection, open_log, open_pool
+from infrastructure.process.clock import Clock, clock_of
+from infrastructure.process.metrics import TRACKED_RUNS, TRACKER_FAILING_SECONDS
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, open_log, open_pool
-from infrastructure.tracked_runs import open_runs
+from infrastructure.trackers.runs import open_runs
 from services.trackers.connection_checks import CheckQueue
 from services.trackers.runs import RunQueue
 from services.trackers.servers import Servers

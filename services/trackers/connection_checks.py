@@ -10,10 +10,10 @@ from uuid import UUID
 from psycopg_pool import ConnectionPool
 
 from domain.trackers.integrations import Tracker
-from infrastructure.clock import Clock
-from infrastructure.dispatcher import UNAVAILABLE, Busy
-from infrastructure.store import Connection
-from infrastructure.tracker_connections import TrackerConnection, end_test, requested_tests
+from infrastructure.http.dispatcher import UNAVAILABLE, Busy
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
+from infrastructure.trackers.connections import TrackerConnection, end_test, requested_tests
 from services.trackers.servers import Servers
 from services.trackers.tracker import TrackerClient, TrackerFailure
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.trackers.integrations import MlflowRun
-from infrastructure.metric_names import EVALUATION_METRICS, STEP_METRICS
+from infrastructure.trackers.metric_names import EVALUATION_METRICS, STEP_METRICS
 from services.trackers.server_client import ServerClient
 from services.trackers.tracker import Ending, Point, RunSummary, Started, TrackerFailure
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from infrastructure.measurements import (
+from infrastructure.postgres.store import Connection
+from infrastructure.trackers.metric_names import EVALUATION_METRICS, STEP_METRICS, named
+from infrastructure.trackers.runs import Sent
+from infrastructure.training.measurements import (
     earlier_steps,
     evaluations_after,
     last_evaluations_of,
     last_steps_of,
     steps_after,
 )
-from infrastructure.metric_names import EVALUATION_METRICS, STEP_METRICS, named
-from infrastructure.store import Connection
-from infrastructure.tracked_runs import Sent
 from services.trackers.tracker import Point
 
 

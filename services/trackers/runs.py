@@ -19,13 +19,13 @@ from psycopg_pool import ConnectionPool
 from domain.core.event_log import EventLog
 from domain.jobs.lifecycle import JobStatus
 from domain.trackers.retry_schedule import GIVE_UP, delay_after
-from infrastructure.clock import Clock
-from infrastructure.dispatcher import UNAVAILABLE, Busy
-from infrastructure.log_identity import is_held
-from infrastructure.measurements import measured_rows
-from infrastructure.metrics import TRACKER_ATTEMPT_SECONDS, TRACKER_POINTS
-from infrastructure.store import Connection
-from infrastructure.tracked_runs import RunStatus, Sent, TrackedRun, due_runs, store_run
+from infrastructure.http.dispatcher import UNAVAILABLE, Busy
+from infrastructure.postgres.log_identity import is_held
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
+from infrastructure.process.metrics import TRACKER_ATTEMPT_SECONDS, TRACKER_POINTS
+from infrastructure.trackers.runs import RunStatus, Sent, TrackedRun, due_runs, store_run
+from infrastructure.training.measurements import measured_rows
 from projections.job_detail import rows_of
 from projections.projection import Row
 from services.trackers.points import newest_values, next_batch

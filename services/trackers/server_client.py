@@ -14,10 +14,10 @@ import httpx
 
 from domain.core.errors import Invalid
 from domain.webhooks.target import TargetPolicy
-from infrastructure.code_version import package_version
-from infrastructure.guarded_http import GuardedTransport, Refused, printable
-from infrastructure.retry_after import requested_delay
-from infrastructure.tracker_connections import Server
+from infrastructure.http.guarded import GuardedTransport, Refused, printable
+from infrastructure.http.retry_after import requested_delay
+from infrastructure.process.code_version import package_version
+from infrastructure.trackers.connections import Server
 from services.trackers.tracker import TrackerFailure
 
 log = logging.getLogger("trackers")

@@ -6,12 +6,12 @@ from ipaddress import ip_network
 
 from domain.trackers.integrations import Integration, MlflowIntegration, Tracker, WandbIntegration
 from domain.webhooks.target import TargetPolicy
-from infrastructure.guarded_http import GuardedTransport
-from infrastructure.profiles import name_of_account
+from infrastructure.accounts.profiles import name_of_account
+from infrastructure.http.guarded import GuardedTransport
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
-from infrastructure.tracked_runs import TrackedRun
-from infrastructure.tracker_connections import Server, TrackerConnection, server_of
+from infrastructure.trackers.connections import Server, TrackerConnection, server_of
+from infrastructure.trackers.runs import TrackedRun
 from services.trackers.mlflow import Mlflow
 from services.trackers.server_client import ServerClient
 from services.trackers.tracker import TrackerClient, TrackerFailure

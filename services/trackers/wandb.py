@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from domain.trackers.integrations import WandbRun
-from infrastructure.guarded_http import printable
+from infrastructure.http.guarded import printable
 from services.trackers.server_client import SHOWN_CHARACTERS, ServerClient
 from services.trackers.tracker import Ending, Point, RunSummary, Started, TrackerFailure
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from domain.jobs.lifecycle import SegmentEnd
-from infrastructure.exchange import read
-from infrastructure.reports import SegmentSpec
+from infrastructure.bus.exchange import read
 from infrastructure.settings import Settings
-from infrastructure.warm_start import WARM_FLAG
+from infrastructure.training.reports import SegmentSpec
+from infrastructure.training.warm_start import WARM_FLAG
 from services.trainer.clock import SegmentClock, process_age_seconds
 from services.trainer.context import Context
 from services.trainer.failures import classify, shortage_of

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from domain.jobs.failures import FailureClass
-from infrastructure.artifacts import Manifest
+from infrastructure.artifacts.store import Manifest
 from services.trainer.failures import SegmentFailure
 
 VERIFIED = "verified"

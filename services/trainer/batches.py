@@ -11,7 +11,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from domain.estimating.batching import padded
-from infrastructure.chat_labels import IGNORED, Example
+from infrastructure.chat.chat_labels import IGNORED, Example
 from services.trainer.kernels.attention import attends_packed
 from services.trainer.kernels.cross_entropy import CrossEntropy, TokenLosses
 

@@ -13,9 +13,9 @@ from domain.jobs.failures import FailureClass
 from domain.training.checkpoint import RejectionReason, SavedCheckpoint, StateHashes
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.exchange import read
-from infrastructure.reports import SAMPLE, SegmentSpec
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts
+from infrastructure.bus.exchange import read
+from infrastructure.training.reports import SAMPLE, SegmentSpec
 from services.trainer.execution import ExecutionMode
 from services.trainer.failures import SegmentFailure
 from services.trainer.model import describe_adapter

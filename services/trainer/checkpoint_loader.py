@@ -8,7 +8,7 @@ from domain.training.checkpoint import (
     SavedCheckpoint,
     StateHashes,
 )
-from infrastructure.reports import RejectedCheckpoint
+from infrastructure.training.reports import RejectedCheckpoint
 from services.trainer import checkpoint
 from services.trainer.checkpoint import CheckpointDamaged, CheckpointMismatch, Position
 from services.trainer.context import Context

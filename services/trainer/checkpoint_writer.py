@@ -18,8 +18,8 @@ from domain.training.checkpoint import (
     StateHashes,
     superfluous,
 )
-from infrastructure.artifacts import STORE_ERRORS, Manifest
-from infrastructure.chat_template import CHAT_TEMPLATE
+from infrastructure.artifacts.store import STORE_ERRORS, Manifest
+from infrastructure.chat.chat_template import CHAT_TEMPLATE
 from services.trainer import checkpoint
 from services.trainer.checkpoint import Position
 from services.trainer.checkpoint_loader import CheckpointLoader

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from domain.training.precision import Precision
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.settings import Settings
 from services.model_libraries import choose_dtype, lean_imports
 

@@ -13,10 +13,10 @@ from obstore.exceptions import PermissionDeniedError
 
 from domain.training.phases import Phase
 from domain.training.precision import Precision
-from infrastructure.artifacts import Artifacts
-from infrastructure.object_stores import PATIENT_SECONDS
-from infrastructure.reports import SegmentSpec
+from infrastructure.artifacts.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
 from services.model_libraries import lean_imports
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.reporter_port import ReporterPort

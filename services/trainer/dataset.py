@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from domain.estimating.held_out import held_out, validated
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts
-from infrastructure.preference_columns import conversations_of
-from infrastructure.reports import SegmentSpec
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts
+from infrastructure.datasets.preference_columns import conversations_of
+from infrastructure.training.reports import SegmentSpec
 from services.trainer.examples import Rendered, Renderer
 from services.trainer.failures import BadData
 from services.trainer.pairs import Item

@@ -10,8 +10,8 @@ from importlib import metadata
 import torch
 from peft import PeftModel
 
-from infrastructure.code_version import package_version, revision
-from infrastructure.training_environment import TrainingEnvironment
+from infrastructure.process.code_version import package_version, revision
+from infrastructure.training.environment import TrainingEnvironment
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from domain.training.evaluation import EvaluationResult
 from domain.training.perplexity import perplexity
-from infrastructure.reports import EvaluationMeasured
+from infrastructure.training.reports import EvaluationMeasured
 from services.trainer.batches import collate
 from services.trainer.context import Context
 from services.trainer.failures import LossDiverged

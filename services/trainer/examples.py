@@ -8,11 +8,11 @@ from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from infrastructure.chat_labels import ChatRenderer, Example, Marked, Unrenderable, labeled
-from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
-from infrastructure.preference_columns import conversations_of, is_pair
-from infrastructure.template_rendering import ChatTemplate, one_template
-from infrastructure.text_encoder import TextEncoder
+from infrastructure.chat.chat_labels import ChatRenderer, Example, Marked, Unrenderable, labeled
+from infrastructure.chat.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat.template_rendering import ChatTemplate, one_template
+from infrastructure.chat.text_encoder import TextEncoder
+from infrastructure.datasets.preference_columns import conversations_of, is_pair
 from services.model_libraries import core_of
 from services.trainer.pairs import Item, Pair
 

@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from domain.estimating.footprint import PAD_MULTIPLE
 from domain.training.checkpoint import ModeDifference
-from infrastructure import code_version
+from infrastructure.process import code_version
 from services.trainer.environment import libraries
 from services.trainer.failures import is_out_of_memory
 from services.trainer.kernels.attention import NAME as PACKED

@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.phases import Phase
-from infrastructure.full_disk import causes, lacks_space
+from infrastructure.process.full_disk import causes, lacks_space
 
 # torch's messages for a GPU (OutOfMemoryError is a RuntimeError), for a CPU, and for cuBLAS's
 # workspace.

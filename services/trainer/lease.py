@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 from domain.jobs.lifecycle import SegmentEnd
-from infrastructure.reports import Control
+from infrastructure.training.reports import Control
 from services.trainer.clock import SegmentClock
 
 OVERRUN_EXIT_CODE = 4

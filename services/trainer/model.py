@@ -26,9 +26,9 @@ from transformers.utils import logging
 
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
-from infrastructure.artifacts import ArtifactCorrupt, Artifacts, Manifest
-from infrastructure.reports import SegmentSpec
-from infrastructure.training_environment import ENVIRONMENT
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts, Manifest
+from infrastructure.training.environment import ENVIRONMENT
+from infrastructure.training.reports import SegmentSpec
 from services.model_libraries import UNTRUSTED, context_of
 from services.trainer.environment import environment_of
 from services.trainer.failures import BadData

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
-from infrastructure.chat_labels import Example
+from infrastructure.chat.chat_labels import Example
 from services.trainer.batches import collate, logits_of
 from services.trainer.failures import is_out_of_memory
 from services.trainer.kernels.attention import NAME

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from infrastructure.chat_labels import Example
+from infrastructure.chat.chat_labels import Example
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from random import Random
 
 from domain.estimating.batching import fill, padded
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.chat_labels import Example
-from infrastructure.reports import SegmentSpec
+from infrastructure.chat.chat_labels import Example
+from infrastructure.training.reports import SegmentSpec
 from services.trainer.pairs import Item, all_sequences, length_of
 
 WINDOW_STEPS = 8  # optimizer steps whose examples are sorted by length together

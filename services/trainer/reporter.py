@@ -25,12 +25,12 @@ from domain.jobs.lifecycle import SegmentEnd
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import KEPT_NEWEST, SavedCheckpoint, superfluous
 from domain.training.phases import Phase
-from infrastructure.bus import CONTROL, servers
-from infrastructure.bus_tls import tls_context, tls_problem
-from infrastructure.customer_log import without_paths
-from infrastructure.exchange import read
-from infrastructure.nats_keys import signer
-from infrastructure.reports import (
+from infrastructure.bus.exchange import read
+from infrastructure.bus.keys import signer
+from infrastructure.bus.streams import CONTROL, servers
+from infrastructure.bus.tls import tls_context, tls_problem
+from infrastructure.training.customer_log import without_paths
+from infrastructure.training.reports import (
     BEAT,
     FINAL_REPORT,
     Control,
@@ -41,7 +41,7 @@ from infrastructure.reports import (
     StepMeasured,
     control_subject,
 )
-from infrastructure.segment_credentials import inbox_prefix
+from infrastructure.training.segment_credentials import inbox_prefix
 from services.trainer.clock import PhaseTimes
 from services.trainer.lease import Lease
 from services.trainer.store_keys import StoreKeys

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
-from infrastructure.reports import EvaluationMeasured, StepMeasured
+from infrastructure.training.reports import EvaluationMeasured, StepMeasured
 from services.trainer.reporter import Level
 from services.trainer.unsent import Unsent
 

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict
 
-from infrastructure.chat_labels import Example
+from infrastructure.chat.chat_labels import Example
 from services.trainer.examples import Renderer
 from services.trainer.lease import Lease
 

@@ -25,10 +25,10 @@ from domain.estimating.pricing import COMPILED_WORK
 from domain.training.checkpoint import RejectionReason
 from domain.training.phases import Phase
 from domain.training.precision import Precision
-from infrastructure.artifacts import ArtifactCorrupt
-from infrastructure.chat_template import CHAT_TEMPLATE
-from infrastructure.disk_cache import MODELS
-from infrastructure.reports import StepMeasured
+from infrastructure.artifacts.disk_cache import MODELS
+from infrastructure.artifacts.store import ArtifactCorrupt
+from infrastructure.chat.chat_template import CHAT_TEMPLATE
+from infrastructure.training.reports import StepMeasured
 from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import VERIFIED, BaseFiles
 from services.trainer.checkpoint_writer import Checkpoints

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infrastructure.exchange import read
-from infrastructure.reports import SegmentSpec, StoreCredentials
+from infrastructure.bus.exchange import read
+from infrastructure.training.reports import SegmentSpec, StoreCredentials
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from infrastructure.artifacts import STORE_ERRORS, Artifacts
-from infrastructure.reports import SegmentSpec, stored_report_ref
+from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
+from infrastructure.training.reports import SegmentSpec, stored_report_ref
 from services.trainer.store_keys import StoreKeys
 
 RETRY_SECONDS = 1.0

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from domain.estimating.batching import padded
 from domain.estimating.footprint import PAD_MULTIPLE
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.chat_labels import Example
+from infrastructure.chat.chat_labels import Example
 from services.trainer.batches import Batch, collate, loss_sum, processed_tokens
 from services.trainer.failures import LossDiverged, is_out_of_memory
 from services.trainer.kernels.compiling import Compiled, common_kinds

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from infrastructure.exchange import read
-from infrastructure.reports import EvaluationMeasured, StepMeasured
+from infrastructure.bus.exchange import read
+from infrastructure.training.reports import EvaluationMeasured, StepMeasured
 
 FILE = "unsent.json"
 

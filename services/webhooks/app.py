@@ -6,16 +6,16 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from infrastructure.clock import clock_of
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.dispatcher import Concurrency, Dispatcher
-from infrastructure.leadership import leading
-from infrastructure.log_identity import watch_log
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.service import Work, broker_of, every, serve
+from infrastructure.http.dispatcher import Concurrency, Dispatcher
 from infrastructure.notices import delete_old_notices
-from infrastructure.service import Work, broker_of, every, serve
+from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.log_identity import watch_log
+from infrastructure.postgres.store import open_log, open_pool
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
-from infrastructure.webhook_deliveries import delete_old
+from infrastructure.webhooks.deliveries import delete_old
 from services.webhooks.deliveries import DeliveryQueue
 from services.webhooks.mail import Letterhead
 from services.webhooks.notices import MOST, NoticeQueue

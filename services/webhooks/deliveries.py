@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 from psycopg_pool import ConnectionPool
 
-from infrastructure.clock import Clock
-from infrastructure.dispatcher import Busy
-from infrastructure.log_identity import is_held
-from infrastructure.metrics import WEBHOOK_ATTEMPT_SECONDS
-from infrastructure.store import Connection
-from infrastructure.webhook_deliveries import Attempt, Due, due_deliveries, record_attempt
+from infrastructure.http.dispatcher import Busy
+from infrastructure.postgres.log_identity import is_held
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
+from infrastructure.process.metrics import WEBHOOK_ATTEMPT_SECONDS
+from infrastructure.webhooks.deliveries import Attempt, Due, due_deliveries, record_attempt
 
 log = logging.getLogger("webhooks")
 

@@ -10,10 +10,7 @@ from email.message import EmailMessage
 
 from psycopg_pool import ConnectionPool
 
-from infrastructure.clock import Clock
-from infrastructure.dispatcher import UNAVAILABLE, Busy, Concurrency
-from infrastructure.log_identity import is_held
-from infrastructure.metrics import NOTICE_MAILS
+from infrastructure.http.dispatcher import UNAVAILABLE, Busy, Concurrency
 from infrastructure.notices import (
     DueMail,
     Mail,
@@ -23,7 +20,10 @@ from infrastructure.notices import (
     due_mails,
     end_mail,
 )
-from infrastructure.store import Connection
+from infrastructure.postgres.log_identity import is_held
+from infrastructure.postgres.store import Connection
+from infrastructure.process.clock import Clock
+from infrastructure.process.metrics import NOTICE_MAILS
 from services.webhooks.mail import Letterhead
 
 log = logging.getLogger("webhooks")

@@ -12,10 +12,10 @@ from domain.core.recorded import Recorded
 from domain.core.topics import topics_of
 from domain.deployments.deployment import Deployment
 from domain.webhooks.message import MESSAGES, message_of
-from infrastructure.clock import Clock
 from infrastructure.notices import add_notices
-from infrastructure.store import Connection, scalar
-from infrastructure.webhook_deliveries import add_deliveries
+from infrastructure.postgres.store import Connection, scalar
+from infrastructure.process.clock import Clock
+from infrastructure.webhooks.deliveries import add_deliveries
 
 NAME = "webhooks"
 

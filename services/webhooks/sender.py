@@ -13,10 +13,10 @@ import httpx
 from domain.core.errors import Invalid
 from domain.webhooks.signature import signed_headers
 from domain.webhooks.target import TargetPolicy
-from infrastructure.code_version import package_version
-from infrastructure.guarded_http import GuardedTransport, Refused, Resolve, printable
-from infrastructure.retry_after import requested_delay
-from infrastructure.webhook_deliveries import Attempt, Due
+from infrastructure.http.guarded import GuardedTransport, Refused, Resolve, printable
+from infrastructure.http.retry_after import requested_delay
+from infrastructure.process.code_version import package_version
+from infrastructure.webhooks.deliveries import Attempt, Due
 
 log = logging.getLogger("webhooks")
 

@@ -24,12 +24,12 @@ from deploy.backup.stages import Stages
 from deploy.backup.target import BackupTarget
 from deploy.local.stack import up
 from domain.core.event_log import EventLog
-from infrastructure.artifacts import Artifacts
-from infrastructure.log_identity import log_identity
-from infrastructure.measurements import add_evidence
-from infrastructure.seal_archive import SealArchive, make_key, origin_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect, open_log, scalar
+from infrastructure.seals.archive import SealArchive, make_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log, scalar
+from infrastructure.training.measurements import add_evidence
 from services.sealer.sealer import Sealer
 from tests.bench.seals import multiply
 from tests.builders.history import MINUTE_SECONDS, History

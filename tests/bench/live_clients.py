@@ -23,7 +23,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from gateway.jobs.pages.live import place_text
-from infrastructure.measurements import Place
+from infrastructure.training.measurements import Place
 
 MODULE = "tests.bench.live_clients"
 RECONNECT_SECONDS = (0.2, 0.4)

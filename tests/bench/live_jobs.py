@@ -19,11 +19,11 @@ from domain.core.money import MICROS_PER_DOLLAR
 from domain.jobs.job import Job
 from domain.training.checkpoint import SavedCheckpoint
 from domain.use_cases.accounts import EcoLink
-from infrastructure.measurements import add_log_line, add_step
-from infrastructure.reports import LogLine, StepMeasured
-from infrastructure.sessions import begin_session
+from infrastructure.accounts.sessions import begin_session
+from infrastructure.postgres.store import connect, open_log
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
+from infrastructure.training.measurements import add_log_line, add_step
+from infrastructure.training.reports import LogLine, StepMeasured
 from tests.builders.examples import PLAN, estimate_at
 
 JOBS_OF_ACCOUNT = 5

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from domain.catalog.model_shape import ModelShape
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
-from infrastructure.chat_labels import Example
+from infrastructure.chat.chat_labels import Example
 from services.model_libraries import choose_dtype, lean_imports
 from services.trainer.clock import SegmentClock
 from services.trainer.examples import Renderer

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.object_stores import PATIENT_SECONDS
+from infrastructure.artifacts.store import Artifacts
 from tests.object_store import BUCKET, running_object_store
 
 MIB = 1024**2

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from domain.datasets.dataset import UploadOptions
-from infrastructure.limited_process import Limits, run
+from infrastructure.process.limited_process import Limits, run
 from services.datasets.limited_work import WORKER
 from services.datasets.validating import MEMORY_MIB
 

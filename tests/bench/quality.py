@@ -20,7 +20,7 @@ from rich.console import Console
 
 from domain.datasets.findings import Finding
 from domain.datasets.quality_report import Contamination, QualityReport
-from infrastructure.limited_process import run
+from infrastructure.process.limited_process import run
 from services.datasets.limited_work import WORKER
 from services.datasets.process_limits import limits_of, seconds_of
 from services.datasets.quality.personal_data import Recognizers

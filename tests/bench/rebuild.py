@@ -16,9 +16,9 @@ import typer
 from rich.console import Console
 
 from deploy.local.stack import up
-from infrastructure.event_batches import event_batches
+from infrastructure.postgres.event_batches import event_batches
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from projections import PROJECTIONS
 from projections.projection import apply_batch
 from projections.rebuilding import rebuild

@@ -17,9 +17,9 @@ from deploy.local.stack import up
 from domain.replay.past import Moment
 from gateway.audit.schemas import LoggedEvent
 from gateway.audit.service import Auditor
-from infrastructure.log_reader import Selection
+from infrastructure.postgres.log_reader import Selection
+from infrastructure.postgres.store import connect, open_log
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
 from tests.bench.aims import Verdict, conclude
 from tests.bench.sealed_log import run_jobs
 from tests.bench.seals import multiply, read, seconds

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from domain.training.hyperparameters import DPO, Hyperparameters
 from domain.training.precision import Precision
-from infrastructure.reports import SegmentSpec
+from infrastructure.training.reports import SegmentSpec
 from tests.bench.resume import Tally, draw, interrupt
 from tests.bench.trainer_runs import ROWS, TINY, Setting, Trainers
 from tests.builders.tiny_model import preference_pairs

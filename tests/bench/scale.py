@@ -21,10 +21,10 @@ from domain.capacity.gpu_pool import GpuPool
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.use_cases.accounts import EcoLink
-from infrastructure.artifacts import Artifacts
-from infrastructure.seal_archive import SealArchive
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import open_log
+from infrastructure.seals.archive import SealArchive
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from tests.bench.aims import Verdict, conclude
 from tests.bench.scale_dbos import measure_dbos
 from tests.bench.scale_jobs import (

@@ -25,8 +25,8 @@ from domain.core.identity import NAMESPACE, gpu_pool_id, meter_id
 from domain.core.money import MICROS_PER_DOLLAR
 from domain.datasets.dataset import Contents, Dataset
 from domain.training.token_lengths import TokenLengths
-from infrastructure.event_handlers import HANDLERS
-from infrastructure.store import scalar
+from infrastructure.bus.event_handlers import HANDLERS
+from infrastructure.postgres.store import scalar
 from services.billing.settlement import MeteredSegment, settle
 from tests.builders.examples import PLAN, POLICY
 from tests.builders.history import History

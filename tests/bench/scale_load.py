@@ -18,11 +18,11 @@ from nats.js import JetStreamContext
 from deploy.local.ports import free_port
 from gateway.http.sessions import COOKIE
 from gateway.schemas import job_name
-from infrastructure.bus import EVENTS
-from infrastructure.service import broker_of
-from infrastructure.sessions import begin_session
+from infrastructure.accounts.sessions import begin_session
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import EVENTS
+from infrastructure.postgres.store import connect, scalar
 from infrastructure.settings import Settings
-from infrastructure.store import connect, scalar
 from projections import PROJECTIONS
 from projections.billing_ledger import BILLING_LEDGER
 from projections.projection import consumer_name

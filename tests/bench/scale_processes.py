@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 from deploy.processes import environment
+from infrastructure.postgres.store import Connection, scalar
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, scalar
 
 MIB = 1024**2
 STOP_SECONDS = 60.0

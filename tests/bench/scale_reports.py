@@ -15,10 +15,10 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from domain.training.phases import Phase
-from infrastructure.bus import EVENTS, REPORTS
-from infrastructure.reports import Report
-from infrastructure.service import broker_of
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import EVENTS, REPORTS
 from infrastructure.settings import Settings
+from infrastructure.training.reports import Report
 from tests.bench.scale_jobs import SEGMENT, Connection, Jobs, skip_history
 from tests.bench.scale_processes import CpuShare, Process, memory_mib
 

@@ -18,13 +18,13 @@ from nats.js.errors import NotFoundError
 from psycopg.rows import dict_row
 
 from domain.core.event_log import MAX_EVENTS, EventLog
-from infrastructure.bus import EVENTS, Envelope, provision
-from infrastructure.event_recorder import EventRecorder
-from infrastructure.log_identity import log_identity
-from infrastructure.seal_archive import SealArchive
-from infrastructure.service import broker_of
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import EVENTS, Envelope, provision
+from infrastructure.postgres.event_recorder import EventRecorder
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import SealArchive
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from projections import PROJECTIONS
 from projections.billing_ledger import BILLING_LEDGER
 from projections.rebuilding import rebuild

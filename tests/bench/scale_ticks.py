@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from infrastructure.clock import clock_of
-from infrastructure.leadership import Leadership, leading
+from infrastructure.postgres.leadership import Leadership, leading
+from infrastructure.postgres.store import open_log, open_pool
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
 from services.billing.app import CACHED_AGGREGATES
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Ticker

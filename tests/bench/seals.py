@@ -23,15 +23,15 @@ from rich.console import Console
 from deploy.local.stack import Stack, up
 from deploy.processes import PROCESSES
 from domain.audit.sealed_event import StoredRow
-from infrastructure.artifacts import Artifacts
-from infrastructure.bus import provision
-from infrastructure.event_proofs import SealStatus, evidence_of
-from infrastructure.event_rows import COLUMNS, FETCHED_ROWS, read_rows, stream_rows
-from infrastructure.log_identity import log_identity
-from infrastructure.seal_archive import SealArchive
-from infrastructure.service import broker_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import provision
+from infrastructure.postgres.event_rows import COLUMNS, FETCHED_ROWS, read_rows, stream_rows
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import open_log
+from infrastructure.seals.archive import SealArchive
+from infrastructure.seals.proofs import SealStatus, evidence_of
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from services.relay.publisher import Publisher
 from services.sealer.sealer import Sealer
 from services.sealer.verification import Trust, verify_seals

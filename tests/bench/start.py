@@ -34,10 +34,10 @@ from deploy.operator.model_import import offer_model
 from domain.core.money import MICROS_PER_DOLLAR
 from domain.training.phases import Phase
 from gateway.cli.client import Client, ClientError, Endpoint
-from infrastructure.measurements import steps_of
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
-from infrastructure.warm_start import READY
+from infrastructure.training.measurements import steps_of
+from infrastructure.training.warm_start import READY
 from tests.bench.aims import Verdict, conclude
 from tests.builders.tiny_model import chats
 

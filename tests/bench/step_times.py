@@ -43,7 +43,7 @@ from domain.training.hyperparameters import DPO, Hyperparameters
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from domain.training.token_lengths import TokenLengths
-from infrastructure.chat_labels import IGNORED, Example
+from infrastructure.chat.chat_labels import IGNORED, Example
 from services.model_libraries import choose_dtype, lean_imports
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease

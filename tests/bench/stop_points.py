@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from domain.estimating.estimate import Precision
-from infrastructure.reports import SegmentSpec
+from infrastructure.training.reports import SegmentSpec
 from services.model_libraries import lean_imports
 from services.trainer.__main__ import end, run
 from services.trainer.processes.agent import STOPS

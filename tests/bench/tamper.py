@@ -22,11 +22,11 @@ from rich.table import Table
 from deploy.local.stack import up
 from domain.audit.sealed_event import decode, seal
 from domain.core.event_log import EventLog
-from infrastructure.artifacts import Artifacts
-from infrastructure.event_rows import stream_rows
-from infrastructure.seal_archive import SealArchive
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.event_rows import stream_rows
+from infrastructure.postgres.store import open_log
+from infrastructure.seals.archive import SealArchive
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from services.sealer.sealer import Sealer
 from services.sealer.verification import SealFindings, TamperKind, Trust, verify_seals
 from tests.bench.aims import Verdict, conclude

@@ -19,7 +19,7 @@ from typing import Any
 
 from deploy.demo.preparing import SOURCE
 from domain.training.precision import Precision
-from infrastructure.reports import FINAL_REPORT, Report, SegmentSpec
+from infrastructure.training.reports import FINAL_REPORT, Report, SegmentSpec
 from tests.bench.stop_points import COMPILED_FLAG, MODULE
 from tests.builders.tiny_model import chats
 from tests.services.trainer.program import NatsServer

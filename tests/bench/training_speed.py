@@ -11,7 +11,7 @@ from typing import TypeVar
 from domain.catalog.model_shape import ModelShape
 from domain.estimating.footprint import adapter_parameters, linear_parameters
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.chat_labels import IGNORED
+from infrastructure.chat.chat_labels import IGNORED
 
 T = TypeVar("T")
 

@@ -172,7 +172,7 @@ def _train(
 
 def _tokens(pair: Pair) -> dict[str, list[int]]:
     """Return the prompt and the answers, without the tokens after the last label."""
-    from infrastructure.chat_labels import IGNORED
+    from infrastructure.chat.chat_labels import IGNORED
 
     def answer(sequence: list[int], labels: list[int], start: int) -> list[int]:
         end = max(n for n, label in enumerate(labels) if label != IGNORED) + 1

@@ -122,7 +122,7 @@ def _train(
     lean_imports()
     import torch
 
-    from infrastructure.chat_labels import Example
+    from infrastructure.chat.chat_labels import Example
     from services.trainer.model import attach_adapter, load_base
     from services.trainer.packing import pack_if_able
     from services.trainer.processes.ranks import Ranks

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from deploy.local.stack import up
+from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from tests.bench.aims import Verdict, conclude
 from tests.services.webhooks.kills import Outcome, Trial, run_trial
 

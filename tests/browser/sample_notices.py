@@ -11,7 +11,7 @@ from domain.notices.link import LinkPurpose
 from domain.webhooks.message import Data, Message, WebhookType
 from infrastructure import notices
 from infrastructure.notices import MailResult, Outcome
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 
 JOB: Data = {"id": job_name(UUID("0b0f8f5c-3a4e-5d0c-9a4d-0e6b1c2d3e4f"))}
 REFUSED = MailResult(Outcome.FAILED, "The mail server refused the mail (554 5.7.1 rejected)")

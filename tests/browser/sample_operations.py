@@ -5,10 +5,10 @@ from __future__ import annotations
 from uuid import uuid4
 
 from domain.jobs.job import Job
-from infrastructure import security_log
-from infrastructure.artifacts import Artifacts
-from infrastructure.job_artifacts import kept_log_ref
-from infrastructure.store import Connection
+from infrastructure.accounts import security_log
+from infrastructure.artifacts.job_artifacts import kept_log_ref
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import Connection
 
 LEADERS = ("billing", "datasets", "projector", "relay", "scheduler", "sealer", "serving")
 

@@ -32,8 +32,11 @@ from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend, open_backend
 from gateway.launch.job_form import JobRequest
 from gateway.schemas import parsed_job_id
-from infrastructure import verifications
-from infrastructure.artifacts import Artifacts
+from infrastructure.accounts.profiles import add_account_name, set_dataset_name
+from infrastructure.accounts.sessions import add_sign_in_link
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bills.invoice_requests import RequestedInvoice, request_invoice
+from infrastructure.bills.invoices import Issuer
 from infrastructure.hub_targets import (
     Target,
     add_target,
@@ -41,16 +44,13 @@ from infrastructure.hub_targets import (
     set_outcome,
     set_pushed_bytes,
 )
-from infrastructure.invoice_requests import RequestedInvoice, request_invoice
-from infrastructure.invoices import Issuer
-from infrastructure.log_identity import log_identity
-from infrastructure.measurements import set_export_progress, set_progress
-from infrastructure.profiles import add_account_name, set_dataset_name
-from infrastructure.seal_archive import SealArchive, origin_of
-from infrastructure.sessions import add_sign_in_link
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import Connection, connect
+from infrastructure.seals import verifications
+from infrastructure.seals.archive import SealArchive, origin_of
+from infrastructure.seals.verifications import Options, Outcome, Stage, Verdict
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
-from infrastructure.verifications import Options, Outcome, Stage, Verdict
+from infrastructure.training.measurements import set_export_progress, set_progress
 from services.auditor.verifying import Request, run
 from services.datasets.limited_work import Resources
 from services.datasets.unpacking import Sizes

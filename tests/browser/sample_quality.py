@@ -13,15 +13,15 @@ from domain.datasets.dataset import Dataset, Quality, UploadOptions
 from domain.datasets.filters import Filters, PersonalData
 from domain.datasets.quality_report import Contamination, QualityReport
 from gateway.backend import Backend
-from infrastructure.comparisons import (
+from infrastructure.accounts.profiles import set_dataset_name
+from infrastructure.bus.exchange import read
+from infrastructure.datasets.comparisons import (
     ComparisonKind,
     Key,
     finish_comparison,
     request_comparison,
 )
-from infrastructure.exchange import read
-from infrastructure.limited_process import Exceeded
-from infrastructure.profiles import set_dataset_name
+from infrastructure.process.limited_process import Exceeded
 from services.datasets.analyzing import QUALITY, Analyzing
 from services.datasets.comparing import Comparing
 from services.datasets.limited_work import Resources

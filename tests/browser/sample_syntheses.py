@@ -16,7 +16,7 @@ from domain.synthesis.price import CostRange
 from domain.synthesis.request import SynthesisRequest, request_ref
 from domain.synthesis.synthesis import Counts, StopReason, StoredFile, Synthesis
 from gateway.backend import Backend
-from infrastructure.profiles import set_synthesis_name
+from infrastructure.accounts.profiles import set_synthesis_name
 
 REQUEST = SynthesisRequest(
     name="shop questions",

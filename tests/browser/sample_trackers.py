@@ -8,15 +8,15 @@ from typing import Any
 from uuid import UUID
 
 from domain.trackers.integrations import Tracker, integration_of
-from infrastructure.store import Connection
-from infrastructure.tracked_runs import RunStatus, Sent, add_runs, run_of, store_run
-from infrastructure.tracker_connections import (
+from infrastructure.postgres.store import Connection
+from infrastructure.trackers.connections import (
     Server,
     connections_of,
     end_test,
     request_test,
     set_connection,
 )
+from infrastructure.trackers.runs import RunStatus, Sent, add_runs, run_of, store_run
 
 URL = "https://mlflow.example.com"
 AWAY = "MLflow is not available: all connection attempts failed."

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from domain.jobs.public_id import job_name
 from domain.webhooks.message import Message, WebhookType, message_of_test
-from infrastructure.store import Connection
-from infrastructure.webhook_deliveries import Attempt, Delivery, add_delivery, record_attempt
-from infrastructure.webhook_endpoints import (
+from infrastructure.postgres.store import Connection
+from infrastructure.webhooks.deliveries import Attempt, Delivery, add_delivery, record_attempt
+from infrastructure.webhooks.endpoints import (
     DisabledReason,
     Endpoint,
     create_endpoint,

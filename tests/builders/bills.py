@@ -18,8 +18,8 @@ from domain.audit.tree_head import LogKey, TreeHead
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
-from infrastructure.invoices import issue_invoice
-from infrastructure.sealed_tree import SealedTree
+from infrastructure.bills.invoices import issue_invoice
+from infrastructure.seals.tree import SealedTree
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History
 from tests.logs import notifications

@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.replay.entry import DamagedEvent, Entry
-from infrastructure.consumer import recorded
+from infrastructure.bus.consumer import recorded
 from tests.logs import notifications
 
 

@@ -18,8 +18,8 @@ from domain.training.phases import Phase
 from domain.training.smoothed_loss import SmoothedLoss
 from gateway.backend import Backend
 from gateway.launch.job_form import JobRequest
-from infrastructure.measurements import add_evaluation, add_log_line
-from infrastructure.reports import EvaluationMeasured, LogLine
+from infrastructure.training.measurements import add_evaluation, add_log_line
+from infrastructure.training.reports import EvaluationMeasured, LogLine
 from tests.builders.examples import STATE, evaluation_result
 from tests.builders.history import LEASE_SECONDS, MINUTE_SECONDS, History
 

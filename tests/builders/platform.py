@@ -25,9 +25,9 @@ from domain.deployments.deployment import Deployment
 from domain.training.token_lengths import LabelTokens, TokenLengths
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.deployments import Deploying
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.datasets.line_numbers import LINES
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import conclude, refs_of

@@ -14,9 +14,9 @@ from domain.deployments.deployment import Deployment
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job, SegmentEnd
 from gateway.schemas import job_name
-from infrastructure.measurements import add_evaluation, add_log_line, add_step
-from infrastructure.reports import EvaluationMeasured, LogLine, StepMeasured
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
+from infrastructure.training.measurements import add_evaluation, add_log_line, add_step
+from infrastructure.training.reports import EvaluationMeasured, LogLine, StepMeasured
 from tests.builders.examples import ending, evaluation_result, saved_checkpoint
 from tests.builders.platform import Person, Platform
 

@@ -10,10 +10,10 @@ from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.lifecycle import SegmentEnd
 from domain.jobs.segments import SegmentEnding
-from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.reports import Phase, Report, SegmentSpec, StepMeasured
+from infrastructure.artifacts.store import Artifacts, Manifest
 from infrastructure.settings import Settings
-from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from infrastructure.training.environment import ENVIRONMENT, TrainingEnvironment
+from infrastructure.training.reports import Phase, Report, SegmentSpec, StepMeasured
 from services.scheduler.segments import Segments
 from tests.builders.commands import NOW, FixedClock
 from tests.builders.examples import ACCOUNT_ID, JOB_ID, evaluation_result, saved_checkpoint

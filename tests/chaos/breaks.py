@@ -27,8 +27,8 @@ def install(process: str) -> None:
 
 def lead_together() -> None:
     """Lead although another process leads, and save without the check of the epoch."""
-    from infrastructure.event_recorder import EventRecorder
-    from infrastructure.leadership import Leadership
+    from infrastructure.postgres.event_recorder import EventRecorder
+    from infrastructure.postgres.leadership import Leadership
 
     append = EventRecorder._append
 

@@ -76,7 +76,7 @@ def _adjust_delays() -> None:
     from datetime import timedelta
 
     from domain.jobs import job
-    from infrastructure import leadership
+    from infrastructure.postgres import leadership
 
     leadership.IDLE_SECONDS = lease_seconds()
     leadership.BEAT_SECONDS = leadership.IDLE_SECONDS / BEATS_OF_LEASE

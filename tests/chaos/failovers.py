@@ -17,7 +17,7 @@ import psutil
 import psycopg
 from psycopg.rows import dict_row
 
-from infrastructure.leadership import SESSION_NAME
+from infrastructure.postgres.leadership import SESSION_NAME
 from tests.chaos.chats import Chats, Seen
 from tests.chaos.entry import lease_seconds
 from tests.chaos.faults import Fault, Injector

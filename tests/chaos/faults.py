@@ -15,7 +15,7 @@ import psutil
 from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
-from infrastructure import bus
+from infrastructure.bus import streams as bus
 from tests.bus_administrator import as_administrator
 from tests.chaos.failpoints import Armed
 from tests.chaos.rig import NETWORKED, SERVICES, STANDBYS, Rig, standby_of

@@ -24,9 +24,9 @@ from domain.training.checkpoint import (
 )
 from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
-from infrastructure.artifacts import STORE_ERRORS, ArtifactCorrupt
-from infrastructure.reports import RejectedCheckpoint, SegmentSpec, StepMeasured
+from infrastructure.artifacts.store import STORE_ERRORS, ArtifactCorrupt
 from infrastructure.settings import Settings
+from infrastructure.training.reports import RejectedCheckpoint, SegmentSpec, StepMeasured
 from services.trainer.context import LeasedArtifacts
 from services.trainer.failures import BadData
 from services.trainer.lease import Lease, SegmentStopped

@@ -28,7 +28,7 @@ from deploy.local.state import recorded_state
 from deploy.processes import PROCESSES, environment
 from domain.use_cases.catalog import Cataloging, gpu_type_change
 from gateway.cli.client import Endpoint
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.settings import Settings
 from tests.builders.examples import revision
 from tests.builders.tiny_model import make_tiny_model

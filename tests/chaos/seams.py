@@ -83,7 +83,7 @@ def _wrap_database(points: Failpoints, writes: FactFile) -> None:
     """Wrap saves of events, and the commit of every other transaction."""
     from psycopg import Transaction
 
-    from infrastructure.event_recorder import EventRecorder
+    from infrastructure.postgres.event_recorder import EventRecorder
 
     insert = EventRecorder.insert_events
 
@@ -152,7 +152,7 @@ def _wrap_bus(points: Failpoints) -> None:
 
 
 def _wrap_store(points: Failpoints) -> None:
-    from infrastructure.artifacts import Artifacts
+    from infrastructure.artifacts.store import Artifacts
 
     for name in ("put", "put_file", "_take_file"):
         setattr(Artifacts, name, _around(getattr(Artifacts, name), points, "put"))

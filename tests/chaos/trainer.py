@@ -34,8 +34,8 @@ Thread(target=_stay_alive, daemon=True).start()
 
 from nats.js import JetStreamContext  # noqa: E402  # after the first facts
 
-from infrastructure.reports import Report  # noqa: E402
 from infrastructure.settings import Settings  # noqa: E402
+from infrastructure.training.reports import Report  # noqa: E402
 from services.trainer import __main__ as program  # noqa: E402
 from services.trainer import reporter as reporting  # noqa: E402
 from services.trainer.lease import Lease  # noqa: E402

@@ -16,16 +16,24 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from domain.core.event_log import EventLog
-from infrastructure.bus import EVENTS, REPORTS, STREAMS, Durable, TooFewServers, connect, provision
-from infrastructure.consumer import OrderedConsumer, subscribe_batches
-from infrastructure.log_identity import log_identity
-from infrastructure.machine_checks import Level
-from infrastructure.reports import Control
-from infrastructure.service import broker_of
+from infrastructure.bus.consumer import OrderedConsumer, subscribe_batches
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import (
+    EVENTS,
+    REPORTS,
+    STREAMS,
+    Durable,
+    TooFewServers,
+    connect,
+    provision,
+)
+from infrastructure.checks.machine import Level
+from infrastructure.checks.streams import complete_copies, stream_checks
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect as connect_database
+from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
-from infrastructure.store import connect as connect_database
-from infrastructure.store import open_log
-from infrastructure.stream_checks import complete_copies, stream_checks
+from infrastructure.training.reports import Control
 from services.relay.publisher import Publisher
 from tests.builders.effects import KeptIds
 from tests.builders.history import History

@@ -30,16 +30,16 @@ from domain.billing.account import Account
 from domain.core.errors import VersionConflict
 from domain.core.event_format import FORMAT
 from domain.core.event_log import EventLog
-from infrastructure import event_recorder, format_in_use, presence
-from infrastructure.bus import EVENTS, provision
-from infrastructure.event_recorder import EventRecorder
-from infrastructure.leadership import Leadership
-from infrastructure.log_identity import log_identity
-from infrastructure.machine_checks import Level
-from infrastructure.presence import present, running_processes
+from infrastructure.bus.streams import EVENTS, provision
+from infrastructure.checks.machine import Level
+from infrastructure.checks.standbys import standby_checks
+from infrastructure.postgres import event_recorder, format_in_use, presence
+from infrastructure.postgres.event_recorder import EventRecorder
+from infrastructure.postgres.leadership import Leadership
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.presence import present, running_processes
+from infrastructure.postgres.store import connect, open_log, open_pool, scalar
 from infrastructure.settings import Settings
-from infrastructure.standby_checks import standby_checks
-from infrastructure.store import connect, open_log, open_pool, scalar
 from services.projector.handover import Handover, suitable_waits
 from services.relay.publisher import FormerPrimary, Publisher
 from tests.builders.commands import command

@@ -10,10 +10,10 @@ from uuid import uuid4
 
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.bus_tls import nats_authority
-from infrastructure.reports import SegmentSpec
-from infrastructure.segment_credentials import CredentialIssuer
+from infrastructure.bus.tls import nats_authority
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
+from infrastructure.training.segment_credentials import CredentialIssuer
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from services.trainer.reporter import Reporter

@@ -19,8 +19,8 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
 from domain.core.errors import VersionConflict
+from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 
 
 @dataclass(frozen=True)

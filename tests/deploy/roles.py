@@ -9,10 +9,10 @@ import asyncio
 import threading
 import time
 
-from infrastructure.leadership import leading
-from infrastructure.service import run_until_stopped
+from infrastructure.bus.service import run_until_stopped
+from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.store import open_pool
 from infrastructure.settings import Settings
-from infrastructure.store import open_pool
 
 FAILING = "tests.deploy.roles:failing"
 STEADY = "tests.deploy.roles:steady"

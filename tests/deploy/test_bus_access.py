@@ -23,7 +23,9 @@ from deploy.local.nats import binary
 from deploy.local.ports import free_port
 from deploy.nats_accounts import USERS, NatsKeys, configuration
 from deploy.processes import PROCESSES
-from infrastructure.bus import (
+from infrastructure.bus.keys import credentials_file, user_jwt
+from infrastructure.bus.service import Provisioned, StreamMissing, broker_of
+from infrastructure.bus.streams import (
     CONTROL,
     EVENTS,
     OPERATOR,
@@ -34,9 +36,7 @@ from infrastructure.bus import (
     provision,
 )
 from infrastructure.extensions import installed, processes
-from infrastructure.nats_keys import SYSTEM_API, credentials_file, user_jwt
-from infrastructure.rights import API
-from infrastructure.service import Provisioned, StreamMissing, broker_of
+from infrastructure.rights import API, SYSTEM_API
 from infrastructure.settings import Settings
 from services.billing.app import EVIDENCE
 from services.projector.app import STORES

@@ -42,27 +42,24 @@ from domain.trackers.integrations import Tracker, integration_of
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
 from domain.webhooks.message import WebhookType, message_of_test
-from infrastructure import (
-    hub_targets,
-    notices,
-    synthesis_endpoints,
-    tracked_runs,
-    tracker_connections,
-)
-from infrastructure.artifacts import Artifacts
-from infrastructure.card_payments import CardPayments
-from infrastructure.card_returns import CardReturns
-from infrastructure.clock import SystemClock
-from infrastructure.dispatcher import Busy
-from infrastructure.leads import leads
-from infrastructure.measurements import add_evidence, measured_rows
+from infrastructure import hub_targets, notices
+from infrastructure.accounts.personal_data import delete_personal_data
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.http.dispatcher import Busy
 from infrastructure.notices import MailResult, Outcome
-from infrastructure.personal_data import delete_personal_data
+from infrastructure.payments.card_payments import CardPayments
+from infrastructure.payments.card_returns import CardReturns
+from infrastructure.payments.stripe_provider import stripe_provider
+from infrastructure.postgres.leads import leads
+from infrastructure.postgres.store import connect, database_time, open_log, open_pool
+from infrastructure.process.clock import SystemClock
+from infrastructure.seals.verifications import Options
 from infrastructure.settings import Settings
-from infrastructure.store import connect, database_time, open_log, open_pool
-from infrastructure.stripe_provider import stripe_provider
-from infrastructure.verifications import Options
-from infrastructure.webhook_deliveries import (
+from infrastructure.synthesis import endpoints as synthesis_endpoints
+from infrastructure.trackers import connections as tracker_connections
+from infrastructure.trackers import runs as tracked_runs
+from infrastructure.training.measurements import add_evidence, measured_rows
+from infrastructure.webhooks.deliveries import (
     Attempt,
     add_deliveries,
     add_delivery,
@@ -70,7 +67,7 @@ from infrastructure.webhook_deliveries import (
     due_deliveries,
     record_attempt,
 )
-from infrastructure.webhook_endpoints import (
+from infrastructure.webhooks.endpoints import (
     create_endpoint,
     delete_endpoint,
     endpoint_of,

@@ -33,13 +33,13 @@ from deploy.processes import (
 from extensions.alerts.checks.processes import Restarts
 from extensions.alerts.checks.surroundings import Surroundings
 from extensions.alerts.domain.parameters import RestartParameters
-from infrastructure.artifacts import Artifacts
-from infrastructure.log_format import JsonLine, OneLine
-from infrastructure.object_stores import own_keys
-from infrastructure.presence import running_processes
-from infrastructure.role import Role, enter, inherit_roles
+from infrastructure.artifacts.object_stores import own_keys
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.presence import running_processes
+from infrastructure.postgres.store import connect
+from infrastructure.process.log_format import JsonLine, OneLine
+from infrastructure.process.role import Role, enter, inherit_roles
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.deploy.roles import FAILING, FAILING_LEADER, STEADY, STEADY_LEADER
 from tests.polling import eventually
 

@@ -17,10 +17,10 @@ from deploy.docker.migrate import NotPrepared, prepare
 from deploy.migrate import migrate
 from domain.core.event_format import FORMAT
 from domain.core.event_log import EventLog
-from infrastructure import schema_change
-from infrastructure.schema_change import SchemaLocked, change_schema
+from infrastructure.postgres import schema_change
+from infrastructure.postgres.schema_change import SchemaLocked, change_schema
+from infrastructure.postgres.store import connect, connect_to
 from infrastructure.settings import Settings
-from infrastructure.store import connect, connect_to
 from tests.conftest import empty_database
 from tests.logs import grow, ids
 from tests.polling import eventually

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
 from deploy.processes import PLACES, PROCESSES, grouped
-from infrastructure import metrics
+from infrastructure.process import metrics
 from infrastructure.settings import Settings
 from services.projector.platform_metrics import PlatformMetrics
 

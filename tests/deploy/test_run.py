@@ -14,7 +14,7 @@ import pytest
 
 from deploy.processes import PROCESSES, environment
 from deploy.run import MOST_LINES, MOST_WARNINGS, WINDOW_SECONDS, Throttle
-from infrastructure.log_format import OneLine
+from infrastructure.process.log_format import OneLine
 from infrastructure.settings import Settings
 from tests.deploy.local.fakes import CRASHING, HARD_TO_CANCEL, REQUESTING, STEADY
 from tests.polling import eventually

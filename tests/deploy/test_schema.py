@@ -15,9 +15,9 @@ from deploy.database_roles import ACCESS, ADD
 from deploy.migrate import migrate
 from deploy.processes import environment
 from deploy.schema import REVISION, TABLES, revision_of
-from infrastructure.schema_revision import has_revision, store_revision
+from infrastructure.postgres.schema_revision import has_revision, store_revision
+from infrastructure.postgres.store import Connection, connect_to
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect_to
 from projections import PROJECTIONS
 from tests.polling import eventually
 

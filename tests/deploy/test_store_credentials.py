@@ -21,15 +21,15 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from obstore.exceptions import BaseError, PermissionDeniedError
 
-from infrastructure.artifacts import PART_BYTES, Artifacts
-from infrastructure.bus import CONTROL, EVENTS, REPORTS, connect, provision
-from infrastructure.nats_keys import signer
-from infrastructure.object_stores import s3_location
-from infrastructure.reports import Credentials, StoreCredentials, control_subject
-from infrastructure.s3_requests import DATE, S3Refused, Signer
-from infrastructure.segment_credentials import CredentialIssuer, inbox_prefix
+from infrastructure.artifacts.object_stores import s3_location
+from infrastructure.artifacts.s3_requests import DATE, S3Refused, Signer
+from infrastructure.artifacts.store import PART_BYTES, Artifacts
+from infrastructure.bus.keys import signer
+from infrastructure.bus.streams import CONTROL, EVENTS, REPORTS, connect, provision
 from infrastructure.settings import Settings
-from infrastructure.store_credentials import (
+from infrastructure.training.reports import Credentials, StoreCredentials, control_subject
+from infrastructure.training.segment_credentials import CredentialIssuer, inbox_prefix
+from infrastructure.training.store_credentials import (
     LONGEST_SECONDS,
     SHORTEST_SECONDS,
     StoreIssuer,

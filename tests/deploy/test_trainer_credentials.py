@@ -13,11 +13,11 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
-from infrastructure.bus import CONTROL, EVENTS, REPORTS, TELEMETRY, connect, provision
-from infrastructure.nats_keys import signer
-from infrastructure.reports import Credentials, control_subject
-from infrastructure.segment_credentials import CredentialIssuer, inbox_prefix
+from infrastructure.bus.keys import signer
+from infrastructure.bus.streams import CONTROL, EVENTS, REPORTS, TELEMETRY, connect, provision
 from infrastructure.settings import Settings
+from infrastructure.training.reports import Credentials, control_subject
+from infrastructure.training.segment_credentials import CredentialIssuer, inbox_prefix
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 
 OTHER_ACCOUNT, OTHER_JOB = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from typing import Any
 
-from infrastructure.bus import EVENTS, STREAMS
-from infrastructure.bus_document import document
+from infrastructure.bus.streams import EVENTS, STREAMS
 from infrastructure.extensions import aggregates
+from infrastructure.training.bus_document import document
 from tests.docs import markdown
 from tests.docs.markdown import code, text
 

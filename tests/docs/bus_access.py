@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from deploy.bus_access import BUS_ACCESS, SUBSCRIBER, BusAccess, operator_subjects
 from deploy.bus_access import subscriber_subjects as subscriber
-from infrastructure.bus import OPERATOR
-from infrastructure.nats_keys import AllowedSubjects
+from infrastructure.bus.streams import OPERATOR
+from infrastructure.rights import AllowedSubjects
 from tests.docs import markdown
 from tests.docs.markdown import code
 

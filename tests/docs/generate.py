@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from infrastructure.bus_document import as_yaml
+from infrastructure.training.bus_document import as_yaml
 from tests.docs import (
     access,
     bus,

@@ -9,8 +9,8 @@ import pytest
 
 from deploy.demo.account import top_up
 from deploy.demo.autopause import AutoPause
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from projections.billing_ledger import balances
 from services.projector.audit import audit
 from tests.polling import eventually

@@ -13,9 +13,9 @@ import pytest
 from deploy.demo.account import demo_account
 from deploy.local import stack
 from gateway.cli.client import Endpoint, Refused
-from infrastructure.seal_archive import HEADS
+from infrastructure.postgres.store import open_log
+from infrastructure.seals.archive import HEADS
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from tests.deploy.operator.command_line import ecolink as command
 from tests.e2e.test_deployments import answer, answers, status
 from tests.polling import eventually

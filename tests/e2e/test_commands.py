@@ -24,9 +24,9 @@ from domain.audit.tree_head import LogKey
 from domain.core.recorded import Recorded
 from domain.replay.causes import Origin, explain
 from gateway.schemas import parsed_job_id
-from infrastructure.invoice_file import verify_file
-from infrastructure.log_reader import EventReader, Selection
-from infrastructure.store import connect
+from infrastructure.bills.invoice_file import verify_file
+from infrastructure.postgres.log_reader import EventReader, Selection
+from infrastructure.postgres.store import connect
 from tests.polling import eventually
 from tests.running import EcoLinkUnderTest
 

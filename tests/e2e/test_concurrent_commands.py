@@ -13,7 +13,7 @@ import pytest
 
 from deploy.demo.account import top_up
 from gateway.cli.client import Endpoint, Refused
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
 from projections.open_meters import bound_segments, unbound_segments
 from services.projector.audit import audit
 from tests.polling import eventually

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from deploy.local import stack
+from infrastructure.postgres.store import connect_to, scalar
 from infrastructure.settings import Settings
-from infrastructure.store import connect_to, scalar
 from tests.polling import eventually
 from tests.running import TIMEOUT_SECONDS
 

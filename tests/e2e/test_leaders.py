@@ -16,8 +16,8 @@ import pytest
 
 from deploy.local.home import Home
 from deploy.processes import environment
-from infrastructure.leadership import EXIT_CODE
-from infrastructure.store import connect
+from infrastructure.postgres.leadership import EXIT_CODE
+from infrastructure.postgres.store import connect
 from services.projector.audit import audit
 from tests.polling import eventually
 from tests.running import TIMEOUT_SECONDS, EcoLinkUnderTest

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from domain.core.money import charge_micros
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
 from projections.gpu_pools import all_gpu_pools
 from services.projector.audit import audit
 from tests.polling import eventually

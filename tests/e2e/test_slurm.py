@@ -15,8 +15,8 @@ import pytest
 from deploy.demo.account import acting_for_the_demo
 from deploy.local.ports import free_port
 from domain.use_cases.catalog import Cataloging, gpu_type_change
+from infrastructure.postgres.store import connect, scalar
 from infrastructure.settings import Settings
-from infrastructure.store import connect, scalar
 from services.projector.audit import audit
 from services.scheduler.launchers.launcher import PodName
 from tests.e2e.test_faults import assert_billed_as_the_trainer_logged

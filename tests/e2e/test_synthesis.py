@@ -16,9 +16,9 @@ from deploy.demo.preparing import BASE_MODEL, offer_base
 from domain.jobs.events import Registered
 from domain.jobs.job import Job
 from gateway.schemas import parsed_job_id
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from services.scheduler.verification import Check, StoredCopy, verify
 from tests.polling import eventually
 from tests.running import GPUS, TIMEOUT_SECONDS, EcoLinkUnderTest, running_ecolink

@@ -18,8 +18,8 @@ from deploy.bus_access import BUS_ACCESS
 from deploy.database_roles import OPERATOR_ROLE
 from deploy.local.postgres import OWNER
 from deploy.processes import PROCESSES, environment
-from infrastructure.database_url import OLDEST_POSTGRES, tls_fix
-from infrastructure.machine_checks import Level, server_checks
+from infrastructure.checks.machine import Level, server_checks
+from infrastructure.postgres.database_url import OLDEST_POSTGRES, tls_fix
 from infrastructure.settings import Settings
 from tests.certificates import Authority
 from tests.deploy.operator.command_line import ecolink as command

@@ -23,17 +23,18 @@ from domain.datasets.dataset import Dataset
 from domain.jobs import events
 from domain.jobs.job import Job
 from gateway.app import server_config
-from infrastructure import bus, tracing
-from infrastructure.bus import EVENTS, Envelope, provision
-from infrastructure.connection_guard import ConnectionGuard, GuardedServer
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandlers, HandlerEffect
-from infrastructure.generation import GENERATE_PATH
+from infrastructure.bus import streams as bus
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect
+from infrastructure.bus.streams import EVENTS, Envelope, provision
+from infrastructure.chat.generation import GENERATE_PATH
+from infrastructure.http.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.limits import Limits
-from infrastructure.log_identity import log_identity
-from infrastructure.reports import Phase, Report
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import Connection
+from infrastructure.process import tracing
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.training.reports import Phase, Report
 from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
 from services.relay.publisher import Publisher

@@ -21,8 +21,8 @@ from openai import OpenAI
 from deploy.local.ports import free_port
 from deploy.processes import environment
 from gateway.app import connected, create_app
+from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from tests.builders.platform import Person, Platform
 from tests.gateway.jobs.owners import ClientOf, Owner, Reader
 from tests.gateway.launch.wizard_form import Wizard

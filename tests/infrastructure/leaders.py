@@ -18,10 +18,10 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
 from domain.core.errors import VersionConflict
-from infrastructure.clock import SystemClock
-from infrastructure.leadership import leading
+from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.store import open_log
+from infrastructure.process.clock import SystemClock
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 
 
 def main(name: str, file: Path) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from infrastructure.limited_process import serve
+from infrastructure.process.limited_process import serve
 
 
 def handle(request: dict[str, Any], on_progress: Callable[[Mapping[str, Any]], None]) -> Any:

@@ -22,10 +22,10 @@ import httpx
 
 from domain.webhooks.signature import new_signing_secret
 from domain.webhooks.target import TargetPolicy, parsed_networks
-from infrastructure.guarded_http import GuardedTransport, Refused
+from infrastructure.http.guarded import GuardedTransport, Refused
 from infrastructure.settings import Settings
-from infrastructure.tracker_connections import Server
-from infrastructure.webhook_deliveries import Due
+from infrastructure.trackers.connections import Server
+from infrastructure.webhooks.deliveries import Due
 from services.synthesis.models import open_connections
 from services.trackers.server_client import ServerClient
 from services.trackers.tracker import TrackerFailure

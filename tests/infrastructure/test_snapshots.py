@@ -14,8 +14,8 @@ from domain.billing.account import Account
 from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.core.aggregate import Cause
 from domain.core.event_log import EventLog
+from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
 from tests.logs import grow, grow_with_an_incomplete_snapshot

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.artifacts import (
+from infrastructure.artifacts.store import (
     DENIED,
     MANIFEST,
     MOST_PARTS,
@@ -19,7 +19,7 @@ from infrastructure.artifacts import (
     Artifacts,
     part_bytes,
 )
-from infrastructure.role import Role, enter
+from infrastructure.process.role import Role, enter
 
 SEVERAL_PARTS = 3 * PART_BYTES + 17
 

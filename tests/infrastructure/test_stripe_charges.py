@@ -12,8 +12,8 @@ import stripe
 from domain.billing.auto_top_up import SavedCard
 from domain.billing.card_payment import CardPayment
 from domain.core.aggregate import because
-from infrastructure.stripe_client import StripeProvider
-from infrastructure.stripe_provider import PAYMENT_FIELD, ChargeStatus, ProviderUnavailable
+from infrastructure.payments.stripe_client import StripeProvider
+from infrastructure.payments.stripe_provider import PAYMENT_FIELD, ChargeStatus, ProviderUnavailable
 from tests.builders.commands import command
 
 CARD = SavedCard(customer="cus_1", payment_method="pm_1")

@@ -18,13 +18,13 @@ import psycopg
 import pytest
 
 from deploy.processes import environment
-from infrastructure import bus
-from infrastructure.bus_tls import UntrustedServer, tls_context
-from infrastructure.database_url import tls_fix
-from infrastructure.machine_checks import Level, server_checks
-from infrastructure.reports import Control
-from infrastructure.service import broker_of
+from infrastructure.bus import streams as bus
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.tls import UntrustedServer, tls_context
+from infrastructure.checks.machine import Level, server_checks
+from infrastructure.postgres.database_url import tls_fix
 from infrastructure.settings import Settings
+from infrastructure.training.reports import Control
 from tests.certificates import Authority
 from tests.clusters.trainer import PAID_SECONDS, ReportingTrainer
 from tests.polling import eventually, eventually_async

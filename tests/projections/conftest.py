@@ -9,9 +9,9 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
-from infrastructure.consumer import OrderedConsumer
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from projections.projection import Projection, ProjectionEffect
 from projections.rebuilding import rebuild
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from domain.billing.suspension import SuspensionReason
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections import ACCOUNTS
 from projections.accounts import account
 from tests.builders.commands import NOW

@@ -9,10 +9,10 @@ import pytest
 
 from domain.jobs.job import SegmentEnd
 from domain.jobs.job_request import JobRequest
-from infrastructure import event_batches
-from infrastructure.consumer import recorded
+from infrastructure.bus.consumer import recorded
+from infrastructure.postgres import event_batches
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from projections import PROJECTIONS
 from projections.billing_ledger import balances, posted_balances
 from projections.projection import apply_batch

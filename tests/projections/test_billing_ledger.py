@@ -11,7 +11,7 @@ from domain.billing.account import Account
 from domain.billing.meter import Meter
 from domain.billing.payment import TEST_PROVIDER
 from domain.core.event_log import EventLog
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections import BILLING_LEDGER
 from projections.billing_ledger import (
     PostingFilter,

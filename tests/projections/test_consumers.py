@@ -11,7 +11,7 @@ from eventsourcing.persistence import Tracking
 from domain.catalog.catalog import Catalog
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections import projection
 from projections.consumers import (
     ALL_CONSUMERS,

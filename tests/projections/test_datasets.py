@@ -7,8 +7,8 @@ from uuid import uuid4
 from domain.catalog.base_model import BaseModel
 from domain.datasets.dataset import Dataset
 from domain.training.token_lengths import TokenLengths
-from infrastructure.store import Connection
-from infrastructure.wanted_counts import want_count
+from infrastructure.datasets.wanted_counts import want_count
+from infrastructure.postgres.store import Connection
 from projections import BASE_MODELS, DATASETS
 from projections.datasets import (
     dataset,

@@ -11,8 +11,8 @@ from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.estimating.estimate import Estimate
 from domain.jobs.job import SegmentEnd
-from infrastructure.measurements import add_step
-from infrastructure.reports import StepMeasured
+from infrastructure.training.measurements import add_step
+from infrastructure.training.reports import StepMeasured
 from projections import GPU_POOLS, JOB_DETAIL
 from projections.gpu_pools import all_gpu_pools, capacities, claims
 from tests.builders.commands import NOW, command

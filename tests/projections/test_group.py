@@ -10,8 +10,8 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.store import Connection
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres.store import Connection
 from projections import ACCOUNTS, BILLING_LEDGER, MODELS
 from projections.accounts import all_accounts
 from projections.billing_ledger import postings_of

@@ -14,7 +14,7 @@ from domain.estimating.estimate import Estimate
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import RELAUNCH_DELAYS, RELAUNCH_LIMIT, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.store import Connection, scalar
 from projections import ACCOUNTS, JOB_DETAIL
 from projections.job_detail import (
     due_relaunches,

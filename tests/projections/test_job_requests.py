@@ -7,7 +7,7 @@ from uuid import UUID
 
 from domain.core.errors import Invalid
 from domain.jobs.job_request import JobRequest
-from infrastructure.profiles import set_job_metadata
+from infrastructure.accounts.profiles import set_job_metadata
 from projections import JOB_DETAIL, JOB_REQUESTS, JOB_TIMELINE
 from projections.job_detail import Choice
 from projections.job_requests import (

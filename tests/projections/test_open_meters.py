@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from domain.core.identity import meter_id
 from domain.jobs.job import SegmentEnd
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections import OPEN_METERS
 from projections.open_meters import bound_segments, unbound_segments
 from tests.builders.examples import ACCOUNT_ID, JOB_ID

@@ -19,8 +19,8 @@ from domain.exports.hub_push import HubPush
 from domain.jobs.job_request import JobRequest
 from domain.synthesis.price import CostRange
 from domain.synthesis.synthesis import Synthesis
-from infrastructure.consumer import OrderedConsumer, recorded
-from infrastructure.store import Connection
+from infrastructure.bus.consumer import OrderedConsumer, recorded
+from infrastructure.postgres.store import Connection
 from projections import ACCOUNTS, PROJECTIONS
 from projections.accounts import all_accounts
 from projections.projection import (

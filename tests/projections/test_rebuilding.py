@@ -18,10 +18,10 @@ from domain.core.errors import WrongState
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.core.value import Value
-from infrastructure import event_batches
-from infrastructure.consumer import OrderedConsumer
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres import event_batches
+from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
 from projections import ACCOUNTS, BILLING_LEDGER, DATASETS, PROJECTIONS, rebuilding
 from projections.accounts import all_accounts
 from projections.projection import (

@@ -22,9 +22,9 @@ import pytest
 from domain.core.errors import Invalid
 from domain.webhooks.target import TargetPolicy
 from gateway.chat.schemas import ChatRequest
-from infrastructure.json_schema import InvalidSchema, require_schema, validator_of
-from infrastructure.limited_rendering import LimitedTemplate
-from infrastructure.template_rendering import ChatRefused
+from infrastructure.chat.json_schema import InvalidSchema, require_schema, validator_of
+from infrastructure.chat.limited_rendering import LimitedTemplate
+from infrastructure.chat.template_rendering import ChatRefused
 from services.serving.grammar import Grammars, UnusableSchema
 from tests.services.datasets.uploads import CALL, CALLING, GOOD, chat, jsonl, validated
 from tests.test_layout import PACKAGES, ROOT
@@ -300,21 +300,21 @@ def test_a_url_that_leaves_the_public_web_is_refused(url: str) -> None:
 
 
 IMPORTERS: dict[str, set[str]] = {
-    "jsonschema_rs": {"infrastructure/json_schema.py"},
+    "jsonschema_rs": {"infrastructure/chat/json_schema.py"},
     "llguidance": {"services/serving/grammar.py", "services/serving/grammar_worker.py"},
     "jinja2": {
         "gateway/reference/page.py",
         "gateway/web/rendering.py",
-        "infrastructure/template_rendering.py",
+        "infrastructure/chat/template_rendering.py",
         "services/trainer/failures.py",
     },
     "httpx": {
         "gateway/chat/serving.py",
         "gateway/cli/client.py",
-        "infrastructure/guarded_http.py",
-        "infrastructure/retry_after.py",
-        "infrastructure/s3_requests.py",
-        "infrastructure/timestamps.py",
+        "infrastructure/http/guarded.py",
+        "infrastructure/http/retry_after.py",
+        "infrastructure/artifacts/s3_requests.py",
+        "infrastructure/seals/timestamps.py",
         "services/scheduler/launchers/slurm_rest.py",
         "services/sealer/app.py",
         "services/synthesis/models.py",
@@ -334,14 +334,14 @@ IMPORTERS: dict[str, set[str]] = {
     },
     "yaml": {
         "deploy/demo/chats.py",
-        "infrastructure/bus_document.py",
+        "infrastructure/training/bus_document.py",
         "services/exporter/documents.py",
         "services/scheduler/model_card.py",
     },
     "xml": {
-        "infrastructure/s3_bucket.py",
-        "infrastructure/s3_requests.py",
-        "infrastructure/store_credentials.py",
+        "infrastructure/artifacts/s3_bucket.py",
+        "infrastructure/artifacts/s3_requests.py",
+        "infrastructure/training/store_credentials.py",
     },
 }
 """The modules that may use a library which opens what a document names.

@@ -26,8 +26,12 @@ from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.early_stopping import EarlyStop
-from infrastructure.artifacts import Artifacts
-from infrastructure.bus import (
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import subscribe_batches
+from infrastructure.bus.exchange import read
+from infrastructure.bus.keys import signer
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import (
     MAX_MEASUREMENT_BYTES,
     MAX_REPORT_BYTES,
     REPORTS,
@@ -35,11 +39,10 @@ from infrastructure.bus import (
     Durable,
     provision,
 )
-from infrastructure.consumer import subscribe_batches
-from infrastructure.exchange import read
 from infrastructure.extensions import installed, processes
-from infrastructure.nats_keys import signer
-from infrastructure.reports import (
+from infrastructure.postgres.store import Connection
+from infrastructure.settings import Settings
+from infrastructure.training.reports import (
     EvaluationMeasured,
     LogLine,
     Phase,
@@ -48,10 +51,11 @@ from infrastructure.reports import (
     SegmentMessage,
     StepMeasured,
 )
-from infrastructure.segment_credentials import MAX_SUBSCRIPTIONS, CredentialIssuer, inbox_prefix
-from infrastructure.service import broker_of
-from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.training.segment_credentials import (
+    MAX_SUBSCRIPTIONS,
+    CredentialIssuer,
+    inbox_prefix,
+)
 from services.billing.app import EVIDENCE
 from services.billing.evidence import Evidence, keep_evidence
 from services.projector.app import STORES
@@ -70,7 +74,7 @@ SECONDS = 60.0
 OTHER_ACCOUNT = UUID(int=7)
 
 READERS = {
-    ("infrastructure/consumer.py", "subscriber"): "parses nothing itself",
+    ("infrastructure/bus/consumer.py", "subscriber"): "parses nothing itself",
     ("services/billing/app.py", "subscribe"): "events, which only the relay publishes",
     ("services/billing/app.py", "subscribe_batches"): EVIDENCE,
     ("services/scheduler/app.py", "subscribe"): "events",

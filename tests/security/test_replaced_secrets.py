@@ -22,12 +22,12 @@ from deploy.processes import PROCESSES
 from domain.access.api_key import secret_sha256
 from domain.core.identity import api_key_id
 from gateway.cli.exits import ExitCode
-from infrastructure import bus
-from infrastructure.artifacts import Artifacts
-from infrastructure.seal_archive import LastHead
-from infrastructure.sessions import begin_session, session_of
+from infrastructure.accounts.sessions import begin_session, session_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus import streams as bus
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import LastHead
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.deploy.operator.command_line import ecolink
 from tests.polling import eventually
 

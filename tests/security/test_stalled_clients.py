@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from infrastructure.limits import LIMITS
+from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import MEBIBYTE, running_gateway
 from tests.polling import eventually

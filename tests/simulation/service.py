@@ -12,7 +12,7 @@ from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.job import Job
-from infrastructure.event_handlers import EventHandlers
+from infrastructure.bus.event_handlers import EventHandlers
 from services.scheduler.handlers import Scheduling
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infrastructure.bus import EVENTS
+from infrastructure.bus.streams import EVENTS
 from tests.simulation.control_plane.bus import Message, SimulatedDurable, Stream
 from tests.simulation.control_plane.kernel import Kernel
 

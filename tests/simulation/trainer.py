@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from infrastructure.reports import Report, SegmentSpec
+from infrastructure.training.reports import Report, SegmentSpec
 from services.scheduler.launchers.launcher import Pod, PodName
 
 

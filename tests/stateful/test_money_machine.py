@@ -26,7 +26,7 @@ from domain.core.identity import gpu_pool_id, meter_id
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import SegmentEnd
-from infrastructure.artifacts import MANIFEST
+from infrastructure.artifacts.store import MANIFEST
 from tests.builders.examples import PLAN, POLICY, estimate_at
 from tests.simulation.platform import (
     PAID_BY_PLATFORM,

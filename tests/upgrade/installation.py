@@ -30,9 +30,9 @@ from deploy.local.home import Home
 from deploy.local.pods import living_pods
 from deploy.local.ports import free_port
 from deploy.processes import PROCESSES, environment
-from infrastructure.bus import OPERATOR
-from infrastructure.event_handlers import HANDLERS
-from infrastructure.leadership import SESSION_NAME
+from infrastructure.bus.event_handlers import HANDLERS
+from infrastructure.bus.streams import OPERATOR
+from infrastructure.postgres.leadership import SESSION_NAME
 from infrastructure.settings import Settings
 from tests.bus_administrator import as_administrator
 from tests.chaos.chats import Chats

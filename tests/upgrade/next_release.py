@@ -131,7 +131,7 @@ TABLE = (
 
 REPORT = (
     Edit(
-        "infrastructure/reports.py",
+        "infrastructure/training/reports.py",
         "    grace_seconds: Seconds = 0.0  # time beyond the paid seconds\n",
         "    grace_seconds: Seconds = 0.0  # time beyond the paid seconds\n"
         f"    {REPORT_FIELD}: float | None = None\n",

@@ -95,7 +95,7 @@ class Release:
         """Fail if Python finds a package or the version of another tree."""
         code = (
             "import importlib, sys\n"
-            "from infrastructure.code_version import package_version\n"
+            "from infrastructure.process.code_version import package_version\n"
             "print(package_version())\n"
             "for name in sys.argv[1:]: print(importlib.import_module(name).__path__[0])"
         )

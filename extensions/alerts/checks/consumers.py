@@ -8,7 +8,7 @@ from domain.core.durations import spoken
 from extensions.alerts.checks.surroundings import Surroundings
 from extensions.alerts.domain.cause import Finding
 from extensions.alerts.domain.parameters import LagParameters, Parameters
-from infrastructure.event_handlers import parked_events
+from infrastructure.bus.event_handlers import parked_events
 from projections import PROJECTIONS
 from projections.projection import behind, consumer_name
 

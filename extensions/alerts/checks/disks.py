@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 from extensions.alerts.checks.surroundings import Surroundings
 from extensions.alerts.domain.cause import Finding
 from extensions.alerts.domain.parameters import DiskLimit, DiskParameters, Parameters
-from infrastructure.disk_space import GIB
+from infrastructure.process.disk_space import GIB
 from infrastructure.settings import Settings
 
 

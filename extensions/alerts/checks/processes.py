@@ -17,10 +17,10 @@ from extensions.alerts import tables
 from extensions.alerts.checks.surroundings import Surroundings
 from extensions.alerts.domain.cause import Finding
 from extensions.alerts.domain.parameters import Parameters, ProcessParameters, RestartParameters
-from infrastructure.bus_tls import SCHEME, nats_authority, tls_context
-from infrastructure.leadership import LOCK_CLASS
+from infrastructure.bus.tls import SCHEME, nats_authority, tls_context
+from infrastructure.postgres.leadership import LOCK_CLASS
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 
 REPLY_SECONDS = 5.0
 NATS_PORT = 4222

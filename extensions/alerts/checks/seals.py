@@ -11,10 +11,10 @@ from domain.core.durations import spoken
 from extensions.alerts.checks.surroundings import Surroundings
 from extensions.alerts.domain.cause import Finding
 from extensions.alerts.domain.parameters import LagParameters, Parameters
-from infrastructure.event_rows import read_rows
-from infrastructure.log_identity import log_identity
-from infrastructure.seal_archive import CHUNK_LEAVES, SealArchive, SealDamaged, origin_of
-from infrastructure.verifications import Verdict, verifications
+from infrastructure.postgres.event_rows import read_rows
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.seals.archive import CHUNK_LEAVES, SealArchive, SealDamaged, origin_of
+from infrastructure.seals.verifications import Verdict, verifications
 
 COMPARED_EVENTS = 500
 

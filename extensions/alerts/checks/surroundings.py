@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from domain.audit.tree_head import InvalidHead, LogKey
 from domain.core.errors import Invalid
 from gateway.backend import Backend
 from gateway.schemas import SHOWN_CHARACTERS
-from infrastructure.log_reader import EventReader
-from infrastructure.seal_archive import SealArchive, SealDamaged
-from infrastructure.store import Connection
-from infrastructure.verifications import Options
+from infrastructure.postgres.log_reader import EventReader
+from infrastructure.postgres.store import Connection
+from infrastructure.seals.archive import SealArchive, SealDamaged
+from infrastructure.seals.verifications import Options
 
 T = TypeVar("T")
 

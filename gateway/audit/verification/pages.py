@@ -27,9 +27,9 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.permissions import MayReadAll
 from gateway.web.rendering import PRIVATE, fragment, is_htmx, page
-from infrastructure.profiles import name_of_account
-from infrastructure.store import Connection
-from infrastructure.verifications import (
+from infrastructure.accounts.profiles import name_of_account
+from infrastructure.postgres.store import Connection
+from infrastructure.seals.verifications import (
     KEPT_RUNS,
     Options,
     Stage,

@@ -20,9 +20,9 @@ from pydantic import RootModel
 
 from domain.core.errors import WrongState
 from gateway.http.errors import TookTooLong
-from infrastructure.limited_process import die_with_parent
+from infrastructure.process.limited_process import die_with_parent
+from infrastructure.seals.verifications import Options
 from infrastructure.settings import Settings
-from infrastructure.verifications import Options
 
 MODULE = "services.auditor"
 START_SECONDS = 60.0

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
-from infrastructure.exchange import read
+from infrastructure.bus.exchange import read
 
 
 class SealDifference(BaseModel):

@@ -22,7 +22,7 @@ from gateway.http.permissions import MayRead
 from gateway.jobs.describe import MINOR_TOPICS, Description, Level
 from gateway.jobs.service import describe_rows, own_job
 from gateway.schemas import Answer, job_name
-from infrastructure.measurements import evaluations_of
+from infrastructure.training.measurements import evaluations_of
 from projections.job_entries import EntryKey, EntryKind, entries_of
 from projections.job_timeline import saved_at
 from projections.projection import Row

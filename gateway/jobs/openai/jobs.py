@@ -36,7 +36,7 @@ from gateway.jobs.unstarted import explained
 from gateway.launch.job_form import max_cost_micros
 from gateway.schemas import job_name
 from gateway.trackers.service import require_trackable, track
-from infrastructure.profiles import set_job_metadata
+from infrastructure.accounts.profiles import set_job_metadata
 from projections import JOB_DETAIL, JOB_REQUESTS, MODELS
 from projections.job_detail import jobs_with_ids
 from projections.job_requests import ordered_jobs

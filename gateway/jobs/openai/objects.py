@@ -24,9 +24,9 @@ from gateway.jobs.results import has_results, trained_tokens
 from gateway.jobs.schemas import FailureAnswer, warnings_of_job
 from gateway.jobs.unstarted import refusal_message
 from gateway.schemas import Answer, job_name
-from infrastructure.measurements import last_steps_of
-from infrastructure.profiles import job_metadata
-from infrastructure.tracked_runs import TrackedRun, runs_of
+from infrastructure.accounts.profiles import job_metadata
+from infrastructure.trackers.runs import TrackedRun, runs_of
+from infrastructure.training.measurements import last_steps_of
 from projections.job_requests import requested_at
 from projections.job_timeline import ended_at
 from projections.projection import Row

@@ -36,8 +36,8 @@ from gateway.models.service import own_model
 from gateway.schemas import JobId, job_name
 from gateway.trackers.service import runs_of_job
 from gateway.web.rendering import PRIVATE, SECURITY, fragment, page
-from infrastructure.measurements import last_steps_of
-from infrastructure.profiles import dataset_names
+from infrastructure.accounts.profiles import dataset_names
+from infrastructure.training.measurements import last_steps_of
 from projections import JOB_DETAIL, JOB_REQUESTS
 from projections.account_events import newest_events
 

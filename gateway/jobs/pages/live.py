@@ -34,8 +34,8 @@ from gateway.jobs.pages.live_jobs import TOO_OLD, LiveJobs, Viewer
 from gateway.jobs.pages.watched_job import Seen
 from gateway.jobs.service import own_job
 from gateway.schemas import JobId
-from infrastructure.measurements import Place
-from infrastructure.sessions import Session
+from infrastructure.accounts.sessions import Session
+from infrastructure.training.measurements import Place
 
 RECONNECTING = {
     "reconnectDelay": 300,

@@ -25,8 +25,8 @@ from gateway.http.permissions import DOWNLOAD
 from gateway.jobs.pages.timeline import Entry, entries_of
 from gateway.jobs.pages.view import CHECKPOINTS, MOVING, PARTS, SAMPLES, VIEWED, JobView, views_of
 from gateway.jobs.pages.watched_job import KEPT, Seen, WatchedJob
-from infrastructure.measurements import Place, newest_of
-from infrastructure.sessions import ended_among
+from infrastructure.accounts.sessions import ended_among
+from infrastructure.training.measurements import Place, newest_of
 from projections.account_events import EventFilter
 from projections.projection import lowest_position
 

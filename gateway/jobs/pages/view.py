@@ -21,7 +21,7 @@ from gateway.models.deployments import deployment_answer
 from gateway.models.schemas import DeploymentAnswer
 from gateway.schemas import Money
 from gateway.web.rendering import templates
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections import ACCOUNTS, DEPLOYMENTS, JOB_DETAIL
 from projections.accounts import accounts_of
 from projections.deployments import deployments_of_jobs

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from domain.jobs import events
 from gateway.jobs.pages.timeline import Entry
 from gateway.web.rendering import templates
-from infrastructure.measurements import Place
+from infrastructure.training.measurements import Place
 
 KEPT = 500
 """Maximum entries, points and lines that each job keeps for viewers that reconnect."""

@@ -41,7 +41,7 @@ from domain.training.hyperparameters import (
 )
 from domain.training.start import SHAPE
 from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest
-from infrastructure.drafts import Revision
+from infrastructure.training.drafts import Revision
 
 FIELDS: Mapping[str, FieldInfo] = {
     name: field

@@ -23,7 +23,7 @@ from gateway.models.schemas import BaseModelAnswer, ModelAnswer
 from gateway.models.service import list_models
 from gateway.schemas import Money
 from gateway.trackers.service import connections
-from infrastructure.profiles import dataset_names
+from infrastructure.accounts.profiles import dataset_names
 from projections.datasets import dataset, ready_datasets
 
 MOST_DATASETS = 200

@@ -23,8 +23,8 @@ from gateway.launch.pages.lists import Lists
 from gateway.launch.pages.view import View
 from gateway.schemas import JobId, job_name
 from gateway.web.rendering import fragment, page, sentence
-from infrastructure.drafts import close_draft, delete_draft, draft_of, save_draft
 from infrastructure.extensions import selected
+from infrastructure.training.drafts import close_draft, delete_draft, draft_of, save_draft
 
 PATH = "/fine-tune/new"
 CHANGED = (

@@ -16,7 +16,7 @@ from gateway.http.access import Caller
 from gateway.ops.catalog.differences import Difference, differences
 from gateway.ops.catalog.effects import NO_JOBS, Effect, Jobs, effects_of_capacity, effects_of_entry
 from gateway.ops.catalog.form import CatalogForm, Kind
-from infrastructure.profiles import account_names
+from infrastructure.accounts.profiles import account_names
 from projections.deployments import adapter_names_on
 from projections.job_detail import Choice, unfinished_by_account
 from projections.job_requests import open_requests_by_account

@@ -15,10 +15,10 @@ from gateway.ops.inspection.seals import published_seals
 from gateway.ops.inspection.what_if import WhatIfQuery, what_if
 from gateway.schemas import JobId
 from gateway.web.rendering import PRIVATE, page
-from infrastructure import security_log
-from infrastructure.job_artifacts import kept_log
+from infrastructure.accounts import security_log
+from infrastructure.artifacts.job_artifacts import kept_log
+from infrastructure.checks.machine import Level, machine_checks, server_checks
 from infrastructure.limits import TABLE, Limits
-from infrastructure.machine_checks import Level, machine_checks, server_checks
 
 LISTED = 200
 LONGEST_HEAD = 4_000

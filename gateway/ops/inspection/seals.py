@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from domain.audit.consistency_proof import ConsistencyProof
 from domain.audit.tree_head import InvalidHead, LogKey, TreeHead
 from gateway.backend import Backend
-from infrastructure.event_proofs import consistency_of
-from infrastructure.seal_archive import SealArchive, SealDamaged
+from infrastructure.seals.archive import SealArchive, SealDamaged
+from infrastructure.seals.proofs import consistency_of
 
 
 @dataclass(frozen=True)

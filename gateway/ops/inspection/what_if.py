@@ -21,8 +21,8 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.schemas import Money
 from gateway.web.addresses import Given
-from infrastructure.charge_rows import charge_rows
-from infrastructure.profiles import account_names
+from infrastructure.accounts.profiles import account_names
+from infrastructure.bills.charge_rows import charge_rows
 
 PRICE = "price."
 """Beginning of the names of the query parameters with prices. The name of the GPU type follows."""

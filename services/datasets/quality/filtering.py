@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from domain.datasets.filters import Filters, PersonalData
-from infrastructure.preference_columns import PREFERRED, REJECTED
+from infrastructure.datasets.preference_columns import PREFERRED, REJECTED
 from services.datasets.quality.contamination import ValidationIndex
 from services.datasets.quality.languages import UNKNOWN, Languages
 from services.datasets.quality.masking import masked

@@ -7,8 +7,8 @@ To add a launcher, write a module in this package, add its line to LAUNCHERS, an
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from infrastructure.clock import Clock
-from infrastructure.machine_checks import Check, Level
+from infrastructure.checks.machine import Check, Level
+from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, Launcher, OpenLauncher, ReadCatalog
 from services.scheduler.launchers.local import LocalLauncher

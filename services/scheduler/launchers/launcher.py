@@ -11,9 +11,9 @@ from uuid import UUID
 
 from domain.catalog.catalog import Catalog
 from domain.catalog.machine import Machine
-from infrastructure.clock import Clock
-from infrastructure.reports import SegmentSpec
+from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
 
 TRAINER = (sys.executable, "-m", "services.trainer")
 """Command of every pod. The launcher appends the path of the SegmentSpec."""

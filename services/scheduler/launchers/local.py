@@ -22,10 +22,10 @@ import psutil
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.machine import Machine
-from infrastructure.clock import Clock
-from infrastructure.liveness import kill_groups, living
-from infrastructure.reports import SegmentSpec
+from infrastructure.process.clock import Clock
+from infrastructure.process.liveness import kill_groups, living
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
 from services.scheduler.launchers.launcher import (
     TRAINER,
     GpusBusy,

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from infrastructure.reports import BEAT, FINAL_REPORT, SegmentSpec
+from infrastructure.training.reports import BEAT, FINAL_REPORT, SegmentSpec
 
 SPEC, REQUEST, EXIT, LOG = "spec.json", "request.json", "exit.json", "trainer.log"
 STARTED = "started"

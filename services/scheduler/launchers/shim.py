@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from infrastructure.liveness import birth
+from infrastructure.process.liveness import birth
 
 PR_SET_PDEATHSIG = 1
 NICENESS = 5

@@ -19,9 +19,9 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from domain.catalog.catalog_entries import GpuType
-from infrastructure.clock import Clock
-from infrastructure.reports import STOP, SegmentSpec
+from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
+from infrastructure.training.reports import STOP, SegmentSpec
 from services.scheduler.launchers.launcher import (
     TRAINER,
     ClusterLauncher,

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from infrastructure.machine_checks import Check, Level
+from infrastructure.checks.machine import Check, Level
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import LauncherUnavailable
 from services.scheduler.launchers.slurm import Cluster

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from infrastructure.bus import without_user
-from infrastructure.object_stores import ENDPOINTS, REGIONS
+from infrastructure.artifacts.object_stores import ENDPOINTS, REGIONS
+from infrastructure.bus.streams import without_user
 from infrastructure.settings import Settings
 
 # Every step allocates and frees large tensors. By default, glibc returns their pages to the kernel

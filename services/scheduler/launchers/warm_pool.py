@@ -20,8 +20,14 @@ import psutil
 from pydantic import ValidationError
 
 from domain.training.precision import Precision
-from infrastructure.reports import SegmentSpec
-from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
+from infrastructure.training.reports import SegmentSpec
+from infrastructure.training.warm_start import (
+    EXPECTED_BASE,
+    READY,
+    WARM_FLAG,
+    ExpectedBase,
+    WarmStart,
+)
 
 PAUSE_SECONDS = 20.0
 """Seconds from a launch to the next warm trainer, whose imports would slow it down."""

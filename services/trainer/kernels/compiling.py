@@ -22,8 +22,8 @@ from torch._functorch import config as functorch_config
 from transformers.modeling_utils import PreTrainedModel
 
 from domain.training.precision import Precision
-from infrastructure.disk_cache import hold
-from infrastructure.reports import SegmentSpec
+from infrastructure.artifacts.disk_cache import hold
+from infrastructure.training.reports import SegmentSpec
 from services.trainer.kernels.attention import SHORT_ROW
 from services.trainer.processes.ranks import Ranks
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from infrastructure.reports import STOP
+from infrastructure.training.reports import STOP
 from services.model_libraries import lean_imports
 from services.trainer.context import rendezvous_path
 from services.trainer.processes.followers import describe_exit, exit_path, record_exit

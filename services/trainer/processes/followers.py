@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict
 
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.phases import Phase
-from infrastructure.exchange import read
-from infrastructure.reports import SegmentSpec
+from infrastructure.bus.exchange import read
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
 from services.trainer.clock import SegmentClock
 from services.trainer.context import Context
 from services.trainer.failures import SegmentFailure, classify, shortage_of

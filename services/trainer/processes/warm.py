@@ -14,11 +14,11 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.code_version import revision
-from infrastructure.exchange import read
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.exchange import read
+from infrastructure.process.code_version import revision
 from infrastructure.settings import Settings
-from infrastructure.warm_start import EXPECTED_BASE, READY, ExpectedBase, WarmStart
+from infrastructure.training.warm_start import EXPECTED_BASE, READY, ExpectedBase, WarmStart
 from services.model_libraries import lean_imports
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from domain.training.precision import Precision
-from infrastructure.artifacts import Artifacts
-from infrastructure.warm_start import ExpectedBase
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.training.warm_start import ExpectedBase
 from services.model_libraries import choose_dtype, torch_dtype
 from services.trainer.base_files import states
 from services.trainer.model import load_base, load_tokenizer

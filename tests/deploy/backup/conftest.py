@@ -18,12 +18,12 @@ from deploy.backup.target import BackupTarget
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
-from infrastructure.artifacts import Artifacts
-from infrastructure.log_identity import log_identity
-from infrastructure.profiles import add_account_name
-from infrastructure.seal_archive import LastHead, SealArchive, make_key, origin_of
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import LastHead, SealArchive, make_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer.sealer import Sealer
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History

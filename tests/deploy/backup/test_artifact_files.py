@@ -8,7 +8,7 @@ import pytest
 
 from deploy.backup.artifact_files import require_empty_store
 from deploy.backup.target import BackupError
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 
 
 def test_a_bucket_that_does_not_exist_is_created_empty(s3_url: str) -> None:

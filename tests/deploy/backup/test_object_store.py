@@ -10,7 +10,7 @@ from deploy.backup.creating import prune, verify
 from deploy.backup.keys import read_keys
 from deploy.backup.stages import Stages
 from deploy.backup.target import BackupError, BackupTarget
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from services.projector.audit import audit
 from tests.deploy.backup.conftest import Backups
 

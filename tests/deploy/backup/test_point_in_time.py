@@ -15,13 +15,13 @@ from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
 from domain.notices.kind import CHOSEN
 from infrastructure import notices
-from infrastructure.artifacts import Artifacts
-from infrastructure.log_identity import log_identity
-from infrastructure.profiles import add_account_name
-from infrastructure.seal_archive import LastHead, SealArchive, load_key, origin_of
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect, scalar
+from infrastructure.seals.archive import LastHead, SealArchive, load_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect, scalar
-from infrastructure.synthesis_edits import set_removed
+from infrastructure.synthesis.edits import set_removed
 from services.sealer.sealer import Sealer
 from services.sealer.verification import Trust, verify_seals
 from tests.builders.examples import ACCOUNT_ID

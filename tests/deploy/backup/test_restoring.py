@@ -19,12 +19,12 @@ from deploy.backup.restoring import ASIDE
 from deploy.backup.target import BackupError
 from deploy.database_roles import known_tables
 from domain.core.event_format import FORMAT
-from infrastructure import format_in_use
-from infrastructure.artifacts import Artifacts
-from infrastructure.log_identity import is_held, log_identity
-from infrastructure.seal_archive import LastHead
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres import format_in_use
+from infrastructure.postgres.log_identity import is_held, log_identity
+from infrastructure.postgres.store import Connection, connect, connect_to, open_log, scalar
+from infrastructure.seals.archive import LastHead
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect, connect_to, open_log, scalar
 from services.projector.audit import audit
 from tests.builders.history import History
 from tests.deploy.backup.conftest import ADAPTER, CHECKPOINT, Backups

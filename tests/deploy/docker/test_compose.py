@@ -22,8 +22,8 @@ from deploy.docker.secrets import (
     secret_files,
 )
 from deploy.processes import MARK, PROCESSES, grouped
+from infrastructure.postgres.store import LEAST_CONNECTIONS
 from infrastructure.settings import Settings
-from infrastructure.store import LEAST_CONNECTIONS
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "docker"

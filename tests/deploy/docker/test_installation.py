@@ -148,12 +148,12 @@ def test_an_artifact_key_opens_only_the_folders_of_its_service(
     access = ARTIFACT_ACCESS[service]
     program = """
 import json, sys
-from infrastructure.artifacts import Artifacts
-from infrastructure.secret_files import load_secret_files
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.process.secret_files import load_secret_files
 load_secret_files()
 import os
 from deploy.processes import variables_of
-from infrastructure.role import Role, enter
+from infrastructure.process.role import Role, enter
 from infrastructure.settings import Settings
 enter(Role(sys.argv[2], variables_of(sys.argv[2], os.environ)))
 store, found = Artifacts(Settings().artifacts), []

@@ -17,7 +17,7 @@ import pytest
 from deploy.docker import trainer_host
 from deploy.docker.trainer_host import TrainerHost
 from deploy.local.home import Home
-from infrastructure.liveness import birth
+from infrastructure.process.liveness import birth
 from infrastructure.settings import Settings
 from tests.polling import eventually
 

@@ -16,7 +16,7 @@ import yaml
 from deploy.docker.secrets import OPERATOR
 from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
-from infrastructure.store_credentials import required_store_issuer
+from infrastructure.training.store_credentials import required_store_issuer
 from services.scheduler.launchers.kubernetes.settings_check import problems
 from tests.deploy.docker.test_compose import BACKUP, secrets_of
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import httpx
 
-from infrastructure.progress import PROGRESS
-from infrastructure.service import every, run_until_stopped
+from infrastructure.bus.service import every, run_until_stopped
+from infrastructure.process.progress import PROGRESS
 from infrastructure.settings import Settings
 
 STEADY = "tests.deploy.local.fakes:steady"

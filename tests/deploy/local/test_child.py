@@ -14,7 +14,7 @@ import pytest
 from deploy import restarts
 from deploy.local.child import Child, Program, tethered
 from deploy.local.state import ChildState
-from infrastructure.liveness import birth, lives, living
+from infrastructure.process.liveness import birth, lives, living
 from tests.polling import eventually
 
 SLEEP = ("/bin/sleep", "100")

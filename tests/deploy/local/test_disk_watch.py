@@ -10,8 +10,8 @@ import pytest
 from deploy.local import disk_watch
 from deploy.local.disk_watch import DiskWatch
 from deploy.local.health import problems
-from infrastructure.clock import SystemClock
-from infrastructure.disk_space import DiskLevel, disk_space
+from infrastructure.process.clock import SystemClock
+from infrastructure.process.disk_space import DiskLevel, disk_space
 from infrastructure.settings import Settings
 
 MORE_THAN_ANY_DISK_GIB = 1e9

@@ -21,7 +21,7 @@ from deploy.local.pods import living_pods, stop_pods
 from deploy.local.ports import RANGE, free_port
 from deploy.local.postgres import PostgresServer
 from deploy.local.server_user import NOBODY, ServerUser, server_user
-from infrastructure.liveness import birth
+from infrastructure.process.liveness import birth
 from infrastructure.settings import Settings
 from tests.polling import eventually
 

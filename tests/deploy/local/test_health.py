@@ -12,8 +12,8 @@ from deploy.local.health import problems
 from domain.catalog.catalog import Catalog
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.logs import ids
 from tests.projecting import project
 

@@ -12,7 +12,7 @@ from deploy.local import stack
 from deploy.local.child import Child, Program
 from deploy.local.hang_detection import PROBE_SECONDS, Heartbeat, Probe, Silence
 from deploy.local.state import ChildState
-from infrastructure.progress import EXIT_CODE, MAX_GAP_SECONDS, Progress
+from infrastructure.process.progress import EXIT_CODE, MAX_GAP_SECONDS, Progress
 from infrastructure.settings import Settings
 from tests.deploy.local.fakes import LOOPING, STEADY
 from tests.deploy.local.test_child import SLEEP, reached, stop

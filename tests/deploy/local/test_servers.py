@@ -7,7 +7,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import NoStreamResponseError
 
-from infrastructure.bus import EVENTS, connect, provision
+from infrastructure.bus.streams import EVENTS, connect, provision
 from infrastructure.settings import Settings
 
 

@@ -19,7 +19,7 @@ from deploy import cli
 from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.state import ChildState, ChildStatus, StackState
-from infrastructure.liveness import lives
+from infrastructure.process.liveness import lives
 from infrastructure.settings import Settings
 from tests.deploy.local.fakes import CRASHING, STEADY, STUBBORN
 from tests.polling import eventually

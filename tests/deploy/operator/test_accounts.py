@@ -16,12 +16,12 @@ from domain.core.event_log import EventLog
 from domain.core.identity import base_model_id
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.payments import Paying
-from infrastructure.card_payments import CardPayments
-from infrastructure.imported_model import ImportedModel
-from infrastructure.profiles import account_id_of
+from infrastructure.accounts.profiles import account_id_of
+from infrastructure.base_models.imported_model import ImportedModel
+from infrastructure.payments.card_payments import CardPayments
+from infrastructure.payments.stripe_provider import stripe_provider
+from infrastructure.postgres.store import connect, open_log
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
-from infrastructure.stripe_provider import stripe_provider
 from services.projector.audit import audit
 from tests.builders.commands import command
 from tests.builders.tiny_model import TINY_SHAPE

@@ -17,8 +17,8 @@ from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from gateway.audit.verification.report import read_report
 from gateway.cli.exits import ExitCode
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from services.sealer import verification
 from tests.builders.commands import NOW
 from tests.builders.history import History

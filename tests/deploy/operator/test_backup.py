@@ -9,9 +9,9 @@ import pytest
 
 from deploy.processes import environment
 from domain.core.event_log import EventLog
-from infrastructure.log_identity import is_held
+from infrastructure.postgres.log_identity import is_held
+from infrastructure.postgres.store import connect, open_log
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
 from tests.builders.history import History
 from tests.conftest import own_database
 from tests.deploy.operator.command_line import ecolink

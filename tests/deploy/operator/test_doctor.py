@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from deploy.operator.doctor import all_checks
-from infrastructure import machine_checks, store_credentials
-from infrastructure.artifacts import Artifacts
-from infrastructure.log_identity import set_held
-from infrastructure.machine_checks import Check, Level
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.checks import machine as machine_checks
+from infrastructure.checks.machine import Check, Level
+from infrastructure.postgres.log_identity import set_held
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
+from infrastructure.training import store_credentials
 from services.scheduler.launchers.slurm_checks import slurm_checks
 from tests.deploy.operator.command_line import ecolink
 from tests.object_store import ROLE

@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from deploy.operator.events import Ending, Wanted, events_on_bus
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
-from infrastructure.bus import AGGREGATE_OF, Envelope, provision
+from infrastructure.bus.streams import AGGREGATE_OF, Envelope, provision
 from infrastructure.settings import Settings
 from tests.builders.examples import JOB_ID
 from tests.builders.history import History

@@ -11,11 +11,11 @@ import pytest
 
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
-from infrastructure.artifacts import Artifacts
-from infrastructure.log_identity import log_identity
-from infrastructure.seal_archive import SealArchive, make_key, origin_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import SealArchive, make_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer.sealer import Sealer
 from tests.deploy.operator.command_line import ecolink
 from tests.logs import grow

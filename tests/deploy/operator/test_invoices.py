@@ -12,13 +12,13 @@ import pytest
 
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
-from infrastructure.artifacts import Artifacts
-from infrastructure.invoice_file import verify_file
-from infrastructure.log_identity import log_identity
-from infrastructure.profiles import add_account_name
-from infrastructure.seal_archive import SealArchive, load_key, make_key, origin_of
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bills.invoice_file import verify_file
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import SealArchive, load_key, make_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer.sealer import Sealer
 from tests.builders.bills import Bills, two_months
 from tests.builders.examples import ACCOUNT_ID

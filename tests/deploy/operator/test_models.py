@@ -12,10 +12,10 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_
 from domain.deployments.deployment import Deployment, DeploymentStatus
 from domain.jobs.job import Job
 from domain.use_cases.deployments import Deploying, model_deployment
-from infrastructure.artifacts import Artifacts
-from infrastructure.consumer import OrderedConsumer
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from projections import BASE_MODELS
 from projections.base_models import all_base_models
 from projections.projection import ProjectionEffect

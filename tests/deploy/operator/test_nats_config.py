@@ -12,9 +12,9 @@ import pytest
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
 from deploy.nats_accounts import USERS
-from infrastructure.bus import REPORTS, connect, provision
-from infrastructure.segment_credentials import CredentialIssuer
+from infrastructure.bus.streams import REPORTS, connect, provision
 from infrastructure.settings import Settings
+from infrastructure.training.segment_credentials import CredentialIssuer
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.deploy.operator.command_line import ecolink
 from tests.deploy.test_trainer_credentials import connected

@@ -17,9 +17,9 @@ from domain.core.recorded import Recorded
 from domain.jobs.job_request import JobRequest
 from gateway.cli.exits import ExitCode
 from gateway.schemas import job_name
-from infrastructure.profiles import add_account_name
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.commands import command
 from tests.builders.entries import Entries, entries_of
 from tests.builders.examples import ACCOUNT_ID, JOB_ID

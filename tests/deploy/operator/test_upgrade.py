@@ -9,10 +9,10 @@ from deploy.migrate import migrate
 from deploy.operator import upgrade as commands
 from domain.catalog.catalog import Catalog
 from domain.core.event_format import FORMAT
-from infrastructure import format_in_use, presence, upgrade
-from infrastructure.presence import Presence
+from infrastructure.postgres import format_in_use, presence, upgrade
+from infrastructure.postgres.presence import Presence
+from infrastructure.postgres.store import Connection, connect_to
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect_to
 from tests.deploy.operator.command_line import ecolink
 
 NEXT = FORMAT + 1

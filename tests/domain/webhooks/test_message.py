@@ -21,7 +21,7 @@ from domain.jobs.job import SegmentEnd
 from domain.jobs.public_id import job_name
 from domain.use_cases.returns import Returning
 from domain.webhooks.message import MESSAGES, SUBSCRIBED, message_of
-from infrastructure.consumer import recorded
+from infrastructure.bus.consumer import recorded
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History

@@ -15,9 +15,9 @@ from extensions.alerts.effect import AlertEffect
 from extensions.alerts.rules_file import load_rules
 from extensions.alerts.tables import ListedAlert
 from extensions.alerts.watch import RulesInForce, Watch
-from infrastructure.consumer import OrderedConsumer, UnknownPosition
+from infrastructure.bus.consumer import OrderedConsumer, UnknownPosition
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from tests.builders.commands import FixedClock
 
 

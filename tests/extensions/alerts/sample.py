@@ -8,7 +8,7 @@ from uuid import UUID
 from extensions.alerts import tables
 from extensions.alerts.domain.evaluation import Alert, Changes, Notice, NoticeKind, Silence
 from extensions.alerts.domain.rule import Severity
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 
 LATE = Alert(
     rule="consumer-lag",

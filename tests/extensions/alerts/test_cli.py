@@ -14,7 +14,7 @@ from extensions.alerts import tables
 from extensions.alerts.domain.evaluation import Alert, Changes, Notice, NoticeKind
 from extensions.alerts.domain.rule import Severity
 from extensions.alerts.tables import NoticeState
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from tests.deploy.operator.command_line import ecolink
 from tests.deploy.operator.conftest import _configured  # noqa: F401
 from tests.extensions.alerts.webhook import SECRET, Webhook, webhook

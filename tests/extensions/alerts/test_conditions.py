@@ -25,15 +25,15 @@ from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from extensions.alerts.tables import observe_epochs
-from infrastructure import event_handlers
-from infrastructure.artifacts import Artifacts
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandlers, HandlerEffect
-from infrastructure.leadership import leading
-from infrastructure.log_identity import log_identity
-from infrastructure.seal_archive import HEADS, SealArchive, make_key, origin_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus import event_handlers
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect
+from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import Connection, connect
+from infrastructure.seals.archive import HEADS, SealArchive, make_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
 from projections import PROJECTIONS
 from projections.projection import ProjectionEffect
 from services.sealer.sealer import Sealer

@@ -18,8 +18,8 @@ from extensions.alerts import tables
 from extensions.alerts.domain.evaluation import NoticeKind, Silence
 from extensions.alerts.domain.rule import Severity
 from extensions.alerts.receivers import DeliveryFailed, Message, Receiver, check, read_receiver
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from tests.builders.history import History
 from tests.extensions.alerts.process import AlertsProcess, only
 from tests.extensions.alerts.webhook import SECRET, Webhook, webhook

@@ -22,9 +22,9 @@ from deploy.local.stack import up
 from deploy.local.state import ChildState, ChildStatus
 from deploy.processes import PROCESSES
 from domain.core.aggregate import Cause, because
-from infrastructure.event_handlers import parked_events, request_replay
+from infrastructure.bus.event_handlers import parked_events, request_replay
+from infrastructure.postgres.store import connect, open_log
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
 from tests.builders.history import History
 from tests.extensions.alerts.process import only
 from tests.extensions.alerts.webhook import Webhook

@@ -11,8 +11,8 @@ from domain.access.role import Role
 from extensions.alerts import tables
 from extensions.alerts.domain.evaluation import Alert, Changes, Silence
 from extensions.alerts.domain.rule import Severity
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.ops.pages import row, shown
 from tests.gateway.web.signed_in import Browser, signed_in

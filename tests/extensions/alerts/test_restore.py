@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.backup.point_in_time import Moment
-from infrastructure.store import connect, scalar
+from infrastructure.postgres.store import connect, scalar
 from tests.deploy.backup.conftest import *  # noqa: F403
 from tests.deploy.backup.conftest import Backups
 from tests.deploy.backup.test_point_in_time import POSITION, id_of, restore

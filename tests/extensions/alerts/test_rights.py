@@ -12,8 +12,8 @@ from deploy.database_roles import role_of
 from domain.core.event_log import EventLog
 from extensions.alerts.domain.evaluation import Silence
 from extensions.alerts.tables import open_alerts, resolved_alerts, silence, unsilence
+from infrastructure.postgres.store import open_pool
 from infrastructure.settings import Settings
-from infrastructure.store import open_pool
 from tests.builders.history import History
 from tests.deploy.test_database_roles import (  # noqa: F401
     PASSWORD,

@@ -14,8 +14,8 @@ import pytest
 from deploy.processes import environment
 from domain.access.role import Role
 from infrastructure.extensions import SELECTION
+from infrastructure.postgres.store import scalar
 from infrastructure.settings import Settings
-from infrastructure.store import scalar
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import running_gateway
 
@@ -24,7 +24,7 @@ TEXT = "Buy more GPUs"
 
 PROJECT = """
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log
+from infrastructure.postgres.store import connect, open_log
 from tests.projecting import project
 with open_log(Settings()) as log, connect(Settings()) as connection:
     project(log, connection)
@@ -38,10 +38,10 @@ assert found.events and not found.differences, found
 ERASE = """
 import sys
 from uuid import UUID
-from infrastructure.artifacts import Artifacts
-from infrastructure.personal_data import delete_personal_data
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.accounts.personal_data import delete_personal_data
 from infrastructure.settings import Settings
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
 with connect(Settings()) as connection:
     artifacts = Artifacts(Settings().artifacts)
     assert delete_personal_data(connection, artifacts, UUID(sys.argv[1])).rows

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from extensions.job_templates.service import MOST_TEMPLATES
 from extensions.job_templates.tables import JobTemplate, add_template
 from gateway.launch.job_form import JobRequest
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 
 
 def add(connection: Connection, ada: UUID, job: UUID) -> None:

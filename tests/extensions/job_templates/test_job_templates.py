@@ -15,11 +15,11 @@ from extensions.job_templates import service
 from extensions.job_templates.tables import rename_template
 from gateway.http.openai_vocabulary import job_of
 from gateway.launch.pages.entries import Entries, read
-from infrastructure.artifacts import Artifacts
-from infrastructure.personal_data import delete_personal_data
-from infrastructure.profiles import set_dataset_name
+from infrastructure.accounts.personal_data import delete_personal_data
+from infrastructure.accounts.profiles import set_dataset_name
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.api_user import ApiUser
 from tests.gateway.launch.wizard_form import PATH, Wizard

@@ -14,9 +14,9 @@ from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.billing.meter import Meter
 from domain.core.aggregate import because
-from infrastructure.profiles import add_account_name
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import Person, Platform
 from tests.gateway.jobs.owners import Owner
 from tests.gateway.ops.pages import row, shown

@@ -12,10 +12,10 @@ from fastapi.testclient import TestClient
 
 from domain.access.role import Role
 from domain.audit.tree_head import LogKey
-from infrastructure.artifacts import Artifacts
-from infrastructure.seal_archive import SealArchive
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import SealArchive
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer.sealer import Sealer
 from tests.builders.entries import Entries, entries_of
 from tests.builders.platform import Platform

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from infrastructure.verifications import begin, verifying
+from infrastructure.seals.verifications import begin, verifying
 from services.auditor.verifying import Request
 
 

@@ -18,7 +18,7 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.errors import TookTooLong
 from infrastructure.limits import LIMITS
-from infrastructure.store import Connection, scalar
+from infrastructure.postgres.store import Connection, scalar
 from tests.builders.platform import Platform
 from tests.gateway.web.signed_in import signed_in
 

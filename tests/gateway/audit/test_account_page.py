@@ -9,8 +9,8 @@ import pytest
 from domain.core.money import exact_dollars
 from domain.replay.past import Moment
 from gateway.audit.service import Auditor
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.entries import Entries
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser

@@ -11,9 +11,9 @@ from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.audit.event_proof import EventProof
 from gateway.audit import pages
-from infrastructure.profiles import set_key_name
+from infrastructure.accounts.profiles import set_key_name
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.entries import Entries, entries_of
 from tests.builders.platform import Platform
 from tests.gateway.audit.conftest import PUBLIC, Seal, tamper

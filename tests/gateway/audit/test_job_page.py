@@ -11,8 +11,8 @@ from domain.core.money import exact_dollars
 from domain.replay.past import Moment
 from gateway.audit.service import Auditor
 from gateway.schemas import job_name
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.entries import Entries
 from tests.builders.platform import Platform
 from tests.gateway.audit.conftest import tamper

@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from domain.access.role import Role
 from gateway.audit import pages
 from gateway.schemas import job_name
-from infrastructure.profiles import add_account_name
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.entries import Entries
 from tests.builders.platform import Platform
 from tests.gateway.audit.conftest import tamper

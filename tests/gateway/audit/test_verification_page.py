@@ -22,11 +22,9 @@ from gateway.audit.verification import pages, process
 from gateway.audit.verification.form import LONGEST_KEY
 from gateway.audit.verification.pages import LISTED_DIFFERENCES, command, stages_of
 from gateway.audit.verification.process import MODULE
-from infrastructure.consumer import recorded
-from infrastructure.measurements import add_evidence
-from infrastructure.settings import Settings
-from infrastructure.store import connect
-from infrastructure.verifications import (
+from infrastructure.bus.consumer import recorded
+from infrastructure.postgres.store import connect
+from infrastructure.seals.verifications import (
     KEPT_RUNS,
     Options,
     Outcome,
@@ -41,6 +39,8 @@ from infrastructure.verifications import (
     verifications,
     verifying,
 )
+from infrastructure.settings import Settings
+from infrastructure.training.measurements import add_evidence
 from services.auditor.verifying import Progress, Request
 from services.auditor.verifying import run as run_verification
 from tests.builders.entries import Entries, entries_of

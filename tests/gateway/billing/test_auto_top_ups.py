@@ -13,8 +13,8 @@ from domain.billing.card_payment import CardFailure
 from domain.core.aggregate import because
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
+from infrastructure.payments.stripe_client import StripeProvider
 from infrastructure.settings import Settings
-from infrastructure.stripe_client import StripeProvider
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import application
 from tests.gateway.web.html import read_html

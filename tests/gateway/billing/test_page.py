@@ -20,9 +20,9 @@ from domain.billing.token_rates import TokenRates, TokenUsage
 from domain.core.aggregate import because
 from domain.jobs.job import Job
 from gateway.billing.service import TEST_PAYMENT_REMOTE
-from infrastructure.profiles import set_synthesis_name
+from infrastructure.accounts.profiles import set_synthesis_name
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import application
 from tests.gateway.web.html import read_html

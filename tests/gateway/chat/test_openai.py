@@ -26,8 +26,8 @@ from gateway.app import create_app
 from gateway.chat.serving import Serving
 from gateway.http import streaming
 from gateway.http.read_your_writes import caught_up
-from infrastructure.generation import GenerationRequest, PromptRead, TextDelta, ToolCall
-from infrastructure.json_schema import require_schema
+from infrastructure.chat.generation import GenerationRequest, PromptRead, TextDelta, ToolCall
+from infrastructure.chat.json_schema import require_schema
 from infrastructure.settings import Settings
 from projections import DEPLOYMENTS
 from services.serving.batch import Batch

@@ -22,7 +22,7 @@ from gateway.chat.serving import (
     urls_of,
 )
 from gateway.http.errors import NotServing
-from infrastructure.generation import GenerationRefused, GenerationRequest, TextDelta
+from infrastructure.chat.generation import GenerationRefused, GenerationRequest, TextDelta
 
 ASKED = GenerationRequest(deployment_id=UUID(int=1), account_id=UUID(int=2), messages=[], choices=2)
 BEGUN = b'{"prompt_tokens": 3}\n'

@@ -20,7 +20,7 @@ from domain.core.errors import Suspended
 from gateway.chat.service import Chat, Frame, completion_while_valid, events_while_valid
 from gateway.http.access import Caller
 from gateway.http.errors import Unauthenticated
-from infrastructure.generation import TextDelta
+from infrastructure.chat.generation import TextDelta
 from tests.builders.platform import Person, Platform
 from tests.polling import eventually
 

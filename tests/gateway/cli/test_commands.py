@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from tests.builders.platform import BASE_MODEL, REJECTION, Platform
 from tests.gateway.cli.conftest import CommandLine, Owner, ecolink, plain
 

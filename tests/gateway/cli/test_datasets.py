@@ -13,8 +13,8 @@ from psycopg_pool import ConnectionPool
 from domain.access.role import Role
 from gateway.cli.datasets import name_of
 from gateway.cli.exits import ExitCode
-from infrastructure.comparisons import ComparisonKind, Key, request_comparison
-from infrastructure.store import Connection
+from infrastructure.datasets.comparisons import ComparisonKind, Key, request_comparison
+from infrastructure.postgres.store import Connection
 from tests.builders.planted import Writer, line_of
 from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import CommandLine, meanwhile

@@ -13,7 +13,7 @@ import pytest
 from gateway.cli import client as http
 from gateway.cli import downloads as downloading
 from gateway.cli.client import Client, Unreachable
-from infrastructure.artifacts import Artifacts, Manifest, ManifestFile
+from infrastructure.artifacts.store import Artifacts, Manifest, ManifestFile
 from tests.builders.platform import Platform
 from tests.builders.platform_job import PlatformJob
 from tests.gateway.cli.conftest import Owner

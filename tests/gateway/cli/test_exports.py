@@ -16,9 +16,9 @@ from domain.exports.hub_push import HubPush
 from gateway.cli import following
 from gateway.cli.exits import ExitCode
 from infrastructure.hub_targets import set_outcome, target_of
-from infrastructure.measurements import set_export_progress
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
+from infrastructure.training.measurements import set_export_progress
 from tests.builders.exporting import WEIGHTS, complete_export, find_export
 from tests.builders.platform import Platform
 from tests.builders.platform_job import PlatformJob

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.invoice_file import verify_file
-from infrastructure.invoice_requests import latest_invoices
-from infrastructure.store import connect
+from infrastructure.bills.invoice_file import verify_file
+from infrastructure.bills.invoice_requests import latest_invoices
+from infrastructure.postgres.store import connect
 from tests.builders.bills import PUBLIC
 from tests.gateway.cli.conftest import Owner, meanwhile
 from tests.gateway.invoices.conftest import issue as issue

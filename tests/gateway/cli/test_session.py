@@ -10,8 +10,8 @@ import pytest
 
 from domain.access.role import Role
 from gateway.cli.login import login_file
-from infrastructure.profiles import add_account_name
-from infrastructure.store import connect
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.postgres.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import CommandLine, Owner, ecolink
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from domain.trackers.integrations import Tracker
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
-from infrastructure.tracker_connections import connections_of, end_test
+from infrastructure.trackers.connections import connections_of, end_test
 from tests.gateway.cli.conftest import Owner, meanwhile
 from tests.gateway.trackers.test_api import measure
 from tests.polling import eventually

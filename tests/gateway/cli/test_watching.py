@@ -18,8 +18,8 @@ from domain.jobs.lifecycle import JobStatus
 from gateway.cli import following, job_progress, launching, terminal
 from gateway.cli.client import Client, Endpoint, Refused, Unreachable
 from gateway.jobs.schemas import JobDetail
-from infrastructure.artifacts import Artifacts
-from infrastructure.store import connect
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import Owner, meanwhile, plain
 from tests.polling import TIMEOUT_SECONDS, eventually

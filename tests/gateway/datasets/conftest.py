@@ -14,8 +14,8 @@ from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset
 from domain.training.token_lengths import TokenLengths
 from gateway.http.read_your_writes import caught_up
-from infrastructure.profiles import set_dataset_name
-from infrastructure.store import connect
+from infrastructure.accounts.profiles import set_dataset_name
+from infrastructure.postgres.store import connect
 from projections import PROJECTIONS
 from tests.builders.platform import Platform
 from tests.gateway.web.signed_in import Browser

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 
 from domain.access.role import Role
 from domain.datasets.dataset import Dataset
-from infrastructure.measurements import set_progress
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
+from infrastructure.training.measurements import set_progress
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.conftest import application
 from tests.gateway.web.signed_in import signed_in

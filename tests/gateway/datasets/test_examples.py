@@ -10,7 +10,7 @@ import pytest
 
 from domain.catalog.base_model import BaseModel
 from gateway.datasets.example_rendering import CHARACTERS_SHOWN
-from infrastructure.chat_labels import IGNORED
+from infrastructure.chat.chat_labels import IGNORED
 from services.trainer.examples import Renderer
 from tests.builders.platform import Platform
 from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer

@@ -16,8 +16,8 @@ from gateway.datasets import openai as files
 from gateway.datasets.upload_form import UNNAMED
 from gateway.http import openai_idempotency as idempotency
 from gateway.http.openai_vocabulary import dataset_of
-from infrastructure.profiles import dataset_names, delete_dataset_name
-from infrastructure.store import connect
+from infrastructure.accounts.profiles import dataset_names, delete_dataset_name
+from infrastructure.postgres.store import connect
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import ClientOf
 from tests.openai_objects import whole

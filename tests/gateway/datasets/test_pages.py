@@ -12,8 +12,8 @@ from domain.catalog.base_model import BaseModel
 from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.datasets.pages import FORMAT, STATUSES
-from infrastructure.measurements import set_progress
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
+from infrastructure.training.measurements import set_progress
 from services.datasets.validation import validate
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.datasets.conftest import CHAT, SHORT, USER, Pages

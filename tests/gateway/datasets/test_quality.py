@@ -15,7 +15,7 @@ from domain.datasets.quality_report import QualityReport
 from gateway.datasets import uploads
 from gateway.datasets.quality import contamination_warnings, filtered_name
 from gateway.datasets.quality_view import marked
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from tests.builders.planted import Writer, line_of
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import ClientOf

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from infrastructure.profiles import delete_dataset_name, set_dataset_name
-from infrastructure.store import connect
+from infrastructure.accounts.profiles import delete_dataset_name, set_dataset_name
+from infrastructure.postgres.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import Browser

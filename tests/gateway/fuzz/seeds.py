@@ -16,8 +16,8 @@ from domain.access.role import Role
 from domain.core.aggregate import because
 from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.http.openai_vocabulary import file_name, job_of
-from infrastructure.artifacts import Artifacts
-from infrastructure.store import connect
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import connect
 from services.datasets.report import Report
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.builders.platform_job import PlatformJob

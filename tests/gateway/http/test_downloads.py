@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 
 from domain.datasets.dataset import Dataset
 from gateway.http.downloads import span
-from infrastructure import artifacts as stored
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts import store as stored
+from infrastructure.artifacts.store import Artifacts
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Owner
 

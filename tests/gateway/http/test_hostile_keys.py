@@ -21,7 +21,7 @@ from domain.access.scope import Scope
 from gateway.app import create_app
 from gateway.http.permissions import WEBSOCKET, declared_routes
 from gateway.http.read_your_writes import caught_up
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from projections import PROJECTIONS
 from tests.builders.platform import Person, Platform
 from tests.gateway.jobs.owners import Owner

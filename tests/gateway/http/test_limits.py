@@ -18,10 +18,10 @@ from gateway.http.errors import RateLimited
 from gateway.http.lockout import Lockout, network_of
 from gateway.http.openai_vocabulary import file_name
 from gateway.http.quotas import Buckets, duration
-from infrastructure import security_log
+from infrastructure.accounts import security_log
 from infrastructure.limits import Limits
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.conftest import application
 

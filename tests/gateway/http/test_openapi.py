@@ -17,7 +17,7 @@ from domain.core.aggregate import Event
 from gateway.app import create_app
 from gateway.events.schemas import EventAnswer
 from gateway.http.openapi import V1_PREFIX, operations
-from infrastructure.consumer import Recorded
+from infrastructure.bus.consumer import Recorded
 from infrastructure.settings import Settings
 from tests.domain.test_stored_events import MAPPER, STORED
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from domain.webhooks.target import parsed_networks
 from gateway.app import server_config
 from gateway.http.sessions import COOKIE
-from infrastructure.connection_guard import ConnectionGuard
+from infrastructure.http.connection_guard import ConnectionGuard
 from infrastructure.limits import Limits
 from infrastructure.settings import Settings
 from tests.builders.platform import Platform

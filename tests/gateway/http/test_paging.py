@@ -13,9 +13,9 @@ from fastapi.testclient import TestClient
 from domain.core.aggregate import because
 from domain.jobs.job import Job
 from gateway.http.openai_vocabulary import job_of
-from infrastructure.measurements import add_step
-from infrastructure.reports import StepMeasured
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
+from infrastructure.training.measurements import add_step
+from infrastructure.training.reports import StepMeasured
 from tests.builders.examples import saved_checkpoint
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.jobs.owners import Owner

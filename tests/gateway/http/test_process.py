@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from domain.datasets.dataset import Dataset
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import MEBIBYTE, UPLOAD_BYTES, Gateway, healthy

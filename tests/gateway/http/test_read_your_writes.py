@@ -13,8 +13,8 @@ from psycopg_pool import ConnectionPool
 from domain.core.event_log import EventLog
 from gateway.backend import Backend
 from gateway.http.read_your_writes import caught_up
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.store import Connection
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres.store import Connection
 from projections import ACCOUNTS, GPU_POOLS, MODELS, projection
 from projections.projection import Projection, ProjectionEffect
 from tests.logs import grow, ids

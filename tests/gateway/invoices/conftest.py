@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.invoices import Issuer
-from infrastructure.seal_archive import SealArchive
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bills.invoices import Issuer
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import SealArchive
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
 from tests.builders.bills import KEY, ORIGIN

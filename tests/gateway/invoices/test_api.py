@@ -12,10 +12,10 @@ from fastapi.testclient import TestClient
 
 from domain.access.role import Role
 from domain.audit.sealed_invoice import Result
-from infrastructure.invoice_file import verify_file
-from infrastructure.invoice_requests import invoices_requested_by
+from infrastructure.bills.invoice_file import verify_file
+from infrastructure.bills.invoice_requests import invoices_requested_by
 from infrastructure.limits import LIMITS
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
 from tests.builders.bills import PUBLIC
 from tests.builders.platform import Person, Platform
 from tests.gateway.api_user import ApiUser

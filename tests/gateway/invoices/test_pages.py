@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from domain.access.role import Role
-from infrastructure.invoice_file import verify_file
-from infrastructure.profiles import add_account_name
-from infrastructure.store import connect
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.bills.invoice_file import verify_file
+from infrastructure.postgres.store import connect
 from tests.builders.bills import PUBLIC
 from tests.builders.platform import Person, Platform
 from tests.gateway.web.html import Node, read_html

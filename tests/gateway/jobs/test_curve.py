@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from gateway.jobs.curve import MOST_POINTS, thinned, undone
-from infrastructure.measurements import MeasuredStep
+from infrastructure.training.measurements import MeasuredStep
 
 
 def steps(count: int) -> list[MeasuredStep]:

@@ -10,9 +10,9 @@ from domain.core.aggregate import because
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import PauseReason
 from gateway.jobs.states import PAUSED
-from infrastructure.profiles import set_dataset_name
+from infrastructure.accounts.profiles import set_dataset_name
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.web.signed_in import Browser, signed_in
 

@@ -18,10 +18,10 @@ from gateway.app import create_app
 from gateway.http.sessions import COOKIE
 from gateway.jobs.pages import live_jobs
 from gateway.jobs.pages.view import PARTS, JobView
-from infrastructure.artifacts import Artifacts
-from infrastructure.sessions import end_session
+from infrastructure.accounts.sessions import end_session
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Reader
 from tests.gateway.web.signed_in import signed_in

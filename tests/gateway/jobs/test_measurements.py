@@ -7,10 +7,10 @@ import json
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.perplexity import perplexity
-from infrastructure.artifacts import Artifacts
-from infrastructure.measurements import add_evaluation
-from infrastructure.reports import EvaluationMeasured
-from infrastructure.store import open_pool
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import open_pool
+from infrastructure.training.measurements import add_evaluation
+from infrastructure.training.reports import EvaluationMeasured
 from services.projector.measuring import store
 from tests.builders.examples import ending
 from tests.builders.platform import Platform

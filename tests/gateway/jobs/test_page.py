@@ -24,8 +24,8 @@ from gateway.http.streaming import GOING_AWAY, TOO_SLOW
 from gateway.jobs.pages import job_page
 from gateway.jobs.schemas import JobDetail
 from gateway.launch.pages.entries import refusal
-from infrastructure.profiles import set_dataset_name
-from infrastructure.store import connect
+from infrastructure.accounts.profiles import set_dataset_name
+from infrastructure.postgres.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Reader, notes_in
 from tests.gateway.web.signed_in import signed_in

@@ -14,9 +14,9 @@ from starlette.websockets import WebSocketDisconnect
 
 from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
-from infrastructure.key_uses import KeyUses, last_uses
+from infrastructure.accounts.key_uses import KeyUses, last_uses
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.commands import NOW
 from tests.builders.platform import Platform
 from tests.polling import eventually

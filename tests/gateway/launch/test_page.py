@@ -20,8 +20,8 @@ from domain.training.cautions import cautions
 from domain.training.hyperparameters import FIELDS, Group, Hyperparameters, names_in
 from gateway.launch.pages.entries import GONE_DATASET, refusal, remedy, typed
 from gateway.launch.pages.wizard import CHANGED, USED
-from infrastructure.profiles import set_dataset_name
-from infrastructure.store import connect
+from infrastructure.accounts.profiles import set_dataset_name
+from infrastructure.postgres.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.launch.wizard_form import PATH, Wizard, problem
 from tests.gateway.web.html import Node, read_html

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from infrastructure.drafts import draft_of
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
+from infrastructure.training.drafts import draft_of
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.web.html import Node, read_html
 from tests.gateway.web.signed_in import Browser

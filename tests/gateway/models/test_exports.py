@@ -15,8 +15,8 @@ from domain.exports.export import Export, ExportFormat
 from domain.exports.hub_push import HubPush
 from domain.jobs.job import Job
 from infrastructure.hub_targets import set_outcome
-from infrastructure.measurements import set_export_progress
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
+from infrastructure.training.measurements import set_export_progress
 from tests.builders.exporting import complete_export, find_export
 from tests.builders.platform import Platform
 from tests.gateway.models.conftest import Deployer, text

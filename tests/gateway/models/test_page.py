@@ -17,7 +17,7 @@ from gateway.http.errors import LOADING_SECONDS
 from gateway.models import view
 from gateway.models.schemas import KeptAdapter
 from gateway.models.view import ModelsView
-from infrastructure.artifacts import Manifest
+from infrastructure.artifacts.store import Manifest
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.jobs.owners import Owner
 from tests.gateway.models.conftest import Deployer, text

@@ -7,11 +7,11 @@ from email.message import EmailMessage
 
 import pytest
 
-from infrastructure.clock import SystemClock
-from infrastructure.dispatcher import Busy
+from infrastructure.http.dispatcher import Busy
 from infrastructure.notices import MailResult, Outcome
+from infrastructure.postgres.store import open_pool
+from infrastructure.process.clock import SystemClock
 from infrastructure.settings import Settings
-from infrastructure.store import open_pool
 from services.webhooks.mail import Letterhead
 from services.webhooks.notices import NoticeQueue
 

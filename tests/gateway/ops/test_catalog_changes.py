@@ -21,9 +21,9 @@ from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.training_plan import Order
-from infrastructure.profiles import add_account_name
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.jobs.owners import Owner
 from tests.gateway.ops.pages import row, shown

@@ -11,15 +11,15 @@ from fastapi.testclient import TestClient
 
 from domain.access.role import Role
 from domain.core.event_format import FORMAT
-from infrastructure import presence, upgrade
-from infrastructure.code_version import package_version
-from infrastructure.leadership import leading
-from infrastructure.log_identity import log_identity
-from infrastructure.presence import present
-from infrastructure.profiles import add_account_name
-from infrastructure.seal_archive import PUBLIC_KEY, SealArchive, origin_of
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.postgres import presence, upgrade
+from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.presence import present
+from infrastructure.postgres.store import connect
+from infrastructure.process.code_version import package_version
+from infrastructure.seals.archive import PUBLIC_KEY, SealArchive, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer.sealer import Sealer
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Owner

@@ -18,15 +18,15 @@ from domain.audit.consistency_proof import ConsistencyProof
 from domain.audit.tree_head import LogKey
 from domain.jobs.job import Job, SegmentEnd
 from gateway.ops.inspection import estimates, pages
-from infrastructure import security_log
-from infrastructure.artifacts import Artifacts
-from infrastructure.job_artifacts import kept_log_ref
-from infrastructure.log_identity import log_identity
-from infrastructure.machine_checks import Check, Level, server_checks
-from infrastructure.profiles import add_account_name
-from infrastructure.seal_archive import SealArchive, origin_of
+from infrastructure.accounts import security_log
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.artifacts.job_artifacts import kept_log_ref
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.checks.machine import Check, Level, server_checks
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import SealArchive, origin_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer.sealer import Sealer
 from tests.builders.history import History
 from tests.builders.platform import Platform

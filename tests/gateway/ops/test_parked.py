@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from domain.access.role import Role
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import Platform
 from tests.gateway.ops.pages import row, shown
 from tests.gateway.web.signed_in import Browser, signed_in

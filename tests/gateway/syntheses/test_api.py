@@ -24,10 +24,10 @@ from domain.deployments.deployment import Deployment
 from domain.synthesis.synthesis import Counts, StopReason, StoredFile, Synthesis
 from gateway.http.read_your_writes import caught_up
 from gateway.syntheses import reviewing, service
-from infrastructure.artifacts import Artifacts
-from infrastructure.store import Connection, connect
-from infrastructure.synthesis_edits import counts_of_edits, locked_edits, set_removed
-from infrastructure.synthesis_endpoints import access_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import Connection, connect
+from infrastructure.synthesis.edits import counts_of_edits, locked_edits, set_removed
+from infrastructure.synthesis.endpoints import access_of
 from projections import DEPLOYMENTS
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import application

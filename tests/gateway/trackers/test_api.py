@@ -18,18 +18,18 @@ from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from domain.trackers.integrations import Tracker
 from gateway.http.openai_vocabulary import file_name, job_of
-from infrastructure.measurements import add_evaluation, add_step
-from infrastructure.personal_data import PERSONAL
-from infrastructure.reports import EvaluationMeasured, StepMeasured
+from infrastructure.accounts.personal_data import PERSONAL
+from infrastructure.postgres.store import connect, scalar
 from infrastructure.settings import Settings
-from infrastructure.store import connect, scalar
-from infrastructure.tracker_connections import (
+from infrastructure.trackers.connections import (
     Server,
     connections_of,
     end_test,
     server_of,
     set_connection,
 )
+from infrastructure.training.measurements import add_evaluation, add_step
+from infrastructure.training.reports import EvaluationMeasured, StepMeasured
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.gateway.api_user import ApiUser
 from tests.gateway.conftest import application

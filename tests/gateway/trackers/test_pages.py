@@ -12,10 +12,10 @@ from fastapi.testclient import TestClient
 
 from domain.trackers.integrations import Tracker
 from gateway.http.openai_vocabulary import job_of
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
-from infrastructure.tracked_runs import RunStatus, Sent, run_of, store_run
-from infrastructure.tracker_connections import connections_of
+from infrastructure.trackers.connections import connections_of
+from infrastructure.trackers.runs import RunStatus, Sent, run_of, store_run
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.launch.wizard_form import Wizard, problem
 from tests.gateway.trackers.conftest import MLFLOW, TO_MLFLOW, WANDB, Tracking

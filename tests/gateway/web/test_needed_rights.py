@@ -15,7 +15,7 @@ from domain.access.scope import Scope
 from domain.notices.kind import CHOSEN
 from gateway.http.permissions import DOWNLOAD, declared_routes
 from infrastructure import notices
-from infrastructure.store import connect
+from infrastructure.postgres.store import connect
 from tests.builders.commands import NOW
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Reader

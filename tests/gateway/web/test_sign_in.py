@@ -10,10 +10,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from gateway.http.sessions import COOKIE
-from infrastructure.profiles import add_account_name
-from infrastructure.sessions import MAX_SESSION_DAYS, add_sign_in_link
+from infrastructure.accounts.profiles import add_account_name
+from infrastructure.accounts.sessions import MAX_SESSION_DAYS, add_sign_in_link
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.platform import Person, Platform
 from tests.gateway.web.signed_in import Browser
 

@@ -11,10 +11,10 @@ from fastapi.testclient import TestClient
 
 from domain.webhooks.message import Message, WebhookType
 from domain.webhooks.retry_schedule import ATTEMPTS
-from infrastructure.dispatcher import Busy
+from infrastructure.http.dispatcher import Busy
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
-from infrastructure.webhook_deliveries import (
+from infrastructure.webhooks.deliveries import (
     Attempt,
     add_delivery,
     due_deliveries,

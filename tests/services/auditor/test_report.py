@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.audit.tree_head import LogKey, TreeHead
 from gateway.audit.verification.report import read_report
-from infrastructure.verifications import Verdict
+from infrastructure.seals.verifications import Verdict
 from services.auditor.report import Circumstances, KeySource, Results, report
 from services.projector.artifact_check import ArtifactFindings
 from services.projector.audit import Comparison, Findings, Table

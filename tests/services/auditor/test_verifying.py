@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from infrastructure import verifications
+from infrastructure.postgres.store import connect
+from infrastructure.seals import verifications
+from infrastructure.seals.verifications import Options, Stage, Verdict, Verification, verification
 from infrastructure.settings import Settings
-from infrastructure.store import connect
-from infrastructure.verifications import Options, Stage, Verdict, Verification, verification
 from services.auditor import verifying
 from services.auditor.verifying import Progress, Request, run
 from services.sealer import verification as seals

@@ -18,18 +18,18 @@ from domain.core.event_log import EventLog
 from domain.use_cases.erasing import Erasing, Holdings
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure.card_payments import CHARGE_LIFE, KEY_LIFE, CardPayments
-from infrastructure.card_returns import CardReturns
-from infrastructure.log_identity import set_held
-from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
-from infrastructure.stripe_client import StripeProvider
-from infrastructure.stripe_provider import (
+from infrastructure.payments.card_payments import CHARGE_LIFE, KEY_LIFE, CardPayments
+from infrastructure.payments.card_returns import CardReturns
+from infrastructure.payments.stripe_client import StripeProvider
+from infrastructure.payments.stripe_provider import (
     ChargeAnswer,
     ChargeStatus,
     ProviderUnavailable,
     stripe_provider,
 )
+from infrastructure.postgres.log_identity import set_held
+from infrastructure.postgres.store import Connection, connect
+from infrastructure.settings import Settings
 from projections.auto_top_ups import accounts_to_top_up
 from projections.card_payments import newest_card_payments
 from services.billing.auto_top_ups import AutoTopUps

@@ -9,7 +9,7 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.jobs.lifecycle import SegmentEnd
-from infrastructure.store import Connection
+from infrastructure.postgres.store import Connection
 from services.billing.evidence import elapsed_seconds, keep_evidence
 from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID, JOB_ID

@@ -12,7 +12,7 @@ from domain.core.aggregate import Cause, Event, because
 from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.job import SegmentEnd
-from infrastructure.event_handlers import EventHandlers
+from infrastructure.bus.event_handlers import EventHandlers
 from services.billing.handlers import Metering
 from services.billing.settlement import MeteredSegment, settle
 from tests.builders.commands import FixedClock, command

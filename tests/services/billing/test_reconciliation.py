@@ -17,11 +17,11 @@ from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure.card_payments import CardPayments
-from infrastructure.card_returns import CardReturns
+from infrastructure.payments.card_payments import CardPayments
+from infrastructure.payments.card_returns import CardReturns
+from infrastructure.payments.stripe_provider import ProviderUnavailable, stripe_provider
+from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
-from infrastructure.stripe_provider import ProviderUnavailable, stripe_provider
 from projections.card_payments import newest_card_payments
 from services.billing.reconciliation import CHECKOUT_TIME, CONFIRMATION_TIME, Reconciliation
 from tests.builders.commands import FixedClock

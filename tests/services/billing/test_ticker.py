@@ -21,11 +21,11 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job, SegmentEnd
-from infrastructure.clock import FastClock
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.measurements import add_evidence
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres.store import Connection, database_time, open_log
+from infrastructure.process.clock import FastClock
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, database_time, open_log
+from infrastructure.training.measurements import add_evidence
 from projections import ACCOUNTS, OPEN_METERS
 from projections.projection import ProjectionEffect
 from services.billing import open_accounts, settlement

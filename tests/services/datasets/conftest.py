@@ -13,13 +13,13 @@ from psycopg_pool import ConnectionPool
 from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
-from infrastructure.artifacts import Artifacts
-from infrastructure.comparisons import waiting_comparisons
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandlers, HandlerEffect
-from infrastructure.limited_process import Limits
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect
+from infrastructure.datasets.comparisons import waiting_comparisons
+from infrastructure.postgres.store import Connection
+from infrastructure.process.limited_process import Limits
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from projections.datasets import unanalyzed
 from services.datasets import limited_work, worker
 from services.datasets.analyzing import Analyzing

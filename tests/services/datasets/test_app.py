@@ -14,14 +14,14 @@ from psycopg_pool import ConnectionPool
 from domain.core.aggregate import because
 from domain.datasets.columns import Role, columns_document, columns_sha256
 from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable, UploadOptions
-from infrastructure.artifacts import Artifacts
-from infrastructure.backoff import FIRST_PAUSE, MAX_PAUSE
-from infrastructure.event_handlers import parked_events
-from infrastructure.limited_process import Limits
-from infrastructure.measurements import progress_of
-from infrastructure.profiles import dataset_names, set_dataset_name
-from infrastructure.store import Connection
-from infrastructure.wanted_counts import want_count
+from infrastructure.accounts.profiles import dataset_names, set_dataset_name
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.event_handlers import parked_events
+from infrastructure.datasets.wanted_counts import want_count
+from infrastructure.postgres.store import Connection
+from infrastructure.process.backoff import FIRST_PAUSE, MAX_PAUSE
+from infrastructure.process.limited_process import Limits
+from infrastructure.training.measurements import progress_of
 from services.datasets import limited_work
 from services.datasets.limited_work import MOST_FAILURES
 from services.datasets.report import Code

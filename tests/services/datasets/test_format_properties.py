@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from domain.core.errors import Invalid
 from domain.datasets.columns import Role, chosen_columns, columns_document, columns_from
 from domain.datasets.dataset import DatasetStatus
-from infrastructure.chat_columns import NAMES, BadColumn, guess_columns, plain_name, to_example
-from infrastructure.preference_columns import messages_of, to_pair
+from infrastructure.datasets.chat_columns import (
+    NAMES,
+    BadColumn,
+    guess_columns,
+    plain_name,
+    to_example,
+)
+from infrastructure.datasets.preference_columns import messages_of, to_pair
 from services.datasets.report import Report
 from tests.services.datasets.formats import CORPUS, FORMATS, chat_of, validated_file
 

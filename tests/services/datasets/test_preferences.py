@@ -11,8 +11,8 @@ import pytest
 
 from domain.datasets.columns import Role
 from domain.datasets.dataset import DatasetKind, DatasetStatus
-from infrastructure.base_tokenizer import FILES, BaseTokenizer
-from infrastructure.preference_columns import conversations_of
+from infrastructure.chat.base_tokenizer import FILES, BaseTokenizer
+from infrastructure.datasets.preference_columns import conversations_of
 from services.datasets.report import Code
 from services.datasets.tokens import count_tokens
 from tests.services.datasets.formats import PAIRS, SYSTEM, array, jsonl, parquet, table

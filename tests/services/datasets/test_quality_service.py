@@ -17,9 +17,9 @@ from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from domain.datasets.filters import Filters, PersonalData
 from domain.datasets.findings import Finding
 from domain.datasets.quality_report import Contamination, Difference, QualityReport
-from infrastructure.comparisons import ComparisonKind, comparison, request_comparison
-from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
-from infrastructure.store import Connection
+from infrastructure.datasets.comparisons import ComparisonKind, comparison, request_comparison
+from infrastructure.postgres.store import Connection
+from infrastructure.process.limited_process import Exceeded, LimitExceeded, Limits
 from services.datasets import limited_work, validating
 from services.datasets.process_limits import limits_of
 from tests.builders.examples import ACCOUNT_ID

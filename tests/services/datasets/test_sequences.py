@@ -12,7 +12,7 @@ from domain.catalog.model_shape import ModelShape
 from domain.estimating.estimate import Work
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.token_lengths import BOUNDS, TokenLengths
-from infrastructure.base_tokenizer import FILES, BaseTokenizer
+from infrastructure.chat.base_tokenizer import FILES, BaseTokenizer
 from services.datasets.tokens import count_tokens
 from services.trainer import dataset
 from services.trainer.examples import Renderer

@@ -13,11 +13,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from domain.training.token_lengths import Bucket, TokenLengths
-from infrastructure.base_tokenizer import FILES, BaseTokenizer
-from infrastructure.chat_labels import Example
-from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
-from infrastructure.limited_process import Exceeded
-from infrastructure.template_rendering import CONFIG, ChatRefused, ChatTemplate
+from infrastructure.chat.base_tokenizer import FILES, BaseTokenizer
+from infrastructure.chat.chat_labels import Example
+from infrastructure.chat.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat.template_rendering import CONFIG, ChatRefused, ChatTemplate
+from infrastructure.process.limited_process import Exceeded
 from services.datasets import tokens
 from services.datasets.tokens import count_tokens
 from services.trainer.examples import Renderer

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from domain.datasets.dataset import DatasetStatus
-from infrastructure.limited_process import Exceeded, Limits
+from infrastructure.process.limited_process import Exceeded, Limits
 from services.datasets import validation
 from services.datasets.report import STOPPED, Code
 from tests.services.datasets.conftest import Service

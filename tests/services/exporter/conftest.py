@@ -20,12 +20,12 @@ from domain.core.event_log import EventLog
 from domain.core.identity import export_id
 from domain.exports.export import Export, ExportFormat, ExportSource
 from domain.jobs.documents import PROVENANCE
-from infrastructure.artifacts import Artifacts
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandlers, HandlerEffect
-from infrastructure.limited_process import Limits
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect
+from infrastructure.postgres.store import Connection
+from infrastructure.process.limited_process import Limits
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from services.exporter import exporting
 from services.exporter.exporting import Exports, Options
 from services.exporter.handlers import Cleaning

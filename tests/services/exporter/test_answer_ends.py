@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat.chat_template import FALLBACK_CHAT_TEMPLATE
 from services.exporter.answer_ends import ends_of
 from services.serving.chat import Chat
 from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from deploy.demo.chats import demo_chats
 from domain.estimating.held_out import held_out
 from domain.exports.export import ExportFormat, ExportSource
-from infrastructure.artifacts import Artifacts
-from infrastructure.limited_process import Limits, run
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.process.limited_process import Limits, run
 from services.exporter.exporting import MEMORY_MIB, WORKER
 from tests.builders.examples import JOB_ID
 from tests.services.exporter.conftest import make_adapter

@@ -24,10 +24,10 @@ from domain.core.aggregate import because
 from domain.exports.export import ExportFormat, ExportStatus
 from domain.exports.failures import advice_on
 from domain.jobs.events import ModelDeleted
-from infrastructure import full_disk
-from infrastructure.disk_cache import MODELS
-from infrastructure.limited_process import ProcessFailed
-from infrastructure.measurements import export_progress
+from infrastructure.artifacts.disk_cache import MODELS
+from infrastructure.process import full_disk
+from infrastructure.process.limited_process import ProcessFailed
+from infrastructure.training.measurements import export_progress
 from services.exporter import exporting, worker
 from services.exporter.app import measure_pending
 from services.exporter.documents import Origin

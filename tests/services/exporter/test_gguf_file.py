@@ -25,10 +25,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from infrastructure.chat_template import CHAT_TEMPLATE as CHAT_TEMPLATE_FILE
-from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
-from infrastructure.gguf_support import NoGguf, require_gguf, require_gguf_of
-from infrastructure.template_rendering import TOOL_TEMPLATE_FILE
+from infrastructure.base_models.gguf_support import NoGguf, require_gguf, require_gguf_of
+from infrastructure.chat.chat_template import CHAT_TEMPLATE as CHAT_TEMPLATE_FILE
+from infrastructure.chat.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat.template_rendering import TOOL_TEMPLATE_FILE
 from services.exporter.documents import copy_tokenizer
 from services.exporter.gguf_file import CannotConvert, write_gguf
 from services.exporter.merged_weights import MergedWeights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infrastructure.template_rendering import ChatTemplate
+from infrastructure.chat.template_rendering import ChatTemplate
 from services.exporter.modelfile import chat_format, modelfile
 from tests.builders.tiny_model import CHAT_TEMPLATE
 

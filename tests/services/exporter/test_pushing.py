@@ -22,11 +22,11 @@ from domain.exports.hub_push import HubPush, PushStatus
 from domain.exports.push_failures import push_advice
 from domain.jobs.documents import PROVENANCE
 from domain.use_cases.exports import Exporting
-from infrastructure import full_disk
 from infrastructure.hub_targets import Target, add_target, shown_targets, stored_tokens, target_of
-from infrastructure.limited_process import Exceeded, LimitExceeded, Limits
-from infrastructure.log_identity import set_held
-from infrastructure.store import connect
+from infrastructure.postgres.log_identity import set_held
+from infrastructure.postgres.store import connect
+from infrastructure.process import full_disk
+from infrastructure.process.limited_process import Exceeded, LimitExceeded, Limits
 from services.exporter import hub as hub_worker
 from services.exporter import pushing
 from services.exporter.app import measure_pending

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from domain.exports.export import ExportFormat, ExportStatus
-from infrastructure.limited_process import Limits
+from infrastructure.process.limited_process import Limits
 from tests.services.exporter.conftest import Service
 
 

@@ -16,9 +16,9 @@ from gguf import GGUFWriter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from domain.catalog.catalog_entries import CatalogBase, shipped_offers
-from infrastructure.artifacts import MANIFEST, Artifacts
-from infrastructure.base_tokenizer import BaseTokenizer
-from infrastructure.imported_model import ImportedModel
+from infrastructure.artifacts.store import MANIFEST, Artifacts
+from infrastructure.base_models.imported_model import ImportedModel
+from infrastructure.chat.base_tokenizer import BaseTokenizer
 from services.datasets.examples import read_example
 from services.model_import.importer import (
     ImportRefused,

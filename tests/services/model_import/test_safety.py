@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from services.model_import import source as model_source
 from services.model_import.importer import RUNS_NO_CODE, ImportRefused, import_model
 

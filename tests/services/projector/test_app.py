@@ -11,8 +11,8 @@ from psycopg_pool import ConnectionPool
 from deploy.migrate import create_streams
 from deploy.processes import environment
 from domain.core.event_log import EventLog
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from projections import PROJECTIONS
 from projections.projection import lowest_position
 from tests.logs import grow, ids

@@ -15,9 +15,9 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from domain.jobs.documents import CARD
 from domain.jobs.job import Job
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.projector.artifact_check import ArtifactFindings, check_artifacts
 from services.projector.store_checks import DifferenceKind
 from tests.builders.examples import ESTIMATE, JOB_ID, PLAN, revision

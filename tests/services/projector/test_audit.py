@@ -18,12 +18,12 @@ from domain.datasets.dataset import Dataset
 from domain.jobs import events
 from domain.jobs.job import SegmentEnd
 from domain.jobs.job_request import JobRequest
-from infrastructure.consumer import OrderedConsumer, recorded
-from infrastructure.measurements import add_evaluation, add_evidence, add_step
-from infrastructure.profiles import delete_dataset_name, set_dataset_name
-from infrastructure.reports import EvaluationMeasured, StepMeasured
+from infrastructure.accounts.profiles import delete_dataset_name, set_dataset_name
+from infrastructure.bus.consumer import OrderedConsumer, recorded
+from infrastructure.postgres.store import Connection, open_log
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, open_log
+from infrastructure.training.measurements import add_evaluation, add_evidence, add_step
+from infrastructure.training.reports import EvaluationMeasured, StepMeasured
 from projections import ACCOUNTS, BILLING_LEDGER, OPEN_METERS, PROJECTIONS
 from projections.projection import Projection, ProjectionEffect
 from services.projector.audit import Findings, audit
@@ -580,7 +580,7 @@ def test_an_event_that_nobody_can_replay_is_a_difference(
 def test_the_first_of_two_unreplayable_events_is_named(
     audited: Audited, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infrastructure.event_batches.BATCH_EVENTS", 1)
+    monkeypatch.setattr("infrastructure.postgres.event_batches.BATCH_EVENTS", 1)
     history.run_with_a_crash()
     audited.fold()
     topic = Dataset.DatasetValidated.TOPIC

@@ -15,10 +15,10 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
-from infrastructure.bus import provision
-from infrastructure.service import broker_of
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import provision
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from projections import ACCOUNTS, BILLING_LEDGER, PROJECTIONS
 from projections.accounts import all_accounts
 from projections.billing_ledger import postings_of

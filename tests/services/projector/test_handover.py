@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from domain.core.event_log import EventLog
-from infrastructure.leadership import Leadership
+from infrastructure.postgres.leadership import Leadership
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from projections import ACCOUNTS, PROJECTIONS
 from projections.projection import Projection
 from services.projector import handover

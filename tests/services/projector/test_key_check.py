@@ -13,7 +13,7 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.aggregate import Aggregate, Cause, Event, because
 from domain.jobs.job_request import JobRequest
-from infrastructure.consumer import Recorded
+from infrastructure.bus.consumer import Recorded
 from services.projector.key_check import KeyCheck
 from services.projector.store_checks import DifferenceKind
 from tests.builders.commands import NOW

@@ -19,10 +19,10 @@ from deploy.processes import PROCESSES, environment
 from domain.core.event_log import EventLog
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import SegmentEnd
-from infrastructure.measurements import add_step
-from infrastructure.reports import StepMeasured
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.training.measurements import add_step
+from infrastructure.training.reports import StepMeasured
 from services.projector.platform_metrics import PlatformMetrics
 from tests.builders.commands import NOW
 from tests.builders.history import History

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from nats.js import JetStreamContext
 
-from infrastructure.bus import EVENTS, STREAMS, provision
+from infrastructure.bus.streams import EVENTS, STREAMS, provision
 
 
 @pytest.fixture

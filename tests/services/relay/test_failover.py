@@ -11,7 +11,7 @@ from eventsourcing.persistence import PersistenceError
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from infrastructure.log_identity import LogReplaced, LogWatch
+from infrastructure.postgres.log_identity import LogReplaced, LogWatch
 from infrastructure.settings import Settings
 from tests.clusters.postgres_pair import postgres_pair
 from tests.logs import envelopes

@@ -18,7 +18,7 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
-from infrastructure.bus import EVENTS, STREAMS, Envelope, provision
+from infrastructure.bus.streams import EVENTS, STREAMS, Envelope, provision
 from services.relay.publisher import OldServer, Publisher
 from tests.builders.commands import NOW
 from tests.builders.traces import Collector

@@ -17,12 +17,17 @@ from domain.access.role import Role
 from domain.billing.account import Account
 from domain.core.event_log import EventLog
 from gateway.events.feed import _after
-from infrastructure.bus import EVENTS, provision
-from infrastructure.consumer import OrderedConsumer, Recorded, UnknownPosition
-from infrastructure.log_identity import LogReplaced, LogWatch, log_identity, notification_at
-from infrastructure.service import broker_of
+from infrastructure.bus.consumer import OrderedConsumer, Recorded, UnknownPosition
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import EVENTS, provision
+from infrastructure.postgres.log_identity import (
+    LogReplaced,
+    LogWatch,
+    log_identity,
+    notification_at,
+)
+from infrastructure.postgres.store import connect, open_log, open_pool
 from infrastructure.settings import Settings
-from infrastructure.store import connect, open_log, open_pool
 from projections import ACCOUNTS
 from projections.projection import ProjectionEffect
 from services.relay.publisher import ForeignStream, Publisher

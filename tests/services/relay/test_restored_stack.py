@@ -10,10 +10,10 @@ import pytest
 from deploy.local.stack import up
 from deploy.processes import PROCESSES
 from domain.billing.account import Account
-from infrastructure import bus
-from infrastructure.bus import Envelope
+from infrastructure.bus import streams as bus
+from infrastructure.bus.streams import Envelope
+from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
-from infrastructure.store import open_log
 from services.projector.audit import audit
 from tests.builders.examples import ACCOUNT_ID
 from tests.bus_administrator import as_administrator

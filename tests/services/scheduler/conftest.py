@@ -15,12 +15,12 @@ from domain.catalog.machine import Machine
 from domain.core.aggregate import Aggregate, Event
 from domain.core.event_log import EventLog
 from domain.training.precision import Dtype
-from infrastructure.artifacts import Artifacts
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandlers, HandlerEffect, parked_events
-from infrastructure.reports import SegmentSpec
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect, parked_events
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.training.reports import SegmentSpec
 from services.scheduler.capacity import offer_capacity
 from services.scheduler.control import ControlChannel
 from services.scheduler.due import continuing_jobs

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from nats.js import JetStreamContext
 
-from infrastructure.bus import CONTROL, provision
-from infrastructure.reports import Control, StoreCredentials, control_subject
-from infrastructure.service import broker_of
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import CONTROL, provision
 from infrastructure.settings import Settings
+from infrastructure.training.reports import Control, StoreCredentials, control_subject
 from services.scheduler import control
 from services.scheduler.control import ControlChannel
 from tests.builders.examples import JOB_ID

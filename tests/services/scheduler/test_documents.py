@@ -15,8 +15,8 @@ from domain.datasets.filters import Filters
 from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import JobStatus
-from infrastructure.artifacts import Manifest
-from infrastructure.training_environment import ENVIRONMENT
+from infrastructure.artifacts.store import Manifest
+from infrastructure.training.environment import ENVIRONMENT
 from services.scheduler.documents import document, origin_of
 from services.scheduler.job_history import JobHistory
 from services.scheduler.provenance import Provenance

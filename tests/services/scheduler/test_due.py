@@ -12,8 +12,8 @@ from domain.jobs import events
 from domain.jobs.job import JobStatus, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from domain.training.start import Start
-from infrastructure.artifacts import Manifest
-from infrastructure.consumer import OrderedConsumer
+from infrastructure.artifacts.store import Manifest
+from infrastructure.bus.consumer import OrderedConsumer
 from projections import JOB_DETAIL
 from projections.job_detail import expired_adapters
 from projections.projection import ProjectionEffect

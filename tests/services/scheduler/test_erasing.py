@@ -12,12 +12,12 @@ from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Aggregate, Event, because
 from domain.core.event_log import EventLog
 from domain.use_cases.erasing import Erasing, Holdings
-from infrastructure.clock import SystemClock
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandlers, HandlerEffect
-from infrastructure.profiles import add_account_name, name_of_account
+from infrastructure.accounts.profiles import add_account_name, name_of_account
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect
+from infrastructure.postgres.store import open_pool
+from infrastructure.process.clock import SystemClock
 from infrastructure.settings import Settings
-from infrastructure.store import open_pool
 from services.scheduler.erasing import erasing
 from tests.builders.platform import Platform
 

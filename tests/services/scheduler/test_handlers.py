@@ -22,7 +22,7 @@ from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from infrastructure import event_handlers
+from infrastructure.bus import event_handlers
 from services.scheduler import allocating
 from services.scheduler.launchers.launcher import PodName
 from tests.builders.commands import command

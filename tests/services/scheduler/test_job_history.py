@@ -9,7 +9,7 @@ import pytest
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job, SegmentEnd
 from domain.training.checkpoint import ModeDifference, RejectionReason
-from infrastructure.artifacts import Manifest
+from infrastructure.artifacts.store import Manifest
 from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
 from services.scheduler.model_card import model_card
 from services.scheduler.provenance import CostFacts

@@ -15,7 +15,7 @@ from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import SegmentEnd
-from infrastructure.reports import Phase, Report
+from infrastructure.training.reports import Phase, Report
 from services.scheduler.job_traces import TrainerSpans, in_trace_of
 from services.scheduler.launchers.launcher import PodName
 from tests.builders.commands import NOW, command

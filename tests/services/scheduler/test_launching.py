@@ -13,8 +13,8 @@ import pytest
 from domain.jobs import events
 from domain.jobs.job import SegmentEnd
 from domain.jobs.lifecycle import JobStatus, PauseReason
-from infrastructure.reports import SegmentSpec
-from infrastructure.s3_requests import S3Refused
+from infrastructure.artifacts.s3_requests import S3Refused
+from infrastructure.training.reports import SegmentSpec
 from services.scheduler import launching
 from services.scheduler.launchers.launcher import Pod, PodName
 from services.scheduler.launching import LaunchRetries

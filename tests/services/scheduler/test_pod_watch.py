@@ -17,11 +17,11 @@ from psycopg_pool import PoolTimeout
 from domain.jobs import events
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
-from infrastructure.bus import REPORTS, provision
-from infrastructure.reports import Phase, PodSeen, Report
-from infrastructure.service import broker_of
+from infrastructure.bus.service import broker_of
+from infrastructure.bus.streams import REPORTS, provision
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
+from infrastructure.training.reports import Phase, PodSeen, Report
 from projections.projection import Row
 from services.scheduler import pod_watch
 from services.scheduler.launchers.launcher import Pod, PodName

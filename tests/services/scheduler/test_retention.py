@@ -16,11 +16,11 @@ from domain.jobs.job import SegmentEnd
 from domain.training.checkpoint import checkpoint_model
 from domain.training.start import Start
 from domain.use_cases.deployments import Deploying
-from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.disk_cache import GIB, MODELS
-from infrastructure.measurements import add_log_line, add_step, log_lines_of, steps_of
-from infrastructure.reports import LogLine, StepMeasured
+from infrastructure.artifacts.disk_cache import GIB, MODELS
+from infrastructure.artifacts.store import Artifacts, Manifest
 from infrastructure.settings import Settings
+from infrastructure.training.measurements import add_log_line, add_step, log_lines_of, steps_of
+from infrastructure.training.reports import LogLine, StepMeasured
 from services.scheduler.retention import delete_old_logs, trim_caches
 from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID

@@ -7,9 +7,9 @@ from uuid import uuid4
 from domain.estimating.estimate import Precision
 from domain.jobs.job import Job
 from domain.training.training_plan import ValidationFile
-from infrastructure.nats_keys import KeyKind, new_seed
-from infrastructure.segment_credentials import CredentialIssuer
+from infrastructure.bus.keys import KeyKind, new_seed
 from infrastructure.settings import Settings
+from infrastructure.training.segment_credentials import CredentialIssuer
 from services.scheduler.segment_spec import segment_spec
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN

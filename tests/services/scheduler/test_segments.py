@@ -11,8 +11,8 @@ from domain.jobs import events
 from domain.jobs.job import JobStatus, SegmentEnd
 from domain.training.checkpoint import ModeDifference, RejectionReason, ResumeCertificate
 from domain.training.perplexity import perplexity
-from infrastructure.artifacts import Manifest
-from infrastructure.reports import Phase, RejectedCheckpoint, Report
+from infrastructure.artifacts.store import Manifest
+from infrastructure.training.reports import Phase, RejectedCheckpoint, Report
 from services.scheduler.app import record_all
 from services.scheduler.job_history import JobHistory
 from services.scheduler.launchers.launcher import PodName

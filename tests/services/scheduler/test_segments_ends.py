@@ -11,7 +11,7 @@ from domain.jobs import events
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import JobStatus, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
-from infrastructure.reports import Phase, Report
+from infrastructure.training.reports import Phase, Report
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.segment_spec import segment_spec
 from services.scheduler.segments import LOG_TAIL_LINES, Segments

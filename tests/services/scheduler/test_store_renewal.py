@@ -11,9 +11,9 @@ import pytest
 
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from infrastructure.reports import StoreCredentials
-from infrastructure.s3_requests import UNREACHABLE, S3Refused
-from infrastructure.store_credentials import StoreAccess, StoreIssuer
+from infrastructure.artifacts.s3_requests import UNREACHABLE, S3Refused
+from infrastructure.training.reports import StoreCredentials
+from infrastructure.training.store_credentials import StoreAccess, StoreIssuer
 from services.scheduler.control import ControlChannel
 from services.scheduler.store_renewal import StoreRenewals
 from tests.builders.commands import command

@@ -17,10 +17,10 @@ from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import SegmentEnd
-from infrastructure.artifacts import MANIFEST, Artifacts, Manifest
-from infrastructure.reports import SAMPLE
+from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest
 from infrastructure.settings import Settings
-from infrastructure.training_environment import ENVIRONMENT
+from infrastructure.training.environment import ENVIRONMENT
+from infrastructure.training.reports import SAMPLE
 from services.scheduler.model_card import RESUME_FILES
 from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy, verify
 from tests.builders.history import History

@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
-from infrastructure.artifacts import Artifacts
-from infrastructure.event_proofs import SealStatus, evidence_of
-from infrastructure.event_rows import read_rows
-from infrastructure.leadership import leading
-from infrastructure.log_identity import log_identity
-from infrastructure.seal_archive import PUBLIC_KEY, SealArchive, SealDamaged, make_key, origin_of
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.event_rows import read_rows
+from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.log_identity import log_identity
+from infrastructure.postgres.store import connect
+from infrastructure.seals.archive import PUBLIC_KEY, SealArchive, SealDamaged, make_key, origin_of
+from infrastructure.seals.proofs import SealStatus, evidence_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer import sealer
 from services.sealer.app import seal
 from services.sealer.sealer import Sealer

@@ -12,19 +12,19 @@ import pytest
 
 from domain.audit.sealed_invoice import Result
 from domain.core.event_log import EventLog
-from infrastructure.artifacts import Artifacts
-from infrastructure.invoice_file import verify_file
-from infrastructure.invoice_requests import (
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bills.invoice_file import verify_file
+from infrastructure.bills.invoice_requests import (
     Issued,
     RequestedInvoice,
     answer_request,
     invoice_with,
     request_invoice,
 )
-from infrastructure.invoices import Issuer
-from infrastructure.seal_archive import SealArchive
+from infrastructure.bills.invoices import Issuer
+from infrastructure.postgres.store import Connection, connect
+from infrastructure.seals.archive import SealArchive
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, connect
 from services.sealer.invoicing import NOT_ISSUED, SEALING_TIME
 from services.sealer.invoicing import Invoicing as Service
 from services.sealer.sealer import Sealer

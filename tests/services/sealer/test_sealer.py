@@ -16,12 +16,12 @@ from prometheus_client import REGISTRY
 from domain.audit.sealed_event import sealed_events
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
-from infrastructure.artifacts import Artifacts
-from infrastructure.event_rows import read_rows
-from infrastructure.metrics import SEALED_TIME
-from infrastructure.seal_archive import HEADS, LastHead, SealArchive, SealDamaged
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.event_rows import read_rows
+from infrastructure.postgres.store import connect
+from infrastructure.process.metrics import SEALED_TIME
+from infrastructure.seals.archive import HEADS, LastHead, SealArchive, SealDamaged
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from services.sealer.sealer import LogRewritten, Sealer
 from services.sealer.verification import SealFindings, TamperKind, Trust, verify_seals
 from tests.logs import grow, ids

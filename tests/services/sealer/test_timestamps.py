@@ -11,8 +11,8 @@ import pytest
 from cryptography.x509 import load_pem_x509_certificates
 
 from domain.core.event_log import EventLog
+from infrastructure.seals.timestamps import TimestampRefused, request_timestamp
 from infrastructure.settings import Settings
-from infrastructure.timestamps import TimestampRefused, request_timestamp
 from services.sealer.app import timestamp_newest
 from services.sealer.sealer import Sealer
 from services.sealer.verification import SealFindings, TamperKind

@@ -8,7 +8,7 @@ from threading import Event
 from typing import Any
 from uuid import UUID, uuid5
 
-from infrastructure.generation import GenerationRequest, TextDelta
+from infrastructure.chat.generation import GenerationRequest, TextDelta
 from services.serving.batch import Batch
 from services.serving.deployed import Served
 from services.serving.engine import Engine, GenerationHandle

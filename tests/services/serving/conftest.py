@@ -18,12 +18,12 @@ from domain.core.identity import PLATFORM_ACCOUNT_ID, base_model_id, deployment_
 from domain.deployments.deployment import Deployment
 from domain.training.training_plan import Order
 from domain.use_cases.deployments import Deploying
-from infrastructure.artifacts import Artifacts, Manifest
-from infrastructure.backoff import MAX_PAUSE
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.event_handlers import EventHandlers, HandlerEffect, parked_events
+from infrastructure.artifacts.store import Artifacts, Manifest
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect, parked_events
+from infrastructure.postgres.store import Connection
+from infrastructure.process.backoff import MAX_PAUSE
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from services.serving.attempts import Attempts
 from services.serving.deployed import Served
 from services.serving.engine import Engine

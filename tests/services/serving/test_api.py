@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from deploy.local.ports import free_port
-from infrastructure.generation import GENERATE_PATH
+from infrastructure.chat.generation import GENERATE_PATH
 from services.serving import api
 from services.serving.engine import Engine
 from tests.builders.serving import SECRET, listening, open_engine

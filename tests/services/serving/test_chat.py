@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
 from services.serving.chat import Chat
 from services.serving.refusals import TemplateRefused
 from services.trainer.examples import Renderer

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from domain.core.aggregate import Aggregate
 from domain.core.identity import deployment_id
 from domain.deployments.deployment import Deployment
-from infrastructure.artifacts import Artifacts
-from infrastructure.chat_template import CHAT_TEMPLATE
-from infrastructure.disk_cache import MODELS, trim_copies
+from infrastructure.artifacts.disk_cache import MODELS, trim_copies
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.chat.chat_template import CHAT_TEMPLATE
 from services.serving.attempts import MAX_DEATHS
 from services.serving.deployed import REASONS, CannotServe
 from services.serving.resource_exhaustion import MAX_TRIES

@@ -30,11 +30,11 @@ from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.synthesizing import Synthesizing
 from domain.webhooks.target import TargetPolicy
-from infrastructure.artifacts import Artifacts
-from infrastructure.event_handlers import EventHandlers
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.event_handlers import EventHandlers
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
-from infrastructure.synthesis_endpoints import add_endpoint
+from infrastructure.synthesis.endpoints import add_endpoint
 from services.billing.token_metering import TokenMetering
 from services.synthesis.generating import Generating, Pace
 from services.synthesis.models import open_connections

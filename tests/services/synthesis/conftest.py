@@ -8,9 +8,9 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.core.event_log import EventLog
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
 from tests.services.synthesis.bench import Bench
 from tests.services.synthesis.scripted import Scripted, scripted
 

@@ -12,9 +12,9 @@ from typing import Any
 from uuid import UUID
 
 from domain.synthesis.synthesis import Synthesis
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.postgres.store import open_log, open_pool
 from infrastructure.settings import Settings
-from infrastructure.store import open_log, open_pool
 from services.synthesis.attempts import AttemptStore
 from tests.services.synthesis.bench import Bench, work
 

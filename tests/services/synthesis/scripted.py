@@ -11,7 +11,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from infrastructure.generation import GENERATE_PATH
+from infrastructure.chat.generation import GENERATE_PATH
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from domain.synthesis.synthesis import (
     SynthesisStatus,
 )
 from domain.webhooks.target import TargetPolicy
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from services.synthesis import generating
 from services.synthesis.generating import TURN_BATCHES
 from services.synthesis.run import Run, load_run

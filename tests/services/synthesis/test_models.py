@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from infrastructure.synthesis_endpoints import EndpointAccess
+from infrastructure.synthesis.endpoints import EndpointAccess
 from services.synthesis.models import (
     ANSWER_BYTES,
     TOKEN_CHARACTERS,

@@ -14,15 +14,15 @@ from psycopg_pool import ConnectionPool
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
 from domain.trackers.integrations import INTEGRATION, Integration, Tracker
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.dispatcher import Busy
-from infrastructure.measurements import add_evaluation, add_step, evaluations_of, steps_of
-from infrastructure.metric_names import EVALUATION_METRICS, STEP_METRICS
-from infrastructure.reports import EvaluationMeasured, StepMeasured
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.http.dispatcher import Busy
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
-from infrastructure.tracked_runs import RunStatus, TrackedRun, add_runs, run_of
-from infrastructure.tracker_connections import Server, set_connection
+from infrastructure.trackers.connections import Server, set_connection
+from infrastructure.trackers.metric_names import EVALUATION_METRICS, STEP_METRICS
+from infrastructure.trackers.runs import RunStatus, TrackedRun, add_runs, run_of
+from infrastructure.training.measurements import add_evaluation, add_step, evaluations_of, steps_of
+from infrastructure.training.reports import EvaluationMeasured, StepMeasured
 from projections import JOB_DETAIL
 from projections.projection import ProjectionEffect
 from services.trackers.runs import RunQueue

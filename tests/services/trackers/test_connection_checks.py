@@ -7,9 +7,9 @@ import pytest
 from deploy.local.ports import free_port
 from domain.trackers.integrations import Tracker
 from domain.webhooks.target import TargetPolicy
-from infrastructure.dispatcher import Busy
-from infrastructure.guarded_http import GuardedTransport
-from infrastructure.tracker_connections import Server, connections_of, request_test
+from infrastructure.http.dispatcher import Busy
+from infrastructure.http.guarded import GuardedTransport
+from infrastructure.trackers.connections import Server, connections_of, request_test
 from services.trackers.connection_checks import CheckQueue
 from services.trackers.server_client import Reply, ServerClient
 from services.trackers.servers import ANY_ADDRESS, Servers

@@ -8,8 +8,8 @@ from uuid import uuid4
 from domain.jobs.job import SegmentEnd
 from domain.jobs.public_id import job_name
 from domain.trackers.retry_schedule import LONGEST
-from infrastructure.log_identity import set_held
-from infrastructure.tracked_runs import RunStatus
+from infrastructure.postgres.log_identity import set_held
+from infrastructure.trackers.runs import RunStatus
 from services.trackers.mlflow import MOST_VALUE_CHARACTERS
 from services.trackers.servers import Servers
 from services.trackers.tracker import RunSummary

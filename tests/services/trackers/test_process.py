@@ -17,7 +17,7 @@ import pytest
 from deploy.processes import environment
 from domain.jobs.public_id import job_name
 from infrastructure.settings import Settings
-from infrastructure.tracked_runs import RunStatus
+from infrastructure.trackers.runs import RunStatus
 from tests.builders.examples import JOB_ID
 from tests.localmlflow.process import running_mlflow
 from tests.localmlflow.reading import MlflowServer

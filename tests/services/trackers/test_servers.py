@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from domain.trackers.integrations import Tracker
+from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
-from infrastructure.store import Connection
-from infrastructure.tracked_runs import RunStatus, TrackedRun, retry_run, stop_runs
-from infrastructure.tracker_connections import delete_connection
+from infrastructure.trackers.connections import delete_connection
+from infrastructure.trackers.runs import RunStatus, TrackedRun, retry_run, stop_runs
 from services.trackers.runs import RunQueue
 from services.trackers.servers import Servers
 from services.trackers.tracker import Point, RunSummary, Started, TrackerClient

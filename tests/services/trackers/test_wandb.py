@@ -15,7 +15,7 @@ import pytest
 from domain.jobs.job import SegmentEnd
 from domain.jobs.public_id import job_name
 from domain.trackers.integrations import Tracker
-from infrastructure.tracked_runs import RunStatus, TrackedRun
+from infrastructure.trackers.runs import RunStatus, TrackedRun
 from tests.builders.examples import JOB_ID, PLAN
 from tests.gate import gate_to
 from tests.localwandb.server import KEY, LocalWandb, Run, running_wandb

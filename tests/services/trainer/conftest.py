@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.reports import SegmentSpec
+from infrastructure.training.reports import SegmentSpec
 from tests.services.trainer.program import NatsServer, Program
 from tests.services.trainer.segments import Trainer
 

@@ -20,9 +20,9 @@ from nats.js.api import DeliverPolicy
 from deploy.local.nats import binary
 from deploy.local.ports import free_port
 from deploy.nats_accounts import NatsKeys, configuration
-from infrastructure.bus import REPORTS, provision
-from infrastructure.reports import Control, SegmentSpec
-from infrastructure.segment_credentials import CredentialIssuer
+from infrastructure.bus.streams import REPORTS, provision
+from infrastructure.training.reports import Control, SegmentSpec
+from infrastructure.training.segment_credentials import CredentialIssuer
 from tests.builders.next_version import from_next_version
 from tests.bus_administrator import administrator_credentials
 from tests.polling import eventually

@@ -17,8 +17,8 @@ from domain.training.checkpoint import SavedCheckpoint
 from domain.training.evaluation import EvaluationResult
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
-from infrastructure.artifacts import Artifacts
-from infrastructure.reports import EvaluationMeasured, SegmentSpec, StepMeasured
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.training.reports import EvaluationMeasured, SegmentSpec, StepMeasured
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease, SegmentStopped
 from services.trainer.unsent import Unsent

@@ -14,8 +14,8 @@ import torch
 from domain.jobs.failures import FailureClass
 from domain.training.checkpoint import ModeDifference, RejectionReason, SavedCheckpoint
 from domain.training.phases import Phase
-from infrastructure.artifacts import MANIFEST, Artifacts
-from infrastructure.chat_labels import IGNORED, Example
+from infrastructure.artifacts.store import MANIFEST, Artifacts
+from infrastructure.chat.chat_labels import IGNORED, Example
 from services.scheduler.model_card import RESUME_FILES
 from services.trainer import checkpoint, reference, segment, unsent
 from services.trainer import plan as plan_module

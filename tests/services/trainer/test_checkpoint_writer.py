@@ -15,8 +15,8 @@ from obstore.exceptions import GenericError
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
-from infrastructure.artifacts import Artifacts
-from infrastructure.reports import SegmentSpec
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.training.reports import SegmentSpec
 from services.trainer.checkpoint_writer import NOT_STORED, Checkpoints, NotStored
 from services.trainer.divergence import Divergence
 from services.trainer.evaluation import HeldOut, Score

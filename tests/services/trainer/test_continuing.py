@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from domain.training.checkpoint import SavedCheckpoint
-from infrastructure.reports import SegmentSpec
+from infrastructure.training.reports import SegmentSpec
 from services.trainer.model import StartLost
 from tests.services.trainer.segments import Trainer, resuming
 

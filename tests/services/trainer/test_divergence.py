@@ -13,7 +13,7 @@ import torch
 
 from domain.jobs.failures import FailureClass
 from domain.training.phases import Phase
-from infrastructure.reports import SegmentSpec
+from infrastructure.training.reports import SegmentSpec
 from services.trainer import objectives
 from services.trainer.checkpoint import POSITION
 from services.trainer.divergence import DIVERGED_NATS, PATIENCE_STEPS, Divergence

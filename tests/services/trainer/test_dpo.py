@@ -13,7 +13,7 @@ import torch
 from domain.training.hyperparameters import DPO
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
-from infrastructure.reports import SegmentSpec
+from infrastructure.training.reports import SegmentSpec
 from services.trainer import reference
 from services.trainer.checkpoint import CheckpointMismatch
 from services.trainer.kernels.cross_entropy import CrossEntropy, TokenLosses

@@ -12,8 +12,8 @@ from safetensors.torch import load
 
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.checkpoint import RejectionReason, SavedCheckpoint, best
-from infrastructure.artifacts import Artifacts
-from infrastructure.reports import SegmentSpec
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.training.reports import SegmentSpec
 from services.trainer import segment
 from services.trainer.evaluation import HeldOut, Score
 from services.trainer.progress import Progress

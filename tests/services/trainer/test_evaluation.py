@@ -11,8 +11,8 @@ import torch
 from domain.estimating.pricing import VALIDATION_MAXIMUM
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.perplexity import perplexity
-from infrastructure.chat_labels import IGNORED, Example
-from infrastructure.reports import SegmentSpec
+from infrastructure.chat.chat_labels import IGNORED, Example
+from infrastructure.training.reports import SegmentSpec
 from services.trainer import objectives, segment
 from services.trainer.batches import collate, loss_sum, scored
 from services.trainer.clock import SegmentClock

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from infrastructure.chat_labels import IGNORED, Example
-from infrastructure.chat_template import FALLBACK_CHAT_TEMPLATE
+from infrastructure.chat.chat_labels import IGNORED, Example
+from infrastructure.chat.chat_template import FALLBACK_CHAT_TEMPLATE
 from services.trainer.examples import Renderer
 from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from infrastructure.code_version import package_version, revision
+from infrastructure.process.code_version import package_version, revision
 from services.trainer.execution import ExecutionMode, make_deterministic
 from services.trainer.kernels.attention import NAME
 from services.trainer.model import load_base

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from domain.jobs.failures import FailureClass
 from domain.training.phases import Phase
-from infrastructure.artifacts import ArtifactCorrupt
+from infrastructure.artifacts.store import ArtifactCorrupt
 from services.trainer import checkpoint
 from services.trainer.dataset import DatasetTooSmall
 from services.trainer.failures import LossDiverged, classify

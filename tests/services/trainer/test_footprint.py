@@ -10,7 +10,7 @@ from torch import Tensor
 
 from domain.estimating.footprint import FLOAT32, Layout, activation_bytes
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.chat_labels import Example
+from infrastructure.chat.chat_labels import Example
 from services.model_import.importer import shape_of
 from services.trainer.batches import collate, loss_sum
 from services.trainer.kernels import attention

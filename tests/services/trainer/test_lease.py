@@ -14,7 +14,7 @@ import pytest
 
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.phases import Phase
-from infrastructure.reports import Control
+from infrastructure.training.reports import Control
 from services.trainer.clock import PhaseTimes, SegmentClock, process_age_seconds
 from services.trainer.lease import OVERRUN_EXIT_CODE, STALL_EXIT_CODE, Lease, SegmentStopped
 

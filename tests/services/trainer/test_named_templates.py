@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infrastructure.base_tokenizer import FILES, BaseTokenizer
+from infrastructure.chat.base_tokenizer import FILES, BaseTokenizer
 from services.datasets.examples import read_example
 from services.serving.chat import Chat
 from services.trainer.examples import Renderer

@@ -15,7 +15,7 @@ from transformers import (
     StableLmConfig,
 )
 
-from infrastructure.chat_labels import Example
+from infrastructure.chat.chat_labels import Example
 from services.trainer import packing
 from services.trainer.batches import collate, logits_of
 from services.trainer.kernels.attention import NAME

@@ -9,7 +9,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 
 from domain.training.precision import Precision
-from infrastructure.chat_labels import Example
+from infrastructure.chat.chat_labels import Example
 from services.trainer.batches import collate, loss_sum
 from services.trainer.model import CPU, BaseChanged, checkpoint_activations, load_base
 from tests.services.trainer.segments import Trainer

@@ -15,9 +15,9 @@ from nats.js import JetStreamContext
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
-from infrastructure.artifacts import Artifacts
-from infrastructure.bus import TELEMETRY
-from infrastructure.reports import (
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.bus.streams import TELEMETRY
+from infrastructure.training.reports import (
     FINAL_REPORT,
     Report,
     SegmentSpec,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from domain.jobs.lifecycle import SegmentEnd
-from infrastructure.reports import SegmentSpec
+from infrastructure.training.reports import SegmentSpec
 from tests.services.trainer.segments import Trainer, resuming
 
 POINTS = range(1, 21)

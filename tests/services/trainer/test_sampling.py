@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.reports import SAMPLE
+from infrastructure.training.reports import SAMPLE
 from services.trainer import sampling as sampling_module
 from services.trainer.clock import SegmentClock
 from services.trainer.examples import Renderer

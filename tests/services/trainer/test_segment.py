@@ -15,9 +15,9 @@ from domain.jobs.lifecycle import SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import SUPERVISED_PHASES
 from domain.training.precision import Dtype, Precision
-from infrastructure.artifacts import ArtifactCorrupt
-from infrastructure.chat_template import CHAT_TEMPLATE
-from infrastructure.training_environment import ENVIRONMENT, TrainingEnvironment
+from infrastructure.artifacts.store import ArtifactCorrupt
+from infrastructure.chat.chat_template import CHAT_TEMPLATE
+from infrastructure.training.environment import ENVIRONMENT, TrainingEnvironment
 from services.model_libraries import choose_dtype
 from services.trainer import checkpoint, objectives, segment
 from services.trainer.clock import SegmentClock

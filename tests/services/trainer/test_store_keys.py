@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from obstore.exceptions import PermissionDeniedError
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.reports import SegmentSpec, StoreCredentials
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.training.reports import SegmentSpec, StoreCredentials
 from services.trainer.clock import SegmentClock
 from services.trainer.context import LeasedArtifacts
 from services.trainer.lease import Lease

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from infrastructure.artifacts import Artifacts
-from infrastructure.reports import stored_report_ref
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.training.reports import stored_report_ref
 from services.trainer import stored_report
 from services.trainer.stored_report import StoredReport
 from tests.services.scheduler.launchers.test_launcher import spec

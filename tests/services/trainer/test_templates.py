@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from infrastructure.base_tokenizer import BaseTokenizer
-from infrastructure.chat_labels import IGNORED, Unrenderable
+from infrastructure.chat.base_tokenizer import BaseTokenizer
+from infrastructure.chat.chat_labels import IGNORED, Unrenderable
 from services.trainer.examples import Renderer
 from tests.builders.tiny_model import make_tiny_tokenizer
 

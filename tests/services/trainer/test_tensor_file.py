@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from infrastructure.artifacts import Artifacts
+from infrastructure.artifacts.store import Artifacts
 from services.trainer.tensor_file import TensorFile
 
 TENSORS = {

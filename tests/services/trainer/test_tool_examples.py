@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infrastructure.chat_labels import IGNORED, Example
+from infrastructure.chat.chat_labels import IGNORED, Example
 from services.datasets.examples import read_example
 from services.trainer.examples import Renderer
 from tests.builders.tiny_model import CHAT_TEMPLATE, make_tiny_tokenizer

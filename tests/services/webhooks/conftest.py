@@ -10,15 +10,15 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from domain.webhooks.message import Message, WebhookType
-from infrastructure.store import Connection
-from infrastructure.webhook_deliveries import (
+from infrastructure.postgres.store import Connection
+from infrastructure.webhooks.deliveries import (
     Delivery,
     DeliveryStatus,
     add_delivery,
     attempts_of,
     newest_deliveries,
 )
-from infrastructure.webhook_endpoints import Endpoint, create_endpoint, endpoint_of
+from infrastructure.webhooks.endpoints import Endpoint, create_endpoint, endpoint_of
 from tests.builders.commands import NOW, FixedClock
 from tests.builders.examples import ACCOUNT_ID
 from tests.services.webhooks.receiving import Receiver, receiving

@@ -23,10 +23,10 @@ from deploy.processes import environment
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.webhooks.message import Message, message_of
-from infrastructure.consumer import recorded
+from infrastructure.bus.consumer import recorded
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from infrastructure.store import connect
-from infrastructure.webhook_endpoints import create_endpoint
+from infrastructure.webhooks.endpoints import create_endpoint
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, PLAN
 from tests.logs import notifications

@@ -13,9 +13,9 @@ import pytest
 
 from domain.webhooks.message import WebhookType
 from domain.webhooks.retry_schedule import ATTEMPTS, MAX_DELAY
-from infrastructure.dispatcher import Busy, Concurrency, Dispatcher
-from infrastructure.log_identity import set_held
-from infrastructure.webhook_deliveries import (
+from infrastructure.http.dispatcher import Busy, Concurrency, Dispatcher
+from infrastructure.postgres.log_identity import set_held
+from infrastructure.webhooks.deliveries import (
     Attempt,
     DeliveryStatus,
     Due,
@@ -25,7 +25,7 @@ from infrastructure.webhook_deliveries import (
     replay,
     replay_failed,
 )
-from infrastructure.webhook_endpoints import (
+from infrastructure.webhooks.endpoints import (
     DisabledReason,
     delete_endpoint,
     enable_endpoint,

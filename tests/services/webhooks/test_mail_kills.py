@@ -17,10 +17,10 @@ from domain.jobs.job import Job
 from domain.jobs.public_id import job_name
 from domain.notices.kind import CHOSEN
 from infrastructure import notices
-from infrastructure.clock import clock_of
 from infrastructure.notices import INTERRUPTED
+from infrastructure.postgres.store import connect
+from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from infrastructure.store import connect
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, PLAN
 from tests.polling import eventually
 from tests.services.webhooks.kills import DEADLINE_SECONDS, fast, running

@@ -19,9 +19,8 @@ from domain.notices.link import LinkPurpose
 from domain.webhooks.message import Message, WebhookType
 from domain.webhooks.retry_schedule import ATTEMPTS
 from infrastructure import notices
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.dispatcher import Busy
-from infrastructure.log_identity import set_held
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.http.dispatcher import Busy
 from infrastructure.notices import (
     COLLECTING,
     HOUR,
@@ -35,9 +34,10 @@ from infrastructure.notices import (
     NoticeStatus,
     Outcome,
 )
+from infrastructure.postgres.log_identity import set_held
+from infrastructure.postgres.store import Connection, scalar
 from infrastructure.settings import Settings
-from infrastructure.store import Connection, scalar
-from infrastructure.webhook_deliveries import Attempt, record_attempt
+from infrastructure.webhooks.deliveries import Attempt, record_attempt
 from services.webhooks.mail import Letterhead
 from services.webhooks.notices import NoticeQueue
 from services.webhooks.recording import RecordingEffect

@@ -12,8 +12,8 @@ from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.billing.key_use import Share
 from domain.core.event_log import EventLog
 from domain.webhooks.message import WebhookType
-from infrastructure.consumer import OrderedConsumer
-from infrastructure.store import Connection
+from infrastructure.bus.consumer import OrderedConsumer
+from infrastructure.postgres.store import Connection
 from services.webhooks import recording
 from services.webhooks.recording import RecordingEffect
 from tests.builders.commands import FixedClock

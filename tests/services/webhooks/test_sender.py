@@ -17,7 +17,7 @@ from openai import OpenAI
 from domain.webhooks.message import Message, WebhookType
 from domain.webhooks.signature import new_signing_secret
 from domain.webhooks.target import Address, TargetPolicy, parsed_networks
-from infrastructure.webhook_deliveries import Attempt, Due
+from infrastructure.webhooks.deliveries import Attempt, Due
 from services.webhooks import sender
 from services.webhooks.sender import EXCERPT_BYTES, Sender
 from tests.builders.commands import NOW

@@ -10,9 +10,9 @@ from unittest.mock import patch
 
 from eventsourcing.persistence import IntegrityError
 
-import infrastructure.consumer
+import infrastructure.bus.consumer
 import services.billing.settlement
-from infrastructure.event_handlers import HandlerEffect
+from infrastructure.bus.event_handlers import HandlerEffect
 from tests.simulation.control_plane.store import StoreConnection
 from tests.simulation.control_plane.story import Broken
 
@@ -32,7 +32,7 @@ def billing_by_the_clock() -> Generator[None]:
 @contextmanager
 def skipping_a_position() -> Generator[None]:
     """Apply a batch although an event before it is missing."""
-    with patch.object(infrastructure.consumer, "_is_gapless", lambda position, envelopes: True):
+    with patch.object(infrastructure.bus.consumer, "_is_gapless", lambda position, envelopes: True):
         yield
 
 

@@ -14,9 +14,9 @@ from nats.js.api import Header
 from nats.js.errors import BadRequestError, NotFoundError
 from pydantic import BaseModel
 
-from infrastructure.bus import CONTROL, EVENTS, REPORTS, TELEMETRY
-from infrastructure.nats_keys import SYSTEM_API
-from infrastructure.reports import PodSeen
+from infrastructure.bus.streams import CONTROL, EVENTS, REPORTS, TELEMETRY
+from infrastructure.rights import SYSTEM_API
+from infrastructure.training.reports import PodSeen
 from services.relay.batch import BATCH_ID, BATCH_SEQUENCE, ID_HEADER
 from tests.simulation.control_plane.kernel import Kernel, Owner, Pause, Signal
 

@@ -22,9 +22,9 @@ from domain.training.checkpoint import (
 )
 from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
-from infrastructure.artifacts import MANIFEST, Manifest
-from infrastructure.bus import CONTROL, REPORTS
-from infrastructure.reports import (
+from infrastructure.artifacts.store import MANIFEST, Manifest
+from infrastructure.bus.streams import CONTROL, REPORTS
+from infrastructure.training.reports import (
     Control,
     RejectedCheckpoint,
     Report,

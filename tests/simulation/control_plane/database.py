@@ -26,8 +26,8 @@ from domain.core.event_log import EventLog
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus
-from infrastructure.consumer import recorded
-from infrastructure.event_handlers import PARKED_DDL
+from infrastructure.bus.consumer import recorded
+from infrastructure.bus.event_handlers import PARKED_DDL
 from projections.accounts import ACCOUNTS
 from projections.billing_ledger import BILLING_LEDGER, LAST_POSTINGS
 from projections.gpu_pools import ADD_CLAIMS, GPU_POOLS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from infrastructure.artifacts import MANIFEST, Artifacts
+from infrastructure.artifacts.store import MANIFEST, Artifacts
 
 
 class Files:

@@ -17,7 +17,7 @@ from domain.core.money import charge_micros
 from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job
 from domain.training.training_plan import Order
-from infrastructure.bus import EVENTS, REPORTS
+from infrastructure.bus.streams import EVENTS, REPORTS
 from tests.simulation.control_plane.cluster import Trainer, Work
 from tests.simulation.control_plane.kernel import Pause
 from tests.simulation.control_plane.world import (

@@ -17,10 +17,10 @@ from uuid import UUID, uuid5
 import psycopg
 from eventsourcing.persistence import OperationalError
 
-import infrastructure.consumer
-import infrastructure.event_handlers
-import infrastructure.event_recorder
-import infrastructure.service
+import infrastructure.bus.consumer
+import infrastructure.bus.event_handlers
+import infrastructure.bus.service
+import infrastructure.postgres.event_recorder
 import services.billing.app
 import services.billing.ticker
 import services.projector.app
@@ -33,7 +33,7 @@ import services.scheduler.launching
 import services.scheduler.pod_reports
 import services.scheduler.pod_watch
 from domain.core.event_log import EventLog
-from infrastructure.event_handlers import HandlerEffect
+from infrastructure.bus.event_handlers import HandlerEffect
 from infrastructure.settings import Settings
 from services.relay.app import POLL_SECONDS
 from services.relay.publisher import Publisher
@@ -246,8 +246,8 @@ def replaced(world: Surroundings) -> Generator[Replace]:
     values: Values = [
         (module, "asyncio", asyncio)
         for module in (
-            infrastructure.consumer,
-            infrastructure.service,
+            infrastructure.bus.consumer,
+            infrastructure.bus.service,
             services.projector.following,
             services.relay.publisher,
             services.scheduler.control,
@@ -258,9 +258,9 @@ def replaced(world: Surroundings) -> Generator[Replace]:
     values += [
         (module, "time", time)
         for module in (
-            infrastructure.consumer,
-            infrastructure.event_handlers,
-            infrastructure.event_recorder,
+            infrastructure.bus.consumer,
+            infrastructure.bus.event_handlers,
+            infrastructure.postgres.event_recorder,
             services.scheduler.pod_watch,
         )
     ]

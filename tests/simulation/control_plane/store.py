@@ -24,8 +24,8 @@ from eventsourcing.persistence import (
 from domain.catalog.catalog import Catalog
 from domain.core.aggregate import Aggregate, Event
 from domain.core.event_log import EventLog, PydanticMapper
-from infrastructure.event_recorder import EventRecorder
-from infrastructure.leadership import LOST
+from infrastructure.postgres.event_recorder import EventRecorder
+from infrastructure.postgres.leadership import LOST
 
 A = TypeVar("A", bound=Aggregate)
 Observer = Callable[[Sequence[Notification], Tracking | None], None]

@@ -36,9 +36,9 @@ from domain.use_cases.catalog import Cataloging
 from domain.use_cases.jobs import Launching
 from domain.use_cases.returns import Returning
 from domain.use_cases.spending_limits import SpendingLimits
-from infrastructure.artifacts import STORE_ERRORS
-from infrastructure.event_handlers import UNREACHABLE
-from infrastructure.reports import PodSeen
+from infrastructure.artifacts.store import STORE_ERRORS
+from infrastructure.bus.event_handlers import UNREACHABLE
+from infrastructure.training.reports import PodSeen
 from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed, PodName
 from tests.builders.examples import PLAN, estimate_at
 from tests.simulation.control_plane.bus import Bus

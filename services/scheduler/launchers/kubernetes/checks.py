@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from infrastructure.machine_checks import Check, Level
+from infrastructure.checks.machine import Check, Level
 from infrastructure.settings import Settings
 from services.scheduler.launchers.kubernetes.cluster import RIGHTS, Cluster, NoCluster, Refused
 from services.scheduler.launchers.kubernetes.settings_check import problems

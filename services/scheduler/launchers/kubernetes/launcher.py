@@ -14,10 +14,10 @@ from functools import cached_property
 
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType
-from infrastructure.artifacts import Artifacts
-from infrastructure.clock import Clock
-from infrastructure.reports import SegmentSpec
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
 from services.scheduler.launchers.kubernetes import manifests, pod_state
 from services.scheduler.launchers.kubernetes.cluster import RIGHTS, Cluster, Refused, Resource
 from services.scheduler.launchers.kubernetes.manifests import BOUND_AT, BOUND_POD, pod_name

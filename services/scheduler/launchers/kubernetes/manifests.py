@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from domain.catalog.catalog_entries import GpuType
-from infrastructure.reports import BEAT, SegmentSpec, stored_report_ref
 from infrastructure.settings import Settings
+from infrastructure.training.reports import BEAT, SegmentSpec, stored_report_ref
 from services.scheduler.launchers.kubernetes.cluster import CONTAINER, Resource
 from services.scheduler.launchers.launcher import TRAINER, PodName
 from services.scheduler.launchers.trainer_environment import trainer_environment

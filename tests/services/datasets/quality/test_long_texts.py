@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from domain.datasets.findings import Finding
 from domain.datasets.quality_report import QualityReport
-from infrastructure.limited_process import run
+from infrastructure.process.limited_process import run
 from services.datasets.limited_work import WORKER
 from services.datasets.line_numbers import LineNumbers
 from services.datasets.process_limits import limits_of, seconds_of

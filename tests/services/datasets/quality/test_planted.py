@@ -13,7 +13,7 @@ from domain.datasets.dataset import UploadOptions
 from domain.datasets.filters import Filters
 from domain.datasets.findings import PERSONAL, Finding
 from domain.datasets.quality_report import QualityReport
-from infrastructure.limited_process import Limits, run
+from infrastructure.process.limited_process import Limits, run
 from services.datasets import worker
 from services.datasets.limited_work import WORKER
 from services.datasets.process_limits import limits_of

@@ -20,8 +20,8 @@ import pytest
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import shipped_offers
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
 from services.scheduler.launchers import LAUNCHERS, UnknownLauncher, open_launcher
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName, PodPending
 from tests.builders.commands import NOW, FixedClock, command

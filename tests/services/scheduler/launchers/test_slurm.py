@@ -15,8 +15,8 @@ import pytest
 
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType, Region
-from infrastructure.reports import FINAL_REPORT, Credentials
 from infrastructure.settings import Settings
+from infrastructure.training.reports import FINAL_REPORT, Credentials
 from services.scheduler.launchers.launcher import (
     LauncherUnavailable,
     LaunchFailed,

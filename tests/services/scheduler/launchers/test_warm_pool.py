@@ -12,7 +12,7 @@ import pytest
 
 from domain.training.precision import Precision
 from infrastructure.settings import Settings
-from infrastructure.warm_start import ExpectedBase
+from infrastructure.training.warm_start import ExpectedBase
 from services.scheduler.launchers import local, warm_pool
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launchers.local import LocalLauncher

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from domain.training.hyperparameters import Hyperparameters
-from infrastructure.chat_labels import IGNORED, Example
+from infrastructure.chat.chat_labels import IGNORED, Example
 from services.trainer.batches import Batch, collate, loss_sum
 from services.trainer.kernels.attention import NAME, SHORT_ROW
 from services.trainer.kernels.lora import Dropout

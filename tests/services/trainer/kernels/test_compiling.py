@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.precision import Precision
-from infrastructure.disk_cache import trim_kernels
+from infrastructure.artifacts.disk_cache import trim_kernels
 from services.trainer import segment, training
 from services.trainer.kernels import compiling
 from services.trainer.kernels.compiling import Kind, common_kinds, why_eager

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
 from services.scheduler.launchers.launcher import Pod, PodName
 from services.scheduler.launchers.slurm import SlurmLauncher
 from tests.builders.commands import FixedClock

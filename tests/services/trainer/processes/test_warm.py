@@ -15,7 +15,13 @@ import pytest
 
 from domain.training.precision import Precision
 from infrastructure.settings import Settings
-from infrastructure.warm_start import EXPECTED_BASE, READY, WARM_FLAG, ExpectedBase, WarmStart
+from infrastructure.training.warm_start import (
+    EXPECTED_BASE,
+    READY,
+    WARM_FLAG,
+    ExpectedBase,
+    WarmStart,
+)
 from services.trainer.processes import warm_base
 from services.trainer.processes.warm import await_warm_start
 from services.trainer.processes.warm_base import WarmBase, load_expected

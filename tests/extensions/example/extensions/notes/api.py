@@ -13,7 +13,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.operations import Operation
 from gateway.http.permissions import MayRead, MayTrain
 from gateway.schemas import Listed
-from infrastructure.store import scalar
+from infrastructure.postgres.store import scalar
 
 router = APIRouter(prefix="/notes", tags=["notes"], route_class=Operation)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infrastructure.machine_checks import Check, Level
+from infrastructure.checks.machine import Check, Level
 from infrastructure.settings import Settings
 from services.scheduler.launchers import MissingExtra, launcher_checks, open_launcher
 from tests.builders.commands import FixedClock

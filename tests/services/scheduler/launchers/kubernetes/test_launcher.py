@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from infrastructure.reports import SegmentSpec
+from infrastructure.training.reports import SegmentSpec
 from services.scheduler.launchers.kubernetes import launcher as module
 from services.scheduler.launchers.kubernetes.launcher import KubernetesLauncher
 from services.scheduler.launchers.launcher import (

@@ -12,8 +12,8 @@ import kubernetes_validate
 import pytest
 
 from domain.catalog.catalog import Catalog
-from infrastructure.reports import SegmentSpec
 from infrastructure.settings import Settings
+from infrastructure.training.reports import SegmentSpec
 from services.scheduler.launchers.kubernetes import manifests
 from services.scheduler.launchers.launcher import TRAINER, PodName
 from tests.builders.examples import ACCOUNT_ID, JOB_ID

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infrastructure.machine_checks import Level
+from infrastructure.checks.machine import Level
 from infrastructure.settings import Settings
 from services.scheduler.launchers import launcher_checks
 from services.scheduler.launchers.kubernetes import launcher as module

@@ -1,0 +1,1 @@
+"""Account holders: sign-in, names, personal data, and use of keys."""

@@ -1,0 +1,167 @@
+"""Personal data of accounts: where it is, and how it is deleted.
+
+Events hold none, so the log stays complete. PERSONAL lists the tables whose rows belong to an
+account, and FOLDERS its files. A test checks that PERSONAL, CASCADED and KEPT list all tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from psycopg import sql
+
+from domain.access.api_key import ApiKey
+from domain.billing.account import Account
+from domain.datasets.dataset import Dataset
+from domain.deployments.deployment import Deployment
+from domain.jobs.events import JobApproved
+from domain.jobs.job_request import JobRequest
+from domain.synthesis.synthesis import Synthesis
+from domain.use_cases.erasing import Holdings
+from infrastructure.artifacts.store import Artifacts
+from infrastructure.extensions import extension_tables
+from infrastructure.postgres.store import Connection
+
+PERSONAL: dict[str, str] = {
+    "dataset_comparisons": "account_id",
+    "dataset_names": "dataset_id",
+    "dataset_progress": "dataset_id",
+    "hub_targets": "account_id",
+    "job_drafts": "account_id",
+    "job_metadata": "job_id",
+    "key_names": "key_id",
+    "key_uses": "key_id",
+    "log_lines": "job_id",
+    "notice_addresses": "account_id",
+    "profiles": "account_id",
+    "request_keys": "account_id",
+    "sign_in_links": "key_id",
+    "synthesis_edits": "account_id",
+    "synthesis_endpoints": "account_id",
+    "synthesis_names": "account_id",
+    "tracked_runs": "account_id",
+    "tracker_connections": "account_id",
+    "wanted_counts": "dataset_id",
+    "web_sessions": "key_id",
+    "webhook_endpoints": "account_id",
+}
+"""Tables of the core with personal data, and the column with the account, key, dataset or job."""
+
+CASCADED = frozenset(
+    {
+        *("notices", "tracker_secrets", "webhook_secrets", "webhook_deliveries"),
+        *("webhook_attempts", "synthesis_endpoint_keys", "hub_tokens"),
+    }
+)
+"""Tables whose rows PostgreSQL deletes with those of a table in PERSONAL."""
+
+KEPT: dict[str, str] = {
+    "ecolink_events": "Events have IDs, amounts and choices, but no names or addresses.",
+    "ecolink_snapshots": "Balances, and the IDs of accounts and jobs that use or wait for GPUs.",
+    "ecolink_tracking": "Positions of services.",
+    "parked_events": "Events that a service could not handle, with the error.",
+    "projection_positions": "Positions of read models.",
+    "projection_shapes": "Hashes of read models.",
+    "schema_revisions": "Hashes of schemas, with their versions.",
+    "log_identity": "The ID of the log, and the hold of a restored copy.",
+    "leaderships": "Processes of EcoLink.",
+    "processes": "Processes of EcoLink, with their versions.",
+    "event_formats": "Formats of the log, with the operator who raised them.",
+    "step_measurements": "Numbers of a job, which audits compare with its events.",
+    "evaluation_measurements": "Numbers of a job, which audits compare with its events.",
+    "segment_evidence": "Durations that prove the charges.",
+    "export_progress": "Bytes of running exports, which are deleted when they end.",
+    "invoices": "Requests for invoices, with the account's ID and amounts.",
+    "security_events": "Addresses of clients without an account. They are deleted by age.",
+    "verifications": "Results of verifications, of which the newest are kept.",
+}
+"""All other tables except read models, and the reason why an erasure keeps their rows."""
+
+FOLDERS = ("uploads", "datasets", "jobs", "exports", "syntheses")
+"""Folders of the artifact store in which each account has a folder."""
+
+FIRST = {
+    ApiKey.ApiKeyIssued.TOPIC: "keys",
+    Dataset.DatasetUploaded.TOPIC: "datasets",
+    JobApproved.TOPIC: "jobs",
+    JobRequest.JobRequested.TOPIC: "requests",
+    Deployment.DeploymentRequested.TOPIC: "deployments",
+    Synthesis.SynthesisApproved.TOPIC: "syntheses",
+}
+"""First events of the aggregates of an account, and the fields of Holdings."""
+
+
+def personal_tables() -> dict[str, str]:
+    """Return all tables with personal data, with those of extensions, as in PERSONAL."""
+    return PERSONAL | {each.name: each.owner for each in extension_tables() if each.owner}
+
+
+class Deleted(NamedTuple):
+    """The numbers of deleted rows and files."""
+
+    rows: int
+    files: int
+
+
+def holdings_of(connection: Connection, account_id: UUID) -> Holdings:
+    """Return everything that an account has in the log. Reads all first events of the log."""
+    rows = connection.execute(
+        "SELECT topic, originator_id FROM ecolink_events WHERE originator_version = 1 "
+        "AND topic = ANY(%s) AND position(%s::bytea IN state) > 0 ORDER BY notification_id",
+        [list(FIRST), f'"account_id":"{account_id}"'.encode()],
+    ).fetchall()
+    found: dict[str, list[UUID]] = {name: [] for name in FIRST.values()}
+    for row in rows:
+        found[FIRST[row["topic"]]].append(row["originator_id"])
+    return Holdings(**{name: tuple(ids) for name, ids in found.items()})
+
+
+def erased_accounts(connection: Connection) -> frozenset[UUID]:
+    """Return the accounts whose personal data was erased, according to the log."""
+    rows = connection.execute(
+        "SELECT originator_id FROM ecolink_events WHERE topic = %s", [Account.AccountErased.TOPIC]
+    ).fetchall()
+    return frozenset(row["originator_id"] for row in rows)
+
+
+def delete_personal_data(connection: Connection, artifacts: Artifacts, account_id: UUID) -> Deleted:
+    """Delete all rows and files with personal data of an account. Idempotent.
+
+    The files come first. After a crash, a command can still find the account by its name.
+    """
+    files = 0
+    for folder in FOLDERS:
+        files += len(artifacts.list(f"{folder}/{account_id}"))
+        artifacts.delete_directory(f"{folder}/{account_id}")
+    ids = _ids(connection, account_id)
+    with connection.transaction():
+        rows = sum(
+            _delete(connection, table, column, ids[column])
+            for table, column in personal_tables().items()
+        )
+    return Deleted(rows, files)
+
+
+def _ids(connection: Connection, account_id: UUID) -> dict[str, list[UUID]]:
+    """Return the values of the columns in PERSONAL that belong to an account."""
+    found = holdings_of(connection, account_id)
+    requested = connection.execute(
+        "SELECT (convert_from(state, 'UTF8')::json ->> 'job_id')::uuid AS job_id "
+        "FROM ecolink_events WHERE originator_id = ANY(%s) AND topic = %s",
+        [list(found.requests), JobRequest.JobRequested.TOPIC],
+    ).fetchall()
+    return {
+        "account_id": [account_id],
+        "key_id": list(found.keys),
+        "dataset_id": list(found.datasets),
+        "job_id": [*found.jobs, *(row["job_id"] for row in requested)],
+    }
+
+
+def _delete(connection: Connection, table: str, column: str, ids: Sequence[UUID]) -> int:
+    query = sql.SQL("DELETE FROM {} WHERE {} = ANY(%s)").format(
+        sql.Identifier(table), sql.Identifier(column)
+    )
+    return connection.execute(query, [list(ids)]).rowcount

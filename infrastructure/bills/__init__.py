@@ -1,0 +1,1 @@
+"""Charges and invoices, from the rows of the event store."""

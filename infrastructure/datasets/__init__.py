@@ -1,0 +1,1 @@
+"""Datasets: columns of their files, and work on them."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, the event log, leaders and the schema."""

@@ -1,0 +1,1 @@
+"""Processes: limits, metrics, logs, time and the machine."""

@@ -1,0 +1,1 @@
+"""Seals of the event log, and what proves that it was not changed."""

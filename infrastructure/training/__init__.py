@@ -1,0 +1,1 @@
+"""Trainers: their messages, credentials, measurements and environment."""
