@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from domain.webhooks.target import Network, TargetPolicy, parsed_networks
+from domain.core.target import Network, TargetPolicy, parsed_networks
 from infrastructure.limits import known_limits
 
 

@@ -12,8 +12,8 @@ from deploy.operator.events import job_id_of
 from deploy.operator.store import open_store
 from domain.core.errors import NotFound
 from domain.jobs.job import Job
-from infrastructure.artifacts.job_artifacts import kept_log
 from infrastructure.artifacts.store import Artifacts
+from infrastructure.training.job_artifacts import kept_log
 
 commands = typer.Typer()
 

@@ -1,6 +1,12 @@
-"""Formatting of counts and speeds."""
+"""Formatting of counts, speeds and sizes."""
 
 from __future__ import annotations
+
+import math
+
+GIB = 1024**3
+FEW_GIB = 10
+"""Size in GiB from which sizes are rounded to tenths, not hundredths."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -11,3 +17,10 @@ def counted(count: int, noun: str) -> str:
 def written_speed(per_second: float) -> str:
     """Return a speed as a whole number; below 10, with two digits, because 0 means no progress."""
     return f"{per_second:,.0f}" if per_second >= 9.5 else f"{per_second:.2g}"
+
+
+def gib(size: int) -> float:
+    """Return bytes in GiB, rounded up: to hundredths below 10 GiB, otherwise to tenths."""
+    gib = size / GIB
+    parts = 100 if gib < FEW_GIB else 10
+    return math.ceil(gib * parts) / parts

@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.model_shape import ModelShape
 from domain.core.errors import Invalid
+from domain.core.quantities import GIB, gib
 from domain.core.value import Value
 from domain.estimating.footprint import FRAGMENTATION, Layout, memory_items
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Dtype, Precision
-
-GIB = 1024**3
-FEW_GIB = 10
-"""Size in GiB from which sizes are rounded to tenths, not hundredths."""
 
 LARGEST_ACCUMULATION = 1024
 SHORTEST_SEQUENCE = 16
@@ -101,13 +98,6 @@ class Fit(Value):
 
     def _rejected(self, precision: Precision) -> list[Rejected]:
         return [each for each in self.rejected if each.precision is precision]
-
-
-def gib(size: int) -> float:
-    """Return bytes in GiB, rounded up: to hundredths below 10 GiB, otherwise to tenths."""
-    gib = size / GIB
-    parts = 100 if gib < FEW_GIB else 10
-    return math.ceil(gib * parts) / parts
 
 
 def decide(layout: Layout, gpu: GpuType, others: Sequence[GpuType] = ()) -> Fit:

@@ -8,8 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from domain.core.durations import spoken
-from domain.core.quantities import written_speed
-from domain.estimating.memory import gib
+from domain.core.quantities import gib, written_speed
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from domain.training.hyperparameters import settings_of
 from domain.training.precision import Precision

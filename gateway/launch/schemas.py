@@ -11,8 +11,9 @@ from pydantic import Field
 from domain.billing.budget import BudgetPeriod
 from domain.capacity.availability import PoolLoad
 from domain.core.money import SECONDS_PER_HOUR, Toward, exact_dollars, in_cents
+from domain.core.quantities import GIB
 from domain.estimating.estimate import Estimate, PhaseEstimate
-from domain.estimating.memory import GIB, Fit
+from domain.estimating.memory import Fit
 from domain.jobs.choices import Choices
 from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from domain.core.target import MAX_URL
 from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY
 from domain.synthesis.plan import (
     BEST_SCORE,
@@ -18,7 +19,6 @@ from domain.synthesis.plan import (
 )
 from domain.synthesis.request import MOST_DOCUMENTS, MOST_INSTRUCTIONS, MOST_TOPICS, Document, Topic
 from domain.synthesis.synthesis import StopReason, SynthesisFailure, SynthesisStatus
-from domain.webhooks.target import MAX_URL
 from gateway.schemas import Answer, Money
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]

@@ -10,8 +10,8 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 
 from domain.core.errors import Invalid
+from domain.core.target import MAX_URL
 from domain.trackers.integrations import REMOTE, Tracker
-from domain.webhooks.target import MAX_URL
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.permissions import MayManageKeys, MayRead, MayTrain

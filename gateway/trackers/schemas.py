@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from domain.core.target import MAX_URL
 from domain.trackers.integrations import Integration, Tracker
-from domain.webhooks.target import MAX_URL
 from gateway.schemas import Answer
 from infrastructure.trackers.runs import RunStatus, TrackedRun
 

@@ -20,8 +20,7 @@ from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.core.durations import rough, spoken
 from domain.core.money import exact_dollars
-from domain.core.quantities import counted, written_speed
-from domain.estimating.memory import gib
+from domain.core.quantities import counted, gib, written_speed
 from gateway.backend import Backend
 from gateway.billing.schemas import AccountAnswer
 from gateway.billing.service import account_of

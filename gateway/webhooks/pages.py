@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, Form, Path, Query, Request
 from fastapi.responses import Response
 
 from domain.core.errors import Invalid
+from domain.core.target import MAX_URL
 from domain.webhooks.message import SUBSCRIBED, WebhookType
-from domain.webhooks.target import MAX_URL
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.paging import MOST_POSITION

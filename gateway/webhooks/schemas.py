@@ -17,8 +17,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from domain.core.target import MAX_URL
 from domain.webhooks.message import SUBSCRIBED, WebhookType
-from domain.webhooks.target import MAX_URL
 from gateway.schemas import Answer
 from infrastructure.webhooks.deliveries import DeliveryStatus
 from infrastructure.webhooks.endpoints import DisabledReason

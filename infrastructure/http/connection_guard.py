@@ -23,7 +23,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from domain.webhooks.target import Network
+from domain.core.target import Network
 from infrastructure.limits import Limits
 
 log = logging.getLogger("connections")

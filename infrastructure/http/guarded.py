@@ -15,7 +15,7 @@ from typing import Protocol
 
 import httpx
 
-from domain.webhooks.target import Address, TargetPolicy
+from domain.core.target import Address, TargetPolicy
 
 CONNECT_SECONDS = 5.0
 """Time to connect to one address."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from domain.estimating.memory import gib
+from domain.core.quantities import GIB, gib
 from infrastructure.settings import Settings
 
-MIB, GIB = 1024**2, 1024**3
+MIB = 1024**2
 
 
 class DiskLevel(StrEnum):

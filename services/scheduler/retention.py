@@ -12,11 +12,11 @@ from domain.jobs import events
 from domain.jobs.job import Job
 from infrastructure.accounts import security_log
 from infrastructure.artifacts.disk_cache import GIB, MODELS, trim_copies, trim_kernels
-from infrastructure.artifacts.job_artifacts import job_prefix
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.store import Connection
 from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
+from infrastructure.training.job_artifacts import job_prefix
 from infrastructure.training.measurements import delete_log_lines
 from projections.job_detail import logged_jobs_over_since
 

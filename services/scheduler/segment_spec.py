@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from domain.jobs.job import Job
-from infrastructure.artifacts.job_artifacts import job_prefix
 from infrastructure.bus.tls import nats_authority
 from infrastructure.settings import Settings
+from infrastructure.training.job_artifacts import job_prefix
 from infrastructure.training.reports import SegmentSpec
 from infrastructure.training.segment_credentials import CredentialIssuer
 from infrastructure.training.store_credentials import StoreAccess, StoreIssuer

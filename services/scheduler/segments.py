@@ -17,11 +17,11 @@ from domain.jobs.failures import FailureClass
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding
-from infrastructure.artifacts.job_artifacts import job_prefix, kept_log_ref
 from infrastructure.artifacts.store import STORE_ERRORS, ArtifactCorrupt, Artifacts
 from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
 from infrastructure.training.customer_log import customer_lines
+from infrastructure.training.job_artifacts import job_prefix, kept_log_ref
 from infrastructure.training.reports import Phase, Report
 from services.scheduler.control import ControlChannel
 from services.scheduler.documents import document

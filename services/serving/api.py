@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from domain.webhooks.target import parsed_networks
+from domain.core.target import parsed_networks
 from infrastructure.bus.exchange import read
 from infrastructure.chat.generation import (
     GENERATE_PATH,

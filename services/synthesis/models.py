@@ -17,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from domain.billing.token_rates import TokenUsage
 from domain.core.errors import Invalid
+from domain.core.target import TargetPolicy
 from domain.synthesis.demonstrations import Message
-from domain.webhooks.target import TargetPolicy
 from infrastructure.chat.generation import (
     GENERATE_PATH,
     GenerationFailed,

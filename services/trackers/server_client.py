@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from domain.core.errors import Invalid
-from domain.webhooks.target import TargetPolicy
+from domain.core.target import TargetPolicy
 from infrastructure.http.guarded import GuardedTransport, Refused, printable
 from infrastructure.http.retry_after import requested_delay
 from infrastructure.process.code_version import package_version

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
+from domain.core.target import TargetPolicy
 from domain.trackers.integrations import Integration, MlflowIntegration, Tracker, WandbIntegration
-from domain.webhooks.target import TargetPolicy
 from infrastructure.accounts.profiles import name_of_account
 from infrastructure.http.guarded import GuardedTransport
 from infrastructure.postgres.store import Connection

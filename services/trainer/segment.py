@@ -20,7 +20,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from domain.estimating.memory import gib
+from domain.core.quantities import gib
 from domain.estimating.pricing import COMPILED_WORK
 from domain.training.checkpoint import RejectionReason
 from domain.training.phases import Phase

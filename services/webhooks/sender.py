@@ -11,8 +11,8 @@ from http import HTTPStatus
 import httpx
 
 from domain.core.errors import Invalid
+from domain.core.target import TargetPolicy
 from domain.webhooks.signature import signed_headers
-from domain.webhooks.target import TargetPolicy
 from infrastructure.http.guarded import GuardedTransport, Refused, Resolve, printable
 from infrastructure.http.retry_after import requested_delay
 from infrastructure.process.code_version import package_version

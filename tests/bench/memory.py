@@ -16,8 +16,8 @@ from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from domain.catalog.catalog_entries import shipped_offers
 from domain.catalog.model_shape import ModelShape
+from domain.core.quantities import GIB
 from domain.estimating.footprint import Layout, memory_items
-from domain.estimating.memory import GIB
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
 from services.scheduler.launchers.nvidia_smi import nvidia_devices

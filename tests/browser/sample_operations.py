@@ -6,9 +6,9 @@ from uuid import uuid4
 
 from domain.jobs.job import Job
 from infrastructure.accounts import security_log
-from infrastructure.artifacts.job_artifacts import kept_log_ref
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.store import Connection
+from infrastructure.training.job_artifacts import kept_log_ref
 
 LEADERS = ("billing", "datasets", "projector", "relay", "scheduler", "sealer", "serving")
 

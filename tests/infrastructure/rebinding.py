@@ -20,8 +20,8 @@ from uuid import uuid4
 
 import httpx
 
+from domain.core.target import TargetPolicy, parsed_networks
 from domain.webhooks.signature import new_signing_secret
-from domain.webhooks.target import TargetPolicy, parsed_networks
 from infrastructure.http.guarded import GuardedTransport, Refused
 from infrastructure.settings import Settings
 from infrastructure.trackers.connections import Server

@@ -20,7 +20,7 @@ from uuid import uuid4
 import pytest
 
 from domain.core.errors import Invalid
-from domain.webhooks.target import TargetPolicy
+from domain.core.target import TargetPolicy
 from gateway.chat.schemas import ChatRequest
 from infrastructure.chat.json_schema import InvalidSchema, require_schema, validator_of
 from infrastructure.chat.limited_rendering import LimitedTemplate

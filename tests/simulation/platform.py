@@ -33,10 +33,10 @@ from domain.training.evaluation import EvaluationResult
 from domain.training.phases import Phase
 from domain.training.training_plan import Order, TrainingPlan
 from domain.use_cases.accounts import EcoLink
-from infrastructure.artifacts.job_artifacts import job_prefix
 from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest
 from infrastructure.bus.event_handlers import EventHandlers
 from infrastructure.settings import Settings
+from infrastructure.training.job_artifacts import job_prefix
 from infrastructure.training.reports import Report
 from services.billing.evidence import elapsed_seconds
 from services.billing.handlers import Metering

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from domain.core.durations import spoken
 from domain.core.errors import DomainError, SeveralProblems
 from domain.core.money import CENT_MICROS
-from domain.estimating.memory import FEW_GIB
+from domain.core.quantities import FEW_GIB
 from domain.trackers.integrations import REMOTE, Tracker
 from domain.training.hyperparameters import DPO, Group, Hyperparameters, names_in
 from domain.training.phases import Phase

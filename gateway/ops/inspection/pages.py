@@ -16,9 +16,9 @@ from gateway.ops.inspection.what_if import WhatIfQuery, what_if
 from gateway.schemas import JobId
 from gateway.web.rendering import PRIVATE, page
 from infrastructure.accounts import security_log
-from infrastructure.artifacts.job_artifacts import kept_log
 from infrastructure.checks.machine import Level, machine_checks, server_checks
 from infrastructure.limits import TABLE, Limits
+from infrastructure.training.job_artifacts import kept_log
 
 LISTED = 200
 LONGEST_HEAD = 4_000

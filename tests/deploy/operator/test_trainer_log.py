@@ -7,9 +7,9 @@ from uuid import UUID
 
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from infrastructure.artifacts.job_artifacts import kept_log_ref
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.settings import Settings
+from infrastructure.training.job_artifacts import kept_log_ref
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 from tests.deploy.operator.command_line import ecolink

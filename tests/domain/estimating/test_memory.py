@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.model_shape import ModelShape
 from domain.core.errors import Invalid
+from domain.core.quantities import GIB
 from domain.estimating.footprint import (
     CPU_RUNTIME_BYTES,
     Layout,
@@ -22,7 +23,7 @@ from domain.estimating.footprint import (
     memory_items,
     weight_bytes,
 )
-from domain.estimating.memory import GIB, MOST_TOKENS, DoesNotFit, Fit, decide
+from domain.estimating.memory import MOST_TOKENS, DoesNotFit, Fit, decide
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Dtype, Precision
 from tests.builders.shapes import CPU, LLAMA2_7B, LLAMA2_13B, LLAMA31_70B, QWEN_7B, SMOLLM2, gpu

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from domain.webhooks.target import parsed_networks
+from domain.core.target import parsed_networks
 from gateway.app import server_config
 from gateway.http.sessions import COOKIE
 from infrastructure.http.connection_guard import ConnectionGuard

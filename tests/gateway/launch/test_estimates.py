@@ -20,8 +20,8 @@ from domain.catalog.catalog_entries import CatalogBase
 from domain.catalog.machine import Machine
 from domain.core.aggregate import because
 from domain.core.identity import CATALOG_ID, gpu_pool_id
+from domain.core.quantities import GIB, gib
 from domain.datasets.dataset import Dataset
-from domain.estimating.memory import GIB, gib
 from domain.jobs.job import Job
 from domain.training.phases import SUPERVISED_PHASES
 from domain.training.precision import Dtype

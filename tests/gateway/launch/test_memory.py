@@ -8,8 +8,8 @@ from urllib.parse import unquote
 from domain.catalog.catalog import Catalog
 from domain.core.aggregate import because
 from domain.core.identity import CATALOG_ID
+from domain.core.quantities import GIB
 from domain.estimating.footprint import FLOAT32, Layout, bytes_per_parameter, memory_items
-from domain.estimating.memory import GIB
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
 from tests.builders.tiny_model import TINY_SHAPE

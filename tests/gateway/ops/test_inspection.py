@@ -20,13 +20,13 @@ from domain.jobs.job import Job, SegmentEnd
 from gateway.ops.inspection import estimates, pages
 from infrastructure.accounts import security_log
 from infrastructure.accounts.profiles import add_account_name
-from infrastructure.artifacts.job_artifacts import kept_log_ref
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.checks.machine import Check, Level, server_checks
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import connect
 from infrastructure.seals.archive import SealArchive, origin_of
 from infrastructure.settings import Settings
+from infrastructure.training.job_artifacts import kept_log_ref
 from services.sealer.sealer import Sealer
 from tests.builders.history import History
 from tests.builders.platform import Platform

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from websockets.asyncio.client import connect
 
-from domain.webhooks.target import Network
+from domain.core.target import Network
 from infrastructure.http.connection_guard import ConnectionGuard, GuardedHttp, GuardedServer
 from infrastructure.limits import Limits, known_limits
 from infrastructure.settings import Settings

@@ -21,6 +21,7 @@ from domain.billing.token_rates import FREE, TokenRates
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
 from domain.core.identity import token_meter_id
+from domain.core.target import TargetPolicy
 from domain.deployments.deployment import Deployment, Weights
 from domain.synthesis.plan import Generator, SynthesisPlan
 from domain.synthesis.price import Pricing
@@ -29,7 +30,6 @@ from domain.synthesis.request import SynthesisRequest, request_ref
 from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.synthesizing import Synthesizing
-from domain.webhooks.target import TargetPolicy
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.event_handlers import EventHandlers
 from infrastructure.postgres.store import Connection

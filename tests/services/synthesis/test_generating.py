@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from domain.billing.budget import BudgetName, BudgetPeriod
+from domain.core.target import TargetPolicy
 from domain.datasets.dataset import Contents, Dataset
 from domain.synthesis.demonstrations import DEMONSTRATIONS
 from domain.synthesis.plan import SourceKind
@@ -24,7 +25,6 @@ from domain.synthesis.synthesis import (
     SynthesisFailure,
     SynthesisStatus,
 )
-from domain.webhooks.target import TargetPolicy
 from infrastructure.artifacts.store import Artifacts
 from services.synthesis import generating
 from services.synthesis.generating import TURN_BATCHES

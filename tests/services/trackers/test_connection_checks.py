@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from deploy.local.ports import free_port
+from domain.core.target import TargetPolicy
 from domain.trackers.integrations import Tracker
-from domain.webhooks.target import TargetPolicy
 from infrastructure.http.dispatcher import Busy
 from infrastructure.http.guarded import GuardedTransport
 from infrastructure.trackers.connections import Server, connections_of, request_test

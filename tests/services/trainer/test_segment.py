@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from domain.estimating.memory import gib
+from domain.core.quantities import gib
 from domain.jobs.lifecycle import SegmentEnd
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import SUPERVISED_PHASES

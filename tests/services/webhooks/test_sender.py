@@ -14,9 +14,9 @@ from uuid import uuid4
 import pytest
 from openai import OpenAI
 
+from domain.core.target import Address, TargetPolicy, parsed_networks
 from domain.webhooks.message import Message, WebhookType
 from domain.webhooks.signature import new_signing_secret
-from domain.webhooks.target import Address, TargetPolicy, parsed_networks
 from infrastructure.webhooks.deliveries import Attempt, Due
 from services.webhooks import sender
 from services.webhooks.sender import EXCERPT_BYTES, Sender

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from domain.core.errors import Invalid
-from domain.webhooks.target import TargetPolicy, parsed_networks
+from domain.core.target import TargetPolicy, parsed_networks
 
 PUBLIC = ("93.184.215.14", "1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101")
 
