@@ -21,17 +21,25 @@ PROCESSES: dict[str, str] = {
     "webhooks": "services.webhooks.app:run",
     "serving": "services.serving.app:run",
     "gateway": "gateway.app:run",
-    # New ones come last, because ports of metrics follow this order.
     "exporter": "services.exporter.app:run",
     "trackers": "services.trackers.app:run",
     "synthesis": "services.synthesis.app:run",
 }
-RESERVED_PLACES = (8,)
-"""Places of ports of metrics that processes of extensions have."""
-
-PLACES = dict(zip(PROCESSES, (n for n in range(100) if n not in RESERVED_PLACES), strict=False))
-PLACES |= {name: each.metrics_place for name, each in processes(installed()).items()}
-"""Places of the ports of metrics after the first one, by process."""
+PLACES = {
+    "relay": 0,
+    "sealer": 1,
+    "projector": 2,
+    "billing": 3,
+    "scheduler": 4,
+    "datasets": 5,
+    "webhooks": 6,
+    "serving": 7,
+    "gateway": 9,
+    "exporter": 10,
+    "trackers": 11,
+    "synthesis": 12,
+} | {name: each.metrics_place for name, each in processes(installed()).items()}
+"""Places of the ports of metrics after the first one, by role. They never change."""
 
 PROCESSES |= {
     name: f"{extension.package}.{process.run}"
@@ -41,8 +49,11 @@ PROCESSES |= {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "log": ("relay", "projector"),
-    "outbound": ("webhooks", "alerts", "exporter", "trackers", "synthesis"),
+    "outbound": ("webhooks", "exporter", "trackers", "synthesis"),
 }
+for _name, _process in processes(selected()).items():
+    if _process.shares:
+        GROUPS[_process.shares] = (*GROUPS.get(_process.shares, ()), _name)
 """Roles that share a process, by the name of the process. Other roles have one of their own."""
 
 ALL = "all"
@@ -117,9 +128,9 @@ def _of(role: str, name: str) -> str:
     return f"{role.upper()}{MARK}{name}"
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Return the settings as environment variables, without unset ones."""
-    return extensions.environment() | {
+def environment(settings: Settings, role: str | None = None) -> dict[str, str]:
+    """Return the settings, and those of extensions for a role, as variables without unset ones."""
+    return extensions.environment(role) | {
         f"ECOLINK_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
         for name, value in settings.model_dump().items()
         if value is not None

@@ -63,6 +63,8 @@ class Process:
     """Rights in the artifact store. None if the process does not use it."""
     metrics_place: int
     """Place of its port of metrics after the first one. No other process has it."""
+    shares: str = ""
+    """Name of the process that the role shares with other roles, such as `outbound`, or empty."""
     rereads: timedelta = timedelta()
     """Age of the events that it handles again after a restore to an earlier time."""
 
@@ -100,7 +102,9 @@ class Extension:
     processes: Mapping[str, Process] = field(default_factory=dict)
     """Processes by name, which is also the name of their role."""
     settings: type[BaseSettings] | None = None
-    """Settings of the extension. Their variables start with ECOLINK_."""
+    """Settings of the extension. Their variables start with ECOLINK_. See `settings_of`."""
+    secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Roles that get a setting, by its name. All roles get the other settings."""
     api: tuple[str, ...] = ()
     """References to routers below /api."""
     pages: tuple[str, ...] = ()
@@ -187,11 +191,19 @@ def processes(extensions: tuple[Extension, ...]) -> dict[str, Process]:
     return {name: each for extension in extensions for name, each in extension.processes.items()}
 
 
-def environment() -> dict[str, str]:
-    """Return the variables of this process that extensions read, for its child processes."""
-    models = [each.settings for each in selected() if each.settings]
-    names = {f"ECOLINK_{name}".upper() for model in models for name in model.model_fields}
-    return {name: os.environ[name] for name in sorted(names) if name in os.environ}
+def environment(role: str | None = None) -> dict[str, str]:
+    """Return the variables of this process that extensions read, for its child processes.
+
+    For a role, they contain no secrets of other roles.
+    """
+    found = dict[str, str]()
+    for extension in selected():
+        for name in extension.settings.model_fields if extension.settings else ():
+            variable = f"ECOLINK_{name}".upper()
+            withheld = role is not None and role not in extension.secrets.get(name, (role,))
+            if variable in os.environ and not withheld:
+                found[variable] = os.environ[variable]
+    return found
 
 
 def loaded(references: Callable[[Extension], tuple[str, ...]]) -> Iterator[Any]:

@@ -191,7 +191,7 @@ def _service(name: str, roles: Mapping[str, str], own: Mapping[str, Settings]) -
     beat_file = settings.home / "run" / "beats" / name
     variables = inherited | shared_variables(
         {
-            role: environment(each.model_copy(update={"beat_file": beat_file}))
+            role: environment(each.model_copy(update={"beat_file": beat_file}), role)
             for role, each in own.items()
         }
     )

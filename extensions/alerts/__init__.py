@@ -25,6 +25,7 @@ EXTENSION = Extension(
             bus=BusAccess(consumes={"EVENTS": ("alerts",)}),
             artifacts=ArtifactAccess(reads=("seals",)),
             metrics_place=8,
+            shares="outbound",
             rereads=MAX_EVENT_AGE,
         )
     },

@@ -17,6 +17,7 @@ from infrastructure.postgres.leadership import Leadership, leading
 from infrastructure.postgres.log_identity import watch_log
 from infrastructure.postgres.store import open_log, open_pool
 from infrastructure.process.clock import clock_of
+from infrastructure.process.role import settings_of
 from infrastructure.settings import Settings
 
 EVALUATE_SECONDS = 1.0
@@ -30,7 +31,7 @@ def run(settings: Settings) -> None:
     Exit with status 1 if the file of rules is invalid.
     """
     try:
-        in_force = RulesInForce(AlertSettings().alerts_file)
+        in_force = RulesInForce(settings_of(AlertSettings).alerts_file)
     except RulesInvalid as error:
         for problem in error.problems:
             logging.getLogger("alerts").critical("%s", problem)

@@ -12,7 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic_settings import BaseSettings
+
+Configured = TypeVar("Configured", bound=BaseSettings)
 
 _role: ContextVar[Role | None] = ContextVar("role", default=None)
 
@@ -65,6 +69,18 @@ class Role:
 def current_role() -> Role | None:
     """Return the role of this thread; None if its process has one role."""
     return _role.get()
+
+
+def settings_of(model: type[Configured]) -> Configured:
+    """Return the settings of an extension, from the variables of this thread's role.
+
+    Raise pydantic.ValidationError if one is invalid.
+    """
+    role = current_role()
+    if role is None:
+        return model()
+    names = {name: f"ECOLINK_{name}".upper() for name in model.model_fields}
+    return model(**{name: role.variables[v] for name, v in names.items() if v in role.variables})
 
 
 def enter(role: Role) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.database_roles import ROLES
-from deploy.processes import PLACES, RESERVED_PLACES
+from deploy.processes import PLACES, PROCESSES
+from infrastructure import extensions
 from infrastructure.extensions import (
     SELECTION,
     Extension,
     Table,
     environment,
     installed,
-    processes,
     selected,
 )
+from infrastructure.process.role import Role, enter, settings_of
 from infrastructure.rights import CHANGE, READ, Access
 
 
@@ -59,14 +62,42 @@ def test_child_processes_get_the_settings_of_selected_extensions(
     assert environment() == {}
 
 
+class Mail(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ECOLINK_")
+    mail_port: int = 25
+    mail_password: str = ""
+
+
+def test_only_the_named_roles_get_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Extension(
+        package="extensions.mail",
+        summary="Mail.",
+        settings=Mail,
+        secrets={"mail_password": ("outbox",)},
+    )
+    monkeypatch.setattr(extensions, "selected", lambda: (one,))
+    monkeypatch.setenv("ECOLINK_MAIL_PORT", "587")
+    monkeypatch.setenv("ECOLINK_MAIL_PASSWORD", "secret")
+    both = {"ECOLINK_MAIL_PORT": "587", "ECOLINK_MAIL_PASSWORD": "secret"}
+    assert environment() == environment("outbox") == both
+    assert environment("gateway") == {"ECOLINK_MAIL_PORT": "587"}
+
+
+def test_settings_are_those_of_the_role_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECOLINK_MAIL_PORT", "587")
+    assert settings_of(Mail).mail_port == 587
+    of_role = copy_context()
+    of_role.run(enter, Role("outbox", {"ECOLINK_MAIL_PORT": "465"}))
+    assert of_role.run(settings_of, Mail).mail_port == 465
+
+
 def fields_of(extension: Extension) -> list[str]:
     return list(extension.settings.model_fields) if extension.settings else []
 
 
 def test_no_two_processes_have_the_same_place_of_metrics() -> None:
-    reserved = [each.metrics_place for each in processes(installed()).values()]
     assert len(set(PLACES.values())) == len(PLACES)
-    assert {place for place in reserved if place < max(PLACES.values())} <= set(RESERVED_PLACES)
+    assert PLACES.keys() >= PROCESSES.keys()
 
 
 def test_every_reference_names_an_attribute() -> None:
