@@ -171,12 +171,12 @@ READ = ("status", "phase", *STARTED)
 def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
     """Apply events to the rows of jobs. Read and write each row once, because rows are wide."""
     jobs = MergedRows(cursor, "job_detail", "job_id")
-    jobs.load({_job(each.event) for each in batch}, READ)
+    jobs.load({job_id for each in batch if (job_id := job_of(each.event))}, READ)
     for each in batch:
         event = each.event
         if isinstance(event, events.JobApproved):
             _insert(jobs, event)
-        elif (job := jobs.row(_job(event))) is not None:
+        elif (job_id := job_of(event)) and (job := jobs.row(job_id)) is not None:
             _apply(jobs, job, event)
     jobs.write()
 

@@ -11,7 +11,7 @@ PACKAGE = "ecolink"
 DESCRIBE = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 GIT_SECONDS = 5
 
-TREE = Path(__file__).parents[1]
+TREE = Path(__file__).parents[2]
 
 
 def package_version() -> str:

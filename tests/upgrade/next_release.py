@@ -116,7 +116,11 @@ TABLE = (
         "",
         f'DDL = "CREATE TABLE IF NOT EXISTS {NEW_TABLE} (version text PRIMARY KEY)"\n',
     ),
-    Edit("deploy/schema.py", "    profiles,\n", f"    profiles,\n    {NEW_TABLE},\n"),
+    Edit(
+        "deploy/schema.py",
+        "from infrastructure import ",
+        f"from infrastructure import {NEW_TABLE}, ",
+    ),
     Edit(
         "deploy/schema.py",
         "    profiles.DDL,\n",

@@ -18,7 +18,7 @@ from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 from infrastructure.training.store_credentials import required_store_issuer
 from services.scheduler.launchers.kubernetes.settings_check import problems
-from tests.deploy.docker.test_compose import BACKUP, secrets_of
+from tests.deploy.docker.test_compose import BACKUP, ROLES, secrets_of_role
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -196,7 +196,10 @@ def test_the_end_of_an_upgrade_waits_and_has_only_the_role_of_the_operator() -> 
 
 def files_of(name: str) -> set[str]:
     """Return the names of the secret files of a workload."""
-    return {"ecolink_database_url"} if name == FINISH else set(secrets_of(name))
+    if name == FINISH:
+        return {"ecolink_database_url"}
+    process = next((each for each, roles in ROLES.items() if name in roles), name)
+    return set(secrets_of_role(process, name))
 
 
 @pytest.mark.parametrize("name", [OPERATOR, BACKUP])

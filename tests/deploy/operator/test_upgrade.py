@@ -68,5 +68,5 @@ def test_the_end_of_an_upgrade_adds_the_new_entries_of_the_catalog(
 def test_an_older_command_refuses_a_newer_log(pool: ConnectionPool[Connection]) -> None:
     with pool.connection() as connection:
         connection.execute("INSERT INTO event_formats VALUES (%s, '9.0.0', 'test')", [NEXT])
-    for command in (("upgrade", "status"), ("events", "parked")):
+    for command in (("upgrade", "status"), ("accounts", "list")):
         assert "Start EcoLink 9.0.0 or later" in ecolink(*command, exit_code=1)

@@ -29,7 +29,7 @@ from tests.builders.next_version import UNKNOWN, from_next_version
 from tests.builders.reports import CHECKPOINT, EVALUATION, training
 from tests.services.trainer.segments import SegmentStore
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PRODUCT = ("domain", "infrastructure", "services", "gateway", "deploy", "projections")
 STEP = StepMeasured(
     account_id=ACCOUNT_ID,

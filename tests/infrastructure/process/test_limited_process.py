@@ -25,7 +25,7 @@ from infrastructure.process.limited_process import (
 from tests.polling import eventually
 
 WORK = "tests.infrastructure.limited_work"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 AMPLE = Limits(cpu_seconds=60, wall_seconds=600, memory_mib=256)
 SHORT = Limits(cpu_seconds=1, wall_seconds=600, memory_mib=256)
 

@@ -20,7 +20,7 @@ UNSAMPLED = PARENT.removesuffix("01") + "00"
 IMPORTED = """
 import sys
 import deploy.run, infrastructure.bus.event_handlers
-from infrastructure import tracing
+from infrastructure.process import tracing
 tracing.start("gateway")
 with tracing.continued(None, "process JobApproved"), tracing.timed("launch"):
     assert tracing.ids() == {}

@@ -23,7 +23,7 @@ from tests.builders.history import History
 from tests.docs.stored_events import PATH, version_of
 from tests.logs import envelopes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCUMENT = document()
 ROWS = [json.loads(line) for line in PATH.read_text().splitlines()]
 CURRENT = {
