@@ -16,7 +16,10 @@ import psycopg
 from psycopg.rows import tuple_row
 
 LOCK_MILLISECONDS = 500
-"""Longest wait for a lock, below the deadlock timeout: services must not give up first."""
+"""Longest wait for a lock, below the deadlock timeout: services must not give up first.
+
+PostgreSQL detects some deadlocks at once, before anyone waits.
+"""
 
 PAUSE_SECONDS = 1.0
 """Seconds between two attempts, in which others use the table."""
@@ -48,7 +51,7 @@ def change_schema(connection: psycopg.Connection[Any], change: Callable[[], obje
             with connection.transaction():
                 connection.execute(f"SET LOCAL lock_timeout TO '{LOCK_MILLISECONDS}ms'".encode())
                 change()
-        except psycopg.errors.LockNotAvailable as error:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             blockers = _blockers(connection)
             if time.monotonic() > deadline:
                 raise SchemaLocked(

@@ -74,6 +74,48 @@ def test_a_migration_gives_up_and_names_the_transactions_in_its_way(
         connection.execute("SELECT note FROM profiles")
 
 
+def test_a_change_in_a_deadlock_is_tried_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service reads a table and then writes it, while the change takes two locks on it."""
+    monkeypatch.setattr(schema_change, "PAUSE_SECONDS", 0.0)
+    met: list[type[Exception]] = []
+    assert settings.owner_database_url is not None
+    with (
+        connect_to(settings.owner_database_url) as owner,
+        connect_to(settings.owner_database_url) as service,
+    ):
+
+        def write() -> None:
+            service.execute("UPDATE profiles SET name = name")
+            service.execute("COMMIT")
+
+        def change() -> None:
+            owner.execute("LOCK profiles IN SHARE ROW EXCLUSIVE MODE")
+            if not met:
+                writing.start()
+                eventually(lambda: waits(settings, service.info.backend_pid))
+            try:
+                owner.execute("ALTER TABLE profiles ADD COLUMN IF NOT EXISTS note text")
+            except psycopg.Error as error:
+                met.append(type(error))
+                raise
+
+        service.execute("BEGIN")
+        service.execute("SELECT count(*) FROM profiles")
+        writing = threading.Thread(target=write)
+        change_schema(owner, change)
+        writing.join()
+    assert met[0] is psycopg.errors.DeadlockDetected
+
+
+def waits(settings: Settings, process: int) -> bool:
+    """Return True if a session waits for a lock."""
+    query = "SELECT FROM pg_locks WHERE pid = %s AND NOT granted"
+    with connect(settings) as connection:
+        return connection.execute(query, [process]).rowcount > 0
+
+
 def run_on_another_machine(settings: Settings, version: str, format: int) -> None:
     """Record a process."""
     assert settings.owner_database_url is not None
