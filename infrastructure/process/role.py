@@ -80,7 +80,10 @@ def settings_of(model: type[Configured]) -> Configured:
     if role is None:
         return model()
     names = {name: f"ECOLINK_{name}".upper() for name in model.model_fields}
-    return model(**{name: role.variables[v] for name, v in names.items() if v in role.variables})
+    own: dict[str, Any] = {
+        name: role.variables[each] for name, each in names.items() if each in role.variables
+    }
+    return model(**own)
 
 
 def enter(role: Role) -> None:
