@@ -73,7 +73,7 @@ class Group:
                 return
             except SystemExit:
                 pass  # the role has logged the reason, or must stop
-            except BaseException:
+            except BaseException:  # also a CancelledError, which would end the thread
                 log.critical("%s failed", role.name, exc_info=True)
             if role.stops:
                 break

@@ -51,10 +51,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "log": ("relay", "projector"),
     "outbound": ("webhooks", "exporter", "trackers", "synthesis"),
 }
+"""Roles that share a process, by the name of the process. Other roles have one of their own."""
+
 for _name, _process in processes(selected()).items():
     if _process.shares:
         GROUPS[_process.shares] = (*GROUPS.get(_process.shares, ()), _name)
-"""Roles that share a process, by the name of the process. Other roles have one of their own."""
 
 ALL = "all"
 """Value of ECOLINK_SEPARATE_ROLES for all roles."""
