@@ -16,12 +16,14 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, LiteralString
 
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from domain import AGGREGATES
 from domain.core.aggregate import Aggregate
 from domain.core.topics import Kind
 from infrastructure.rights import Access, ArtifactAccess, BusAccess
+from infrastructure.settings import Settings
 
 PACKAGE = "extensions"
 """Package with the folders of all extensions."""
@@ -79,6 +81,21 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LauncherOf:
+    """A launcher of trainers, for one value of ECOLINK_LAUNCHER.
+
+    Both references get the extension's settings, which extend those of EcoLink.
+    """
+
+    open: str
+    """Reference to a `services.scheduler.launchers.launcher.OpenLauncher`."""
+    checks: str
+    """Reference to `(settings) -> Iterator[Check]`, for `ecolink doctor`."""
+    needs: str = ""
+    """Package that it needs. The extra of the same name installs it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extension:
     """Everything that an extension adds to the core.
 
@@ -102,7 +119,10 @@ class Extension:
     processes: Mapping[str, Process] = field(default_factory=dict)
     """Processes by name, which is also the name of their role."""
     settings: type[BaseSettings] | None = None
-    """Settings of the extension. Their variables start with ECOLINK_. See `settings_of`."""
+    """Settings of the extension. Their variables start with ECOLINK_. See `settings_of`.
+
+    The model may extend `Settings`, whose fields then do not count as the extension's.
+    """
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Roles that get a setting, by its name. All roles get the other settings."""
     api: tuple[str, ...] = ()
@@ -113,6 +133,8 @@ class Extension:
     """Parts of pages of the core, by the name of the place. See docs/extending.md."""
     operator_tabs: Mapping[str, str] = field(default_factory=dict)
     """Pages below /ops, with their titles in the navigation."""
+    launchers: Mapping[str, LauncherOf] = field(default_factory=dict)
+    """Launchers of trainers, by value of ECOLINK_LAUNCHER."""
     job_forms: Mapping[str, JobForm] = field(default_factory=dict)
     """Sources of a filled job form, by query parameter of the wizard and option of the CLI."""
     commands: Mapping[str, str] = field(default_factory=dict)
@@ -124,6 +146,12 @@ class Extension:
     def name(self) -> str:
         """Name of the extension's folder."""
         return self.package.removeprefix(f"{PACKAGE}.")
+
+    @property
+    def own_settings(self) -> dict[str, FieldInfo]:
+        """Fields of the extension's own settings, by name."""
+        fields = self.settings.model_fields if self.settings else {}
+        return {name: each for name, each in fields.items() if name not in Settings.model_fields}
 
     @property
     def templates(self) -> Path:
@@ -198,7 +226,7 @@ def environment(role: str | None = None) -> dict[str, str]:
     """
     found = dict[str, str]()
     for extension in selected():
-        for name in extension.settings.model_fields if extension.settings else ():
+        for name in extension.own_settings:
             variable = f"ECOLINK_{name}".upper()
             withheld = role is not None and role not in extension.secrets.get(name, (role,))
             if variable in os.environ and not withheld:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from pydantic import AwareDatetime, HttpUrl
-from pydantic_settings import BaseSettings
+from pydantic.fields import FieldInfo
 
 from infrastructure.extensions import installed
 from infrastructure.limits import TABLE, Limit
@@ -36,11 +37,11 @@ def page() -> str:
         "Settings",
         "EcoLink reads its configuration from environment variables. Every process of an "
         "installation needs the same values, unless a description says otherwise.",
-        _variables(Settings),
+        _variables(Settings.model_fields),
         *(
-            markdown.section(f"Extension: {each.name}", each.summary, _variables(each.settings))
+            markdown.section(f"Extension: {each.name}", each.summary, _variables(each.own_settings))
             for each in installed()
-            if each.settings
+            if each.own_settings
         ),
         markdown.section(
             "Limits",
@@ -51,7 +52,7 @@ def page() -> str:
     )
 
 
-def _variables(settings: type[BaseSettings]) -> str:
+def _variables(fields: Mapping[str, FieldInfo]) -> str:
     rows = [
         (
             code(f"{PREFIX}{name}".upper()),
@@ -59,7 +60,7 @@ def _variables(settings: type[BaseSettings]) -> str:
             _default(field.default),
             text(field.description),
         )
-        for name, field in settings.model_fields.items()
+        for name, field in fields.items()
     ]
     return markdown.table(("variable", "type", "default", "meaning"), rows)
 

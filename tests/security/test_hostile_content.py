@@ -315,7 +315,7 @@ IMPORTERS: dict[str, set[str]] = {
         "infrastructure/http/retry_after.py",
         "infrastructure/artifacts/s3_requests.py",
         "infrastructure/seals/timestamps.py",
-        "services/scheduler/launchers/slurm_rest.py",
+        "extensions/slurm/rest.py",
         "services/sealer/app.py",
         "services/synthesis/models.py",
         "services/trackers/server_client.py",

@@ -15,9 +15,9 @@ import yaml
 
 from deploy.docker.secrets import OPERATOR
 from deploy.processes import PROCESSES
+from extensions.kubernetes.settings import problems
 from infrastructure.settings import Settings
 from infrastructure.training.store_credentials import required_store_issuer
-from services.scheduler.launchers.kubernetes.settings_check import problems
 from tests.deploy.docker.test_compose import BACKUP, ROLES, secrets_of_role
 
 ROOT = Path(__file__).parents[3]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
-from pwd import getpwuid
-from typing import Any
 
 import pytest
 
@@ -20,11 +17,8 @@ from infrastructure.postgres.log_identity import set_held
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from infrastructure.training import store_credentials
-from services.scheduler.launchers.slurm_checks import slurm_checks
 from tests.deploy.operator.command_line import ecolink
 from tests.object_store import ROLE
-from tests.slurm.fake import FakeSlurm, fake_slurm
-from tests.slurm.rows import slurm_settings
 
 
 def checks(settings: Settings, name: str) -> list[Check]:
@@ -240,67 +234,3 @@ def test_an_unusable_launcher_fails_with_its_setting(tmp_path: Path) -> None:
     assert check.level is Level.FAILED
     assert "ECOLINK_LAUNCHER is 'abacus'" in check.text
     assert checks(Settings(home=tmp_path), "launcher") == []
-
-
-@pytest.fixture
-def on_slurm(tmp_path: Path) -> Iterator[tuple[FakeSlurm, Settings]]:
-    """A cluster, and settings of a scheduler that uses it."""
-    with fake_slurm(tmp_path) as slurm:
-        given = slurm_settings(slurm)
-        given |= {"home": tmp_path / "home", "trainer_nats_url": "nats://10.0.0.5:4222"}
-        given["slurm_user"] = getpwuid(os.geteuid()).pw_name
-        yield slurm, Settings(**given)
-
-
-def slurm_check(settings: Settings, name: str = "slurm", **changes: Any) -> Check:
-    changed = settings.model_copy(update=changes)
-    (found,) = (each for each in slurm_checks(changed) if each.name == name)
-    return found
-
-
-def test_a_cluster_is_checked_if_the_launcher_uses_it(
-    on_slurm: tuple[FakeSlurm, Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slurm, settings = on_slurm
-    monkeypatch.setattr("tests.slurm.fake.USER", settings.slurm_user)
-    assert checks(settings.model_copy(update={"launcher": "local"}), "slurm") == []
-    assert [each for each in slurm_checks(settings) if each.level is Level.FAILED] == []
-    assert "2 usable nodes with 4 GPUs" in slurm_check(settings).text
-    slurm.nodes = "nodes_down"
-    assert "1 usable nodes with 2 GPUs" in slurm_check(settings).text
-    slurm.token = "another"
-    assert "scontrol token" in slurm_check(settings).text
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "fix"),
-    [
-        ("slurm", {"slurm_url": None}, "ECOLINK_SLURM_URL is not set"),
-        ("slurm", {"slurm_url": "http://127.0.0.1:1"}, "does not answer"),
-        ("slurm", {"slurm_regions": {"local": "none"}}, "Change ECOLINK_SLURM_REGIONS"),
-        ("slurm directory", {"slurm_directory": Path("/nowhere")}, "Mount it"),
-        ("slurm user", {"slurm_user": "daemon"}, "Run the scheduler as daemon"),
-        ("slurm network", {"trainer_nats_url": None}, "Set ECOLINK_TRAINER_NATS_URL"),
-        ("slurm network", {"trainer_nats_url": "nats://[::1]:4222"}, "Nodes cannot reach"),
-        ("slurm token", {"slurm_token_file": Path("/nowhere")}, "Cannot read /nowhere"),
-    ],
-)
-def test_a_wrong_setting_of_a_cluster_has_a_fix(
-    on_slurm: tuple[FakeSlurm, Settings],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    changes: dict[str, Any],
-    fix: str,
-) -> None:
-    monkeypatch.setattr("tests.slurm.fake.USER", on_slurm[1].slurm_user)
-    check = slurm_check(on_slurm[1], name, **changes)
-    assert check.level is Level.FAILED
-    assert fix in check.text
-
-
-def test_a_token_that_others_can_read_fails(on_slurm: tuple[FakeSlurm, Settings]) -> None:
-    slurm, settings = on_slurm
-    slurm.token_file.chmod(0o644)
-    check = slurm_check(settings, "slurm token")
-    assert check.level is Level.FAILED
-    assert f"chmod go= {slurm.token_file}" in check.text

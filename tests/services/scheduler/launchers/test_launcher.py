@@ -1,17 +1,14 @@
 """Conformance tests of the Launcher port.
 
-To add a launcher, add a row to ROWS.
+An extension with a launcher adds ROWS in its test module `launchers`.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -22,13 +19,13 @@ from domain.catalog.catalog_entries import shipped_offers
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.settings import Settings
 from infrastructure.training.reports import SegmentSpec
-from services.scheduler.launchers import LAUNCHERS, UnknownLauncher, open_launcher
+from services.scheduler.launchers import UnknownLauncher, launchers, open_launcher
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName, PodPending
 from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
+from tests.extension_modules import extension_modules
 from tests.polling import eventually
-from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster
-from tests.slurm.rows import fake_row, real_row
+from tests.services.scheduler.launchers.rows import Row
 
 pytestmark = pytest.mark.full
 
@@ -59,22 +56,6 @@ while True:
 """
 
 
-Infrastructure = Callable[[Path], AbstractContextManager[Mapping[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A launcher as the tests of the port open it."""
-
-    launcher: str
-    settings: dict[str, Any] = field(default_factory=dict[str, Any])
-    await_ready: Callable[[Launcher, Settings], None] = lambda launcher, settings: None
-    """Waits until the launcher has prepared the next launch."""
-
-    infrastructure: Infrastructure = lambda directory: nullcontext({})
-    """Runs what the launcher connects to, in a directory. Returns more settings."""
-
-
 def await_ready(launcher: Launcher, settings: Settings) -> None:
     """Wait for a local launcher's warm trainers."""
 
@@ -85,30 +66,12 @@ def await_ready(launcher: Launcher, settings: Settings) -> None:
     eventually(ready, 300)  # it imports its libraries, which takes long on a busy machine
 
 
-@contextmanager
-def kubernetes(directory: Path) -> Iterator[Mapping[str, Any]]:
-    """Run a cluster whose pods are processes of this machine."""
-    fake = FakeCluster(directory, FixedClock().now, runs_processes=True)
-    with fake.running():
-        yield {"kubernetes_config": fake.config}
-
-
 ROWS = {
     "local-cold": Row("local", {"warm_trainers": 0}),
-    "local-warm": Row("local", {"warm_trainers": 1}, await_ready),
-    "kubernetes": Row(
-        "kubernetes",
-        {
-            "kubernetes_image": "trainer:1",
-            "trainer_nats_url": "nats://nats.example.org:4222",
-            "artifacts_url": "memory:///",
-            "heartbeat_seconds": 0.01,
-        },
-        infrastructure=kubernetes,
-    ),
-    "slurm-fake": Row("slurm", infrastructure=fake_row),
-    "slurm": Row("slurm", infrastructure=real_row),
+    "local-warm": Row("local", {"warm_trainers": 1}, await_ready=await_ready),
 }
+for module in extension_modules("launchers"):
+    ROWS |= module.ROWS
 
 
 @pytest.fixture(params=ROWS.values(), ids=list(ROWS))
@@ -121,7 +84,7 @@ def settings(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with row.infrastructure(tmp_path) as more:
-        yield Settings(
+        yield row.model(
             home=tmp_path,
             launcher=row.launcher,
             nats_url="nats://127.0.0.1:1",
@@ -149,16 +112,16 @@ def reopen(
     row: Row, settings: Settings, catalog: Catalog, program: list[str]
 ) -> Iterator[Callable[[], Launcher]]:
     """Opens the launcher again, as another process would."""
-    launchers: list[Launcher] = []
+    opened_ones: list[Launcher] = []
 
     def reopen() -> Launcher:
-        opened = LAUNCHERS[row.launcher](settings, FixedClock(), lambda: catalog, program)
-        launchers.append(opened)
+        opened = launchers()[row.launcher](settings, FixedClock(), lambda: catalog, program)
+        opened_ones.append(opened)
         row.await_ready(opened, settings)
         return opened
 
     yield reopen
-    for opened in launchers:
+    for opened in opened_ones:
         opened.close()
 
 
@@ -339,7 +302,7 @@ def test_withdrawing_every_region_leaves_no_capacity(launcher: Launcher, catalog
 
 
 def test_every_registered_launcher_has_a_row() -> None:
-    assert {row.launcher for row in ROWS.values()} == LAUNCHERS.keys()
+    assert {row.launcher for row in ROWS.values()} == launchers().keys()
 
 
 def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ from functools import cached_property
 
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType
+from extensions.kubernetes import manifests, pod_state
+from extensions.kubernetes.cluster import RIGHTS, Cluster, Refused, Resource
+from extensions.kubernetes.manifests import BOUND_AT, BOUND_POD, pod_name
+from extensions.kubernetes.settings import KubernetesSettings, require_usable
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.process.clock import Clock
-from infrastructure.settings import Settings
 from infrastructure.training.reports import SegmentSpec
-from services.scheduler.launchers.kubernetes import manifests, pod_state
-from services.scheduler.launchers.kubernetes.cluster import RIGHTS, Cluster, Refused, Resource
-from services.scheduler.launchers.kubernetes.manifests import BOUND_AT, BOUND_POD, pod_name
-from services.scheduler.launchers.kubernetes.settings_check import require_usable
 from services.scheduler.launchers.launcher import (
     TRAINER,
     ClusterLauncher,
@@ -79,7 +78,7 @@ class KubernetesLauncher(ClusterLauncher):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: KubernetesSettings,
         clock: Clock,
         catalog: ReadCatalog,
         program: Sequence[str] = TRAINER,

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from extensions.kubernetes.cluster import RIGHTS, Cluster, NoCluster, Refused
+from extensions.kubernetes.settings import KubernetesSettings, problems
 from infrastructure.checks.machine import Check, Level
-from infrastructure.settings import Settings
-from services.scheduler.launchers.kubernetes.cluster import RIGHTS, Cluster, NoCluster, Refused
-from services.scheduler.launchers.kubernetes.settings_check import problems
 from services.scheduler.launchers.launcher import LauncherUnavailable
 
 NAME = "launcher"
 
 
-def checks(settings: Settings) -> Iterator[Check]:
+def checks(settings: KubernetesSettings) -> Iterator[Check]:
     """Check the settings, the credentials, the connection and the rights to list resources."""
     found = [Check(NAME, Level.FAILED, problem) for problem in problems(settings)]
     yield from found
@@ -21,7 +20,7 @@ def checks(settings: Settings) -> Iterator[Check]:
         yield _cluster(settings)
 
 
-def _cluster(settings: Settings) -> Check:
+def _cluster(settings: KubernetesSettings) -> Check:
     try:
         cluster = Cluster(settings)
         jobs = len(cluster.jobs())

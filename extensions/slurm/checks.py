@@ -11,15 +11,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from extensions.slurm.launcher import Cluster
+from extensions.slurm.settings import SlurmSettings
 from infrastructure.checks.machine import Check, Level
-from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import LauncherUnavailable
-from services.scheduler.launchers.slurm import Cluster
 
 NAME = "slurm"
 
 
-def slurm_checks(settings: Settings) -> Iterator[Check]:
+def slurm_checks(settings: SlurmSettings) -> Iterator[Check]:
     """Check the cluster, its partitions, the token, the shared directory and the addresses."""
     try:
         cluster = Cluster.of(settings)
@@ -91,7 +91,7 @@ def _user(name: str) -> Check:
     return Check("slurm user", Level.OK, f"{name} ({user_id})")
 
 
-def _addresses(settings: Settings) -> Iterator[Check]:
+def _addresses(settings: SlurmSettings) -> Iterator[Check]:
     url = settings.trainer_nats_url or settings.nats_url
     if url is None or _is_loopback(urlsplit(url).hostname):
         shown = "the embedded NATS server" if url is None else f"NATS at {urlsplit(url).hostname}"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from infrastructure.settings import Settings
-from services.scheduler.launchers.kubernetes.cluster import Cluster, NoCluster
-from services.scheduler.launchers.kubernetes.settings_check import (
+from extensions.kubernetes.cluster import Cluster, NoCluster
+from extensions.kubernetes.settings import (
+    KubernetesSettings,
     UnusableSettings,
     problems,
     require_usable,
@@ -23,7 +23,7 @@ USABLE: dict[str, Any] = {
 
 
 def test_usable_settings_have_no_problem() -> None:
-    require_usable(Settings(**USABLE))
+    require_usable(KubernetesSettings(**USABLE))
 
 
 @pytest.mark.parametrize(
@@ -39,19 +39,19 @@ def test_usable_settings_have_no_problem() -> None:
     ],
 )
 def test_a_problem_names_its_setting(changes: dict[str, Any], named: str) -> None:
-    (problem,) = problems(Settings(**USABLE | changes))
+    (problem,) = problems(KubernetesSettings(**USABLE | changes))
     assert named in problem
     with pytest.raises(UnusableSettings, match=named):
-        require_usable(Settings(**USABLE | changes))
+        require_usable(KubernetesSettings(**USABLE | changes))
 
 
 def test_unreadable_credentials_name_the_file(tmp_path: Path) -> None:
     config = tmp_path / "missing"
     with pytest.raises(NoCluster, match=r"missing.*ECOLINK_KUBERNETES_CONFIG"):
-        Cluster(Settings(**USABLE, kubernetes_config=config))
+        Cluster(KubernetesSettings(**USABLE, kubernetes_config=config))
 
 
 def test_outside_of_a_cluster_a_kubeconfig_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(NoCluster, match="service account of this pod"):
-        Cluster(Settings(**USABLE))
+        Cluster(KubernetesSettings(**USABLE))

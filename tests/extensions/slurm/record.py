@@ -1,4 +1,7 @@
-"""Records the answers of a real Slurm for the fake one: `python -m tests.slurm.record`."""
+"""Records the answers of a real Slurm for the fake one.
+
+`python -m tests.extensions.slurm.record`
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,16 @@ from typing import Any
 
 import httpx
 
+from tests.extensions.slurm.cluster import (
+    GPUS,
+    PARTITION,
+    URGENT,
+    USER,
+    SlurmCluster,
+    missing,
+    slurm_cluster,
+)
 from tests.polling import eventually
-from tests.slurm.cluster import GPUS, PARTITION, URGENT, USER, SlurmCluster, missing, slurm_cluster
 
 ANSWERS = Path(__file__).with_name("answers")
 LOST_SECONDS = 120.0  # for Slurm to notice a lost node

@@ -1,6 +1,6 @@
 """A fake slurmrestd, whose answers were recorded from a real one. It runs jobs as processes here.
 
-`tests.slurm.record` records the answers.
+`tests.extensions.slurm.record` records the answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from threading import Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.slurm.cluster import GPUS, NODES, PARTITION, URGENT, USER
+from tests.extensions.slurm.cluster import GPUS, NODES, PARTITION, URGENT, USER
 
 API = "/slurm/v0.0.42"
 ANSWERS = Path(__file__).with_name("answers")

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
+from extensions.kubernetes.settings import KubernetesSettings
 from infrastructure.checks.machine import Check, Level
-from infrastructure.settings import Settings
 from services.scheduler.launchers import MissingExtra, launcher_checks, open_launcher
 from tests.builders.commands import FixedClock
-from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster
+from tests.extensions.kubernetes.fake_cluster import FakeCluster
 from tests.services.scheduler.launchers.test_launcher import shipped_catalog
 
 
-def only(settings: Settings, **changes: Any) -> Check:
+def only(settings: KubernetesSettings, **changes: Any) -> Check:
     (check,) = launcher_checks(settings.model_copy(update=changes))
     return check
 
 
-def test_a_cluster_that_answers_is_ok(settings: Settings, cluster: FakeCluster) -> None:
+def test_a_cluster_that_answers_is_ok(settings: KubernetesSettings, cluster: FakeCluster) -> None:
     cluster.add_node("a", 1, {})
     check = only(settings)
     assert check.level is Level.OK
@@ -29,7 +29,7 @@ def test_a_cluster_that_answers_is_ok(settings: Settings, cluster: FakeCluster) 
 
 
 def test_the_declared_capacity_needs_no_right_to_list_nodes(
-    settings: Settings, cluster: FakeCluster
+    settings: KubernetesSettings, cluster: FakeCluster
 ) -> None:
     cluster.refusals["list", "nodes"] = 403, "nodes is forbidden"
     assert only(settings, kubernetes_capacity="catalog").level is Level.OK
@@ -38,7 +38,9 @@ def test_the_declared_capacity_needs_no_right_to_list_nodes(
     assert "rbac.yaml" in check.text
 
 
-def test_each_problem_fails(settings: Settings, cluster: FakeCluster, tmp_path: Path) -> None:
+def test_each_problem_fails(
+    settings: KubernetesSettings, cluster: FakeCluster, tmp_path: Path
+) -> None:
     assert "ECOLINK_KUBERNETES_IMAGE" in only(settings, kubernetes_image=None).text
     assert "missing" in only(settings, kubernetes_config=tmp_path / "missing").text
     cluster.status = 503
@@ -49,10 +51,10 @@ def test_each_problem_fails(settings: Settings, cluster: FakeCluster, tmp_path: 
 
 
 def test_a_missing_client_names_the_extra(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: KubernetesSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith("services.scheduler.launchers.kubernetes."):
+        if name.startswith("extensions.kubernetes."):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "kubernetes", None)
     check = only(settings)

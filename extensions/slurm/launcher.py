@@ -19,8 +19,16 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from domain.catalog.catalog_entries import GpuType
+from extensions.slurm.rest import (
+    COMPLETING,
+    SlurmJob,
+    SlurmNode,
+    SlurmRefused,
+    SlurmRest,
+    alive,
+)
+from extensions.slurm.settings import SlurmSettings
 from infrastructure.process.clock import Clock
-from infrastructure.settings import Settings
 from infrastructure.training.reports import STOP, SegmentSpec
 from services.scheduler.launchers.launcher import (
     TRAINER,
@@ -46,14 +54,6 @@ from services.scheduler.launchers.pod_folder import (
     write_spec,
 )
 from services.scheduler.launchers.recent_capacity import RecentCapacity
-from services.scheduler.launchers.slurm_rest import (
-    COMPLETING,
-    SlurmJob,
-    SlurmNode,
-    SlurmRefused,
-    SlurmRest,
-    alive,
-)
 from services.scheduler.launchers.trainer_environment import trainer_environment
 
 STATES_SECONDS = 0.5
@@ -81,7 +81,7 @@ class Cluster:
     directory: Path
 
     @classmethod
-    def of(cls, settings: Settings) -> Cluster:
+    def of(cls, settings: SlurmSettings) -> Cluster:
         """Return the settings. Raise ValueError if one is missing."""
         needed = ("url", "user", "token_file", "directory", "regions")
         values = {name: getattr(settings, f"slurm_{name}") for name in needed}
@@ -151,7 +151,7 @@ class SlurmLauncher(ClusterLauncher):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SlurmSettings,
         clock: Clock,
         catalog: ReadCatalog,
         program: Sequence[str] = TRAINER,
@@ -398,7 +398,7 @@ class SlurmLauncher(ClusterLauncher):
 
     def _script(self, folder: Path, placement: Placement) -> str:
         """Return the batch script: the prologue of the operator, and then the pod."""
-        command = [self._python, "-m", "services.scheduler.launchers.slurm_pod", str(folder)]
+        command = [self._python, "-m", "extensions.slurm.pod", str(folder)]
         if placement.nodes > 1:
             nodes = str(placement.nodes)
             command += ["srun", "--nodes", nodes, "--ntasks", nodes, "--ntasks-per-node", "1"]

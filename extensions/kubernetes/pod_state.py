@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.scheduler.launchers.kubernetes.cluster import CONTAINER, Resource
+from extensions.kubernetes.cluster import CONTAINER, Resource
 
 HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """Reasons of a waiting container that never pass. An image registry, for example, may recover."""

@@ -12,9 +12,9 @@ import kubernetes_validate
 import pytest
 
 from domain.catalog.catalog import Catalog
-from infrastructure.settings import Settings
+from extensions.kubernetes import manifests
+from extensions.kubernetes.settings import KubernetesSettings
 from infrastructure.training.reports import SegmentSpec
-from services.scheduler.launchers.kubernetes import manifests
 from services.scheduler.launchers.launcher import TRAINER, PodName
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.services.scheduler.launchers.test_launcher import shipped_catalog
@@ -34,14 +34,14 @@ def catalog() -> Catalog:
     return shipped_catalog()
 
 
-def settings(**changes: Any) -> Settings:
+def settings(**changes: Any) -> KubernetesSettings:
     defaults: dict[str, Any] = {
         "nats_url": "nats://services:secret@nats:4222",
         "database_url": "postgresql://nobody:secret@db/x",
         "artifacts_url": "s3://ecolink",
         "kubernetes_image": "registry.example.org/ecolink-trainer:1",
     }
-    return Settings(**defaults | changes)
+    return KubernetesSettings(**defaults | changes)
 
 
 def spec(**changes: Any) -> SegmentSpec:

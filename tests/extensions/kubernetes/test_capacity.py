@@ -9,8 +9,8 @@ import pytest
 
 from domain.catalog.catalog import Catalog
 from tests.builders.commands import command
-from tests.services.scheduler.launchers.kubernetes.conftest import OpenLauncher
-from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster
+from tests.extensions.kubernetes.conftest import OpenLauncher
+from tests.extensions.kubernetes.fake_cluster import FakeCluster
 
 L4 = {"nvidia.com/gpu.product": "NVIDIA-L4", "topology.kubernetes.io/region": "eu-west-1"}
 H100 = L4 | {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}

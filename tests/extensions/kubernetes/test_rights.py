@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
+from extensions.kubernetes import launcher as module
+from extensions.kubernetes.launcher import KubernetesLauncher
+from extensions.kubernetes.settings import KubernetesSettings
 from infrastructure.checks.machine import Level
-from infrastructure.settings import Settings
 from services.scheduler.launchers import launcher_checks
-from services.scheduler.launchers.kubernetes import launcher as module
-from services.scheduler.launchers.kubernetes.launcher import KubernetesLauncher
 from services.scheduler.launchers.launcher import PodPending
-from tests.services.scheduler.launchers.kubernetes.fake_cluster import NAMESPACE, FakeCluster
-from tests.services.scheduler.launchers.kubernetes.test_launcher import NAME, spec
+from tests.extensions.kubernetes.fake_cluster import NAMESPACE, FakeCluster
+from tests.extensions.kubernetes.test_launcher import NAME, spec
 
-RBAC = Path(__file__).parents[5] / "deploy" / "kubernetes" / "base" / "rbac.yaml"
+RBAC = Path(__file__).parents[3] / "deploy" / "kubernetes" / "base" / "rbac.yaml"
 
 
 def rights(account: str) -> Iterator[tuple[str, str, str]]:
@@ -69,7 +69,7 @@ def test_the_rights_are_exactly_those_of_the_calls(
 
 
 def test_operators_have_exactly_the_rights_of_the_checks(
-    settings: Settings, cluster: FakeCluster
+    settings: KubernetesSettings, cluster: FakeCluster
 ) -> None:
     assert [each.level for each in launcher_checks(settings)] == [Level.OK]
     assert sorted(cluster.calls) == sorted(rights("ecolink-operator"))

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from extensions.kubernetes import launcher as module
+from extensions.kubernetes.launcher import KubernetesLauncher
 from infrastructure.training.reports import SegmentSpec
-from services.scheduler.launchers.kubernetes import launcher as module
-from services.scheduler.launchers.kubernetes.launcher import KubernetesLauncher
 from services.scheduler.launchers.launcher import (
     LauncherUnavailable,
     LaunchFailed,
@@ -22,8 +22,8 @@ from services.scheduler.launchers.launcher import (
 )
 from tests.builders.commands import NOW, FixedClock
 from tests.builders.examples import JOB_ID
-from tests.services.scheduler.launchers.kubernetes.conftest import OpenLauncher
-from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster, stamp
+from tests.extensions.kubernetes.conftest import OpenLauncher
+from tests.extensions.kubernetes.fake_cluster import FakeCluster, stamp
 from tests.services.scheduler.launchers.test_launcher import spec as example
 
 NAME = PodName(JOB_ID, 1)

@@ -15,7 +15,10 @@ import pytest
 
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType, Region
-from infrastructure.settings import Settings
+from extensions.slurm.launcher import SlurmLauncher
+from extensions.slurm.pod import STARTED_ALREADY
+from extensions.slurm.rest import gpus_of
+from extensions.slurm.settings import SlurmSettings
 from infrastructure.training.reports import FINAL_REPORT, Credentials
 from services.scheduler.launchers.launcher import (
     LauncherUnavailable,
@@ -25,11 +28,11 @@ from services.scheduler.launchers.launcher import (
     PodPending,
 )
 from services.scheduler.launchers.recent_capacity import HOLD_SECONDS, RecentCapacity
-from services.scheduler.launchers.slurm import SlurmLauncher
-from services.scheduler.launchers.slurm_pod import STARTED_ALREADY
-from services.scheduler.launchers.slurm_rest import gpus_of
 from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import JOB_ID
+from tests.extensions.slurm.cluster import GPUS, NODES
+from tests.extensions.slurm.fake import FakeSlurm, fake_slurm
+from tests.extensions.slurm.rows import slurm_settings
 from tests.polling import eventually
 from tests.services.scheduler.launchers.test_launcher import (
     NAME,
@@ -38,9 +41,6 @@ from tests.services.scheduler.launchers.test_launcher import (
     shipped_catalog,
     spec,
 )
-from tests.slurm.cluster import GPUS, NODES
-from tests.slurm.fake import FakeSlurm, fake_slurm
-from tests.slurm.rows import slurm_settings
 
 ALL_GPUS = GPUS * len(NODES)
 SLEEP = ["/bin/sh", "-c", "exec sleep 600"]
@@ -53,10 +53,10 @@ def slurm(tmp_path: Path) -> Iterator[FakeSlurm]:
 
 
 @pytest.fixture
-def settings(slurm: FakeSlurm, tmp_path: Path) -> Settings:
+def settings(slurm: FakeSlurm, tmp_path: Path) -> SlurmSettings:
     given = slurm_settings(slurm)
     given |= {"home": tmp_path / "home", "grace_seconds": 20}
-    return Settings(**given, nats_url="nats://user:word@10.0.0.1:1")
+    return SlurmSettings(**given, nats_url="nats://user:word@10.0.0.1:1")
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture
-def launcher(settings: Settings, clock: FixedClock, catalog: Catalog) -> Iterator[SlurmLauncher]:
+def launcher(
+    settings: SlurmSettings, clock: FixedClock, catalog: Catalog
+) -> Iterator[SlurmLauncher]:
     launcher = SlurmLauncher(settings, clock, lambda: catalog, SLEEP)
     yield launcher
     launcher.close()
@@ -142,7 +144,7 @@ def test_only_the_user_of_the_jobs_can_read_the_spec(
 
 
 def test_a_job_has_its_resources_and_no_secrets(
-    settings: Settings, slurm: FakeSlurm, catalog: Catalog
+    settings: SlurmSettings, slurm: FakeSlurm, catalog: Catalog
 ) -> None:
     wanted = {
         "slurm_account": "ml",
@@ -245,7 +247,7 @@ def test_a_job_whose_processes_cannot_be_killed_is_lost_after_a_while(
     pod = launcher.poll(NAME)
     assert pod is not None
     assert pod.alive
-    monkeypatch.setattr("services.scheduler.launchers.slurm.COMPLETING_SECONDS", 0.0)
+    monkeypatch.setattr("extensions.slurm.launcher.COMPLETING_SECONDS", 0.0)
     eventually(lambda: (pod := launcher.poll(NAME)) is not None and not pod.alive)
 
 
@@ -279,7 +281,7 @@ def test_a_job_that_ended_and_was_forgotten_before_its_binding_has_run(
 def test_a_pod_starts_only_once(tmp_path: Path) -> None:
     """A job that Slurm starts again must not run beside the next segment."""
     arguments = [str(tmp_path), "/bin/sh", "-c", "echo ran >> ran; kill -9 $$"]
-    pod = [sys.executable, "-m", "services.scheduler.launchers.slurm_pod", *arguments]
+    pod = [sys.executable, "-m", "extensions.slurm.pod", *arguments]
     codes = [subprocess.run(pod, cwd=tmp_path, check=False).returncode for _ in range(2)]
     assert codes == [137, STARTED_ALREADY]
     assert (tmp_path / "ran").read_text() == "ran\n"
@@ -306,7 +308,7 @@ def test_a_lost_pod_keeps_its_last_report(launcher: SlurmLauncher, slurm: FakeSl
 
 
 def test_the_exit_code_is_slurms_if_the_shared_directory_does_not_show_it_yet(
-    settings: Settings, slurm: FakeSlurm, catalog: Catalog
+    settings: SlurmSettings, slurm: FakeSlurm, catalog: Catalog
 ) -> None:
     failing = ["/bin/sh", "-c", "exit 7"]
     launcher = SlurmLauncher(settings, FixedClock(), lambda: catalog, failing)
@@ -382,7 +384,7 @@ def test_a_missing_token_is_named(launcher: SlurmLauncher, slurm: FakeSlurm) -> 
 
 
 def test_an_unmounted_directory_loses_no_pod(
-    launcher: SlurmLauncher, slurm: FakeSlurm, settings: Settings, catalog: Catalog
+    launcher: SlurmLauncher, slurm: FakeSlurm, settings: SlurmSettings, catalog: Catalog
 ) -> None:
     pod = launched(launcher, spec())
     mounted = slurm.directory.rename(slurm.directory.with_name("mounted"))
@@ -398,7 +400,7 @@ def test_an_unmounted_directory_loses_no_pod(
     assert restarted.poll(NAME) == pod
 
 
-def test_a_missing_setting_is_named(settings: Settings) -> None:
+def test_a_missing_setting_is_named(settings: SlurmSettings) -> None:
     for name in ("url", "user", "token_file", "directory", "regions"):
         lacking = settings.model_copy(update={f"slurm_{name}": None})
         with pytest.raises(ValueError, match=f"ECOLINK_SLURM_{name.upper()} is not set"):
@@ -409,7 +411,7 @@ def test_a_missing_setting_is_named(settings: Settings) -> None:
 
 
 def test_capacity_is_that_of_the_usable_nodes(
-    launcher: SlurmLauncher, slurm: FakeSlurm, settings: Settings, catalog: Catalog
+    launcher: SlurmLauncher, slurm: FakeSlurm, settings: SlurmSettings, catalog: Catalog
 ) -> None:
     assert launcher.capacity({}) == {("local", "cpu"): ALL_GPUS}
     slurm.nodes = "nodes_down"
@@ -438,7 +440,7 @@ def test_the_catalog_limits_the_capacity(launcher: SlurmLauncher, catalog: Catal
 
 
 def test_each_region_has_its_partition(
-    settings: Settings, catalog: Catalog, caplog: pytest.LogCaptureFixture
+    settings: SlurmSettings, catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     regions = {"local": "train", "north": "urgent", "south": "missing", "unknown": "train"}
     with command():

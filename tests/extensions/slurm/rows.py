@@ -10,10 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.cluster import GPUS, PARTITION, USER, SlurmCluster, missing, slurm_cluster
-from tests.slurm.fake import FakeSlurm, fake_slurm
+from tests.extensions.slurm.cluster import (
+    GPUS,
+    PARTITION,
+    USER,
+    SlurmCluster,
+    missing,
+    slurm_cluster,
+)
+from tests.extensions.slurm.fake import FakeSlurm, fake_slurm
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def slurm_settings(cluster: SlurmCluster | FakeSlurm) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,11 +22,11 @@ from infrastructure.settings import Settings
 from services.projector.audit import audit
 from services.scheduler.launchers.launcher import PodName
 from tests.e2e.test_faults import assert_billed_as_the_trainer_logged
+from tests.extensions.slurm.cluster import GPUS, NODES, URGENT, USER, SlurmCluster
+from tests.extensions.slurm.forwarder import forwarding
+from tests.extensions.slurm.rows import real_cluster, slurm_settings
 from tests.polling import eventually
 from tests.running import EcoLinkUnderTest, running_ecolink
-from tests.slurm.cluster import GPUS, NODES, URGENT, USER, SlurmCluster
-from tests.slurm.forwarder import forwarding
-from tests.slurm.rows import real_cluster, slurm_settings
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
@@ -35,6 +37,16 @@ LOST_SECONDS = 120.0  # for Slurm to notice a lost node
 def cluster() -> Iterator[SlurmCluster]:
     with real_cluster() as cluster:
         yield cluster
+
+
+@contextmanager
+def variables_of(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Set the environment variables of settings."""
+    with pytest.MonkeyPatch.context() as variables:
+        for name, value in settings.items():
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            variables.setenv(f"ECOLINK_{name}".upper(), text)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +63,11 @@ def ecolink(
         "nats_port": port,
         "trainer_nats_url": f"nats://{cluster.host}:{port}",
     }
-    given |= slurm_settings(cluster)
-    given["slurm_prologue"] += "\nexport OMP_NUM_THREADS=1"
+    of_cluster = slurm_settings(cluster)
+    given["launcher"] = of_cluster.pop("launcher")
+    of_cluster["slurm_prologue"] += "\nexport OMP_NUM_THREADS=1"
     with (
+        variables_of(of_cluster),
         forwarding(cluster.host, port),
         running_ecolink(tmp_path_factory.mktemp("model"), Settings(**given)) as under_test,
     ):

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from domain.catalog.catalog_entries import GpuType
-from infrastructure.settings import Settings
+from extensions.kubernetes.cluster import CONTAINER, Resource
+from extensions.kubernetes.settings import KubernetesSettings
 from infrastructure.training.reports import BEAT, SegmentSpec, stored_report_ref
-from services.scheduler.launchers.kubernetes.cluster import CONTAINER, Resource
 from services.scheduler.launchers.launcher import TRAINER, PodName
 from services.scheduler.launchers.trainer_environment import trainer_environment
 
@@ -74,7 +74,11 @@ def secret(spec: SegmentSpec, job: Resource) -> Resource:
 
 
 def job(
-    spec: SegmentSpec, kind: GpuType, region: str, settings: Settings, program: Sequence[str]
+    spec: SegmentSpec,
+    kind: GpuType,
+    region: str,
+    settings: KubernetesSettings,
+    program: Sequence[str],
 ) -> Resource:
     """Return the Job of a segment. It is suspended until its Secret exists, or Kueue admits it."""
     queue = {} if settings.kubernetes_queue is None else {QUEUE: settings.kubernetes_queue}
@@ -117,7 +121,11 @@ def _labels(spec: SegmentSpec) -> dict[str, str]:
 
 
 def _pod(
-    spec: SegmentSpec, kind: GpuType, region: str, settings: Settings, program: Sequence[str]
+    spec: SegmentSpec,
+    kind: GpuType,
+    region: str,
+    settings: KubernetesSettings,
+    program: Sequence[str],
 ) -> Resource:
     return {
         "restartPolicy": "Never",
@@ -139,7 +147,7 @@ def _pod(
     }
 
 
-def _affinity(kind: GpuType, region: str, settings: Settings) -> Resource:
+def _affinity(kind: GpuType, region: str, settings: KubernetesSettings) -> Resource:
     wanted: list[Resource] = []
     if kind.backing == "nvidia":
         names = sorted(label_values(kind))
@@ -158,7 +166,7 @@ def label_values(kind: GpuType) -> set[str]:
     return {name.replace(" ", "-") for name in kind.device_names}
 
 
-def _tolerations(kind: GpuType, settings: Settings) -> list[Resource]:
+def _tolerations(kind: GpuType, settings: KubernetesSettings) -> list[Resource]:
     """Tolerate the taint of GPU nodes, and a lost node for as long as a silent trainer."""
     seconds = math.ceil(settings.silence_seconds)
     lost = [
@@ -177,7 +185,7 @@ def _tolerations(kind: GpuType, settings: Settings) -> list[Resource]:
 
 
 def _container(
-    spec: SegmentSpec, kind: GpuType, settings: Settings, program: Sequence[str]
+    spec: SegmentSpec, kind: GpuType, settings: KubernetesSettings, program: Sequence[str]
 ) -> Resource:
     # The path of this process's Python means nothing in another image.
     command = ["python", *program[1:]] if program is TRAINER else list(program)
@@ -210,7 +218,7 @@ def _container(
     }
 
 
-def _environment(spec: SegmentSpec, settings: Settings) -> dict[str, str]:
+def _environment(spec: SegmentSpec, settings: KubernetesSettings) -> dict[str, str]:
     """Return the environment of a trainer, without secrets."""
     return trainer_environment(settings) | {
         "ECOLINK_HOME": str(HOME),
@@ -222,7 +230,7 @@ def _environment(spec: SegmentSpec, settings: Settings) -> dict[str, str]:
     }
 
 
-def _resources(spec: SegmentSpec, kind: GpuType, settings: Settings) -> Resource:
+def _resources(spec: SegmentSpec, kind: GpuType, settings: KubernetesSettings) -> Resource:
     memory = f"{math.ceil(settings.kubernetes_memory_gib * spec.gpu_count * 1024)}Mi"
     cpu = f"{math.ceil(settings.kubernetes_cpus * spec.gpu_count * 1000)}m"
     disk = f"{math.ceil(settings.kubernetes_disk_gib * 1024)}Mi"
@@ -232,7 +240,7 @@ def _resources(spec: SegmentSpec, kind: GpuType, settings: Settings) -> Resource
     return {"requests": limits | {"cpu": cpu}, "limits": limits}
 
 
-def _liveness(settings: Settings) -> Resource:
+def _liveness(settings: KubernetesSettings) -> Resource:
     """End a trainer whose reporter no longer touches its beat file."""
     seconds = math.ceil(max(settings.silence_seconds, 10 * settings.heartbeat_seconds))
     beat = POD_DIRECTORY / BEAT
@@ -247,7 +255,7 @@ def _liveness(settings: Settings) -> Resource:
     }
 
 
-def _volumes(spec: SegmentSpec, settings: Settings) -> list[Any]:
+def _volumes(spec: SegmentSpec, settings: KubernetesSettings) -> list[Any]:
     name = resource_name(PodName(spec.job_id, spec.segment))
     disk = {"sizeLimit": f"{math.ceil(settings.kubernetes_disk_gib * 1024)}Mi"}
     volumes: list[Any] = [

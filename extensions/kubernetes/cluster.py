@@ -12,7 +12,7 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
-from infrastructure.settings import Settings
+from extensions.kubernetes.settings import KubernetesSettings
 from services.scheduler.launchers.launcher import LauncherUnavailable
 
 Resource = dict[str, Any]
@@ -53,7 +53,7 @@ class Refused(Exception):
 class Cluster:
     """One namespace of a cluster. Every call may raise LauncherUnavailable or Refused."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: KubernetesSettings) -> None:
         api = client.ApiClient(_configuration(settings))
         self._core, self._batch = client.CoreV1Api(api), client.BatchV1Api(api)
         self._namespace = settings.kubernetes_namespace
@@ -133,7 +133,7 @@ class Cluster:
             return json.loads(response.data)
 
 
-def _configuration(settings: Settings) -> client.Configuration:
+def _configuration(settings: KubernetesSettings) -> client.Configuration:
     configuration = client.Configuration()
     configuration.retries = False  # the scheduler itself repeats every call
     try:

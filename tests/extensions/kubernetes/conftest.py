@@ -10,12 +10,12 @@ import pytest
 
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import Region
-from infrastructure.settings import Settings
-from services.scheduler.launchers.kubernetes import cluster as cluster_module
-from services.scheduler.launchers.kubernetes import launcher as module
-from services.scheduler.launchers.kubernetes.launcher import KubernetesLauncher
+from extensions.kubernetes import cluster as cluster_module
+from extensions.kubernetes import launcher as module
+from extensions.kubernetes.launcher import KubernetesLauncher
+from extensions.kubernetes.settings import KubernetesSettings
 from tests.builders.commands import FixedClock, command
-from tests.services.scheduler.launchers.kubernetes.fake_cluster import FakeCluster
+from tests.extensions.kubernetes.fake_cluster import FakeCluster
 from tests.services.scheduler.launchers.test_launcher import shipped_catalog
 
 OpenLauncher = Callable[..., KubernetesLauncher]
@@ -42,9 +42,9 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture
-def settings(cluster: FakeCluster, tmp_path: Path) -> Settings:
+def settings(cluster: FakeCluster, tmp_path: Path) -> KubernetesSettings:
     """Settings under which each poll reads the cluster."""
-    return Settings(
+    return KubernetesSettings(
         home=tmp_path,
         launcher="kubernetes",
         nats_url="nats://services:secret@127.0.0.1:4222",
@@ -60,7 +60,10 @@ def settings(cluster: FakeCluster, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def open_launcher(
-    settings: Settings, clock: FixedClock, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    settings: KubernetesSettings,
+    clock: FixedClock,
+    catalog: Catalog,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> OpenLauncher:
     """Opens the launcher, with changed settings."""
     monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)

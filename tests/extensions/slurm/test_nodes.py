@@ -9,19 +9,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from infrastructure.settings import Settings
+from extensions.slurm.launcher import SlurmLauncher
+from extensions.slurm.settings import SlurmSettings
 from infrastructure.training.reports import SegmentSpec
 from services.scheduler.launchers.launcher import Pod, PodName
-from services.scheduler.launchers.slurm import SlurmLauncher
 from tests.builders.commands import FixedClock
 from tests.builders.tiny_model import chats
+from tests.extensions.slurm.cluster import SlurmCluster
+from tests.extensions.slurm.forwarder import forwarding
+from tests.extensions.slurm.rows import real_cluster, slurm_settings
 from tests.polling import eventually
 from tests.services.scheduler.launchers.test_launcher import launched, living, shipped_catalog
 from tests.services.trainer.program import NatsServer
 from tests.services.trainer.segments import Trainer
-from tests.slurm.cluster import SlurmCluster
-from tests.slurm.forwarder import forwarding
-from tests.slurm.rows import real_cluster, slurm_settings
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
@@ -46,7 +46,7 @@ def launcher(
     given |= {"home": tmp_path / "home", "artifacts_url": trainer.url}
     given |= {"nats_url": nats_server.url, "trainer_nats_url": f"nats://{cluster.host}:{port}"}
     with forwarding(cluster.host, port):
-        launcher = SlurmLauncher(Settings(**given), FixedClock(), shipped_catalog)
+        launcher = SlurmLauncher(SlurmSettings(**given), FixedClock(), shipped_catalog)
         yield launcher
         for name in launcher.pods():
             launcher.remove(name)

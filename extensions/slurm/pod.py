@@ -1,6 +1,6 @@
 """The batch process of a Slurm job, which runs one pod on a node of the cluster.
 
-`python -m services.scheduler.launchers.slurm_pod DIRECTORY COMMAND...`
+`python -m extensions.slurm.pod DIRECTORY COMMAND...`
 """
 
 from __future__ import annotations
