@@ -18,7 +18,7 @@ PROCESSES: dict[str, str] = {
     "billing": "services.billing.app:run",
     "scheduler": "services.scheduler.app:run",
     "datasets": "services.datasets.app:run",
-    "webhooks": "services.webhooks.app:run",
+    "webhooks": "extensions.notifications.app:run",
     "serving": "services.serving.app:run",
     "gateway": "gateway.app:run",
     "exporter": "services.exporter.app:run",

@@ -7,7 +7,10 @@ import json
 
 from deploy.database_roles import ACCESS, OPERATOR
 from domain.core.topics import topics_of
-from infrastructure import hub_targets, notices
+from extensions.notifications.notices import tables as notices
+from extensions.notifications.webhooks import deliveries as webhook_deliveries
+from extensions.notifications.webhooks import endpoints as webhook_endpoints
+from infrastructure import hub_targets
 from infrastructure.accounts import key_uses, profiles, security_log, sessions
 from infrastructure.bills import invoice_requests
 from infrastructure.bus.event_handlers import PARKED_DDL
@@ -29,8 +32,6 @@ from infrastructure.synthesis import endpoints as synthesis_endpoints
 from infrastructure.trackers import connections as tracker_connections
 from infrastructure.trackers import runs as tracked_runs
 from infrastructure.training import drafts, measurements
-from infrastructure.webhooks import deliveries as webhook_deliveries
-from infrastructure.webhooks import endpoints as webhook_endpoints
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL
 

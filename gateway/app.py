@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp, Scope
 
+from extensions.notifications.notices import pages as notices
 from gateway.audit.verification.process import open_verifications
 from gateway.backend import Backend, open_backend
 from gateway.chat.serving import open_serving
@@ -30,7 +31,6 @@ from gateway.http.permissions import declared_routes
 from gateway.http.requests import Requests
 from gateway.jobs.pages.live_jobs import LiveJobs
 from gateway.jobs.requests import settle_until_cancelled
-from gateway.notices import pages as notices
 from gateway.routes import include_routes
 from gateway.web import assets
 from gateway.web import errors as page_errors

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI
 
+from extensions.notifications.notices import api as notices
+from extensions.notifications.notices import pages as notice_pages
+from extensions.notifications.webhooks import api as webhooks
+from extensions.notifications.webhooks import pages as webhook_pages
 from gateway import reference
 from gateway.accounts import api as accounts
 from gateway.accounts import pages as account_pages
@@ -35,8 +39,6 @@ from gateway.launch.pages import wizard
 from gateway.models import api as models
 from gateway.models import openai as openai_models
 from gateway.models import pages as model_pages
-from gateway.notices import api as notices
-from gateway.notices import pages as notice_pages
 from gateway.operator import api as operator
 from gateway.ops import pages as ops_pages
 from gateway.ops.catalog import pages as ops_catalog_pages
@@ -47,8 +49,6 @@ from gateway.syntheses import pages as synthesis_pages
 from gateway.trackers import api as trackers
 from gateway.trackers import pages as tracker_pages
 from gateway.web import assets, sign_in, viewing
-from gateway.webhooks import api as webhooks
-from gateway.webhooks import pages as webhook_pages
 from infrastructure.extensions import loaded
 
 NATIVE = (

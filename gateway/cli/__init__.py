@@ -1,5 +1,7 @@
 """Commands of account holders, by group. All of them call the API."""
 
+from extensions.notifications.notices.cli import notices
+from extensions.notifications.webhooks.cli import webhooks
 from gateway.cli import exports as exports  # adds its commands to those of models
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
@@ -8,12 +10,10 @@ from gateway.cli.invoices import invoices
 from gateway.cli.jobs import jobs
 from gateway.cli.keys import keys
 from gateway.cli.models import models
-from gateway.cli.notices import notices
 from gateway.cli.session import session
 from gateway.cli.syntheses import syntheses
 from gateway.cli.terminal import Commands
 from gateway.cli.trackers import trackers
-from gateway.cli.webhooks import webhooks
 from infrastructure.extensions import selected
 
 GROUPS = {

@@ -21,6 +21,7 @@ from domain.access.scope import Scope
 from domain.core.durations import rough, spoken
 from domain.core.money import exact_dollars
 from domain.core.quantities import counted, gib, written_speed
+from extensions.notifications.webhooks.endpoints import disabled_by_ecolink
 from gateway.backend import Backend
 from gateway.billing.schemas import AccountAnswer
 from gateway.billing.service import account_of
@@ -31,7 +32,6 @@ from gateway.schemas import job_name
 from gateway.web.amounts import exact_amount, written_amount, written_range
 from gateway.web.assets import url_of
 from infrastructure.extensions import selected
-from infrastructure.webhooks.endpoints import disabled_by_ecolink
 
 SECURITY = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "

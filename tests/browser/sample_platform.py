@@ -58,12 +58,10 @@ from services.datasets.validating import Validating
 from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
-from tests.browser.sample_notices import add_notices
 from tests.browser.sample_operations import add_operations, add_trainer_output
 from tests.browser.sample_quality import SampleQuality
 from tests.browser.sample_syntheses import SampleSyntheses
 from tests.browser.sample_trackers import add_trackers
-from tests.browser.sample_webhooks import add_webhooks
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
 from tests.builders.past_job import PastJob
@@ -143,7 +141,6 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 key = seal(backend, connection)
                 _add_invoices(backend, connection, key, sample.people["ada"].account_id)
                 add_verifications(settings, connection, sample)
-                sample.paths |= add_webhooks(connection, sample.people["ada"].account_id)
                 add_trackers(
                     connection,
                     sample.people["ada"].account_id,
@@ -154,10 +151,8 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 )
                 registered = parsed_job_id(sample.paths["registered"].rpartition("/")[2])
                 for each in extension_modules("sample"):
-                    each.add(connection, sample.people["ada"].account_id, registered)
-                sample.paths |= add_notices(
-                    connection, sample.people["ada"].account_id, sample.people["vera"].account_id
-                )
+                    paths = each.add(connection, sample.people["ada"].account_id, registered)
+                    sample.paths |= paths or {}
                 add_operations(connection)
                 for name in ("ada", "hedy", "vera"):
                     account_id = sample.people[name].account_id

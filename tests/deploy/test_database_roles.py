@@ -37,16 +37,32 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from domain.notices.kind import CHOSEN, NoticeKind
 from domain.trackers.integrations import Tracker, integration_of
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from domain.webhooks.message import WebhookType, message_of_test
-from infrastructure import hub_targets, notices
+from extensions.notifications.domain.kind import CHOSEN, NoticeKind
+from extensions.notifications.domain.message import WebhookType, message_of_test
+from extensions.notifications.notices import tables as notices
+from extensions.notifications.notices.tables import MailResult, Outcome
+from extensions.notifications.webhooks.deliveries import (
+    Attempt,
+    add_deliveries,
+    add_delivery,
+    delete_old,
+    due_deliveries,
+    record_attempt,
+)
+from extensions.notifications.webhooks.endpoints import (
+    create_endpoint,
+    delete_endpoint,
+    endpoint_of,
+    old_secret_ends,
+    rotate_secret,
+)
+from infrastructure import hub_targets
 from infrastructure.accounts.personal_data import delete_personal_data
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.http.dispatcher import Busy
-from infrastructure.notices import MailResult, Outcome
 from infrastructure.payments.card_payments import CardPayments
 from infrastructure.payments.card_returns import CardReturns
 from infrastructure.payments.stripe_provider import stripe_provider
@@ -59,21 +75,6 @@ from infrastructure.synthesis import endpoints as synthesis_endpoints
 from infrastructure.trackers import connections as tracker_connections
 from infrastructure.trackers import runs as tracked_runs
 from infrastructure.training.measurements import add_evidence, measured_rows
-from infrastructure.webhooks.deliveries import (
-    Attempt,
-    add_deliveries,
-    add_delivery,
-    delete_old,
-    due_deliveries,
-    record_attempt,
-)
-from infrastructure.webhooks.endpoints import (
-    create_endpoint,
-    delete_endpoint,
-    endpoint_of,
-    old_secret_ends,
-    rotate_secret,
-)
 from projections.job_detail import rows_of, unfinished_from
 from services.auditor.verifying import Request, run
 from services.billing.auto_top_ups import AutoTopUps

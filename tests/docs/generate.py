@@ -23,7 +23,6 @@ from tests.docs import (
     settings,
     states,
     stored_events,
-    webhooks,
 )
 from tests.extension_modules import extension_modules
 
@@ -43,7 +42,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings.page,
     "reference/states.md": states.page,
     "reference/stored-events.ndjson": stored_events.page,
-    "reference/webhooks.md": webhooks.page,
 }
 for module in extension_modules("reference"):
     PAGES |= module.PAGES

@@ -133,7 +133,7 @@ def commands() -> dict[str, Page | Host]:
     """All operator commands, with those of extensions."""
     found = dict(COMMANDS)
     for each in extension_modules("reference"):
-        found |= each.OPERATOR_COMMANDS
+        found |= getattr(each, "OPERATOR_COMMANDS", {})
     return found
 
 

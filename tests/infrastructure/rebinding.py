@@ -21,15 +21,15 @@ from uuid import uuid4
 import httpx
 
 from domain.core.target import TargetPolicy, parsed_networks
-from domain.webhooks.signature import new_signing_secret
+from extensions.notifications.domain.signature import new_signing_secret
+from extensions.notifications.webhooks.deliveries import Due
+from extensions.notifications.webhooks.sender import Sender
 from infrastructure.http.guarded import GuardedTransport, Refused
 from infrastructure.settings import Settings
 from infrastructure.trackers.connections import Server
-from infrastructure.webhooks.deliveries import Due
 from services.synthesis.models import open_connections
 from services.trackers.server_client import ServerClient
 from services.trackers.tracker import TrackerFailure
-from services.webhooks.sender import Sender
 
 POLICY = TargetPolicy(parsed_networks("127.0.0.2/32"), http=True)
 PORT, NAME = 8080, "rebind.test"

@@ -319,7 +319,7 @@ IMPORTERS: dict[str, set[str]] = {
         "services/sealer/app.py",
         "services/synthesis/models.py",
         "services/trackers/server_client.py",
-        "services/webhooks/sender.py",
+        "extensions/notifications/webhooks/sender.py",
     },
     "huggingface_hub": {
         "gateway/datasets/hub_worker.py",

@@ -83,7 +83,7 @@ READERS = {
     ("services/projector/app.py", "subscribe_batches"): tuple(STORES),
     ("services/projector/following.py", "subscribe"): "events",
     ("services/datasets/app.py", "subscribe"): "events",
-    ("services/webhooks/app.py", "subscribe"): "events",
+    ("extensions/notifications/app.py", "subscribe"): "events",
     ("services/serving/app.py", "subscribe"): "events",
     ("services/exporter/app.py", "subscribe"): "events",
     **{(f"extensions/{name}/app.py", "subscribe"): "events" for name in processes(installed())},

@@ -13,8 +13,8 @@ from deploy.backup.restoring import ASIDE, Restored
 from deploy.backup.target import BackupError
 from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
-from domain.notices.kind import CHOSEN
-from infrastructure import notices
+from extensions.notifications.domain.kind import CHOSEN
+from extensions.notifications.notices import tables as notices
 from infrastructure.accounts.profiles import add_account_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.log_identity import log_identity

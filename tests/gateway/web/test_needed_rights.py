@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.access.scope import Scope
-from domain.notices.kind import CHOSEN
+from extensions.notifications.domain.kind import CHOSEN
+from extensions.notifications.notices import tables as notices
 from gateway.http.permissions import DOWNLOAD, declared_routes
-from infrastructure import notices
 from infrastructure.postgres.store import connect
 from tests.builders.commands import NOW
 from tests.builders.platform import Platform

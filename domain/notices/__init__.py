@@ -1,1 +1,0 @@
-"""Notices: e-mails to account holders about their jobs, their balance and their models."""

@@ -1,1 +1,0 @@
-"""Webhooks: their messages, signatures, retries and permitted targets."""

@@ -1,0 +1,1 @@
+"""Rules of webhooks and of e-mail notices."""
