@@ -43,7 +43,6 @@ BUS_ACCESS: Mapping[str, BusAccess] = {
         consumes={EVENTS: ("scheduler",), REPORTS: ("scheduler-reports",)},
     ),
     "datasets": BusAccess(consumes={EVENTS: ("datasets",)}),
-    "webhooks": BusAccess(consumes={EVENTS: ("webhooks",)}),
     "serving": BusAccess(consumes={EVENTS: ("serving",)}),
     "exporter": BusAccess(consumes={EVENTS: ("exporter",)}),
     **{name: each.bus for name, each in processes(installed()).items() if each.bus is not None},

@@ -48,12 +48,6 @@ ROWS_OF_ROLES = (*STORE_TABLES, "parked_events")
 READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
 MEASUREMENTS = ("step_measurements", "evaluation_measurements", "log_lines")
 
-REPLAYED = "status, tries, tried_since, next_attempt_at, finished_at"
-"""Columns of a delivery that a replay changes."""
-
-PACED = "confirmed_at, requested_at, refusal, failures, next_mail_at, hour_began_at, hour_mails"
-"""Columns of the address of an account that the result of a mail changes."""
-
 SENDING = (
     "status, run_id, url, server, sent, turns, failures, failing_since, error, sent_at, "
     "next_attempt_at, finished_at"
@@ -74,9 +68,6 @@ could have the hidden secret sent to its own server. A deletion also deletes the
 
 HIDDEN_KEYS = "INSERT, DELETE, SELECT (endpoint_id)"
 """Rights to store and replace the keys of endpoints, without reading any."""
-
-HIDDEN_SECRETS = "INSERT, DELETE, SELECT (endpoint_id, expires_at), UPDATE (expires_at)"
-"""Rights to store and replace the secrets of webhooks, without reading any."""
 
 
 def _each(tables: Iterable[str], rights: str) -> dict[str, str]:
@@ -128,18 +119,6 @@ CORE: dict[str, Access] = {
         tables=_each(("datasets", "dataset_tokens", "dataset_refusals", "base_models"), READ)
         | {"wanted_counts": REMOVE, "dataset_names": REMOVE, "dataset_progress": KEEP}
         | {"dataset_comparisons": "SELECT, UPDATE, DELETE"},
-    ),
-    "webhooks": Access(
-        handles_events=True,
-        tables={
-            "webhook_endpoints": "SELECT, UPDATE (enabled, disabled_reason, disabled_at, "
-            "held_until)",
-            "webhook_secrets": REMOVE,
-            "webhook_deliveries": CHANGE,
-            "webhook_attempts": ADD,
-            "notice_addresses": f"{REMOVE}, UPDATE ({PACED})",
-            "notices": CHANGE,
-        },
     ),
     "trackers": Access(
         tables=_each(("job_detail", "projection_positions", "profiles"), READ)
@@ -207,15 +186,12 @@ CORE: dict[str, Access] = {
         | {"dataset_comparisons": "SELECT, INSERT"}
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
-        | {"verifications": CHANGE, "webhook_endpoints": CHANGE, "webhook_attempts": READ}
-        | {"webhook_deliveries": f"{ADD}, UPDATE ({REPLAYED})"}
-        | {"webhook_secrets": HIDDEN_SECRETS}
+        | {"verifications": CHANGE}
         | {"tracker_connections": f"{ADD}, DELETE, UPDATE ({TESTING})"}
         | {"tracked_runs": f"{ADD}, UPDATE ({RESTARTED})"}
         | {"tracker_secrets": "INSERT, DELETE, SELECT (account_id, tracker)"}
         | {"synthesis_endpoints": f"{ADD}, DELETE, UPDATE (has_key)"}
         | {"synthesis_endpoint_keys": HIDDEN_KEYS}
-        | {"notice_addresses": CHANGE, "notices": "SELECT, INSERT, DELETE"}
         | {"hub_targets": f"{ADD}, DELETE", "hub_tokens": "INSERT"}
         | {"parked_events": "SELECT, UPDATE (replay)"}
         | _each(("leaderships", "processes"), READ),

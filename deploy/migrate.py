@@ -24,6 +24,7 @@ from domain.core.identity import CATALOG_ID
 from infrastructure.bus import streams as bus
 from infrastructure.bus.service import provision_patiently
 from infrastructure.bus.tls import UntrustedServer
+from infrastructure.extensions import check_settings
 from infrastructure.postgres import format_in_use, presence
 from infrastructure.postgres.database_url import (
     OldServer,
@@ -66,6 +67,7 @@ def migrate(settings: Settings, *, single_machine: bool = False, force: bool = F
     itself, and a compromised one may lie. Raise SchemaLocked if other transactions use the tables
     for too long.
     """
+    check_settings()
     url = settings.owner_database_url or settings.database_url
     assert url is not None
     parameters = connection_parameters(url)

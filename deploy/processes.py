@@ -18,7 +18,6 @@ PROCESSES: dict[str, str] = {
     "billing": "services.billing.app:run",
     "scheduler": "services.scheduler.app:run",
     "datasets": "services.datasets.app:run",
-    "webhooks": "extensions.notifications.app:run",
     "serving": "services.serving.app:run",
     "gateway": "gateway.app:run",
     "exporter": "services.exporter.app:run",
@@ -32,7 +31,6 @@ PLACES = {
     "billing": 3,
     "scheduler": 4,
     "datasets": 5,
-    "webhooks": 6,
     "serving": 7,
     "gateway": 9,
     "exporter": 10,
@@ -49,7 +47,7 @@ PROCESSES |= {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "log": ("relay", "projector"),
-    "outbound": ("webhooks", "exporter", "trackers", "synthesis"),
+    "outbound": ("exporter", "trackers", "synthesis"),
 }
 """Roles that share a process, by the name of the process. Other roles have one of their own."""
 

@@ -7,9 +7,6 @@ import json
 
 from deploy.database_roles import ACCESS, OPERATOR
 from domain.core.topics import topics_of
-from extensions.notifications.notices import tables as notices
-from extensions.notifications.webhooks import deliveries as webhook_deliveries
-from extensions.notifications.webhooks import endpoints as webhook_endpoints
 from infrastructure import hub_targets
 from infrastructure.accounts import key_uses, profiles, security_log, sessions
 from infrastructure.bills import invoice_requests
@@ -55,9 +52,6 @@ TABLES = (
     verifications.DDL,
     hub_targets.DDL,
     invoice_requests.DDL,
-    notices.DDL,
-    webhook_endpoints.DDL,
-    webhook_deliveries.DDL,
     tracker_connections.DDL,
     tracked_runs.DDL,
     synthesis_edits.DDL,

@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp, Scope
 
-from extensions.notifications.notices import pages as notices
 from gateway.audit.verification.process import open_verifications
 from gateway.backend import Backend, open_backend
 from gateway.chat.serving import open_serving
@@ -36,6 +35,7 @@ from gateway.web import assets
 from gateway.web import errors as page_errors
 from infrastructure.accounts import security_log
 from infrastructure.accounts.key_uses import STORE_SECONDS, KeyUses
+from infrastructure.extensions import installed
 from infrastructure.http.connection_guard import ConnectionGuard, GuardedServer
 from infrastructure.limits import Limits
 from infrastructure.postgres.log_identity import LogReplaced
@@ -60,7 +60,10 @@ request was handled.
 SWITCH_SECONDS = 0.0005
 """Longest hold of the interpreter lock, so that sends do not wait for rendering threads."""
 
-SECRET_BELOW = (f"{page_errors.SIGN_IN}/", *notices.LINKS)
+SECRET_BELOW = (
+    f"{page_errors.SIGN_IN}/",
+    *(path for extension in installed() for path in extension.secret_paths),
+)
 """Prefixes of paths whose rest is secret. It is neither logged nor traced."""
 
 UNTRACED = ("/healthz", f"{assets.router.prefix}/", *SECRET_BELOW)

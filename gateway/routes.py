@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI
 
-from extensions.notifications.notices import api as notices
-from extensions.notifications.notices import pages as notice_pages
-from extensions.notifications.webhooks import api as webhooks
-from extensions.notifications.webhooks import pages as webhook_pages
 from gateway import reference
 from gateway.accounts import api as accounts
 from gateway.accounts import pages as account_pages
@@ -56,9 +52,7 @@ NATIVE = (
     accounts,
     invoices,
     keys,
-    webhooks,
     trackers,
-    notices,
     catalog,
     datasets,
     syntheses,
@@ -82,9 +76,7 @@ PAGES = (
     job_page,
     key_pages,
     model_pages,
-    webhook_pages,
     tracker_pages,
-    notice_pages,
     billing_page,
     invoice_pages,
     audit_pages,

@@ -33,7 +33,7 @@ SELECTION = "ECOLINK_EXTENSIONS"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of an extension. Exactly one of `owner` and `kept` is set."""
+    """A table of an extension. Exactly one of `owner`, `kept` and `cascades` is set."""
 
     name: str
     ddl: str
@@ -42,13 +42,21 @@ class Table:
     """Column with the account, key, dataset or job whose deletion also deletes the row."""
     kept: str = ""
     """Reason why the rows have no personal data, so that an erasure keeps them."""
+    cascades: bool = False
+    """True if PostgreSQL deletes the rows with those of a table that has an owner."""
+    secret: bool = False
+    """True if the rows are secrets. A backup stores them with its keys."""
     time: LiteralString = ""
-    """Time of a row. A restore to an earlier time deletes rows without it by their owner."""
+    """Time of a row. A restore to an earlier time deletes later rows."""
+    event: LiteralString = ""
+    """Notification ID of a row's event, or NULL. A restore deletes the rows of later events."""
 
     def __post_init__(self) -> None:
         """Raise ValueError if the declaration is incomplete."""
-        if bool(self.owner) == bool(self.kept):
-            raise ValueError(f"The table {self.name!r} needs an owner, or a reason to keep it.")
+        if bool(self.owner) + bool(self.kept) + self.cascades != 1:
+            raise ValueError(
+                f"The table {self.name!r} needs an owner, a reason to keep it, or `cascades`."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +85,10 @@ class Panel:
 
     template: str
     data: str = ""
-    """Reference to `(backend) -> data`, which the template has under the extension's name."""
+    """Reference to a function whose result the template has under the extension's name.
+
+    It takes the gateway's Backend. At the place `page.banners`, it also takes the Caller.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +136,18 @@ class Extension:
     """
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Roles that get a setting, by its name. All roles get the other settings."""
+    renewals: tuple[LiteralString, ...] = ()
+    """Statements that replace secrets in the tables, for `ecolink security replace-secrets`."""
     api: tuple[str, ...] = ()
     """References to routers below /api."""
     pages: tuple[str, ...] = ()
     """References to routers of pages. Their templates are in the folder `templates`."""
+    secret_paths: tuple[str, ...] = ()
+    """Prefixes of paths whose rest is secret. It is neither logged nor traced."""
     panels: Mapping[str, Panel] = field(default_factory=dict)
     """Parts of pages of the core, by the name of the place. See docs/extending.md."""
+    account_links: Mapping[str, str] = field(default_factory=dict)
+    """Pages in the account menu, with their titles."""
     operator_tabs: Mapping[str, str] = field(default_factory=dict)
     """Pages below /ops, with their titles in the navigation."""
     launchers: Mapping[str, LauncherOf] = field(default_factory=dict)
@@ -217,6 +234,13 @@ def aggregates() -> tuple[type[Aggregate], ...]:
 def processes(extensions: tuple[Extension, ...]) -> dict[str, Process]:
     """Return the processes of extensions, by name."""
     return {name: each for extension in extensions for name, each in extension.processes.items()}
+
+
+def check_settings() -> None:
+    """Raise pydantic.ValidationError if a setting of a selected extension is invalid."""
+    for extension in selected():
+        if extension.settings is not None:
+            extension.settings()
 
 
 def environment(role: str | None = None) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl, ValidationInfo, field_validator
+from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.core.target import Network, TargetPolicy, parsed_networks
@@ -202,11 +202,6 @@ class Settings(BaseSettings):
         description="Price of one million tokens that a deployed model generates for a synthesis, "
         "in micro-dollars. Approved syntheses keep their price.",
     )
-    webhook_days: int = Field(
-        default=30,
-        ge=2,
-        description="Days for which EcoLink keeps ended deliveries of webhooks and notices.",
-    )
     mlflow_url: str | None = Field(
         default=None,
         description="URL of an MLflow tracking server that every account may use. Accounts can "
@@ -220,24 +215,6 @@ class Settings(BaseSettings):
         default=None,
         repr=False,
         description="Password or token at that MLflow server. Only the trackers process gets it.",
-    )
-    smtp_port: int = Field(default=587, ge=1, le=65_535, description="Port of the mail server.")
-    smtp_security: Literal["starttls", "tls", "none"] = Field(
-        default="starttls",
-        description="Encryption of the connection to the mail server: `starttls`, `tls` from the "
-        "start (usually port 465), or `none`, which is only for a server on the same host.",
-    )
-    smtp_user: str | None = Field(
-        default=None, description="User name at the mail server. If unset, EcoLink does not log in."
-    )
-    smtp_password: str | None = Field(default=None, description="Password at the mail server.")
-    smtp_from: str | None = Field(
-        default=None, description="E-mail address from which EcoLink sends notices."
-    )
-    smtp_host: str | None = Field(
-        default=None,
-        description="Host name of the mail server that sends notices to account holders. If unset, "
-        "EcoLink sends none. It also needs `ECOLINK_SMTP_FROM` and `ECOLINK_PUBLIC_URL`.",
     )
     serving_host: str = Field(
         default="127.0.0.1", description="Address on which the serving process listens."
@@ -485,26 +462,6 @@ class Settings(BaseSettings):
     metrics_host: str = Field(
         default="127.0.0.1", description="Address on which the Prometheus endpoints listen."
     )
-
-    @field_validator("smtp_host")
-    @classmethod
-    def _complete_mail(cls, host: str | None, known: ValidationInfo) -> str | None:
-        """Raise ValueError if notices have no sender, or no URL for their links.
-
-        A validator of the whole model would show the passwords in its error.
-        """
-        for name in ("smtp_from", "public_url"):
-            if host is not None and known.data.get(name) is None:
-                raise ValueError(
-                    f"ECOLINK_SMTP_HOST is set without ECOLINK_{name.upper()}. Set both, or "
-                    "neither."
-                )
-        return host
-
-    @property
-    def sends_notices(self) -> bool:
-        """True if EcoLink sends notices by e-mail."""
-        return self.smtp_host is not None
 
     @property
     def artifacts(self) -> str:

@@ -21,6 +21,7 @@ from deploy.backup.manifest import BackupManifest, Blob, EventChunk, TableCopy
 from deploy.backup.target import BackupError, BackupTarget
 from deploy.database_roles import READ_MODELS, known_tables
 from domain.core.identity import CATALOG_ID
+from infrastructure.extensions import extension_tables
 from infrastructure.postgres.store import Connection, connect_to, scalar
 from infrastructure.settings import Settings
 
@@ -53,7 +54,10 @@ EPHEMERAL = {
 }
 """Tables that are in no backup: users sign in again, and services make the rest again."""
 
-SECRETS = {"webhook_secrets", "tracker_secrets", "synthesis_endpoint_keys"}
+SECRETS = {
+    *("tracker_secrets", "synthesis_endpoint_keys"),
+    *(each.name for each in extension_tables() if each.secret),
+}
 """Tables with secrets, which are stored with the keys."""
 
 NEVER = EPHEMERAL | SECRETS | OWN

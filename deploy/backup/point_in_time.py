@@ -25,10 +25,8 @@ CREATED: dict[str, LiteralString] = {
     "evaluation_measurements": "measured_at",
     "log_lines": "logged_at",
     "invoices": "coalesce(answered_at, requested_at)",
-    "webhook_endpoints": "created_at",
     "tracker_connections": "created_at",
     "tracked_runs": "created_at",
-    "notice_addresses": "requested_at",
     "security_events": "happened_at",
     "job_drafts": "saved_at",
     "key_uses": "used_at",
@@ -38,21 +36,15 @@ CREATED: dict[str, LiteralString] = {
 
 OWNERS: dict[str, LiteralString] = {
     "profiles": "account_id",
-    "notice_addresses": "account_id",
     "dataset_names": "dataset_id",
     "wanted_counts": "dataset_id",
     "synthesis_names": "synthesis_id",
     "synthesis_edits": "synthesis_id",
     "key_names": "key_id",
     "job_metadata": "job_id",
-    **{each.name: each.owner for each in extension_tables() if each.owner and not each.time},
+    **{each.name: each.owner for each in extension_tables() if each.owner},
 }
 """Tables whose rows belong to an aggregate, which the cut log may lack, and its ID."""
-
-LATER_MESSAGES: LiteralString = (
-    r"message_id ~ '_\d{1,18}$' AND substring(message_id FROM '_(\d+)$')::bigint > %s"
-)
-"""Deliveries of webhooks, and notices, of later events. A message's ID ends with its event's."""
 
 OF_SEGMENTS = ("step_measurements", "evaluation_measurements", "log_lines", "segment_evidence")
 
@@ -136,8 +128,9 @@ def cut(store: Connection, last: int) -> None:
         for name, process in processes(installed()).items():
             if process.rereads:
                 _reread(store, name, final.event.timestamp - process.rereads)
-    for table in ("webhook_deliveries", "notices"):
-        _delete(store, tables, table, sql.SQL(LATER_MESSAGES), [last])
+    for each in extension_tables():
+        if each.event:
+            _delete(store, tables, each.name, sql.SQL(f"{each.event} > %s"), [last])
     for table, column in OWNERS.items():
         gone = f"NOT EXISTS (SELECT FROM ecolink_events WHERE originator_id = {column})"
         _delete(store, tables, table, sql.SQL(gone), [])

@@ -30,6 +30,7 @@ from deploy.processes import (
     shared_variables,
 )
 from infrastructure.bus.streams import OPERATOR
+from infrastructure.extensions import check_settings
 from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
@@ -74,6 +75,7 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
 
     A port that is not configured is reused from the last run if it is still free.
     """
+    check_settings()
     previous = recorded_state(home)
     before = previous.settings if previous else settings
     passwords = home.passwords()
@@ -156,8 +158,6 @@ def _own_settings(
         known["stripe_secret_key"] = None
     if name != "gateway":
         known["stripe_webhook_secret"] = None
-    if name != "webhooks":
-        known["smtp_password"] = None
     if name != "trackers":
         known["mlflow_password"] = None
     return settings.model_copy(update=known)

@@ -26,6 +26,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.accounts import security_log
 from infrastructure.artifacts.store import Artifacts
+from infrastructure.extensions import installed
 from infrastructure.limits import TABLE, Limits
 from infrastructure.seals.archive import LastHead
 from infrastructure.settings import Settings
@@ -73,8 +74,7 @@ RECORDS = (
     "DELETE FROM web_sessions",
     "DELETE FROM sign_in_links",
     "DELETE FROM ecolink_snapshots",  # signed with the old secret, and made again from the log
-    "UPDATE notice_addresses SET signing_key = "
-    "replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')",
+    *(each for extension in installed() for each in extension.renewals),
 )
 """Statements that replace the secrets in the database, or delete what depends on them."""
 

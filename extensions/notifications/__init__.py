@@ -1,7 +1,56 @@
 """Notifications: events that account holders receive by webhook and by e-mail."""
 
-from infrastructure.extensions import Extension
+from extensions.notifications.notices import tables as notices
+from extensions.notifications.settings import NotificationSettings
+from extensions.notifications.webhooks import deliveries, endpoints
+from infrastructure.extensions import Extension, Panel, Process
+from infrastructure.rights import ADD, CHANGE, READ, REMOVE, Access, BusAccess
 
 EXTENSION = Extension(
-    package=__name__, summary="Events that account holders receive by webhook and by e-mail."
+    package=__name__,
+    summary="Events that account holders receive by webhook and by e-mail.",
+    tables=(*notices.TABLES, *endpoints.TABLES, *deliveries.TABLES),
+    settings=NotificationSettings,
+    secrets={"smtp_password": ("webhooks",)},
+    processes={
+        "webhooks": Process(
+            run="app:run",
+            access=Access(
+                handles_events=True,
+                tables={
+                    "webhook_endpoints": "SELECT, UPDATE (enabled, disabled_reason, disabled_at, "
+                    "held_until)",
+                    "webhook_secrets": REMOVE,
+                    "webhook_deliveries": CHANGE,
+                    "webhook_attempts": ADD,
+                    "notice_addresses": f"{REMOVE}, UPDATE ({notices.PACED})",
+                    "notices": CHANGE,
+                },
+            ),
+            bus=BusAccess(consumes={"EVENTS": ("webhooks",)}),
+            metrics_place=6,
+            shares="outbound",
+        )
+    },
+    rights={
+        "gateway": {
+            "webhook_endpoints": CHANGE,
+            # Rights to store and replace secrets, without reading any.
+            "webhook_secrets": "INSERT, DELETE, SELECT (endpoint_id, expires_at), "
+            "UPDATE (expires_at)",
+            "webhook_deliveries": f"{ADD}, UPDATE ({deliveries.REPLAYED})",
+            "webhook_attempts": READ,
+            "notice_addresses": CHANGE,
+            "notices": "SELECT, INSERT, DELETE",
+        }
+    },
+    renewals=(notices.RENEWAL,),
+    api=("webhooks.api:router", "notices.api:router"),
+    pages=("webhooks.pages:router", "notices.pages:router"),
+    secret_paths=("/notices/confirm/", "/notices/unsubscribe/"),
+    panels={
+        "page.banners": Panel("notifications/webhooks/banner.html", "webhooks.service:disabled")
+    },
+    account_links={"/webhooks": "Webhooks", "/notices": "E-mail notices"},
+    commands={"webhooks": "webhooks.cli:webhooks", "notices": "notices.cli:notices"},
 )

@@ -11,6 +11,7 @@ from extensions.notifications.notices.queue import MOST, NoticeQueue
 from extensions.notifications.notices.smtp import MailServer, send
 from extensions.notifications.notices.tables import delete_old_notices
 from extensions.notifications.recording import RecordingEffect
+from extensions.notifications.settings import NotificationSettings
 from extensions.notifications.webhooks.deliveries import delete_old
 from extensions.notifications.webhooks.queue import DeliveryQueue
 from extensions.notifications.webhooks.sender import Sender
@@ -21,6 +22,7 @@ from infrastructure.postgres.leadership import leading
 from infrastructure.postgres.log_identity import watch_log
 from infrastructure.postgres.store import open_log, open_pool
 from infrastructure.process.clock import clock_of
+from infrastructure.process.role import settings_of
 from infrastructure.settings import Settings
 
 CLEAN_SECONDS = 600.0
@@ -33,13 +35,13 @@ def run(settings: Settings) -> None:
 
 
 def _deliver(settings: Settings) -> None:
-    clock = clock_of(settings)
+    own, clock = settings_of(NotificationSettings), clock_of(settings)
     pool = open_pool(settings)
     log = open_log(settings, pool=pool)
     broker = broker_of(settings, "webhooks")
     consumer = OrderedConsumer(RecordingEffect(log, clock, pool.connection), log)
     consumer.subscribe(broker)
-    kept = timedelta(days=settings.webhook_days)
+    kept = timedelta(days=own.webhook_days)
 
     def clean() -> None:
         with pool.connection() as connection:
@@ -56,7 +58,7 @@ def _deliver(settings: Settings) -> None:
             await sender.aclose()
 
     work: list[Work] = [dispatch, every(CLEAN_SECONDS, clean, "webhooks"), partial(watch_log, log)]
-    if (server := MailServer.of(settings)) is not None:
+    if (server := MailServer.of(own)) is not None:
         assert settings.public_url is not None
         letterhead = Letterhead(server.sender, settings.public_url)
         work.append(

@@ -1,7 +1,5 @@
 """Commands of account holders, by group. All of them call the API."""
 
-from extensions.notifications.notices.cli import notices
-from extensions.notifications.webhooks.cli import webhooks
 from gateway.cli import exports as exports  # adds its commands to those of models
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
@@ -24,9 +22,7 @@ GROUPS = {
     "billing": billing,
     "invoices": invoices,
     "keys": keys,
-    "webhooks": webhooks,
     "trackers": trackers,
-    "notices": notices,
     **{
         name: extension.load(group)
         for extension in selected()

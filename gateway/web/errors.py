@@ -63,7 +63,6 @@ def _page(request: Request, status: int, problem: Problem) -> Response:
         session=session,
         account=None,
         auditing=False,
-        disabled_webhooks=(),
         may=(),
         csrf_token=session.csrf_token if session else "",
         path=request.url.path,

@@ -21,7 +21,6 @@ from domain.access.scope import Scope
 from domain.core.durations import rough, spoken
 from domain.core.money import exact_dollars
 from domain.core.quantities import counted, gib, written_speed
-from extensions.notifications.webhooks.endpoints import disabled_by_ecolink
 from gateway.backend import Backend
 from gateway.billing.schemas import AccountAnswer
 from gateway.billing.service import account_of
@@ -84,6 +83,7 @@ def templates() -> Environment:
         "time": written_time,
     }
     environment.globals |= {
+        "account_links": account_links,
         "asset": url_of,
         "dataset_link": dataset_link,
         "dollars_range": written_range,
@@ -105,13 +105,18 @@ def panels(place: str) -> list[str]:
     return [each.panels[place].template for each in selected() if place in each.panels]
 
 
-def panel_data(place: str, backend: Backend) -> dict[str, Any]:
+def panel_data(place: str, backend: Backend, *caller: Caller) -> dict[str, Any]:
     """Return the variables of the templates that extensions add to a place of a page."""
     return {
-        each.name: each.load(panel.data)(backend)
+        each.name: each.load(panel.data)(backend, *caller)
         for each in selected()
         if (panel := each.panels.get(place)) and panel.data
     }
+
+
+def account_links() -> list[tuple[str, str]]:
+    """Return the paths and titles of the pages in the account menu that extensions add."""
+    return [link for each in selected() for link in each.account_links.items()]
 
 
 def operator_tabs() -> list[tuple[str, str]]:
@@ -140,18 +145,15 @@ def page(
 ) -> HTMLResponse:
     """Return a page in the layout of the signed-in user."""
     session, account = getattr(request.state, "session", None), account_of(backend, caller)
-    with backend.pool.connection() as connection:
-        disabled_webhooks = disabled_by_ecolink(connection, caller.account_id)
     response = fragment(
         template,
         headers=headers,
         account=account,
-        disabled_webhooks=disabled_webhooks,
         auditing=caller.role is Role.AUDITOR,
         may=_allowed(caller.rights, account),
         csrf_token=session.csrf_token if session else "",
         path=request.url.path,
-        **context,
+        **panel_data("page.banners", backend, caller) | context,
     )
     renew_session(request, response, backend)
     delete_stale_account(request, response)

@@ -34,7 +34,6 @@ PERSONAL: dict[str, str] = {
     "key_names": "key_id",
     "key_uses": "key_id",
     "log_lines": "job_id",
-    "notice_addresses": "account_id",
     "profiles": "account_id",
     "request_keys": "account_id",
     "sign_in_links": "key_id",
@@ -45,16 +44,10 @@ PERSONAL: dict[str, str] = {
     "tracker_connections": "account_id",
     "wanted_counts": "dataset_id",
     "web_sessions": "key_id",
-    "webhook_endpoints": "account_id",
 }
 """Tables of the core with personal data, and the column with the account, key, dataset or job."""
 
-CASCADED = frozenset(
-    {
-        *("notices", "tracker_secrets", "webhook_secrets", "webhook_deliveries"),
-        *("webhook_attempts", "synthesis_endpoint_keys", "hub_tokens"),
-    }
-)
+CASCADED = frozenset({"tracker_secrets", "synthesis_endpoint_keys", "hub_tokens"})
 """Tables whose rows PostgreSQL deletes with those of a table in PERSONAL."""
 
 KEPT: dict[str, str] = {

@@ -36,18 +36,6 @@ SEALED_TIME = Gauge(
     "if no event is newer than it.",
 )
 
-WEBHOOK_ATTEMPT_SECONDS = Histogram(
-    "ecolink_webhook_attempt_seconds",
-    "Duration of requests to webhooks, by outcome: accepted or failed.",
-    ["outcome"],
-    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
-)
-NOTICE_MAILS = Counter(
-    "ecolink_notice_mails",
-    "Attempts to send a notice by e-mail, by outcome: sent, postponed, failed or refused.",
-    ["outcome"],
-)
-
 TRACKER_ATTEMPT_SECONDS = Histogram(
     "ecolink_tracker_attempt_seconds",
     "Duration of attempts to send the metrics of a job to a tracker, by outcome: accepted or "

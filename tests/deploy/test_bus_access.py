@@ -52,7 +52,6 @@ DURABLES = {
             "billing",
             "scheduler",
             "datasets",
-            "webhooks",
             "serving",
             "exporter",
             *processes(installed()),
@@ -110,7 +109,7 @@ EXPECTED: dict[str, set[str]] = {
     | durable(REPORTS, "scheduler-reports"),
     **{
         name: durable(EVENTS, name)
-        for name in ("datasets", "webhooks", "serving", "exporter", *processes(installed()))
+        for name in ("datasets", "serving", "exporter", *processes(installed()))
     },
     SUBSCRIBER: (durable(EVENTS, "someone-else") | {f"CONSUMER.CREATE.{EVENTS}.someone-else"})
     - {f"CONSUMER.DURABLE.CREATE.{EVENTS}.someone-else"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,25 +39,6 @@ from domain.jobs.job import Job
 from domain.trackers.integrations import Tracker, integration_of
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from extensions.notifications.domain.kind import CHOSEN, NoticeKind
-from extensions.notifications.domain.message import WebhookType, message_of_test
-from extensions.notifications.notices import tables as notices
-from extensions.notifications.notices.tables import MailResult, Outcome
-from extensions.notifications.webhooks.deliveries import (
-    Attempt,
-    add_deliveries,
-    add_delivery,
-    delete_old,
-    due_deliveries,
-    record_attempt,
-)
-from extensions.notifications.webhooks.endpoints import (
-    create_endpoint,
-    delete_endpoint,
-    endpoint_of,
-    old_secret_ends,
-    rotate_secret,
-)
 from infrastructure import hub_targets
 from infrastructure.accounts.personal_data import delete_personal_data
 from infrastructure.artifacts.store import Artifacts
@@ -279,36 +259,6 @@ def test_the_gateway_may_only_request_a_replay(settings: Settings) -> None:
         refused(connection, PARKED, "billing")
 
 
-def test_the_gateway_stores_secrets_of_webhooks_and_reads_none(settings: Settings) -> None:
-    now = datetime.now(UTC)
-    assert settings.owner_database_url is not None
-    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        made, first = create_endpoint(connection, uuid4(), "https://a.example/", "", (), now)
-        second = rotate_secret(connection, made.id, now, now + timedelta(hours=1))
-        assert list(old_secret_ends(connection, made.account_id, now)) == [made.id]
-        for column in ("secret", "*"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(f"SELECT {column} FROM webhook_secrets".encode())
-        add_delivery(connection, made.id, message_of_test(made.account_id, made.id, now), now)
-    own = make_conninfo(settings.owner_database_url, user=role_of("webhooks"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": own})) as connection:
-        event = replace(message_of_test(made.account_id, made.id, now), type=WebhookType.JOB_PAUSED)
-        assert add_deliveries(connection, [(10**9, event)], now) == 1
-        for due in due_deliveries(connection, now, now, 2, Busy()):
-            record_attempt(connection, due.id, Attempt(now, 1, 410, "Status 410."), now)
-        found = endpoint_of(connection, made.account_id, made.id)
-        assert found is not None
-        assert not found.enabled
-    with logged_in(settings, "webhooks") as connection:
-        rows = connection.execute("SELECT secret FROM webhook_secrets").fetchall()
-        assert {secret for (secret,) in rows} == {first, second}
-        refused(connection, "UPDATE webhook_endpoints SET url = 'https://b.example/'")
-        delete_old(connection, now + timedelta(days=1), now + timedelta(hours=2))
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        delete_endpoint(connection, made.id)
-
-
 def test_the_gateway_connects_trackers_and_only_their_process_reads_the_secrets(
     settings: Settings,
 ) -> None:
@@ -426,37 +376,6 @@ def test_the_gateway_replaces_keys_of_endpoints_and_only_the_synthesis_process_r
         assert access == synthesis_endpoints.EndpointAccess("https://a.example/v1", "sk-2")
     with connect(settings.model_copy(update={"database_url": url})) as connection:
         assert synthesis_endpoints.delete_endpoint(connection, account_id, made.id)
-
-
-def test_the_gateway_sets_an_address_and_the_webhooks_process_only_uses_it(
-    settings: Settings,
-) -> None:
-    now, account_id = datetime.now(UTC), uuid4()
-    assert settings.owner_database_url is not None
-    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        notices.set_address(connection, account_id, "ada@example.com", CHOSEN, now)
-        address = notices.address_of(connection, account_id)
-        assert address is not None
-        notices.request_confirmation(connection, address.id, now)
-        notices.confirm(connection, address.id, now)
-        notices.set_kinds(connection, address.id, CHOSEN)
-        notices.add_direct(connection, address.id, NoticeKind.TEST, now)
-    own = make_conninfo(settings.owner_database_url, user=role_of("webhooks"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": own})) as connection:
-        event = replace(message_of_test(account_id, account_id, now), type=WebhookType.JOB_FAILED)
-        notices.add_notices(connection, [(None, event)], now)
-        (due,) = notices.due_mails(connection, now, (), 8)
-        for outcome in (Outcome.SENT, Outcome.REFUSED):
-            mail = notices.begin_mail(connection, due.id, now)
-            assert mail is not None
-            notices.end_mail(connection, mail, MailResult(outcome), now)
-        for change in ("email = 'x'", "signing_key = 'x'", "kinds = '{}'"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(f"UPDATE notice_addresses SET {change}".encode())
-        notices.delete_old_notices(connection, now + timedelta(days=1))
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        notices.delete_address(connection, account_id)
 
 
 def test_the_gateway_may_verify_the_log(settings: Settings, history: History) -> None:

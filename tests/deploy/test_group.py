@@ -167,9 +167,7 @@ def test_an_unknown_role_in_the_setting_is_refused(tmp_path: Path) -> None:
 
 def test_a_process_has_only_the_secrets_of_its_roles(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    settings = Settings(
-        home=tmp_path, smtp_password="of-webhooks", mlflow_password="of-trackers", mlflow_url="x"
-    )
+    settings = Settings(home=tmp_path, mlflow_password="of-trackers", mlflow_url="x")
     passwords = home.passwords()
     plan = make_plan(home, settings, PROCESSES)
     for program in plan.services:
@@ -181,19 +179,18 @@ def test_a_process_has_only_the_secrets_of_its_roles(tmp_path: Path) -> None:
         assert (passwords.snapshots in text) is any(
             ACCESS[each].reads_snapshots for each in program.roles
         )
-        assert ("of-webhooks" in text) is ("webhooks" in program.roles)
         assert ("of-trackers" in text) is ("trackers" in program.roles)
         assert (passwords.nats.trainers in text) is ("scheduler" in program.roles)
 
 
 def test_a_role_sees_only_its_own_secrets(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    settings = Settings(home=tmp_path, smtp_password="of-webhooks")
+    settings = Settings(home=tmp_path, mlflow_password="of-trackers", mlflow_url="x")
     for program in make_plan(home, settings, PROCESSES).services:
         for role in program.roles:
             own = settings_from(variables_of(role, program.environment))
             assert f"//{role_of(role)}:" in str(own.database_url)
-            assert (own.smtp_password is None) is (role != "webhooks")
+            assert (own.mlflow_password is None) is (role != "trackers")
             assert (own.snapshot_secret is not None) is ACCESS[role].reads_snapshots
             credentials = home.nats_credentials(role) if role in BUS_ACCESS else None
             assert own.nats_credentials == credentials

@@ -53,7 +53,7 @@ def test_an_unknown_extension_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
 def test_child_processes_get_the_settings_of_selected_extensions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = {f"ECOLINK_{name}".upper() for one in installed() for name in fields_of(one)}
+    names = {f"ECOLINK_{name}".upper() for one in installed() for name in one.own_settings}
     for name in names:
         monkeypatch.setenv(name, "1")
     assert environment().keys() == names

@@ -39,7 +39,7 @@ from infrastructure.bus.streams import (
     Durable,
     provision,
 )
-from infrastructure.extensions import installed, processes
+from infrastructure.extensions import installed
 from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
 from infrastructure.training.reports import (
@@ -83,10 +83,13 @@ READERS = {
     ("services/projector/app.py", "subscribe_batches"): tuple(STORES),
     ("services/projector/following.py", "subscribe"): "events",
     ("services/datasets/app.py", "subscribe"): "events",
-    ("extensions/notifications/app.py", "subscribe"): "events",
     ("services/serving/app.py", "subscribe"): "events",
     ("services/exporter/app.py", "subscribe"): "events",
-    **{(f"extensions/{name}/app.py", "subscribe"): "events" for name in processes(installed())},
+    **{
+        (f"extensions/{extension.name}/app.py", "subscribe"): "events"
+        for extension in installed()
+        if any(each.bus for each in extension.processes.values())
+    },
     ("services/relay/publisher.py", "get_last_msg"): "events",
     ("deploy/operator/events.py", "subscribe"): "events",
     ("services/scheduler/pod_reports.py", "get_last_msg"): "reports",

@@ -10,7 +10,6 @@ from fastapi.responses import Response
 from domain.core.errors import Invalid
 from extensions.notifications.domain.email_address import MAX_LENGTH
 from extensions.notifications.domain.kind import CHOSEN, TITLES, NoticeKind
-from extensions.notifications.domain.link import LinkPurpose
 from extensions.notifications.notices import service
 from extensions.notifications.notices.schemas import NoticeChanges
 from gateway.backend import Backend, BackendOf
@@ -19,9 +18,6 @@ from gateway.http.permissions import PUBLIC, MayManageKeys, MayRead
 from gateway.web.rendering import fragment, page
 
 ADDRESS = "/notices"
-CONFIRM, UNSUBSCRIBE = (f"{ADDRESS}/{purpose}/" for purpose in LinkPurpose)
-LINKS = (CONFIRM, UNSUBSCRIBE)
-"""Prefixes of links whose rest is secret."""
 
 LISTED_NOTICES = 20
 

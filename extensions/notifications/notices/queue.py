@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
 
+from prometheus_client import Counter
 from psycopg_pool import ConnectionPool
 
 from extensions.notifications.notices.mail import Letterhead
@@ -24,7 +25,12 @@ from infrastructure.http.dispatcher import UNAVAILABLE, Busy, Concurrency
 from infrastructure.postgres.log_identity import is_held
 from infrastructure.postgres.store import Connection
 from infrastructure.process.clock import Clock
-from infrastructure.process.metrics import NOTICE_MAILS
+
+NOTICE_MAILS = Counter(
+    "ecolink_notice_mails",
+    "Attempts to send a notice by e-mail, by outcome: sent, postponed, failed or refused.",
+    ["outcome"],
+)
 
 log = logging.getLogger("webhooks")
 

@@ -10,16 +10,18 @@ from extensions.notifications.domain.link import LinkPurpose, address_in
 from extensions.notifications.notices import tables as notices
 from extensions.notifications.notices.schemas import NoticeAnswer, NoticeChanges, NoticeSettings
 from extensions.notifications.notices.tables import Notice, NoticeAddress
+from extensions.notifications.settings import NotificationSettings
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from infrastructure.postgres.store import Connection
+from infrastructure.process.role import settings_of
 
 
 def settings(backend: Backend, caller: Caller) -> NoticeSettings:
     """Return the settings of the account."""
     with backend.pool.connection() as connection:
         address = notices.address_of(connection, caller.account_id)
-    available = backend.settings.sends_notices
+    available = _available()
     if address is None:
         return NoticeSettings(
             available=available,
@@ -50,7 +52,7 @@ def update(backend: Backend, caller: Caller, changes: NoticeChanges) -> NoticeSe
     with backend.pool.connection() as connection, connection.transaction():
         address = notices.address_of(connection, caller.account_id)
         if email is not None and (address is None or address.email != email):
-            _require_available(backend)
+            _require_available()
             backend.quotas.rates.take("notice_mails", caller.account_id)
             kinds = changes.kinds
             if kinds is None:
@@ -70,7 +72,7 @@ def delete(backend: Backend, caller: Caller) -> None:
 
 def request_confirmation(backend: Backend, caller: Caller) -> NoticeSettings:
     """Send the link that confirms the address again."""
-    _require_available(backend)
+    _require_available()
     with backend.pool.connection() as connection:
         address = _required(notices.address_of(connection, caller.account_id))
         if address.confirmed_at is not None:
@@ -83,7 +85,7 @@ def request_confirmation(backend: Backend, caller: Caller) -> NoticeSettings:
 def send_test(backend: Backend, caller: Caller) -> NoticeAnswer:
     """Send a test. Raise WrongState without a confirmed address or if e-mail is off, or
     RateLimited."""
-    _require_available(backend)
+    _require_available()
     with backend.pool.connection() as connection:
         address = _required(notices.address_of(connection, caller.account_id))
         if address.confirmed_at is None:
@@ -155,8 +157,12 @@ def _required(address: NoticeAddress | None) -> NoticeAddress:
     return address
 
 
-def _require_available(backend: Backend) -> None:
-    if not backend.settings.sends_notices:
+def _available() -> bool:
+    return settings_of(NotificationSettings).smtp_host is not None
+
+
+def _require_available() -> None:
+    if not _available():
         raise WrongState("E-mail is off: your operator has not set up a mail server.")
 
 

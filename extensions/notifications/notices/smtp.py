@@ -16,7 +16,7 @@ from email import policy
 from email.message import EmailMessage
 
 from extensions.notifications.notices.tables import MailResult, Outcome
-from infrastructure.settings import Settings
+from extensions.notifications.settings import NotificationSettings
 
 TIMEOUT_SECONDS = 10.0
 """Time to connect, and for each response of the server."""
@@ -47,7 +47,7 @@ class MailServer:
     password: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, settings: Settings) -> MailServer | None:
+    def of(cls, settings: NotificationSettings) -> MailServer | None:
         """Return the configured server, or None."""
         if settings.smtp_host is None:
             return None

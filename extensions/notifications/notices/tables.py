@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 from psycopg.rows import class_row
@@ -23,9 +23,18 @@ from extensions.notifications.domain.kind import CHOSEN, NoticeKind, kind_of
 from extensions.notifications.domain.link import LinkSigner, new_signing_key
 from extensions.notifications.domain.message import Data, Message
 from extensions.notifications.domain.retry_schedule import delay_after
+from infrastructure.extensions import Table
 from infrastructure.postgres.store import EVENTS_TABLE, Connection
 
-DDL = """
+EVENT: LiteralString = r"substring(message_id FROM '_(\d{1,18})$')::bigint"
+"""The notification ID of a message's event, which ends the message's ID, or NULL."""
+
+TABLES = (
+    Table(
+        name="notice_addresses",
+        owner="account_id",
+        time="requested_at",
+        ddl="""
 CREATE TABLE IF NOT EXISTS notice_addresses (
     id uuid PRIMARY KEY,
     account_id uuid NOT NULL UNIQUE,
@@ -40,7 +49,14 @@ CREATE TABLE IF NOT EXISTS notice_addresses (
     next_mail_at timestamptz NOT NULL,
     hour_began_at timestamptz NOT NULL,
     hour_mails integer NOT NULL DEFAULT 0
-);
+)
+""",
+    ),
+    Table(
+        name="notices",
+        cascades=True,
+        event=EVENT,
+        ddl="""
 CREATE TABLE IF NOT EXISTS notices (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     address_id uuid NOT NULL REFERENCES notice_addresses ON DELETE CASCADE,
@@ -56,7 +72,18 @@ CREATE TABLE IF NOT EXISTS notices (
 CREATE INDEX IF NOT EXISTS notices_open ON notices (address_id, id)
     WHERE status IN ('pending', 'sending');
 CREATE INDEX IF NOT EXISTS notices_finished ON notices (finished_at)
-"""
+""",
+    ),
+)
+
+PACED = "confirmed_at, requested_at, refusal, failures, next_mail_at, hour_began_at, hour_mails"
+"""Columns of an address that the result of a mail changes."""
+
+RENEWAL: LiteralString = (
+    "UPDATE notice_addresses SET signing_key = "
+    "replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')"
+)
+"""Statement that replaces the keys of links in mails."""
 
 LINK_LIFETIME = timedelta(hours=24)
 """Time in which an address can be confirmed."""

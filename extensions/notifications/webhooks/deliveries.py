@@ -14,17 +14,23 @@ from psycopg.rows import class_row, tuple_row
 
 from extensions.notifications.domain.message import Message, WebhookType, message_of_disabled
 from extensions.notifications.domain.retry_schedule import MAX_DELAY, delay_after
-from extensions.notifications.notices.tables import add_notices
+from extensions.notifications.notices.tables import EVENT, add_notices
 from extensions.notifications.webhooks.endpoints import (
     DisabledReason,
     disable_endpoint,
     endpoints_of,
     hold_endpoint,
 )
+from infrastructure.extensions import Table
 from infrastructure.http.dispatcher import Busy
 from infrastructure.postgres.store import Connection, scalar
 
-DDL = """
+TABLES = (
+    Table(
+        name="webhook_deliveries",
+        cascades=True,
+        event=EVENT,
+        ddl="""
 CREATE TABLE IF NOT EXISTS webhook_deliveries (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     endpoint_id uuid NOT NULL REFERENCES webhook_endpoints ON DELETE CASCADE,
@@ -44,7 +50,13 @@ CREATE INDEX IF NOT EXISTS webhook_deliveries_newest ON webhook_deliveries (endp
 CREATE INDEX IF NOT EXISTS webhook_deliveries_due ON webhook_deliveries
     (endpoint_id, next_attempt_at) WHERE status = 'pending';
 CREATE INDEX IF NOT EXISTS webhook_deliveries_order ON webhook_deliveries
-    (endpoint_id, order_key, id) WHERE status = 'pending';
+    (endpoint_id, order_key, id) WHERE status = 'pending'
+""",
+    ),
+    Table(
+        name="webhook_attempts",
+        cascades=True,
+        ddl="""
 CREATE TABLE IF NOT EXISTS webhook_attempts (
     delivery_id bigint NOT NULL REFERENCES webhook_deliveries ON DELETE CASCADE,
     number integer NOT NULL,
@@ -55,7 +67,12 @@ CREATE TABLE IF NOT EXISTS webhook_attempts (
     excerpt text,
     PRIMARY KEY (delivery_id, number)
 )
-"""
+""",
+    ),
+)
+
+REPLAYED = "status, tries, tried_since, next_attempt_at, finished_at"
+"""Columns of a delivery that a replay changes."""
 
 
 class DeliveryStatus(StrEnum):

@@ -17,9 +17,15 @@ from psycopg.rows import class_row
 
 from extensions.notifications.domain.message import WebhookType
 from extensions.notifications.domain.signature import new_signing_secret
+from infrastructure.extensions import Table
 from infrastructure.postgres.store import EVENTS_TABLE, Connection, scalar
 
-DDL = """
+TABLES = (
+    Table(
+        name="webhook_endpoints",
+        owner="account_id",
+        time="created_at",
+        ddl="""
 CREATE TABLE IF NOT EXISTS webhook_endpoints (
     id uuid PRIMARY KEY,
     account_id uuid NOT NULL,
@@ -33,6 +39,14 @@ CREATE TABLE IF NOT EXISTS webhook_endpoints (
     after_position bigint NOT NULL
 );
 CREATE INDEX IF NOT EXISTS webhook_endpoints_of_account ON webhook_endpoints (account_id);
+ALTER TABLE webhook_endpoints ADD COLUMN IF NOT EXISTS held_until timestamptz
+""",
+    ),
+    Table(
+        name="webhook_secrets",
+        cascades=True,
+        secret=True,
+        ddl="""
 CREATE TABLE IF NOT EXISTS webhook_secrets (
     id uuid PRIMARY KEY,
     endpoint_id uuid NOT NULL REFERENCES webhook_endpoints ON DELETE CASCADE,
@@ -40,9 +54,10 @@ CREATE TABLE IF NOT EXISTS webhook_secrets (
     created_at timestamptz NOT NULL,
     expires_at timestamptz
 );
-CREATE INDEX IF NOT EXISTS webhook_secrets_of_endpoint ON webhook_secrets (endpoint_id);
-ALTER TABLE webhook_endpoints ADD COLUMN IF NOT EXISTS held_until timestamptz
-"""
+CREATE INDEX IF NOT EXISTS webhook_secrets_of_endpoint ON webhook_secrets (endpoint_id)
+""",
+    ),
+)
 
 
 class DisabledReason(StrEnum):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from prometheus_client import Histogram
 from psycopg_pool import ConnectionPool
 
 from extensions.notifications.webhooks.deliveries import (
@@ -18,7 +19,13 @@ from infrastructure.http.dispatcher import Busy
 from infrastructure.postgres.log_identity import is_held
 from infrastructure.postgres.store import Connection
 from infrastructure.process.clock import Clock
-from infrastructure.process.metrics import WEBHOOK_ATTEMPT_SECONDS
+
+WEBHOOK_ATTEMPT_SECONDS = Histogram(
+    "ecolink_webhook_attempt_seconds",
+    "Duration of requests to webhooks, by outcome: accepted or failed.",
+    ["outcome"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
+)
 
 log = logging.getLogger("webhooks")
 

@@ -46,6 +46,12 @@ def create(backend: Backend, caller: Caller, form: WebhookForm) -> NewWebhook:
         return _with_secret(connection, caller, made, secret)
 
 
+def disabled(backend: Backend, caller: Caller) -> list[UUID]:
+    """Return the endpoints of the account that EcoLink disabled, for the banner of pages."""
+    with backend.pool.connection() as connection:
+        return endpoints.disabled_by_ecolink(connection, caller.account_id)
+
+
 def list_webhooks(backend: Backend, caller: Caller) -> list[WebhookAnswer]:
     """Return the endpoints of the account, oldest first."""
     with backend.pool.connection() as connection:

@@ -13,8 +13,6 @@ from deploy.backup.restoring import ASIDE, Restored
 from deploy.backup.target import BackupError
 from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
-from extensions.notifications.domain.kind import CHOSEN
-from extensions.notifications.notices import tables as notices
 from infrastructure.accounts.profiles import add_account_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.log_identity import log_identity
@@ -164,39 +162,3 @@ def test_an_event_that_the_backup_does_not_have_is_refused(backups: Backups) -> 
 def test_a_time_before_the_log_is_refused(backups: Backups) -> None:
     with pytest.raises(BackupError, match="begins after"):
         restore(backups, Moment(time=datetime(2020, 1, 1, tzinfo=UTC)))
-
-
-def test_a_cut_keeps_the_webhooks_and_notices_of_its_events_whenever_they_were_recorded(
-    backups: Backups,
-) -> None:
-    registered = id_of(backups, "Registered")
-    endpoint = UUID(int=5)
-    with connect(backups.settings) as store:
-        store.execute(
-            "INSERT INTO webhook_endpoints (id, account_id, url, event_types, description, "
-            "enabled, created_at, after_position) "
-            "VALUES (%s, %s, 'https://x.example', '{}', '', true, '2020-01-01', 0)",
-            [endpoint, ACCOUNT_ID],
-        )
-        then = datetime(2020, 1, 1, tzinfo=UTC)
-        notices.set_address(store, ACCOUNT_ID, "ada@example.com", CHOSEN, then)
-        address = notices.address_of(store, ACCOUNT_ID)
-        assert address is not None
-        for message in (f"evt_a_{registered}", f"evt_a_{registered + 5}", "evt_test_ab"):
-            store.execute(
-                "INSERT INTO webhook_deliveries (endpoint_id, message_id, event_type, order_key, "
-                "body, status, created_at, next_attempt_at) "
-                "VALUES (%s, %s, 'x', 'a', '{}', 'pending', now(), now())",
-                [endpoint, message],
-            )
-            store.execute(
-                "INSERT INTO notices (address_id, message_id, kind, data, status, created_at) "
-                "VALUES (%s, %s, 'balance.low', '{}', 'sent', now())",
-                [address.id, message],
-            )
-    restore(backups, Moment(event=registered))
-    with connect(backups.elsewhere) as store:
-        for table in ("webhook_deliveries", "notices"):
-            query = f"SELECT message_id FROM {table} WHERE message_id LIKE 'evt%' ORDER BY id"
-            rows = store.execute(query.encode()).fetchall()
-            assert [each["message_id"] for each in rows] == [f"evt_a_{registered}", "evt_test_ab"]

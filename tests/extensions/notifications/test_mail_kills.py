@@ -66,16 +66,13 @@ def test_each_notice_arrives_at_most_once_although_the_process_is_killed(
     assert len(received) >= JOBS - len(lost)
 
 
-def with_mail(settings: Settings, server: MailServer) -> Settings:
-    """Return settings with a mail server."""
-    changes = {
-        "smtp_host": "127.0.0.1",
-        "smtp_port": server.port,
-        "smtp_security": "none",
-        "smtp_from": "ecolink@example.org",
-        "public_url": "https://ecolink.example",
-        "clock_origin": datetime.now(UTC),
-    }
+def with_mail(settings: Settings, server: MailServer, patch: pytest.MonkeyPatch) -> Settings:
+    """Set the variables of a mail server, and return the other settings."""
+    patch.setenv("ECOLINK_SMTP_HOST", "127.0.0.1")
+    patch.setenv("ECOLINK_SMTP_PORT", str(server.port))
+    patch.setenv("ECOLINK_SMTP_SECURITY", "none")
+    patch.setenv("ECOLINK_SMTP_FROM", "ecolink@example.org")
+    changes = {"public_url": "https://ecolink.example", "clock_origin": datetime.now(UTC)}
     return settings.model_copy(update=changes)
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from extensions.notifications.notices.smtp import MailServer as Configured
 from extensions.notifications.notices.smtp import send
 from extensions.notifications.notices.tables import Outcome
-from infrastructure.settings import Settings
+from extensions.notifications.settings import NotificationSettings
 from tests.extensions.notifications.mail_server import (
     DROP,
     PASSWORD,
@@ -141,7 +141,7 @@ def test_a_mail_server_needs_a_sender_and_the_public_url(
     given: dict[str, str], missing: str
 ) -> None:
     with pytest.raises(ValidationError, match=f"ECOLINK_SMTP_HOST is set without {missing}") as why:
-        Settings(smtp_host="mail.example.org", smtp_password=PASSWORD, **given)  # type: ignore[arg-type]
+        NotificationSettings(smtp_host="mail.example.org", smtp_password=PASSWORD, **given)  # type: ignore[arg-type]
     assert PASSWORD not in str(why.value)
 
 

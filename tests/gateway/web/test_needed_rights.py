@@ -12,11 +12,7 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.access.scope import Scope
-from extensions.notifications.domain.kind import CHOSEN
-from extensions.notifications.notices import tables as notices
 from gateway.http.permissions import DOWNLOAD, declared_routes
-from infrastructure.postgres.store import connect
-from tests.builders.commands import NOW
 from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Reader
 from tests.gateway.models.conftest import Deployer
@@ -97,24 +93,6 @@ def test_each_control_of_a_job_names_its_right(client: TestClient, platform: Pla
     running.end()
     platform.project()
     require_marks(client, running.page_path)
-
-
-def test_each_control_of_webhooks_names_its_right(client: TestClient, platform: Platform) -> None:
-    owner = platform.person()
-    signed_in(client, owner)
-    form = {"url": "https://example.com/"}
-    made = client.post("/api/webhooks", json=form, headers=owner.headers).json()["id"]
-    client.post(f"/api/webhooks/{made}/test", headers=owner.headers)
-    require_marks(client, "/webhooks", f"/webhooks/{made}")
-
-
-def test_each_control_of_notices_names_its_right(client: TestClient, platform: Platform) -> None:
-    owner = platform.person()
-    signed_in(client, owner)
-    require_marks(client, "/notices")
-    with connect(platform.settings) as connection:
-        notices.set_address(connection, owner.account_id, "ada@example.com", CHOSEN, NOW)
-    require_marks(client, "/notices")
 
 
 def test_each_control_of_datasets_names_its_right(client: TestClient, platform: Platform) -> None:

@@ -47,10 +47,12 @@ class MailProcess:
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
+def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings with a mail server."""
-    mail = {"smtp_host": "mail.example.org", "smtp_from": SENDER, "public_url": ORIGIN}
-    return settings.model_copy(update=mail)
+    monkeypatch.setenv("ECOLINK_SMTP_HOST", "mail.example.org")
+    monkeypatch.setenv("ECOLINK_SMTP_FROM", SENDER)
+    monkeypatch.setenv("ECOLINK_PUBLIC_URL", ORIGIN)
+    return settings.model_copy(update={"public_url": ORIGIN})
 
 
 @pytest.fixture

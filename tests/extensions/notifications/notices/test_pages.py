@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from infrastructure.settings import Settings
 from tests.builders.platform import Platform
 from tests.extensions.notifications.notices.conftest import MailProcess
 from tests.gateway.web.signed_in import Browser, signed_in
@@ -74,7 +73,7 @@ def test_the_page_says_that_email_is_off(
     client: TestClient, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder = signed_in(client, platform.person())
-    monkeypatch.setattr(Settings, "sends_notices", False)
+    monkeypatch.delenv("ECOLINK_SMTP_HOST")
     assert 'data-note="off"' in shown(holder)
     refused = sent(holder, email=ADA, kind=["balance.low"])
     assert "your operator has not set up a mail server" in refused
