@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, LiteralString
 from uuid import uuid4
 
 import psycopg
@@ -70,7 +70,7 @@ def limits() -> None:
     console.print(table)
 
 
-RECORDS = (
+RECORDS: tuple[LiteralString, ...] = (
     "DELETE FROM web_sessions",
     "DELETE FROM sign_in_links",
     "DELETE FROM ecolink_snapshots",  # signed with the old secret, and made again from the log
