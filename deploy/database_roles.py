@@ -48,24 +48,6 @@ ROWS_OF_ROLES = (*STORE_TABLES, "parked_events")
 READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
 MEASUREMENTS = ("step_measurements", "evaluation_measurements", "log_lines")
 
-SENDING = (
-    "status, run_id, url, server, sent, turns, failures, failing_since, error, sent_at, "
-    "next_attempt_at, finished_at"
-)
-"""Columns of a run that the trackers process changes."""
-
-RESTARTED = (
-    "status, run_id, url, server, sent, turns, failures, failing_since, error, next_attempt_at"
-)
-"""Columns of a run that its owner changes by a retry, or by another connection."""
-
-TESTING = "test_requested_at, tested_at, test_error"
-"""Columns of a connection to a tracker that its test changes.
-
-No role may change the URL of a tracker or an external endpoint. Otherwise a compromised gateway
-could have the hidden secret sent to its own server. A deletion also deletes the secret.
-"""
-
 HIDDEN_KEYS = "INSERT, DELETE, SELECT (endpoint_id)"
 """Rights to store and replace the keys of endpoints, without reading any."""
 
@@ -119,15 +101,6 @@ CORE: dict[str, Access] = {
         tables=_each(("datasets", "dataset_tokens", "dataset_refusals", "base_models"), READ)
         | {"wanted_counts": REMOVE, "dataset_names": REMOVE, "dataset_progress": KEEP}
         | {"dataset_comparisons": "SELECT, UPDATE, DELETE"},
-    ),
-    "trackers": Access(
-        tables=_each(("job_detail", "projection_positions", "profiles"), READ)
-        | _each(("step_measurements", "evaluation_measurements"), READ)
-        | {
-            "tracker_connections": f"SELECT, UPDATE ({TESTING})",
-            "tracker_secrets": READ,
-            "tracked_runs": f"SELECT, UPDATE ({SENDING})",
-        },
     ),
     "serving": Access(events=(Deployment,), handles_events=True),
     "exporter": Access(
@@ -187,9 +160,6 @@ CORE: dict[str, Access] = {
         | _each(("key_uses", "invoices"), KEEP)
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
         | {"verifications": CHANGE}
-        | {"tracker_connections": f"{ADD}, DELETE, UPDATE ({TESTING})"}
-        | {"tracked_runs": f"{ADD}, UPDATE ({RESTARTED})"}
-        | {"tracker_secrets": "INSERT, DELETE, SELECT (account_id, tracker)"}
         | {"synthesis_endpoints": f"{ADD}, DELETE, UPDATE (has_key)"}
         | {"synthesis_endpoint_keys": HIDDEN_KEYS}
         | {"hub_targets": f"{ADD}, DELETE", "hub_tokens": "INSERT"}

@@ -21,7 +21,6 @@ PROCESSES: dict[str, str] = {
     "serving": "services.serving.app:run",
     "gateway": "gateway.app:run",
     "exporter": "services.exporter.app:run",
-    "trackers": "services.trackers.app:run",
     "synthesis": "services.synthesis.app:run",
 }
 PLACES = {
@@ -34,7 +33,6 @@ PLACES = {
     "serving": 7,
     "gateway": 9,
     "exporter": 10,
-    "trackers": 11,
     "synthesis": 12,
 } | {name: each.metrics_place for name, each in processes(installed()).items()}
 """Places of the ports of metrics after the first one, by role. They never change."""
@@ -47,7 +45,7 @@ PROCESSES |= {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "log": ("relay", "projector"),
-    "outbound": ("exporter", "trackers", "synthesis"),
+    "outbound": ("exporter", "synthesis"),
 }
 """Roles that share a process, by the name of the process. Other roles have one of their own."""
 

@@ -26,8 +26,6 @@ from infrastructure.rights import Access
 from infrastructure.seals import verifications
 from infrastructure.synthesis import edits as synthesis_edits
 from infrastructure.synthesis import endpoints as synthesis_endpoints
-from infrastructure.trackers import connections as tracker_connections
-from infrastructure.trackers import runs as tracked_runs
 from infrastructure.training import drafts, measurements
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL
@@ -52,8 +50,6 @@ TABLES = (
     verifications.DDL,
     hub_targets.DDL,
     invoice_requests.DDL,
-    tracker_connections.DDL,
-    tracked_runs.DDL,
     synthesis_edits.DDL,
     synthesis_endpoints.DDL,
     wanted_counts.DDL,

@@ -42,8 +42,6 @@ from gateway.ops.inspection import pages as ops_inspection_pages
 from gateway.syntheses import api as syntheses
 from gateway.syntheses import endpoints_api as synthesis_endpoints
 from gateway.syntheses import pages as synthesis_pages
-from gateway.trackers import api as trackers
-from gateway.trackers import pages as tracker_pages
 from gateway.web import assets, sign_in, viewing
 from infrastructure.extensions import loaded
 
@@ -52,7 +50,6 @@ NATIVE = (
     accounts,
     invoices,
     keys,
-    trackers,
     catalog,
     datasets,
     syntheses,
@@ -76,7 +73,6 @@ PAGES = (
     job_page,
     key_pages,
     model_pages,
-    tracker_pages,
     billing_page,
     invoice_pages,
     audit_pages,

@@ -85,10 +85,7 @@ class Panel:
 
     template: str
     data: str = ""
-    """Reference to a function whose result the template has under the extension's name.
-
-    It takes the gateway's Backend. At the place `page.banners`, it also takes the Caller.
-    """
+    """Reference to a function, whose result the template has under the extension's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +151,8 @@ class Extension:
     """Launchers of trainers, by value of ECOLINK_LAUNCHER."""
     job_forms: Mapping[str, JobForm] = field(default_factory=dict)
     """Sources of a filled job form, by query parameter of the wizard and option of the CLI."""
+    integrations: str = ""
+    """Reference to a `gateway.launch.integrations.Receiver` of the metrics of jobs."""
     commands: Mapping[str, str] = field(default_factory=dict)
     """References to groups of commands of account holders, by name."""
     operator_commands: tuple[str, ...] = ()

@@ -202,20 +202,6 @@ class Settings(BaseSettings):
         description="Price of one million tokens that a deployed model generates for a synthesis, "
         "in micro-dollars. Approved syntheses keep their price.",
     )
-    mlflow_url: str | None = Field(
-        default=None,
-        description="URL of an MLflow tracking server that every account may use. Accounts can "
-        "connect to a server of their own. Names of experiments start with the account's name.",
-    )
-    mlflow_user: str | None = Field(
-        default=None,
-        description="User name at that MLflow server. If unset, the password is a token.",
-    )
-    mlflow_password: str | None = Field(
-        default=None,
-        repr=False,
-        description="Password or token at that MLflow server. Only the trackers process gets it.",
-    )
     serving_host: str = Field(
         default="127.0.0.1", description="Address on which the serving process listens."
     )
@@ -479,13 +465,6 @@ class Settings(BaseSettings):
     def webhook_policy(self) -> TargetPolicy:
         """The targets to which EcoLink may send webhooks."""
         return TargetPolicy(parsed_networks(self.webhook_networks), self.webhook_http)
-
-    @property
-    def mlflow_server(self) -> tuple[str, str | None, str | None] | None:
-        """URL, user name and secret of the MLflow server of all accounts, or None."""
-        if self.mlflow_url is None:
-            return None
-        return self.mlflow_url, self.mlflow_user, self.mlflow_password
 
     @property
     def proxies(self) -> tuple[Network, ...]:

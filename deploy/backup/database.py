@@ -55,7 +55,7 @@ EPHEMERAL = {
 """Tables that are in no backup: users sign in again, and services make the rest again."""
 
 SECRETS = {
-    *("tracker_secrets", "synthesis_endpoint_keys"),
+    "synthesis_endpoint_keys",
     *(each.name for each in extension_tables() if each.secret),
 }
 """Tables with secrets, which are stored with the keys."""

@@ -25,8 +25,6 @@ CREATED: dict[str, LiteralString] = {
     "evaluation_measurements": "measured_at",
     "log_lines": "logged_at",
     "invoices": "coalesce(answered_at, requested_at)",
-    "tracker_connections": "created_at",
-    "tracked_runs": "created_at",
     "security_events": "happened_at",
     "job_drafts": "saved_at",
     "key_uses": "used_at",

@@ -158,8 +158,6 @@ def _own_settings(
         known["stripe_secret_key"] = None
     if name != "gateway":
         known["stripe_webhook_secret"] = None
-    if name != "trackers":
-        known["mlflow_password"] = None
     return settings.model_copy(update=known)
 
 

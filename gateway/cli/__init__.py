@@ -11,7 +11,6 @@ from gateway.cli.models import models
 from gateway.cli.session import session
 from gateway.cli.syntheses import syntheses
 from gateway.cli.terminal import Commands
-from gateway.cli.trackers import trackers
 from infrastructure.extensions import selected
 
 GROUPS = {
@@ -22,7 +21,6 @@ GROUPS = {
     "billing": billing,
     "invoices": invoices,
     "keys": keys,
-    "trackers": trackers,
     **{
         name: extension.load(group)
         for extension in selected()

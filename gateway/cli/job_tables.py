@@ -26,7 +26,6 @@ from gateway.jobs.schemas import (
 )
 from gateway.launch.schemas import CapacityGate, EstimateAnswer, FitAnswer, QuoteAnswer
 from gateway.schemas import Listed, job_name
-from gateway.trackers.schemas import RunAnswer
 
 RUNNING = frozenset({JobStatus.TRAINING, JobStatus.EVALUATING, JobStatus.TRAINED_PENDING_REGISTER})
 PAUSED = {
@@ -344,16 +343,6 @@ def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:
         for each in answer.data
     )
     return listing(rows, empty="The job has no checkpoints.")
-
-
-def runs(answer: Listed[RunAnswer]) -> RenderableType:
-    """Render one line per tracker of a job."""
-    rows = (
-        selected(each, "tracker", "status", "last_step", "sent_at", "url", "error")
-        | {"next attempt at": each.next_attempt_at}
-        for each in answer.data
-    )
-    return listing(rows, empty="The job has no trackers. `ecolink jobs launch --track` adds one.")
 
 
 def _loss(loss: float | None) -> Text | None:

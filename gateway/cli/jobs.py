@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
-from domain.trackers.integrations import Tracker
 from gateway.catalog.schemas import CatalogAnswer
-from gateway.cli import job_tables, tensorboard
+from gateway.cli import job_tables
 from gateway.cli.client import Client, Reply
 from gateway.cli.downloads import Directory, fetch
 from gateway.cli.exits import ExitCode
@@ -18,7 +16,7 @@ from gateway.cli.following import MOST_LINES, job_events, leaving_it_running, lo
 from gateway.cli.following import follow as follow_job
 from gateway.cli.launching import launch
 from gateway.cli.models import give_deployment
-from gateway.cli.tables import fields, tame
+from gateway.cli.tables import tame
 from gateway.cli.terminal import CommandGroup, fail, for_programs, note, screen, show, show_line
 from gateway.jobs.schemas import (
     CheckpointAnswer,
@@ -29,7 +27,6 @@ from gateway.jobs.schemas import (
     TimelineEntry,
 )
 from gateway.schemas import Listed
-from gateway.trackers.schemas import RunAnswer
 
 jobs = CommandGroup(no_args_is_help=True, help="Launch fine-tuning jobs and follow them.")
 jobs.command()(launch)
@@ -200,38 +197,6 @@ def download_job(client: Client, job: JobName, step: Step = None, to: Directory 
     else:
         model = _model_of(client, job)
         fetch(client, f"/models/{quote(model)}", model, to)
-
-
-@jobs.command("tensorboard")
-def write_tensorboard(
-    client: Client,
-    job: JobName,
-    logdir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for `tensorboard --logdir`.")
-    ] = Path("runs"),
-    following: Annotated[
-        bool, typer.Option("--follow", "-f", help="Add new steps until the job ends or pauses.")
-    ] = False,
-) -> None:
-    """Write the metrics of a job as event files of TensorBoard, also while it runs."""
-    path = tensorboard.write(client, job, logdir, follow=following)
-    note(f"Wrote {path}. Run `tensorboard --logdir {logdir}` to see it.")
-
-
-@jobs.command("trackers")
-def show_trackers(client: Client, job: JobName) -> None:
-    """Show the trackers of a job: the run, the last step that it has, and the last error."""
-    show(client.read(Listed[RunAnswer], f"/jobs/{job}/trackers"), job_tables.runs)
-
-
-@jobs.command("retry-tracker")
-def retry_tracker(
-    client: Client,
-    job: JobName,
-    tracker: Annotated[Tracker, typer.Argument(help="mlflow or wandb.", show_default=False)],
-) -> None:
-    """Send the metrics of a job to a failing tracker immediately."""
-    show(client.send(RunAnswer, f"/jobs/{job}/trackers/{tracker}/retry", {}), fields)
 
 
 @jobs.command()

@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 
 from domain.core.errors import Invalid
 from domain.jobs.job_request import RequestStatus
-from domain.trackers.integrations import integration_of
 from domain.training.hyperparameters import (
     FIELDS,
     SUPERVISED,
@@ -23,6 +22,7 @@ from domain.training.hyperparameters import (
     use_of,
     written,
 )
+from domain.training.integrations import integration_of
 from gateway.cli import job_tables
 from gateway.cli.client import Client, Refused, Reply, Unreachable
 from gateway.cli.exits import ExitCode

@@ -53,13 +53,12 @@ from gateway.jobs.schemas import (
     summary,
 )
 from gateway.jobs.unstarted import require_started
+from gateway.launch.integrations import receiver
 from gateway.launch.job_form import JobRequest, max_cost_micros
 from gateway.launch.service import place
 from gateway.schemas import Money, job_name
-from gateway.trackers.service import require_trackable, track
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.consumer import recorded
-from infrastructure.trackers.runs import runs_of
 from infrastructure.training.measurements import (
     evaluations_of,
     last_evaluations_of,
@@ -99,7 +98,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str) -> App
     choices = form.choices
     repeated = backend.log.find(Job, created_id(caller.account_id, "job", key)) is not None
     if not repeated:
-        require_trackable(backend, caller, form.integrations)
+        receiver().require_connected(backend, caller, form.integrations)
     if form.leaves_gpus_open and not repeated:
         most = form.order.max_cost_micros
         choices = place(backend, caller.account_id, choices, loads_now(backend), most)
@@ -112,7 +111,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str) -> App
             loads=partial(loads_now, backend),
             order=form.order,
         )
-    track(backend, caller, job.id, form.integrations)
+    receiver().track(backend, caller, job.id, form.integrations)
     caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:
         row = job_row(connection, caller.account_id, job.id)
@@ -133,7 +132,7 @@ def request(backend: Backend, caller: Caller, form: JobRequest, key: str) -> Req
     job_id = created_id(caller.account_id, "job", key)
     with because(caller.cause(backend)):
         requested = backend.launching.request(caller.account_id, key, form.choices, form.order)
-    track(backend, caller, job_id, form.integrations)
+    receiver().track(backend, caller, job_id, form.integrations)
     caught_up(backend, JOB_REQUESTS)
     return RequestedJob(id=job_id, status=requested.status)
 
@@ -182,7 +181,7 @@ def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:
     own_job(backend, caller, job_id)
     job = backend.log.load(Job, job_id)
     with backend.pool.connection() as connection:
-        tracked = runs_of(connection, [job_id]).get(job_id, [])
+        integrations = receiver().of_jobs(connection, [job_id]).get(job_id, [])
     plan, maximum = job.plan, job.order.max_cost_micros
     return JobRequest(
         dataset=plan.dataset_id,
@@ -195,7 +194,7 @@ def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:
         suffix=job.order.suffix,
         deploy=job.order.deploy,
         max_cost=_amount(maximum) if isinstance(maximum, int) else maximum,
-        integrations=[each.integration for each in tracked],
+        integrations=list(integrations),
     )
 
 

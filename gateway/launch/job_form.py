@@ -16,8 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from domain.core.errors import Invalid
 from domain.core.money import micros_of
 from domain.jobs.choices import Choices
-from domain.trackers.integrations import Integrations
 from domain.training.hyperparameters import Hyperparameters
+from domain.training.integrations import Integrations
 from domain.training.training_plan import Order
 from domain.use_cases.quoting import Draft
 from gateway.backend import Backend

@@ -23,6 +23,7 @@ from gateway.datasets.quality import quality_warnings
 from gateway.http.access import Caller
 from gateway.http.errors import NotYetVisible
 from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
+from gateway.launch.integrations import receiver
 from gateway.launch.job_form import JobRequest
 from gateway.launch.schemas import (
     BalanceImpact,
@@ -32,7 +33,6 @@ from gateway.launch.schemas import (
     FitAnswer,
     QuoteAnswer,
 )
-from gateway.trackers.service import require_trackable
 from projections import GPU_POOLS
 
 RECOMMENDED_EXAMPLES = 1000
@@ -46,7 +46,7 @@ def quote(
     `patience_seconds` is the maximum wait for the number of free GPUs to catch up with the log.
     Raise the DomainError that prevents the job.
     """
-    require_trackable(backend, caller, form.integrations)
+    receiver().require_connected(backend, caller, form.integrations)
     loads = loads_now(backend, patience_seconds=patience_seconds)
     most = form.order.max_cost_micros
     choices = place(backend, caller.account_id, form.choices, loads, most)

@@ -105,10 +105,13 @@ def panels(place: str) -> list[str]:
     return [each.panels[place].template for each in selected() if place in each.panels]
 
 
-def panel_data(place: str, backend: Backend, *caller: Caller) -> dict[str, Any]:
-    """Return the variables of the templates that extensions add to a place of a page."""
+def panel_data(place: str, *of_page: Any) -> dict[str, Any]:
+    """Return the variables of the templates that extensions add to a place of a page.
+
+    `of_page` has the arguments of the functions that return them.
+    """
     return {
-        each.name: each.load(panel.data)(backend, *caller)
+        each.name: each.load(panel.data)(*of_page)
         for each in selected()
         if (panel := each.panels.get(place)) and panel.data
     }

@@ -40,14 +40,12 @@ PERSONAL: dict[str, str] = {
     "synthesis_edits": "account_id",
     "synthesis_endpoints": "account_id",
     "synthesis_names": "account_id",
-    "tracked_runs": "account_id",
-    "tracker_connections": "account_id",
     "wanted_counts": "dataset_id",
     "web_sessions": "key_id",
 }
 """Tables of the core with personal data, and the column with the account, key, dataset or job."""
 
-CASCADED = frozenset({"tracker_secrets", "synthesis_endpoint_keys", "hub_tokens"})
+CASCADED = frozenset({"synthesis_endpoint_keys", "hub_tokens"})
 """Tables whose rows PostgreSQL deletes with those of a table in PERSONAL."""
 
 KEPT: dict[str, str] = {

@@ -61,7 +61,6 @@ from services.serving.deployed import REASONS
 from tests.browser.sample_operations import add_operations, add_trainer_output
 from tests.browser.sample_quality import SampleQuality
 from tests.browser.sample_syntheses import SampleSyntheses
-from tests.browser.sample_trackers import add_trackers
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
 from tests.builders.past_job import PastJob
@@ -141,14 +140,6 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
                 key = seal(backend, connection)
                 _add_invoices(backend, connection, key, sample.people["ada"].account_id)
                 add_verifications(settings, connection, sample)
-                add_trackers(
-                    connection,
-                    sample.people["ada"].account_id,
-                    *(
-                        parsed_job_id(sample.paths[name].rpartition("/")[2])
-                        for name in ("training", "registered")
-                    ),
-                )
                 registered = parsed_job_id(sample.paths["registered"].rpartition("/")[2])
                 for each in extension_modules("sample"):
                     paths = each.add(connection, sample.people["ada"].account_id, registered)

@@ -36,13 +36,11 @@ from domain.billing.meter import Meter
 from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from domain.trackers.integrations import Tracker, integration_of
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
 from infrastructure import hub_targets
 from infrastructure.accounts.personal_data import delete_personal_data
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.http.dispatcher import Busy
 from infrastructure.payments.card_payments import CardPayments
 from infrastructure.payments.card_returns import CardReturns
 from infrastructure.payments.stripe_provider import stripe_provider
@@ -52,16 +50,13 @@ from infrastructure.process.clock import SystemClock
 from infrastructure.seals.verifications import Options
 from infrastructure.settings import Settings
 from infrastructure.synthesis import endpoints as synthesis_endpoints
-from infrastructure.trackers import connections as tracker_connections
-from infrastructure.trackers import runs as tracked_runs
-from infrastructure.training.measurements import add_evidence, measured_rows
-from projections.job_detail import rows_of, unfinished_from
+from infrastructure.training.measurements import add_evidence
+from projections.job_detail import unfinished_from
 from services.auditor.verifying import Request, run
 from services.billing.auto_top_ups import AutoTopUps
 from services.billing.reconciliation import Reconciliation
 from services.billing.ticker import Ticker
 from services.projector.platform_metrics import PlatformMetrics
-from services.trackers.points import next_batch
 from tests.builders.commands import FixedClock
 from tests.builders.examples import POLICY
 from tests.builders.history import History
@@ -257,68 +252,6 @@ def test_the_gateway_may_only_request_a_replay(settings: Settings) -> None:
         refused(connection, "UPDATE parked_events SET consumer = 'scheduler'")
         refused(connection, "DELETE FROM parked_events")
         refused(connection, PARKED, "billing")
-
-
-def test_the_gateway_connects_trackers_and_only_their_process_reads_the_secrets(
-    settings: Settings,
-) -> None:
-    now, account_id, job_id = datetime.now(UTC), uuid4(), uuid4()
-    assert settings.owner_database_url is not None
-    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        for secret in ("first", "second"):
-            server = tracker_connections.Server("https://a.example", None, secret)
-            tracker_connections.set_connection(connection, account_id, Tracker.MLFLOW, server, now)
-        tracked_runs.add_runs(connection, account_id, job_id, [integration_of("mlflow:bot")], now)
-        tracked_runs.stop_runs(connection, account_id, Tracker.MLFLOW, "x", now)
-        tracked_runs.restart_runs(connection, account_id, Tracker.MLFLOW, now)
-        tracked_runs.retry_run(connection, job_id, Tracker.MLFLOW, now)
-        tracker_connections.request_test(connection, account_id, Tracker.MLFLOW, now)
-        for query in (
-            "SELECT secret FROM tracker_secrets",
-            "SELECT * FROM tracker_secrets",
-            "UPDATE tracker_secrets SET secret = 'x'",
-            "UPDATE tracker_connections SET url = 'https://b.example'",  # would send it the secret
-            "UPDATE tracker_connections SET account_id = gen_random_uuid()",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(query.encode())
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("UPDATE tracked_runs SET finished_at = now()")
-    own = make_conninfo(settings.owner_database_url, user=role_of("trackers"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": own})) as connection:
-        (tested,) = tracker_connections.requested_tests(connection, 8)
-        tracker_connections.end_test(connection, tested, None, now)
-        found = tracker_connections.server_of(connection, account_id, Tracker.MLFLOW)
-        assert found is not None
-        assert found.secret == "second"
-        (run,) = tracked_runs.due_runs(connection, now, 8, Busy())
-        assert next_batch(connection, job_id, run.sent, 10) is None
-        assert measured_rows(connection, job_id) == 0
-        stored = tracked_runs.store_run(
-            connection,
-            run,
-            status=tracked_runs.RunStatus.SENDING,
-            run_id="1",
-            sent_at=now,
-            failures=1,
-            failing_since=now,
-            error="x",
-            next_attempt_at=now,
-            finished_at=None,
-        )
-        assert stored is not None
-        assert rows_of(connection, [job_id]) == []
-        for change in ("integration = '{}'", "account_id = job_id"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(f"UPDATE tracked_runs SET {change}".encode())
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("UPDATE tracker_connections SET url = 'x'")
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        assert tracker_connections.delete_connection(connection, account_id, Tracker.MLFLOW)
-    with connect(settings) as connection:
-        assert connection.execute("SELECT * FROM tracker_secrets").fetchall() == []
-        connection.execute("DELETE FROM tracked_runs WHERE account_id = %s", [account_id])
 
 
 def test_the_gateway_stores_tokens_of_a_hub_and_only_the_exporter_reads_them(

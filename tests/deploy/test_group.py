@@ -167,7 +167,7 @@ def test_an_unknown_role_in_the_setting_is_refused(tmp_path: Path) -> None:
 
 def test_a_process_has_only_the_secrets_of_its_roles(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    settings = Settings(home=tmp_path, mlflow_password="of-trackers", mlflow_url="x")
+    settings = Settings(home=tmp_path)
     passwords = home.passwords()
     plan = make_plan(home, settings, PROCESSES)
     for program in plan.services:
@@ -179,7 +179,6 @@ def test_a_process_has_only_the_secrets_of_its_roles(tmp_path: Path) -> None:
         assert (passwords.snapshots in text) is any(
             ACCESS[each].reads_snapshots for each in program.roles
         )
-        assert ("of-trackers" in text) is ("trackers" in program.roles)
         assert (passwords.nats.trainers in text) is ("scheduler" in program.roles)
 
 

@@ -12,6 +12,7 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
 from deploy.processes import PLACES, PROCESSES, grouped
+from infrastructure.extensions import installed
 from infrastructure.process import metrics
 from infrastructure.settings import Settings
 from services.projector.platform_metrics import PlatformMetrics
@@ -29,6 +30,9 @@ def exported(settings: Settings) -> set[str]:
     registry = CollectorRegistry()
     registry.register(PlatformMetrics(settings))
     assert metrics.HTTP_SECONDS  # the import registered the metrics of processes
+    for extension in installed():
+        for process in extension.processes.values():
+            extension.load(process.run)
     text = (generate_latest(REGISTRY) + generate_latest(registry)).decode()
     kinds = re.findall(r"^# TYPE (ecolink_\w+) (\w+)$", text, re.MULTILINE)
     return {f"{name}{part}" for name, kind in kinds for part in PARTS.get(kind, ("",))}

@@ -16,20 +16,15 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 
+from domain.core.errors import DomainError
 from domain.core.target import TargetPolicy, parsed_networks
-from extensions.notifications.domain.signature import new_signing_secret
-from extensions.notifications.webhooks.deliveries import Due
-from extensions.notifications.webhooks.sender import Sender
-from infrastructure.http.guarded import GuardedTransport, Refused
+from infrastructure.http.guarded import Refused
 from infrastructure.settings import Settings
-from infrastructure.trackers.connections import Server
 from services.synthesis.models import open_connections
-from services.trackers.server_client import ServerClient
-from services.trackers.tracker import TrackerFailure
+from tests.extension_modules import extension_modules
 
 POLICY = TargetPolicy(parsed_networks("127.0.0.2/32"), http=True)
 PORT, NAME = 8080, "rebind.test"
@@ -73,28 +68,14 @@ def serve_http(address: str, reached: list[str]) -> None:
     threading.Thread(target=run, daemon=True).start()
 
 
-async def webhook(url: str) -> None:
-    sender = Sender(POLICY)
-    due = Due(1, uuid4(), uuid4(), url, [new_signing_secret()], "evt_1", "{}")
-    attempt = await sender.send(due)
-    await sender.aclose()
-    if attempt.status_code is None:
-        raise Refused(str(attempt.error))
-
-
-async def tracker(url: str) -> None:
-    transport = GuardedTransport(POLICY)
-    await ServerClient("MLflow", Server(url), POLICY, transport).request("GET", "/")
-    await transport.aclose()
-
-
 async def synthesis(url: str) -> None:
     async with open_connections(Settings(serving_secret="x"), POLICY) as connections:
         await connections.external.post(url, json={})
 
 
 CLIENTS: dict[str, Callable[[str], Awaitable[None]]] = {
-    each.__name__: each for each in (webhook, tracker, synthesis)
+    each.__name__: each
+    for each in (synthesis, *(each.client for each in extension_modules("rebinding")))
 }
 
 
@@ -111,7 +92,7 @@ def main(client: str, file: Path) -> None:
         before = len(reached)
         try:
             asyncio.run(asyncio.wait_for(CLIENTS[client](f"http://{NAME}:{PORT}/x"), 60))
-        except (Refused, TrackerFailure, httpx.HTTPError) as error:
+        except (Refused, DomainError, httpx.HTTPError) as error:
             reached.insert(before, "refused" if PRIVATE not in str(error) else str(error))
         print(" ".join(reached[before:]))
 

@@ -1,4 +1,5 @@
 """A server with the APIs of Weights & Biases that runs use, for tests.
 
-The real client of Weights & Biases accepts it, see tests/services/trackers/test_wandb_client.py.
+The real client of Weights & Biases accepts it, see
+tests/extensions/trackers/process/test_wandb_client.py.
 """

@@ -318,7 +318,7 @@ IMPORTERS: dict[str, set[str]] = {
         "extensions/slurm/rest.py",
         "services/sealer/app.py",
         "services/synthesis/models.py",
-        "services/trackers/server_client.py",
+        "extensions/trackers/process/server_client.py",
         "extensions/notifications/webhooks/sender.py",
     },
     "huggingface_hub": {
@@ -329,7 +329,7 @@ IMPORTERS: dict[str, set[str]] = {
     },
     "zipfile": {
         "gateway/http/downloads.py",
-        "gateway/trackers/tensorboard.py",
+        "extensions/trackers/event_file.py",
         "services/datasets/unpacking.py",
     },
     "yaml": {

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, model
 from pydantic_core import PydanticCustomError
 
 from domain.core.errors import Invalid
-from domain.trackers.integrations import Integrations
 from domain.training.hyperparameters import SUPERVISED, Hyperparameters
+from domain.training.integrations import Integrations
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.launch.job_form import ESTIMATE, MaxCost, ModelSuffix
 

@@ -33,9 +33,9 @@ from gateway.jobs.openai.objects import JobObject, job_objects, requested_object
 from gateway.jobs.requests import TRAINING_FILE, VALIDATION_FILE, FileRejected, files_of, order_job
 from gateway.jobs.service import own_job
 from gateway.jobs.unstarted import explained
+from gateway.launch.integrations import receiver
 from gateway.launch.job_form import max_cost_micros
 from gateway.schemas import job_name
-from gateway.trackers.service import require_trackable, track
 from infrastructure.accounts.profiles import set_job_metadata
 from projections import JOB_DETAIL, JOB_REQUESTS, MODELS
 from projections.job_detail import jobs_with_ids
@@ -67,7 +67,7 @@ async def create_job(
     def create() -> JobObject:
         key = command_key(backend, caller, idempotency_key, retries, request_sha256)
         if backend.launching.made_before(caller.account_id, key, request_sha256) is None:
-            require_trackable(backend, caller, integrations)
+            receiver().require_connected(backend, caller, integrations)
         order = Order(
             suffix=wanted.suffix,
             deploy=True,
@@ -80,7 +80,7 @@ async def create_job(
                 contamination_of(backend, caller, choices.dataset_id, validation_id)
         with backend.pool.connection() as connection:
             set_job_metadata(connection, job_id, wanted.metadata or {})
-        track(backend, caller, job_id, integrations)
+        receiver().track(backend, caller, job_id, integrations)
         caught_up(backend, JOB_DETAIL, JOB_REQUESTS)
         return job_object(backend, caller, job_id)
 

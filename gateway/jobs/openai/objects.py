@@ -15,6 +15,7 @@ from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.jobs.lifecycle import JobStatus
 from domain.training.cautions import cautions
 from domain.training.hyperparameters import DPO, SUPERVISED, Method
+from domain.training.integrations import Integration
 from gateway.backend import Backend
 from gateway.catalog.availability import remaining_seconds, waits_of
 from gateway.datasets.quality import recorded_warnings
@@ -23,9 +24,9 @@ from gateway.http.access import Caller
 from gateway.jobs.results import has_results, trained_tokens
 from gateway.jobs.schemas import FailureAnswer, warnings_of_job
 from gateway.jobs.unstarted import refusal_message
+from gateway.launch.integrations import receiver
 from gateway.schemas import Answer, job_name
 from infrastructure.accounts.profiles import job_metadata
-from infrastructure.trackers.runs import TrackedRun, runs_of
 from infrastructure.training.measurements import last_steps_of
 from projections.job_requests import requested_at
 from projections.job_timeline import ended_at
@@ -137,7 +138,7 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
     job_ids: list[UUID] = [row["job_id"] for row in rows]
     with backend.pool.connection() as connection:
         noted, requested = job_metadata(connection, job_ids), requested_at(connection, job_ids)
-        tracked = runs_of(connection, job_ids)
+        tracked = receiver().of_jobs(connection, job_ids)
         ends = ended_at(connection, rows)
         unfinished = [row["job_id"] for row in rows if row["job_id"] not in ends]
         steps = last_steps_of(connection, unfinished)
@@ -175,8 +176,8 @@ def job_objects(backend: Backend, caller: Caller, rows: Sequence[Row]) -> list[J
     return objects
 
 
-def _integrations(runs: Sequence[TrackedRun]) -> list[JsonValue]:
-    return [each.integration.model_dump(mode="json") for each in runs]
+def _integrations(integrations: Sequence[Integration]) -> list[JsonValue]:
+    return [each.model_dump(mode="json") for each in integrations]
 
 
 def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> HyperparametersObject:
@@ -221,7 +222,7 @@ def requested_object(backend: Backend, caller: Caller, request: JobRequest) -> J
     maximum = request.order.max_cost_micros
     with backend.pool.connection() as connection:
         noted = job_metadata(connection, [request.job_id])
-        tracked = runs_of(connection, [request.job_id])
+        tracked = receiver().of_jobs(connection, [request.job_id])
     numbers = hyperparameters_object(request.hyperparameters, choices.gpu_count)
     validation = choices.validation_dataset_id
     ended = status is not RequestStatus.VALIDATING_FILES

@@ -34,8 +34,7 @@ from gateway.launch.pages.entries import gpu_count_of, refusal
 from gateway.models.deployments import deploy_checkpoint, deploy_model
 from gateway.models.service import own_model
 from gateway.schemas import JobId, job_name
-from gateway.trackers.service import runs_of_job
-from gateway.web.rendering import PRIVATE, SECURITY, fragment, page
+from gateway.web.rendering import PRIVATE, SECURITY, fragment, page, panel_data
 from infrastructure.accounts.profiles import dataset_names
 from infrastructure.training.measurements import last_steps_of
 from projections import JOB_DETAIL, JOB_REQUESTS
@@ -76,8 +75,8 @@ def show_job_page(job_id: JobId, request: Request, caller: MayRead, backend: Bac
         log_days=log.deleted_after_days,
         line=place_text(max(numbered, default=(0, 0))),
         reconnecting=RECONNECTING,
-        runs=runs_of_job(backend, caller, job_id),
         job_id=job_id,
+        **panel_data("job.cards", backend, caller, job_id),
     )
 
 

@@ -20,14 +20,6 @@ from pydantic.fields import FieldInfo
 
 from domain.core.errors import Invalid
 from domain.datasets.dataset import DatasetKind
-from domain.trackers.integrations import (
-    REMOTE,
-    Integration,
-    Integrations,
-    Tracker,
-    integration_of,
-    name_of,
-)
 from domain.training import hyperparameters
 from domain.training.hyperparameters import (
     DPO,
@@ -38,6 +30,14 @@ from domain.training.hyperparameters import (
     title_of,
     use_of,
     usual_alpha,
+)
+from domain.training.integrations import (
+    REMOTE,
+    Integration,
+    Integrations,
+    Tracker,
+    integration_of,
+    name_of,
 )
 from domain.training.start import SHAPE
 from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest

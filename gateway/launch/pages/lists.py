@@ -12,17 +12,17 @@ from uuid import UUID
 
 from domain.datasets.dataset import DatasetKind, DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
-from domain.trackers.integrations import Tracker
+from domain.training.integrations import Tracker
 from domain.training.start import is_fine_tuned, split_checkpoint
 from gateway.backend import Backend
 from gateway.catalog.schemas import GpuTypeAnswer, PoolAnswer, RegionAnswer
 from gateway.catalog.service import show_catalog
 from gateway.http.access import Caller
+from gateway.launch.integrations import receiver
 from gateway.launch.pages.entries import GONE_DATASET, Entries
 from gateway.models.schemas import BaseModelAnswer, ModelAnswer
 from gateway.models.service import list_models
 from gateway.schemas import Money
-from gateway.trackers.service import connections
 from infrastructure.accounts.profiles import dataset_names
 from projections.datasets import dataset, ready_datasets
 
@@ -105,7 +105,7 @@ class Lists:
             gpu_types=sorted(offered, key=lambda each: (each.rate_per_hour.micros, each.gpu_type)),
             regions=[each for each in catalog.regions if each.gpu_types],
             places=places,
-            trackers=[each.tracker for each in connections(backend, caller)],
+            trackers=receiver().connected(backend, caller),
         )
 
     def dataset_options(self) -> list[tuple[str, str]]:

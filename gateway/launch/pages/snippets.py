@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from domain.trackers.integrations import Integration, text_of
 from domain.training.hyperparameters import SUPERVISED, Group, Hyperparameters, use_of
+from domain.training.integrations import Integration, text_of
 from gateway.http.openai_vocabulary import FIELDS, file_name
 from gateway.launch.job_form import ESTIMATE, JobRequest
 

@@ -15,8 +15,8 @@ from domain.core.durations import spoken
 from domain.core.errors import DomainError, SeveralProblems
 from domain.core.money import CENT_MICROS
 from domain.core.quantities import FEW_GIB
-from domain.trackers.integrations import REMOTE, Tracker
 from domain.training.hyperparameters import DPO, Group, Hyperparameters, names_in
+from domain.training.integrations import REMOTE, Tracker
 from domain.training.phases import Phase
 from domain.training.precision import Dtype
 from domain.training.start import SHAPE, is_fine_tuned

@@ -25,8 +25,8 @@ from deploy.artifact_access import ARTIFACT_ACCESS, STORED
 from deploy.local.ports import free_port
 from deploy.processes import PROCESSES, grouped
 from domain.core.money import SECONDS_PER_HOUR
+from extensions.trackers.schemas import ConnectionAnswer
 from gateway.cli.client import Endpoint, Refused, Unreachable
-from gateway.trackers.schemas import ConnectionAnswer
 from tests.builders.tiny_model import make_tiny_model
 from tests.deploy.docker.installation import (
     CommandFailed,

@@ -104,7 +104,7 @@ def test_each_control_of_datasets_names_its_right(client: TestClient, platform: 
     platform.reject(rejected)
     platform.project()
     paths = "/datasets", "/datasets/generate", f"/datasets/{ready}", f"/datasets/{rejected}"
-    require_marks(client, *paths, "/trackers")
+    require_marks(client, *paths)
 
 
 def test_each_control_of_models_keys_and_billing_names_its_right(

@@ -1,1 +1,0 @@
-"""Experiment trackers, to which EcoLink sends the metrics of a job."""

@@ -1,1 +1,0 @@
-"""Connections of accounts to experiment trackers, and the runs of their jobs."""
