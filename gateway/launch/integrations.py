@@ -33,7 +33,10 @@ class Receiver(Protocol):
     def track(
         self, backend: Backend, caller: Caller, job_id: UUID, integrations: Sequence[Integration]
     ) -> None:
-        """Store the integrations of a job, unless it has some already."""
+        """Store the integrations of a job, unless it has some already.
+
+        A repeated request of a job calls it too, without `require_connected` before.
+        """
         ...
 
     def of_jobs(
@@ -44,7 +47,7 @@ class Receiver(Protocol):
 
 
 class NoReceiver:
-    """Refuses all integrations."""
+    """Refuses new integrations. A repeated request of an older job succeeds."""
 
     def connected(self, backend: Backend, caller: Caller) -> list[Tracker]:
         return []
@@ -60,7 +63,7 @@ class NoReceiver:
     def track(
         self, backend: Backend, caller: Caller, job_id: UUID, integrations: Sequence[Integration]
     ) -> None:
-        self.require_connected(backend, caller, integrations)
+        return
 
     def of_jobs(
         self, connection: Connection, job_ids: Sequence[UUID]

@@ -26,6 +26,7 @@ from extensions.trackers.connections import (
     set_connection,
 )
 from gateway.http.openai_vocabulary import file_name, job_of
+from gateway.launch import integrations
 from infrastructure.accounts.personal_data import personal_tables
 from infrastructure.postgres.store import connect, scalar
 from infrastructure.settings import Settings
@@ -184,19 +185,34 @@ def test_a_repeated_approval_keeps_the_run(user: Tracking) -> None:
     assert user.post(f"/api/jobs/{job}/trackers/tensorboard/retry").status_code == 409
 
 
-def test_a_repeated_approval_succeeds_without_the_connection(
-    user: Tracking, client: TestClient
-) -> None:
+@pytest.fixture
+def calls(user: Tracking) -> list[tuple[str, dict[str, Any]]]:
+    """A job with a tracker, for each of both APIs."""
     user.connect()
-    form = user.form | {"integrations": [TO_MLFLOW]}
     body = {
         "model": BASE_MODEL,
         "training_file": file_name(UUID(user.form["dataset"])),
         "integrations": [TO_MLFLOW],
     }
-    calls = [("/api/jobs", form), ("/v1/fine_tuning/jobs", body)]
+    return [
+        ("/api/jobs", user.form | {"integrations": [TO_MLFLOW]}),
+        ("/v1/fine_tuning/jobs", body),
+    ]
+
+
+@pytest.mark.parametrize("missing", ["connection", "extension"])
+def test_a_repeated_approval_succeeds_without_the_tracker(
+    user: Tracking,
+    calls: list[tuple[str, dict[str, Any]]],
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = [user.post(path, sent, **{"idempotency-key": path}).json()["id"] for path, sent in calls]
-    assert client.delete("/api/trackers/mlflow", headers=user.person.headers).status_code == 204
+    if missing == "connection":
+        gone = user.client.delete("/api/trackers/mlflow", headers=user.person.headers)
+        assert gone.status_code == 204
+    else:
+        monkeypatch.setattr(integrations, "selected", tuple)
     assert [
         user.post(path, sent, **{"idempotency-key": path}).json().get("id") for path, sent in calls
     ] == made
