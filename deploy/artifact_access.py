@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from infrastructure.accounts.personal_data import FOLDERS
-from infrastructure.extensions import installed, processes
+from infrastructure.extensions import extension_folders, installed, processes
 from infrastructure.rights import ArtifactAccess
 
 STORED = (
-    *("uploads", "datasets", "models", "jobs", "exports", "seals", "invoices"),
-    "syntheses",
+    *("uploads", "datasets", "models", "jobs", "seals", "invoices", "syntheses"),
+    *extension_folders(),
 )
 """All folders of the artifact store."""
 
@@ -20,10 +20,12 @@ ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
     "scheduler": ArtifactAccess(writes=(*FOLDERS, "models")),
     "datasets": ArtifactAccess(reads=("models",), writes=("uploads", "datasets")),
     "serving": ArtifactAccess(reads=("models", "jobs")),
-    "exporter": ArtifactAccess(reads=("models", "jobs"), writes=("exports",)),
     "synthesis": ArtifactAccess(reads=("uploads", "datasets"), writes=("syntheses",)),
     "gateway": ArtifactAccess(
-        reads=("datasets", "models", "jobs", "exports", "seals", "invoices", "syntheses"),
+        reads=(
+            *("datasets", "models", "jobs", "seals", "invoices", "syntheses"),
+            *extension_folders(),
+        ),
         writes=("uploads",),
     ),
     **{

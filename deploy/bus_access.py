@@ -44,7 +44,6 @@ BUS_ACCESS: Mapping[str, BusAccess] = {
     ),
     "datasets": BusAccess(consumes={EVENTS: ("datasets",)}),
     "serving": BusAccess(consumes={EVENTS: ("serving",)}),
-    "exporter": BusAccess(consumes={EVENTS: ("exporter",)}),
     **{name: each.bus for name, each in processes(installed()).items() if each.bus is not None},
 }
 """Rights by service. A service that is not listed has no NATS user."""

@@ -27,8 +27,6 @@ from domain.catalog.catalog import Catalog
 from domain.core.topics import topics_of
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
-from domain.exports.export import Export
-from domain.exports.hub_push import HubPush
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
@@ -103,17 +101,6 @@ CORE: dict[str, Access] = {
         | {"dataset_comparisons": "SELECT, UPDATE, DELETE"},
     ),
     "serving": Access(events=(Deployment,), handles_events=True),
-    "exporter": Access(
-        events=(
-            *(Export.ExportCompleted, Export.ExportFailed),
-            *(Export.ExportExpired, Export.ExportDeleted),
-            *(HubPush.PushCompleted, HubPush.PushFailed),
-        ),
-        handles_events=True,
-        tables=_each(("exports", "hub_pushes"), READ)
-        | {"export_progress": CHANGE, "hub_tokens": REMOVE}
-        | {"hub_targets": "SELECT, UPDATE (done_bytes, url, message)"},
-    ),
     "synthesis": Access(
         events=(
             *(Synthesis.BatchStarted, Synthesis.BatchCompleted, Synthesis.SynthesisPaused),
@@ -137,8 +124,6 @@ CORE: dict[str, Access] = {
             *(events.PauseRequested, events.CancelRequested, events.JobPaused),
             *(events.JobResumed, events.JobCancelled, events.AdapterPromoted, events.ModelDeleted),
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
-            *(Export.ExportRequested, Export.ExportRenewed, Export.ExportDeleted),
-            *(HubPush.PushRequested, HubPush.PushStopped),
             *(Catalog.GpuTypeOffered, Catalog.GpuTypeWithdrawn, Catalog.CapacityDeclared),
             *(Catalog.RegionOffered, Catalog.RegionWithdrawn),
             *(Synthesis.SynthesisApproved, Synthesis.SynthesisPaused, Synthesis.SynthesisResumed),
@@ -150,10 +135,7 @@ CORE: dict[str, Access] = {
         leads=False,
         tables=_each(READ_MODELS, READ)
         | _each(MEASUREMENTS, READ)
-        | _each(
-            ("projection_positions", "segment_evidence", "dataset_progress", "export_progress"),
-            READ,
-        )
+        | _each(("projection_positions", "segment_evidence", "dataset_progress"), READ)
         | _each(("profiles", "dataset_names", "key_names", "job_metadata", "security_events"), ADD)
         | {"wanted_counts": ADD, "synthesis_names": ADD, "synthesis_edits": KEEP}
         | {"dataset_comparisons": "SELECT, INSERT"}
@@ -162,7 +144,6 @@ CORE: dict[str, Access] = {
         | {"verifications": CHANGE}
         | {"synthesis_endpoints": f"{ADD}, DELETE, UPDATE (has_key)"}
         | {"synthesis_endpoint_keys": HIDDEN_KEYS}
-        | {"hub_targets": f"{ADD}, DELETE", "hub_tokens": "INSERT"}
         | {"parked_events": "SELECT, UPDATE (replay)"}
         | _each(("leaderships", "processes"), READ),
     ),
@@ -172,7 +153,7 @@ CORE: dict[str, Access] = {
 OPERATOR = Access(
     events=(
         *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
-        *(Export, GpuPool, HubPush, Job, JobRequest, Meter, Payment, Synthesis, TokenMeter),
+        *(GpuPool, Job, JobRequest, Meter, Payment, Synthesis, TokenMeter),
     ),
     reads_snapshots=True,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}

@@ -20,7 +20,6 @@ PROCESSES: dict[str, str] = {
     "datasets": "services.datasets.app:run",
     "serving": "services.serving.app:run",
     "gateway": "gateway.app:run",
-    "exporter": "services.exporter.app:run",
     "synthesis": "services.synthesis.app:run",
 }
 PLACES = {
@@ -32,7 +31,6 @@ PLACES = {
     "datasets": 5,
     "serving": 7,
     "gateway": 9,
-    "exporter": 10,
     "synthesis": 12,
 } | {name: each.metrics_place for name, each in processes(installed()).items()}
 """Places of the ports of metrics after the first one, by role. They never change."""
@@ -45,7 +43,7 @@ PROCESSES |= {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "log": ("relay", "projector"),
-    "outbound": ("exporter", "synthesis"),
+    "outbound": ("synthesis",),
 }
 """Roles that share a process, by the name of the process. Other roles have one of their own."""
 

@@ -7,7 +7,6 @@ import json
 
 from deploy.database_roles import ACCESS, OPERATOR
 from domain.core.topics import topics_of
-from infrastructure import hub_targets
 from infrastructure.accounts import key_uses, profiles, security_log, sessions
 from infrastructure.bills import invoice_requests
 from infrastructure.bus.event_handlers import PARKED_DDL
@@ -48,7 +47,6 @@ TABLES = (
     key_uses.DDL,
     security_log.DDL,
     verifications.DDL,
-    hub_targets.DDL,
     invoice_requests.DDL,
     synthesis_edits.DDL,
     synthesis_endpoints.DDL,

@@ -12,8 +12,6 @@ from domain.catalog.base_model import BaseModel
 from domain.catalog.catalog import Catalog
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
-from domain.exports.export import Export
-from domain.exports.hub_push import HubPush
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.synthesis.synthesis import Synthesis
@@ -27,9 +25,7 @@ AGGREGATES = (
     Catalog,
     Dataset,
     Deployment,
-    Export,
     GpuPool,
-    HubPush,
     Job,
     JobRequest,
     Meter,

@@ -17,7 +17,6 @@ from domain.core.event_log import EventLog
 from domain.estimating.estimate import Calibration, Precision
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.deployments import Deploying
-from domain.use_cases.exports import Exporting
 from domain.use_cases.jobs import Launching
 from domain.use_cases.payments import Paying
 from domain.use_cases.quoting import Quoting
@@ -100,10 +99,6 @@ class Backend:
     @property
     def deploying(self) -> Deploying:
         return Deploying(self.log)
-
-    @property
-    def exporting(self) -> Exporting:
-        return Exporting(self.log)
 
     @property
     def synthesizing(self) -> Synthesizing:

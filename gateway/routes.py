@@ -18,7 +18,6 @@ from gateway.datasets import api as datasets
 from gateway.datasets import openai as openai_files
 from gateway.datasets import pages as dataset_pages
 from gateway.events import api as events
-from gateway.exports import api as exports
 from gateway.http import health
 from gateway.http.openapi import V1_PREFIX
 from gateway.http.text_validation import only_texts
@@ -55,7 +54,6 @@ NATIVE = (
     syntheses,
     synthesis_endpoints,
     models,
-    exports,
     estimates,
     jobs,
     events,

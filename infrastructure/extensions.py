@@ -46,6 +46,8 @@ class Table:
     """True if PostgreSQL deletes the rows with those of a table that has an owner."""
     secret: bool = False
     """True if the rows are secrets. A backup stores them with its keys."""
+    ephemeral: bool = False
+    """True if no backup contains the rows."""
     time: LiteralString = ""
     """Time of a row. A restore to an earlier time deletes later rows."""
     event: LiteralString = ""
@@ -85,7 +87,10 @@ class Panel:
 
     template: str
     data: str = ""
-    """Reference to a function, whose result the template has under the extension's name."""
+    """Reference to a function, whose result the template has under the extension's name.
+
+    See docs/extending.md for its arguments.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +125,12 @@ class Extension:
     """Aggregates, with their events."""
     projections: tuple[str, ...] = ()
     """References to read models."""
+    descriptions: str = ""
+    """Reference to `(event) -> str | None`, for events whose docstring says too little."""
+    folders: tuple[str, ...] = ()
+    """Folders of the artifact store in which each account has a folder. An erasure deletes it."""
+    artifacts: str = ""
+    """Reference to `(aggregate) -> list[Kept]`, the files that an audit compares with the log."""
     rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Rights on tables by role: `{"gateway": {"job_templates": "SELECT, INSERT"}}`."""
     events: Mapping[str, tuple[Kind, ...]] = field(default_factory=dict)
@@ -154,7 +165,12 @@ class Extension:
     integrations: str = ""
     """Reference to a `gateway.launch.integrations.Receiver` of the metrics of jobs."""
     commands: Mapping[str, str] = field(default_factory=dict)
-    """References to groups of commands of account holders, by name."""
+    """References to groups of commands of account holders, by name. The core may have the group."""
+    model_checks: Mapping[str, str] = field(default_factory=dict)
+    """References to other verifications, by option of `ecolink models verify`.
+
+    They are `(store, job_id, value, directory) -> list[Check]`.
+    """
     operator_commands: tuple[str, ...] = ()
     """References to groups of commands on the host."""
 
@@ -222,6 +238,11 @@ def selected() -> tuple[Extension, ...]:
 def extension_tables() -> tuple[Table, ...]:
     """Return the tables of all installed extensions."""
     return tuple(table for extension in installed() for table in extension.tables)
+
+
+def extension_folders() -> tuple[str, ...]:
+    """Return the folders of all installed extensions in the artifact store."""
+    return tuple(folder for extension in installed() for folder in extension.folders)
 
 
 @cache

@@ -341,27 +341,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Days for which EcoLink keeps the checkpoint of a cancelled job.",
     )
-    export_days: int = Field(
-        default=7,
-        ge=1,
-        description="Days for which EcoLink keeps the files of an exported model. It can be "
-        "exported again.",
-    )
     hub_endpoint: str | None = Field(
         default=None,
         pattern="^https?://",
         description="URL of a Hugging Face hub, such as `https://huggingface.co`, to which "
         "accounts may push exports, and from which they may download datasets. If unset, both are "
         "disabled.",
-    )
-    exports_at_once: int = Field(
-        default=1, ge=1, description="Number of models that are exported at the same time."
-    )
-    pushes_at_once: int = Field(
-        default=4,
-        ge=1,
-        description="Number of pushes to a hub that run at the same time. An account has at most "
-        "one. If the artifact store is remote, each needs disk space for a copy of the export.",
     )
     log_days: int = Field(
         default=90,

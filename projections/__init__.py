@@ -14,9 +14,7 @@ from projections.card_payments import CARD_PAYMENTS
 from projections.datasets import DATASETS
 from projections.deployments import DEPLOYMENTS
 from projections.estimates import ESTIMATES
-from projections.exports import EXPORTS
 from projections.gpu_pools import GPU_POOLS
-from projections.hub_pushes import HUB_PUSHES
 from projections.job_detail import JOB_DETAIL
 from projections.job_requests import JOB_REQUESTS
 from projections.job_timeline import JOB_TIMELINE
@@ -36,9 +34,7 @@ PROJECTIONS = (
     DATASETS,
     DEPLOYMENTS,
     ESTIMATES,
-    EXPORTS,
     GPU_POOLS,
-    HUB_PUSHES,
     JOB_DETAIL,
     JOB_REQUESTS,
     JOB_TIMELINE,

@@ -48,9 +48,9 @@ SCHEMA_ROWS: LiteralString = r"application_name LIKE '\_\_%%'"
 """Rows among the positions in which the event store keeps the version of its own tables."""
 
 EPHEMERAL = {
-    *("web_sessions", "sign_in_links", "request_keys", "dataset_progress", "export_progress"),
-    "hub_tokens",
+    *("web_sessions", "sign_in_links", "request_keys", "dataset_progress"),
     *("ecolink_snapshots", "processes", "verifications"),
+    *(each.name for each in extension_tables() if each.ephemeral),
 }
 """Tables that are in no backup: users sign in again, and services make the rest again."""
 

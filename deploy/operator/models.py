@@ -12,16 +12,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from deploy.operator.exports import completed, verify_export
 from deploy.operator.model_import import default_name, offer_model
 from deploy.operator.store import Store, open_store
-from domain.exports.export import ExportFormat
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.use_cases.deployments import Deploying
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
 from infrastructure.artifacts.store import Artifacts
+from infrastructure.extensions import selected
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_uses import uses_of_base
 from projections.models import job_of_model
@@ -69,9 +68,11 @@ def verify_model(
         ),
     ] = None,
     export: Annotated[
-        ExportFormat | None,
+        str | None,
         typer.Option(
-            help="Verify the export in this format instead of the adapter.", show_default=False
+            help="Verify the export in this format instead of the adapter.",
+            metavar="FORMAT",
+            show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -89,7 +90,7 @@ def verify_model(
         if export is None:
             checks = _verify(store, job_id, directory)
         else:
-            checks = _verify_export(store, job_id, export, directory)
+            checks = _verify_by("export", store, job_id, export, directory)
     if as_json:
         typer.echo(json.dumps(_answer(name, checks), indent=1))
     else:
@@ -132,15 +133,15 @@ def _verify(store: Store, job_id: UUID, directory: Path | None) -> list[Check]:
     return verify(store.log, artifacts, job, event, copy)
 
 
-def _verify_export(
-    store: Store, job_id: UUID, format: ExportFormat, directory: Path | None
+def _verify_by(
+    option: str, store: Store, job_id: UUID, value: str, directory: Path | None
 ) -> list[Check]:
-    event = completed(store.log, job_id, format)
-    if event is None:
-        fail(f"The model was never exported as {format}.", ExitCode.NOT_FOUND)
-    artifacts = Artifacts(store.settings.artifacts)
-    copy = DirectoryCopy(directory) if directory else StoredCopy(artifacts, event.files.ref)
-    return verify_export(store.log, artifacts, event, copy)
+    """Return the checks of an extension. Raise BadParameter if none has the option."""
+    for extension in selected():
+        if (reference := extension.model_checks.get(option)) is not None:
+            checks: list[Check] = extension.load(reference)(store, job_id, value, directory)
+            return checks
+    raise typer.BadParameter(f"No installed extension has the option --{option}.")
 
 
 def _answer(name: str, checks: Sequence[Check]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -104,6 +105,18 @@ class Event(Value, CanMutateAggregate[UUID]):
     def event_id(self) -> str:
         """Public ID of the event."""
         return f"{self.originator_id}:{self.originator_version}"
+
+
+class Notified(ABC):
+    """An event of an extension that causes a webhook and a notice."""
+
+    MESSAGE: ClassVar[str]
+    """Value of a `WebhookType`."""
+
+    @property
+    @abstractmethod
+    def message_data(self) -> Mapping[str, str]:
+        """Data of the message."""
 
 
 class Created(Event, CanInitAggregate[UUID]):

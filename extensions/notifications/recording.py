@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from uuid import UUID
 
 from domain.access.api_key import ApiKey
+from domain.core.aggregate import Notified
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.core.topics import topics_of
@@ -14,12 +15,16 @@ from domain.deployments.deployment import Deployment
 from extensions.notifications.domain.message import MESSAGES, message_of
 from extensions.notifications.notices.tables import add_notices
 from extensions.notifications.webhooks.deliveries import add_deliveries
+from infrastructure.extensions import aggregates
 from infrastructure.postgres.store import Connection, scalar
 from infrastructure.process.clock import Clock
 
 NAME = "webhooks"
 
-TOPICS = topics_of(*MESSAGES)
+TOPICS = topics_of(
+    *MESSAGES,
+    *(kind for each in aggregates() for kind in each.event_classes() if issubclass(kind, Notified)),
+)
 
 
 class RecordingEffect:

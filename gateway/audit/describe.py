@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
 from domain.billing.auto_top_up import AutoTopUp
@@ -15,12 +17,11 @@ from domain.core.money import exact_dollars
 from domain.core.quantities import counted
 from domain.datasets.dataset import Dataset, DatasetKind
 from domain.deployments.deployment import Deployment
-from domain.exports.export import Export
-from domain.exports.hub_push import HubPush
 from domain.jobs import events
 from domain.jobs.job_request import RequestEvent
 from domain.jobs.lifecycle import PauseReason
 from gateway.jobs.describe import describe
+from infrastructure.extensions import installed
 
 JOB_EVENTS = (events.JobEvent, RequestEvent, SegmentEvent, ClaimEvent)
 
@@ -38,16 +39,6 @@ def describe_any(event: Event, model: str | None = None) -> str:
             return _account(event) or documented(event)
         case Dataset.Event():
             return _dataset(event) or documented(event)
-        case Export.Event():
-            return _export(event) or documented(event)
-        case HubPush.PushRequested(model=model, format=format):
-            return f"Push of {model} as {format} to a hub requested."
-        case HubPush.PushCompleted(commit=commit):
-            return f"All files pushed, commit {commit}."
-        case HubPush.PushStopped():
-            return "Push to a hub stopped by the account holder."
-        case HubPush.PushFailed(code=code):
-            return f"The push failed: {code.replace('_', ' ')}."
         case ApiKey.ApiKeyIssued(hint=hint, role=role, scopes=scopes):
             return f"API key …{hint} issued with the role {role} and scopes {', '.join(scopes)}."
         case Payment.PaymentReceived() as paid:
@@ -64,7 +55,17 @@ def describe_any(event: Event, model: str | None = None) -> str:
         case GpuPool.CapacityChanged(capacity=capacity):
             return f"The pool has {capacity} GPUs now."
         case _:
-            return documented(event)
+            return _of_extension(event) or documented(event)
+
+
+def _of_extension(event: Event) -> str | None:
+    """Return the description of an extension's event, or None."""
+    described: Iterator[str | None] = (
+        extension.load(extension.descriptions)(event)
+        for extension in installed()
+        if extension.descriptions
+    )
+    return next(filter(None, described), None)
 
 
 def documented(event: Event) -> str:
@@ -191,20 +192,6 @@ def _settled(event: Account.UsageSettled) -> str:
     if event.reserved_micros < 0:
         parts.append(f"{exact_dollars(-event.reserved_micros)} released")
     return f"{', '.join(parts) or 'Nothing changed'}."
-
-
-def _export(event: Event) -> str | None:
-    match event:
-        case Export.ExportRequested(model=model, format=format):
-            return f"Export of {model} as {format} requested."
-        case Export.ExportRenewed(attempt=attempt):
-            return f"Export requested again, attempt {attempt:,}."
-        case Export.ExportCompleted(model=model, format=format, files=files):
-            return f"{model} exported as {format}: {files.total_bytes:,} bytes."
-        case Export.ExportFailed(model=model, format=format, code=code):
-            return f"Export of {model} as {format} failed: {code.replace('_', ' ')}."
-        case _:
-            return None
 
 
 def _dataset(event: Event) -> str | None:

@@ -1,6 +1,5 @@
 """Commands of account holders, by group. All of them call the API."""
 
-from gateway.cli import exports as exports  # adds its commands to those of models
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
 from gateway.cli.exits import epilog
@@ -21,11 +20,12 @@ GROUPS = {
     "billing": billing,
     "invoices": invoices,
     "keys": keys,
-    **{
-        name: extension.load(group)
-        for extension in selected()
-        for name, group in extension.commands.items()
-    },
 }
+for _extension in selected():
+    for _name, _group in _extension.commands.items():
+        if _name in GROUPS:
+            GROUPS[_name].add_typer(_extension.load(_group))
+        else:
+            GROUPS[_name] = _extension.load(_group)
 
 __all__ = ["GROUPS", "Commands", "epilog", "models", "session"]

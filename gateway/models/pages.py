@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
-from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from domain.core.errors import DomainError
-from domain.core.identity import created_id
-from domain.exports.export import ExportFormat
 from gateway.backend import Backend, BackendOf
 from gateway.chat.schemas import ChatRequest
 from gateway.chat.service import events_while_valid, start_chat
 from gateway.chat.serving import ServingOf
-from gateway.exports import pushes
-from gateway.exports import service as exports
-from gateway.exports.schemas import PushRequest
 from gateway.http.access import Caller
 from gateway.http.errors import retry_after
-from gateway.http.permissions import MayDeploy, MayPublish, MayRead, MayTrain, OperatorDeploys
+from gateway.http.permissions import MayDeploy, MayRead, MayTrain, OperatorDeploys
 from gateway.http.streaming import EventStream
 from gateway.jobs.service import give
 from gateway.keys.view import shown_keys
@@ -30,7 +23,7 @@ from gateway.models.service import delete_model
 from gateway.models.snippets import snippets_for
 from gateway.models.view import models_view
 from gateway.schemas import JobId
-from gateway.web.rendering import PRIVATE, fragment, page
+from gateway.web.rendering import PRIVATE, fragment, page, panel_data
 
 router = APIRouter(prefix="/models")
 
@@ -51,13 +44,14 @@ def show_models(
         chosen=chosen,
         snippets=snippets_for(request, chosen.name if chosen else None),
         **shown_keys(backend, caller),
+        **panel_data("models.lists", backend, caller),
     )
 
 
 @router.get("/list")
 def show_list(caller: MayRead, backend: BackendOf) -> Response:
     """Show the lists of models. The page polls them during a deployment."""
-    return _lists(backend, caller)
+    return updated_lists(backend, caller)
 
 
 @router.get("/snippets")
@@ -122,90 +116,55 @@ def deploy_chosen(caller: MayDeploy, backend: BackendOf, model: str) -> Response
 def promote(job_id: JobId, caller: MayTrain, backend: BackendOf) -> Response:
     """Promote the last checkpoint of a cancelled or failed job to a model."""
     give(backend, caller, job_id, backend.launching.promote)
-    return _lists(backend, caller)
+    return updated_lists(backend, caller)
 
 
 @router.post("/{model}/deploy")
 def deploy(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
     """Deploy a model of the account."""
     deployments.deploy_model(backend, caller, model)
-    return _lists(backend, caller)
+    return updated_lists(backend, caller)
 
 
 @router.post("/{model}/undeploy")
 def undeploy(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
     """Undeploy a model of the account."""
     deployments.undeploy_model(backend, caller, model)
-    return _lists(backend, caller)
+    return updated_lists(backend, caller)
 
 
 @router.post("/{model}/delete")
 def delete(model: str, caller: MayDeploy, backend: BackendOf) -> Response:
     """Delete a model of the account and all checkpoints of its job."""
     delete_model(backend, caller, model)
-    return _lists(backend, caller)
-
-
-@router.post("/{model}/exports/{format}")
-def export(model: str, format: ExportFormat, caller: MayDeploy, backend: BackendOf) -> Response:
-    """Export a model of the account."""
-    exports.request_export(backend, caller, model, format)
-    return _lists(backend, caller)
-
-
-@router.post("/{model}/exports/{format}/delete")
-def delete_export(
-    model: str, format: ExportFormat, caller: MayDeploy, backend: BackendOf
-) -> Response:
-    """Delete an export of a model, or stop it."""
-    exports.delete_export(backend, caller, model, format)
-    return _lists(backend, caller)
-
-
-@router.post("/{model}/exports/{format}/push")
-def push_export(
-    model: str,
-    format: ExportFormat,
-    form: Annotated[PushRequest, Form()],
-    caller: MayPublish,
-    backend: BackendOf,
-) -> Response:
-    """Push an export of a model to a hub."""
-    push_id = created_id(caller.account_id, "hub-push", str(uuid4()))
-    pushes.request_push(backend, caller, model, format, form, push_id)
-    return _lists(backend, caller)
-
-
-@router.post("/{model}/pushes/{push_id}/stop")
-def stop_push(model: str, push_id: UUID, caller: MayDeploy, backend: BackendOf) -> Response:
-    """Stop a pending push to a hub."""
-    pushes.stop_push(backend, caller, model, push_id)
-    return _lists(backend, caller)
+    return updated_lists(backend, caller)
 
 
 @router.post("/bases/{model}/deploy")
 def deploy_base(model: str, caller: OperatorDeploys, backend: BackendOf) -> Response:
     """Deploy a base model."""
     deployments.deploy_base(backend, caller, model)
-    return _lists(backend, caller)
+    return updated_lists(backend, caller)
 
 
 @router.post("/bases/{model}/undeploy")
 def undeploy_base(model: str, caller: OperatorDeploys, backend: BackendOf) -> Response:
     """Undeploy a base model."""
     deployments.undeploy_base(backend, caller, model)
-    return _lists(backend, caller)
+    return updated_lists(backend, caller)
 
 
 @router.post("/bases/{model}/delete")
 def delete_base(model: str, caller: OperatorDeploys, backend: BackendOf) -> Response:
     """Delete an imported base model and its files for all accounts."""
     deployments.delete_base(backend, caller, model)
-    return _lists(backend, caller)
+    return updated_lists(backend, caller)
 
 
-def _lists(backend: Backend, caller: Caller) -> Response:
-    return fragment("models/lists.html", shown=models_view(backend, caller))
+def updated_lists(backend: Backend, caller: Caller) -> Response:
+    """Return the lists of models, after a change."""
+    own = panel_data("models.lists", backend, caller)
+    return fragment("models/lists.html", shown=models_view(backend, caller), **own)
 
 
 def _chosen(backend: Backend, caller: Caller, model: str) -> Response:

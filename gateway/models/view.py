@@ -10,21 +10,13 @@ from uuid import UUID
 from domain.access.role import Role
 from domain.core.durations import spoken
 from domain.deployments.deployment import DeploymentStatus
-from domain.exports.export import ExportFormat, ExportStatus
-from domain.exports.hub_push import PushStatus
 from gateway.backend import Backend
-from gateway.exports.pushes import pushes_by_job
-from gateway.exports.schemas import ExportAnswer, PushAnswer
-from gateway.exports.service import exports_by_job
 from gateway.http.access import Caller
 from gateway.jobs.names import JobNames, names_by_id
 from gateway.models.deployments import list_deployments
 from gateway.models.schemas import BaseModelAnswer, DeploymentAnswer, KeptAdapter, ModelAnswer
 from gateway.models.service import list_models
 from gateway.schemas import job_name
-
-SHOWN_PUSHES = 3
-"""Number of pushes of an export that the page shows."""
 
 LATE = timedelta(seconds=20)
 """Time after which a deployment counts as unusually slow."""
@@ -54,10 +46,6 @@ class ModelsView:
     bases: list[BaseModelAnswer]
     deployments: dict[str, DeploymentAnswer]
     jobs: dict[UUID, JobNames]
-    exports: dict[UUID, list[ExportAnswer]]
-    pushes: dict[UUID, list[PushAnswer]]
-    export_days: int
-    hub: bool
     operator: bool
     now: datetime
 
@@ -74,36 +62,10 @@ class ModelsView:
         ]
 
     @property
-    def moving(self) -> bool:
-        """True if a deployment, an export or a push is in progress."""
-        exports = (each.status for some in self.exports.values() for each in some)
-        return self.deploying or self.pushing or ExportStatus.PENDING in exports
-
-    @property
-    def pushing(self) -> bool:
-        """True if a push is pending. The exporter runs one push of an account at a time."""
-        pushes = (each.status for some in self.pushes.values() for each in some)
-        return PushStatus.PENDING in pushes
-
-    @property
     def deploying(self) -> bool:
         """True if a deployment is in progress, by the list of models, which is read first."""
         statuses = [each.status for each in (*self.deployments.values(), *self.named)]
         return DeploymentStatus.DEPLOYING in statuses
-
-    def exports_of(self, model: ModelAnswer) -> list[ExportAnswer]:
-        """Return the exports of a model, newest first."""
-        return self.exports.get(model.job_id, [])
-
-    def pushes_of(self, model: ModelAnswer, export: ExportAnswer) -> list[PushAnswer]:
-        """Return the last pushes of an export, newest first."""
-        found = self.pushes.get(model.job_id, [])
-        return [each for each in found if each.format is export.format][:SHOWN_PUSHES]
-
-    def formats_left(self, model: ModelAnswer) -> list[ExportFormat]:
-        """Return the formats in which a model has no export that is pending or ready."""
-        known = {each.format for each in self.exports_of(model) if each.status.is_wanted}
-        return [each for each in ExportFormat if each not in known]
 
     @property
     def named(self) -> list[Named]:
@@ -165,10 +127,6 @@ def models_view(backend: Backend, caller: Caller) -> ModelsView:
         kept=models.kept,
         bases=models.base_models,
         deployments={each.model: each for each in deployments},
-        exports=exports_by_job(backend, caller),
-        export_days=backend.settings.export_days,
-        pushes=pushes_by_job(backend, caller),
-        hub=backend.settings.hub_endpoint is not None,
         jobs=names_by_id(backend, [each for each in made if each is not None]),
         operator=caller.role is Role.OPERATOR,
         now=backend.clock.now(),

@@ -21,14 +21,13 @@ from domain.jobs.job_request import JobRequest
 from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.erasing import Holdings
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.extensions import extension_tables
+from infrastructure.extensions import extension_folders, extension_tables
 from infrastructure.postgres.store import Connection
 
 PERSONAL: dict[str, str] = {
     "dataset_comparisons": "account_id",
     "dataset_names": "dataset_id",
     "dataset_progress": "dataset_id",
-    "hub_targets": "account_id",
     "job_drafts": "account_id",
     "job_metadata": "job_id",
     "key_names": "key_id",
@@ -45,7 +44,7 @@ PERSONAL: dict[str, str] = {
 }
 """Tables of the core with personal data, and the column with the account, key, dataset or job."""
 
-CASCADED = frozenset({"synthesis_endpoint_keys", "hub_tokens"})
+CASCADED = frozenset({"synthesis_endpoint_keys"})
 """Tables whose rows PostgreSQL deletes with those of a table in PERSONAL."""
 
 KEPT: dict[str, str] = {
@@ -63,14 +62,13 @@ KEPT: dict[str, str] = {
     "step_measurements": "Numbers of a job, which audits compare with its events.",
     "evaluation_measurements": "Numbers of a job, which audits compare with its events.",
     "segment_evidence": "Durations that prove the charges.",
-    "export_progress": "Bytes of running exports, which are deleted when they end.",
     "invoices": "Requests for invoices, with the account's ID and amounts.",
     "security_events": "Addresses of clients without an account. They are deleted by age.",
     "verifications": "Results of verifications, of which the newest are kept.",
 }
 """All other tables except read models, and the reason why an erasure keeps their rows."""
 
-FOLDERS = ("uploads", "datasets", "jobs", "exports", "syntheses")
+FOLDERS = ("uploads", "datasets", "jobs", "syntheses", *extension_folders())
 """Folders of the artifact store in which each account has a folder."""
 
 FIRST = {

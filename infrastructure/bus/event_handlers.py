@@ -59,7 +59,7 @@ class EventHandlers:
 
 
 HANDLERS = (
-    *("billing", "scheduler", "datasets", "serving", "exporter"),
+    *("billing", "scheduler", "datasets", "serving"),
     *(name for name, each in processes(selected()).items() if each.access.handles_events),
 )
 """Services that handle events. Each stores its position under its own name."""

@@ -68,11 +68,6 @@ CREATE TABLE IF NOT EXISTS dataset_progress (
     lines bigint NOT NULL,
     bytes bigint NOT NULL,
     total_bytes bigint NOT NULL
-);
-CREATE TABLE IF NOT EXISTS export_progress (
-    export_id uuid PRIMARY KEY,
-    done_bytes bigint NOT NULL,
-    total_bytes bigint NOT NULL
 )
 """
 
@@ -294,32 +289,6 @@ def progress_of(connection: Connection, dataset_id: UUID) -> dict[str, Any] | No
     return connection.execute(
         "SELECT lines, bytes, total_bytes FROM dataset_progress WHERE dataset_id = %s", [dataset_id]
     ).fetchone()
-
-
-def set_export_progress(
-    connection: Connection, export_id: UUID, done_bytes: int, total_bytes: int
-) -> None:
-    """Store the progress of an export."""
-    connection.execute(
-        "INSERT INTO export_progress VALUES (%s, %s, %s) ON CONFLICT (export_id) "
-        "DO UPDATE SET done_bytes = excluded.done_bytes, total_bytes = excluded.total_bytes",
-        [export_id, done_bytes, total_bytes],
-    )
-
-
-def delete_export_progress(connection: Connection, export_id: UUID) -> None:
-    """Delete the progress of an export that ended."""
-    connection.execute("DELETE FROM export_progress WHERE export_id = %s", [export_id])
-
-
-def export_progress(
-    connection: Connection, export_ids: Sequence[UUID]
-) -> dict[UUID, tuple[int, int]]:
-    """Return the done and total bytes of running exports, by ID."""
-    rows = connection.execute(
-        "SELECT * FROM export_progress WHERE export_id = ANY(%s)", [list(export_ids)]
-    ).fetchall()
-    return {row["export_id"]: (row["done_bytes"], row["total_bytes"]) for row in rows}
 
 
 Evaluated = tuple[int, float, int]

@@ -9,15 +9,15 @@ from typing import NamedTuple
 from uuid import UUID
 
 from domain.catalog.base_model import BaseModel
-from domain.core.aggregate import Aggregate
+from domain.core.aggregate import Aggregate, Created
 from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
-from domain.exports.export import Export
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
 from domain.synthesis.synthesis import Synthesis
 from infrastructure.accounts.personal_data import erased_accounts
 from infrastructure.artifacts.store import MANIFEST, ArtifactCorrupt, Artifacts
+from infrastructure.extensions import installed
 from infrastructure.postgres.store import Connection
 from services.projector.store_checks import Difference, DifferenceKind
 
@@ -25,8 +25,14 @@ OWNERS: dict[str, type[Aggregate]] = {
     "DatasetUploaded": Dataset,
     "BaseModelImported": BaseModel,
     "JobApproved": Job,
-    "ExportRequested": Export,
     "SynthesisApproved": Synthesis,
+} | {
+    kind.TOPIC: aggregate
+    for extension in installed()
+    if extension.artifacts
+    for aggregate in extension.aggregates
+    for kind in aggregate.event_classes()
+    if issubclass(kind, Created)
 }
 """The first events of the aggregates whose events contain hashes of artifacts."""
 
@@ -59,9 +65,9 @@ def check_artifacts(
 ) -> ArtifactFindings:
     """Read every artifact that the log names and EcoLink has not deleted, and compare its hash.
 
-    Covers datasets, all revisions of base models, checkpoints, adapters, exports and syntheses,
-    except those of erased accounts. Services may run meanwhile: an artifact that EcoLink deletes
-    during the comparison is no difference.
+    Covers datasets, all revisions of base models, checkpoints, adapters, syntheses and the files
+    of extensions, except those of erased accounts. Services may run meanwhile: an artifact that
+    EcoLink deletes during the comparison is no difference.
     """
     findings, erased = ArtifactFindings(), erased_accounts(store)
     rows = store.execute(
@@ -82,12 +88,12 @@ def check_artifacts(
 
 
 def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]:
-    """Return the artifacts of a dataset, base model, job, export or synthesis that must be stored.
+    """Return the artifacts of an aggregate that must be stored.
 
     Of a base model, this is the current revision. The files of `erased` accounts are deleted.
     """
     match aggregate:
-        case Dataset() | Job() | Export() | Synthesis() if aggregate.account_id in erased:
+        case _ if getattr(aggregate, "account_id", None) in erased:
             return []
         case Dataset(status=DatasetStatus.VALIDATING):
             return _uploaded(aggregate)
@@ -104,8 +110,6 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
             if model is not None:
                 saved.append(Kept(model.adapter_ref, model.manifest_sha256, True))
             return list(dict.fromkeys(saved))
-        case Export(files=files) if files is not None:
-            return [Kept(files.ref, files.manifest_sha256, True)]
         case Synthesis(plan=plan, review=review):
             files = [*aggregate.files, aggregate.examples, aggregate.provenance, review]
             return [
@@ -113,7 +117,12 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
                 *(Kept(each.ref, each.sha256, False) for each in files if each is not None),
             ]
         case _:
-            return []
+            return [
+                kept
+                for extension in installed()
+                if extension.artifacts and isinstance(aggregate, extension.aggregates)
+                for kept in extension.load(extension.artifacts)(aggregate)
+            ]
 
 
 def _uploaded(dataset: Dataset) -> list[Kept]:

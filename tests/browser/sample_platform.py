@@ -25,7 +25,6 @@ from domain.core.aggregate import Cause, because
 from domain.core.identity import CATALOG_ID
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
-from domain.exports.export import Export, ExportedFiles, ExportFormat
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job
 from domain.training.token_lengths import TokenLengths
@@ -37,20 +36,13 @@ from infrastructure.accounts.sessions import add_sign_in_link
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.bills.invoice_requests import RequestedInvoice, request_invoice
 from infrastructure.bills.invoices import Issuer
-from infrastructure.hub_targets import (
-    Target,
-    add_target,
-    delete_token,
-    set_outcome,
-    set_pushed_bytes,
-)
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import Connection, connect
 from infrastructure.seals import verifications
 from infrastructure.seals.archive import SealArchive, origin_of
 from infrastructure.seals.verifications import Options, Outcome, Stage, Verdict
 from infrastructure.settings import Settings
-from infrastructure.training.measurements import set_export_progress, set_progress
+from infrastructure.training.measurements import set_progress
 from services.auditor.verifying import Request, run
 from services.datasets.limited_work import Resources
 from services.datasets.unpacking import Sizes
@@ -339,7 +331,8 @@ class Samples:
         self._deploy(deploying, activates=False)
         self._deploy_checkpoint(deploying)
         self._show("deploying", deploying)
-        self._exports(failed)
+        for each in extension_modules("sample_events"):
+            each.add(self.backend, failed)
 
     def _open_platform(self) -> None:
         with self._minutes_ago(60 * 24 * 40):
@@ -465,42 +458,6 @@ class Samples:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):
             deployment = self.backend.deploying.deploy_model(job.account_id, job.id)
             self._serve(deployment, activates, fails)
-
-    def _exports(self, job: PastJob) -> None:
-        """Add exports that are ready, running and failed."""
-        exporting, now = self.backend.exporting, self.backend.clock.now()
-        with because(Cause("service:exporter", "export", now)):
-            ready, running, failed = (
-                exporting.request(job.account_id, job.id, format) for format in ExportFormat
-            )
-            files = ExportedFiles(ref=ready.ref, manifest_sha256="d" * 64, total_bytes=273_456_789)
-            ready.complete(files, {}, now + timedelta(days=7))
-            failed.fail(
-                "no_space", "The export needs 15.0 GiB of disk space, and 3.2 GiB are free."
-            )
-            self.backend.log.commit(ready, failed)
-        with self.backend.pool.connection() as connection:
-            set_export_progress(connection, running.id, 42, 100)
-        self._pushes(ready, now)
-
-    def _pushes(self, export: Export, now: datetime) -> None:
-        """Add pushes that are running, completed and failed."""
-        with self.backend.pool.connection() as connection:
-            for number in range(3):
-                id, name = UUID(int=number), f"acme/support-bot-{number}"
-                target = Target(name, private=True, provenance=True, token="hf_secret")
-                add_target(connection, id, export.account_id, target, now)
-            set_pushed_bytes(connection, UUID(int=0), 120_000_000)
-            url = f"https://hub.example.com/acme/commit/{'4f' * 20}"
-            set_outcome(connection, UUID(int=1), url)
-            set_outcome(connection, UUID(int=2), message="The token may not write")
-            for number in (1, 2):
-                delete_token(connection, UUID(int=number))
-        with because(Cause("service:exporter", "push", now)):
-            pushes = [self.backend.exporting.push(UUID(int=n), export) for n in range(3)]
-            pushes[1].complete("4f" * 20)
-            pushes[2].fail("forbidden")
-            self.backend.log.commit(*pushes[1:])
 
     def _deploy_checkpoint(self, job: PastJob, fails: tuple[str, str] | None = None) -> None:
         with because(Cause(f"account:{job.account_id}", str(uuid4()), job.now)):

@@ -38,7 +38,6 @@ from domain.core.event_log import EventLog
 from domain.jobs.job import Job
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure import hub_targets
 from infrastructure.accounts.personal_data import delete_personal_data
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.payments.card_payments import CardPayments
@@ -252,34 +251,6 @@ def test_the_gateway_may_only_request_a_replay(settings: Settings) -> None:
         refused(connection, "UPDATE parked_events SET consumer = 'scheduler'")
         refused(connection, "DELETE FROM parked_events")
         refused(connection, PARKED, "billing")
-
-
-def test_the_gateway_stores_tokens_of_a_hub_and_only_the_exporter_reads_them(
-    settings: Settings,
-) -> None:
-    now, account_id, pushes = datetime.now(UTC), uuid4(), [uuid4(), uuid4()]
-    target = hub_targets.Target("acme/bot", private=True, provenance=True, token="hf_1")
-    assert settings.owner_database_url is not None
-    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        for push in pushes:
-            hub_targets.add_target(connection, push, account_id, target, now)
-        assert set(hub_targets.shown_targets(connection, pushes)) == set(pushes)
-        hub_targets.delete_target(connection, pushes[1])
-        for query in ("SELECT * FROM hub_tokens", "DELETE FROM hub_tokens"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(query.encode())
-    own = make_conninfo(settings.owner_database_url, user=role_of("exporter"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": own})) as connection:
-        assert hub_targets.target_of(connection, pushes[0]) == target
-        assert set(hub_targets.stored_tokens(connection)) == {pushes[0]}
-        hub_targets.set_pushed_bytes(connection, pushes[0], 1)
-        hub_targets.set_outcome(connection, pushes[0], "https://hub.example.com/1")
-        hub_targets.delete_token(connection, pushes[0])
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("UPDATE hub_targets SET repository = 'acme/other'")
-    with connect(settings) as connection:
-        connection.execute("DELETE FROM hub_targets WHERE account_id = %s", [account_id])
 
 
 def test_the_gateway_replaces_keys_of_endpoints_and_only_the_synthesis_process_reads_them(

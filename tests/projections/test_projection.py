@@ -15,12 +15,12 @@ from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.core.topics import topics_of
-from domain.exports.export import Export, ExportFormat
-from domain.exports.hub_push import HubPush
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import JobStatus
 from domain.synthesis.price import CostRange
 from domain.synthesis.synthesis import Synthesis
+from extensions.exports.domain.export import Export, ExportFormat
+from extensions.exports.domain.hub_push import HubPush
 from infrastructure.bus.consumer import OrderedConsumer, recorded
 from infrastructure.postgres.store import Connection
 from projections import ACCOUNTS, PROJECTIONS, job_detail
@@ -37,9 +37,9 @@ from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID
 from tests.builders.history import History
 from tests.builders.stored_examples import EXAMPLES
-from tests.domain.exports.test_export import SOURCE, files
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.domain.synthesis.test_synthesis import PLAN as SYNTHESIS_PLAN
+from tests.extensions.exports.test_export import SOURCE, files
 from tests.logs import grow, ids, notifications
 from tests.projections.conftest import Fold
 

@@ -323,8 +323,8 @@ IMPORTERS: dict[str, set[str]] = {
     },
     "huggingface_hub": {
         "gateway/datasets/hub_worker.py",
-        "services/exporter/hub.py",
-        "services/exporter/safetensors_files.py",
+        "extensions/exports/worker/hub.py",
+        "extensions/exports/worker/safetensors_files.py",
         "services/model_import/importer.py",
     },
     "zipfile": {
@@ -335,7 +335,7 @@ IMPORTERS: dict[str, set[str]] = {
     "yaml": {
         "deploy/demo/chats.py",
         "infrastructure/training/bus_document.py",
-        "services/exporter/documents.py",
+        "extensions/exports/documents.py",
         "services/scheduler/model_card.py",
     },
     "xml": {

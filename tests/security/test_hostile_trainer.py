@@ -84,7 +84,6 @@ READERS = {
     ("services/projector/following.py", "subscribe"): "events",
     ("services/datasets/app.py", "subscribe"): "events",
     ("services/serving/app.py", "subscribe"): "events",
-    ("services/exporter/app.py", "subscribe"): "events",
     **{
         (f"extensions/{extension.name}/app.py", "subscribe"): "events"
         for extension in installed()

@@ -13,10 +13,9 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.billing.auto_top_up import AutoTopUp, AutoTopUpEnd
 from domain.billing.payment import Payment, ReturnKind
-from domain.core.aggregate import Event
+from domain.core.aggregate import Event, Notified
 from domain.core.recorded import Recorded
 from domain.deployments.deployment import Deployment
-from domain.exports.export import Export
 from domain.jobs import events
 from domain.jobs.public_id import job_name
 
@@ -133,10 +132,8 @@ MESSAGES = (
     Account.AccountReinstated,
     Deployment.DeploymentActivated,
     Deployment.DeploymentFailed,
-    Export.ExportCompleted,
-    Export.ExportFailed,
 )
-"""Events that cause messages."""
+"""Events of the core that cause messages."""
 
 
 def message_of(
@@ -184,10 +181,8 @@ def message_of(
         case Deployment.DeploymentFailed(code=code):
             data = _deployment(event, model_of) | {"code": code}
             return _message(recorded, WebhookType.DEPLOYMENT_FAILED, data)
-        case Export.ExportCompleted():
-            return _message(recorded, WebhookType.EXPORT_COMPLETED, _export(event))
-        case Export.ExportFailed(code=code):
-            return _message(recorded, WebhookType.EXPORT_FAILED, _export(event) | {"code": code})
+        case Notified():
+            return _message(recorded, WebhookType(event.MESSAGE), {**event.message_data})
         case _:
             return None
 
@@ -236,10 +231,6 @@ def _message(recorded: Recorded, type: WebhookType, data: Data) -> Message:
 
 def _job(event: Event) -> Data:
     return {"id": job_name(event.originator_id)}
-
-
-def _export(event: Export.ExportCompleted | Export.ExportFailed) -> Data:
-    return {"id": str(event.originator_id), "model": event.model, "format": event.format.value}
 
 
 def _deployment(event: Event, model_of: Callable[[UUID], str]) -> Data:

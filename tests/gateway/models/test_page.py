@@ -201,7 +201,7 @@ def test_the_retention_is_in_days_then_in_hours(
 ) -> None:
     now = platform.cause.now
     adapter = KeptAdapter.model_construct(expires_at=None if left is None else now + left)
-    view = ModelsView([], [], [], {}, {}, {}, {}, 7, False, False, now)
+    view = ModelsView([], [], [], {}, {}, False, now)
     assert view.time_left(adapter) == expected
 
 

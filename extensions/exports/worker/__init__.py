@@ -1,0 +1,1 @@
+"""Limited processes that write the files of exports, and that push them to a hub."""
