@@ -107,7 +107,7 @@ class Event(Value, CanMutateAggregate[UUID]):
         return f"{self.originator_id}:{self.originator_version}"
 
 
-class Notified(ABC):
+class Notified(Event, ABC):
     """An event of an extension that causes a webhook and a notice."""
 
     MESSAGE: ClassVar[str]
