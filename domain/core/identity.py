@@ -61,8 +61,3 @@ def token_meter_id(synthesis_id: UUID) -> UUID:
 def deployment_id(account_id: UUID, model: str) -> UUID:
     """Return the ID of the deployment of an account's model."""
     return uuid5(account_id, f"deployment:{model}")
-
-
-def export_id(job_id: UUID, format: str) -> UUID:
-    """Return the ID of the export of a job's model in a format."""
-    return uuid5(job_id, f"export:{format}")
