@@ -5,7 +5,7 @@ from infrastructure.extensions import Extension, LauncherOf
 
 EXTENSION = Extension(
     package=__name__,
-    summary="A launcher that runs trainers as Jobs of a cluster.",
+    summary="A launcher that runs trainers as Jobs of a Kubernetes cluster.",
     settings=KubernetesSettings,
     launchers={
         "kubernetes": LauncherOf(
