@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from extensions.kubernetes import EXTENSION
 from extensions.kubernetes.cluster import Cluster, NoCluster
 from extensions.kubernetes.settings import (
     KubernetesSettings,
@@ -14,6 +15,7 @@ from extensions.kubernetes.settings import (
     problems,
     require_usable,
 )
+from tests.deploy.kubernetes.test_resources import BASE, EXAMPLE, variables
 
 USABLE: dict[str, Any] = {
     "nats_url": "nats://nats.ecolink.svc:4222",
@@ -24,6 +26,17 @@ USABLE: dict[str, Any] = {
 
 def test_usable_settings_have_no_problem() -> None:
     require_usable(KubernetesSettings(**USABLE))
+
+
+def test_settings_of_the_manifests_are_known_and_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = variables(BASE / "settings.env") | variables(EXAMPLE / "settings.env")
+    own = {f"ECOLINK_{name}".upper() for name in EXTENSION.own_settings}
+    assert {name for name in named if name.startswith("ECOLINK_KUBERNETES_")} <= own
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    settings = KubernetesSettings()
+    assert settings.launcher == "kubernetes"
+    require_usable(settings)
 
 
 @pytest.mark.parametrize(
