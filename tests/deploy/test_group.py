@@ -184,12 +184,11 @@ def test_a_process_has_only_the_secrets_of_its_roles(tmp_path: Path) -> None:
 
 def test_a_role_sees_only_its_own_secrets(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    settings = Settings(home=tmp_path, mlflow_password="of-trackers", mlflow_url="x")
+    settings = Settings(home=tmp_path)
     for program in make_plan(home, settings, PROCESSES).services:
         for role in program.roles:
             own = settings_from(variables_of(role, program.environment))
             assert f"//{role_of(role)}:" in str(own.database_url)
-            assert (own.mlflow_password is None) is (role != "trackers")
             assert (own.snapshot_secret is not None) is ACCESS[role].reads_snapshots
             credentials = home.nats_credentials(role) if role in BUS_ACCESS else None
             assert own.nats_credentials == credentials

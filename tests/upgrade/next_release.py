@@ -118,8 +118,8 @@ TABLE = (
     ),
     Edit(
         "deploy/schema.py",
-        "from infrastructure import ",
-        f"from infrastructure import {NEW_TABLE}, ",
+        "from infrastructure.accounts import ",
+        f"from infrastructure import {NEW_TABLE}\nfrom infrastructure.accounts import ",
     ),
     Edit(
         "deploy/schema.py",
