@@ -51,6 +51,9 @@ for _name, _process in processes(selected()).items():
     if _process.shares:
         GROUPS[_process.shares] = (*GROUPS.get(_process.shares, ()), _name)
 
+SHARED_PLACES = {"log": 0, "outbound": 6}
+"""Places of the ports of metrics of shared processes, which do not depend on their roles."""
+
 ALL = "all"
 """Value of ECOLINK_SEPARATE_ROLES for all roles."""
 
@@ -69,6 +72,12 @@ def grouped(roles: Iterable[str], separate: Collection[str]) -> dict[str, tuple[
         process = role if role in separate else group
         found[process] = (*found.get(process, ()), role)
     return {name if len(own) > 1 else next(iter(own)): own for name, own in found.items()}
+
+
+def metrics_place(process: str, roles: Iterable[str]) -> int:
+    """Return the place of the port of metrics of a process that runs some roles."""
+    shared = SHARED_PLACES.get(process)
+    return min(PLACES[role] for role in roles) if shared is None else shared
 
 
 def separate_roles(settings: Settings) -> set[str]:

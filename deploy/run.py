@@ -19,9 +19,9 @@ from importlib import import_module
 from deploy.group import Group, Member
 from deploy.processes import (
     GROUPS,
-    PLACES,
     PROCESSES,
     grouped,
+    metrics_place,
     separate_roles,
     settings_from,
     variables_of,
@@ -113,7 +113,8 @@ def main() -> None:
     tracing.start(name)
     known = [role for role in roles if role in PROCESSES]
     if known:
-        serve_metrics(settings, min(PLACES[role] for role in known))
+        process = next((each for each in arguments.names if each in GROUPS), name)
+        serve_metrics(settings, metrics_place(process, known))
     if len(roles) == 1:
         sys.exit(_run_alone(name, roles[name], settings))
     sys.exit(_run_group(name, roles))

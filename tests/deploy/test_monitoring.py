@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
-from deploy.processes import PLACES, PROCESSES, grouped
+from deploy.processes import PROCESSES, grouped, metrics_place
 from infrastructure.extensions import installed
 from infrastructure.process import metrics
 from infrastructure.settings import Settings
@@ -66,7 +66,7 @@ def test_prometheus_reads_the_port_of_every_process() -> None:
         each["labels"]["process"]: each["targets"] for each in job["static_configs"]
     }
     assert targets == {
-        name: [f"127.0.0.1:{FIRST_PORT + min(PLACES[role] for role in roles)}"]
+        name: [f"127.0.0.1:{FIRST_PORT + metrics_place(name, roles)}"]
         for name, roles in grouped(PROCESSES, ()).items()
     }
 
