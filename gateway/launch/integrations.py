@@ -78,3 +78,8 @@ def receiver() -> Receiver:
             found: Receiver = extension.load(extension.integrations)
             return found
     return NoReceiver()
+
+
+def has_receiver() -> bool:
+    """Return True if jobs can have integrations."""
+    return any(extension.integrations for extension in selected())

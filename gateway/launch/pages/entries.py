@@ -40,6 +40,7 @@ from domain.training.integrations import (
     name_of,
 )
 from domain.training.start import SHAPE
+from gateway.launch.integrations import has_receiver
 from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest
 from infrastructure.training.drafts import Revision
 
@@ -342,6 +343,8 @@ def _integrations(entries: Entries) -> tuple[list[Integration], dict[str, str]]:
 
 
 def _copied(entries: Entries) -> list[Integration]:
+    if not has_receiver():
+        return []
     try:
         return COPIED.validate_json(entries.copied_integrations or "[]")
     except ValidationError:  # a changed hidden field

@@ -18,7 +18,7 @@ from gateway.backend import Backend
 from gateway.catalog.schemas import GpuTypeAnswer, PoolAnswer, RegionAnswer
 from gateway.catalog.service import show_catalog
 from gateway.http.access import Caller
-from gateway.launch.integrations import receiver
+from gateway.launch.integrations import has_receiver, receiver
 from gateway.launch.pages.entries import GONE_DATASET, Entries
 from gateway.models.schemas import BaseModelAnswer, ModelAnswer
 from gateway.models.service import list_models
@@ -163,9 +163,11 @@ class Lists:
 
     def unconnected(self, entries: Entries) -> dict[str, str]:
         """Return an error message for each tracker to which the account has no connection."""
+        fix = "Set it up on the page Trackers, or clear this field."
+        if not has_receiver():
+            fix = "This installation has no trackers. Clear this field."
         return {
-            tracker: f"Your account has no connection to {tracker.product}. Set it up on the page "
-            "Trackers, or clear this field."
+            tracker: f"Your account has no connection to {tracker.product}. {fix}"
             for tracker in entries.tracked
             if tracker not in self.trackers
         }

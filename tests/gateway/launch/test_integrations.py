@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from fastapi.testclient import TestClient
 
 from gateway.launch import integrations
+from gateway.launch.pages.entries import Entries, read
 from tests.builders.platform import Platform
 
 
@@ -23,3 +26,19 @@ def test_without_a_receiver_the_api_refuses_integrations(
     assert client.get("/api/jobs", headers=person.headers).json()["data"] == []
     made = client.post("/api/jobs", json=form, headers=person.headers | {"idempotency-key": "b"})
     assert made.status_code == 201, made.text
+
+
+def test_without_a_receiver_the_wizard_drops_copied_integrations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copied_integrations = {"copied_integrations": '[{"type": "tensorboard"}]'}
+    entries = Entries.fresh("tiny", "local", "cpu").model_copy(
+        update={"dataset": str(uuid4()), **copied_integrations}
+    )
+    copied = read(entries).request
+    assert copied is not None
+    assert len(copied.integrations) == 1
+    monkeypatch.setattr(integrations, "selected", tuple)
+    without = read(entries).request
+    assert without is not None
+    assert without.integrations == []
