@@ -60,5 +60,5 @@ EXTENSION = Extension(
         "job.cards": Panel("trackers/card.html", data="service:runs_of_job"),
     },
     integrations="receiver:receiver",
-    commands={"trackers": "cli:trackers"},
+    commands={"trackers": "cli:trackers", "jobs": "cli:job_commands"},
 )

@@ -19,7 +19,7 @@ from extensions.trackers.schemas import (
     RunAnswer,
 )
 from gateway.cli.client import Client, ClientError
-from gateway.cli.jobs import JobName, jobs
+from gateway.cli.jobs import JobName
 from gateway.cli.tables import fields, listing, selected
 from gateway.cli.terminal import CommandGroup, client_of, note, show
 from gateway.schemas import Listed
@@ -31,6 +31,9 @@ PATIENCE_SECONDS = 60.0
 trackers = CommandGroup(
     no_args_is_help=True, help="Send the metrics of jobs to MLflow or Weights & Biases."
 )
+
+job_commands = CommandGroup()
+"""Commands that the group `jobs` also has."""
 
 Name = Annotated[Tracker, typer.Argument(help="Tracker: mlflow or wandb.", show_default=False)]
 
@@ -97,7 +100,7 @@ def disconnect(client: Client, tracker: Name) -> None:
     note(f"The connection to {tracker.product} is deleted.")
 
 
-@jobs.command("tensorboard")
+@job_commands.command("tensorboard")
 def write_tensorboard(
     client: Client,
     job: JobName,
@@ -113,13 +116,13 @@ def write_tensorboard(
     note(f"Wrote {path}. Run `tensorboard --logdir {logdir}` to see it.")
 
 
-@jobs.command("trackers")
+@job_commands.command("trackers")
 def show_trackers(client: Client, job: JobName) -> None:
     """Show the trackers of a job: the run, the last step that it has, and the last error."""
     show(client.read(Listed[RunAnswer], f"/jobs/{job}/trackers"), _runs)
 
 
-@jobs.command("retry-tracker")
+@job_commands.command("retry-tracker")
 def retry_tracker(
     client: Client,
     job: JobName,

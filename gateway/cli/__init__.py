@@ -21,11 +21,18 @@ GROUPS = {
     "invoices": invoices,
     "keys": keys,
 }
-for _extension in selected():
-    for _name, _group in _extension.commands.items():
-        if _name in GROUPS:
-            GROUPS[_name].add_typer(_extension.load(_group))
-        else:
-            GROUPS[_name] = _extension.load(_group)
+
+
+def _add_extensions() -> None:
+    for extension in selected():
+        for name, reference in extension.commands.items():
+            group = extension.load(reference)
+            if name in GROUPS:
+                GROUPS[name].add_typer(group)
+            else:
+                GROUPS[name] = group
+
+
+_add_extensions()
 
 __all__ = ["GROUPS", "Commands", "epilog", "models", "session"]
