@@ -108,7 +108,7 @@ class Event(Value, CanMutateAggregate[UUID]):
 
 
 class Notified(Event, ABC):
-    """An event of an extension that causes a webhook and a notice."""
+    """An event of an extension that causes a webhook, and a notice if its type has one."""
 
     MESSAGE: ClassVar[str]
     """Value of a `WebhookType`."""

@@ -12,7 +12,7 @@ from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from domain.core.topics import topics_of
 from domain.deployments.deployment import Deployment
-from extensions.notifications.domain.message import MESSAGES, message_of
+from extensions.notifications.domain.message import MESSAGES, WebhookType, message_of
 from extensions.notifications.notices.tables import add_notices
 from extensions.notifications.webhooks.deliveries import add_deliveries
 from infrastructure.extensions import aggregates
@@ -23,7 +23,12 @@ NAME = "webhooks"
 
 TOPICS = topics_of(
     *MESSAGES,
-    *(kind for each in aggregates() for kind in each.event_classes() if issubclass(kind, Notified)),
+    *(
+        kind
+        for each in aggregates()
+        for kind in each.event_classes()
+        if issubclass(kind, Notified) and WebhookType(kind.MESSAGE)  # fails at the start if unknown
+    ),
 )
 
 
