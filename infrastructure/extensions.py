@@ -16,8 +16,9 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, LiteralString
 
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsError
 
 from domain import AGGREGATES
 from domain.core.aggregate import Aggregate
@@ -105,7 +106,7 @@ class LauncherOf:
     checks: str
     """Reference to `(settings) -> Iterator[Check]`, for `ecolink doctor`."""
     needs: str = ""
-    """Package that it needs. The extra of the same name installs it."""
+    """Package that it needs, if any. The extra with the extension's name installs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +130,8 @@ class Extension:
     """Reference to `(event) -> str | None`, for events whose docstring says too little."""
     folders: tuple[str, ...] = ()
     """Folders of the artifact store in which each account has a folder. An erasure deletes it."""
-    artifacts: str = ""
-    """Reference to `(aggregate) -> list[Kept]`, the files that an audit compares with the log."""
+    artifacts: Mapping[type[Aggregate], str] = field(default_factory=dict)
+    """References to `(aggregate) -> list[Kept]`, the files that an audit compares with the log."""
     rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Rights on tables by role: `{"gateway": {"job_templates": "SELECT, INSERT"}}`."""
     events: Mapping[str, tuple[Kind, ...]] = field(default_factory=dict)
@@ -166,11 +167,8 @@ class Extension:
     """Reference to a `gateway.launch.integrations.Receiver` of the metrics of jobs."""
     commands: Mapping[str, str] = field(default_factory=dict)
     """References to groups of commands of account holders, by name. The core may have the group."""
-    model_checks: Mapping[str, str] = field(default_factory=dict)
-    """References to other verifications, by option of `ecolink models verify`.
-
-    They are `(store, job_id, value, directory) -> list[Check]`.
-    """
+    verify_export: str = ""
+    """Reference to `(store, job_id, format, directory) -> list[Check]`, for exports."""
     operator_commands: tuple[str, ...] = ()
     """References to groups of commands on the host."""
 
@@ -256,11 +254,31 @@ def processes(extensions: tuple[Extension, ...]) -> dict[str, Process]:
     return {name: each for extension in extensions for name, each in extension.processes.items()}
 
 
+class InvalidSetting(ValueError):
+    """A variable of an extension has an invalid value."""
+
+
+def read_settings(extension: Extension, **values: Any) -> BaseSettings | None:
+    """Return the settings of an extension from `values` and the variables of this process.
+
+    Return None if it has none. Raise InvalidSetting, which names the variables.
+    """
+    try:
+        return None if extension.settings is None else extension.settings(**values)
+    except SettingsError as error:  # a variable that is not JSON
+        raise InvalidSetting(f"Extension {extension.name}: {error}.") from error
+    except ValidationError as error:
+        problems = (
+            " ".join((*(f"ECOLINK_{name}".upper() for name in each["loc"][:1]), each["msg"]))
+            for each in error.errors(include_input=False)
+        )
+        raise InvalidSetting(f"Extension {extension.name}: {'; '.join(problems)}.") from error
+
+
 def check_settings() -> None:
-    """Raise pydantic.ValidationError if a setting of a selected extension is invalid."""
+    """Raise InvalidSetting if a variable of a selected extension is invalid."""
     for extension in selected():
-        if extension.settings is not None:
-            extension.settings()
+        read_settings(extension)
 
 
 def environment(role: str | None = None) -> dict[str, str]:

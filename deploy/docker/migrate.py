@@ -20,6 +20,7 @@ from deploy.run import set_up_logging
 from domain.core.event_format import NewerFormat
 from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
 from infrastructure.checks.machine import Level, artifact_checks
+from infrastructure.extensions import InvalidSetting
 from infrastructure.postgres.database_url import OldServer
 from infrastructure.postgres.schema_change import SchemaLocked
 from infrastructure.process.secret_files import load_secret_files
@@ -48,7 +49,7 @@ def prepare(
     try:
         postgres.provision(settings.owner_database_url, json.loads(role_passwords.read_text()))
         migrated = migrate(settings, single_machine=single_machine, force=force)
-    except (NewerFormat, OldServer, SchemaLocked) as error:
+    except (InvalidSetting, NewerFormat, OldServer, SchemaLocked) as error:
         raise NotPrepared(str(error)) from error
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())

@@ -30,7 +30,7 @@ from deploy.processes import (
     shared_variables,
 )
 from infrastructure.bus.streams import OPERATOR
-from infrastructure.extensions import check_settings
+from infrastructure.extensions import InvalidSetting, check_settings
 from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
@@ -75,7 +75,10 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
 
     A port that is not configured is reused from the last run if it is still free.
     """
-    check_settings()
+    try:
+        check_settings()
+    except InvalidSetting as error:
+        raise StackError(str(error)) from error
     previous = recorded_state(home)
     before = previous.settings if previous else settings
     passwords = home.passwords()

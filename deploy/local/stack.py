@@ -40,12 +40,10 @@ def running(home: Path) -> Settings | None:
     return found.settings if found is not None and found.phase is StackPhase.READY else None
 
 
-def recorded_variable(home: Path, name: str) -> str | None:
-    """Return a variable of an extension in the stack that is ready on a home, or None."""
+def recorded_variables(home: Path) -> dict[str, str]:
+    """Return the variables that extensions read in the stack that is ready on a home."""
     found = state(home)
-    if found is None or found.phase is not StackPhase.READY:
-        return None
-    return found.variables.get(name)
+    return found.variables if found is not None and found.phase is StackPhase.READY else {}
 
 
 @contextmanager

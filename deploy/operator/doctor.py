@@ -14,7 +14,7 @@ from rich.console import Console
 
 from deploy.local.home import Home
 from deploy.local.ports import is_free
-from deploy.local.stack import running
+from deploy.local.stack import recorded_variables, running
 from gateway.cli.terminal import AsJson
 from infrastructure.checks.machine import (
     Check,
@@ -37,7 +37,9 @@ def doctor(as_json: AsJson = False) -> None:
 
     Works before the first start and while EcoLink runs. Exits with 1 if a check fails.
     """
-    checks = list(all_checks(Settings()))
+    settings = Settings()
+    os.environ.update(recorded_variables(settings.home))
+    checks = list(all_checks(settings))
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in checks], indent=1))
     else:

@@ -20,7 +20,7 @@ from domain.use_cases.deployments import Deploying
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.extensions import selected
+from infrastructure.extensions import installed
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_uses import uses_of_base
 from projections.models import job_of_model
@@ -90,7 +90,7 @@ def verify_model(
         if export is None:
             checks = _verify(store, job_id, directory)
         else:
-            checks = _verify_by("export", store, job_id, export, directory)
+            checks = _verify_export(store, job_id, export, directory)
     if as_json:
         typer.echo(json.dumps(_answer(name, checks), indent=1))
     else:
@@ -133,15 +133,15 @@ def _verify(store: Store, job_id: UUID, directory: Path | None) -> list[Check]:
     return verify(store.log, artifacts, job, event, copy)
 
 
-def _verify_by(
-    option: str, store: Store, job_id: UUID, value: str, directory: Path | None
-) -> list[Check]:
-    """Return the checks of an extension. Raise BadParameter if none has the option."""
-    for extension in selected():
-        if (reference := extension.model_checks.get(option)) is not None:
-            checks: list[Check] = extension.load(reference)(store, job_id, value, directory)
+def _verify_export(store: Store, job_id: UUID, format: str, directory: Path | None) -> list[Check]:
+    """Return the checks of an extension. Raise BadParameter if none exports models."""
+    for extension in installed():
+        if extension.verify_export:
+            checks: list[Check] = extension.load(extension.verify_export)(
+                store, job_id, format, directory
+            )
             return checks
-    raise typer.BadParameter(f"No installed extension has the option --{option}.")
+    raise typer.BadParameter("No extension that exports models is installed.")
 
 
 def _answer(name: str, checks: Sequence[Check]) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy.local.stack import recorded_variable
+from deploy.local.stack import recorded_variables
 from deploy.operator.store import Store, open_store
 from domain.core.durations import spoken
 from extensions.alerts import tables
@@ -198,7 +198,7 @@ def _shown(value: object) -> str:
 def _file() -> Path | None:
     """Return the file of rules of the environment, or of the stack that runs here."""
     configured = AlertSettings().alerts_file
-    recorded = recorded_variable(Settings().home, "ECOLINK_ALERTS_FILE")
+    recorded = recorded_variables(Settings().home).get("ECOLINK_ALERTS_FILE")
     return configured or (Path(recorded) if recorded else None)
 
 

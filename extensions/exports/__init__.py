@@ -15,7 +15,7 @@ EXTENSION = Extension(
     projections=("export_rows:EXPORTS", "push_rows:HUB_PUSHES"),
     descriptions="descriptions:describe",
     folders=("exports",),
-    artifacts="verification:kept_artifacts",
+    artifacts={Export: "artifacts:kept_artifacts"},
     settings=ExportSettings,
     events={
         "gateway": (
@@ -60,5 +60,5 @@ EXTENSION = Extension(
         "model.dialogs": Panel("exports/dialogs.html"),
     },
     commands={"models": "cli:commands"},
-    model_checks={"export": "verification:verify_export"},
+    verify_export="verification:verify_export",
 )

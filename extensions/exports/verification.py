@@ -11,21 +11,13 @@ import typer
 from pydantic import ValidationError
 
 from deploy.operator.store import Store
-from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
 from extensions.exports.documents import ORIGIN, Origin
 from extensions.exports.domain.export import Export, ExportFormat, export_id
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest
-from services.projector.artifact_check import Kept
 from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy
-
-
-def kept_artifacts(aggregate: Aggregate) -> list[Kept]:
-    """Return the files of an export that must be stored."""
-    files = aggregate.files if isinstance(aggregate, Export) else None
-    return [] if files is None else [Kept(files.ref, files.manifest_sha256, True)]
 
 
 def verify_export(store: Store, job_id: UUID, value: str, directory: Path | None) -> list[Check]:

@@ -29,8 +29,7 @@ OWNERS: dict[str, type[Aggregate]] = {
 } | {
     kind.TOPIC: aggregate
     for extension in installed()
-    if extension.artifacts
-    for aggregate in extension.aggregates
+    for aggregate in extension.artifacts
     for kind in aggregate.event_classes()
     if issubclass(kind, Created)
 }
@@ -120,8 +119,8 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
             return [
                 kept
                 for extension in installed()
-                if extension.artifacts and isinstance(aggregate, extension.aggregates)
-                for kept in extension.load(extension.artifacts)(aggregate)
+                if (reference := extension.artifacts.get(type(aggregate)))
+                for kept in extension.load(reference)(aggregate)
             ]
 
 

@@ -12,12 +12,14 @@ import pytest
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.database_roles import ROLES
-from deploy.processes import PLACES, PROCESSES
+from deploy.processes import PLACES, PROCESSES, metrics_place
 from infrastructure import extensions
 from infrastructure.extensions import (
     SELECTION,
     Extension,
+    InvalidSetting,
     Table,
+    check_settings,
     environment,
     installed,
     selected,
@@ -66,6 +68,7 @@ class Mail(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ECOLINK_")
     mail_port: int = 25
     mail_password: str = ""
+    mail_routes: dict[str, str] = {}
 
 
 def test_only_the_named_roles_get_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +94,26 @@ def test_settings_are_those_of_the_role_of_a_thread(monkeypatch: pytest.MonkeyPa
     assert of_role.run(settings_of, Mail).mail_port == 465
 
 
-def fields_of(extension: Extension) -> list[str]:
-    return list(extension.own_settings)
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAIL_PORT", "many"), ("MAIL_ROUTES", "not JSON"), ("MAIL_PORT", "")]
+)
+def test_an_invalid_setting_is_named_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    one = Extension(package="extensions.mail", summary="Mail.", settings=Mail)
+    monkeypatch.setattr(extensions, "selected", lambda: (one,))
+    monkeypatch.setenv("ECOLINK_MAIL_PASSWORD", "secret")
+    check_settings()
+    monkeypatch.setenv(f"ECOLINK_{name}", value)
+    with pytest.raises(InvalidSetting, match=f"(?i){name}") as raised:
+        check_settings()
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("roles", [["synthesis"], ["relay"], ["gateway", "synthesis"]])
+def test_the_port_of_a_shared_process_does_not_depend_on_its_roles(roles: list[str]) -> None:
+    assert metrics_place("outbound", roles) == 6
+    assert metrics_place("another", roles) == min(PLACES[each] for each in roles)
 
 
 def test_no_two_processes_have_the_same_place_of_metrics() -> None:

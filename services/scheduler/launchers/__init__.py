@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from infrastructure.checks.machine import Check, Level
-from infrastructure.extensions import Extension, LauncherOf, selected
+from infrastructure.extensions import Extension, InvalidSetting, LauncherOf, read_settings, selected
 from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, Launcher, OpenLauncher, ReadCatalog
@@ -46,10 +46,10 @@ def launcher_checks(settings: Settings) -> Iterator[Check]:
     if settings.launcher in added:
         extension, each = added[settings.launcher]
         try:
-            with _extra(each):
+            with _extra(extension, each):
                 checks = extension.load(each.checks)
             yield from checks(_extended(settings, extension))
-        except MissingExtra as error:
+        except (MissingExtra, InvalidSetting) as error:
             yield Check("launcher", Level.FAILED, str(error))
     elif settings.launcher not in launchers():
         names = ", ".join(launchers())
@@ -69,21 +69,20 @@ def _open(
     catalog: ReadCatalog,
     program: Sequence[str] = TRAINER,
 ) -> Launcher:
-    with _extra(launcher):
+    with _extra(extension, launcher):
         opened: OpenLauncher = extension.load(launcher.open)
     return opened(_extended(settings, extension), clock, catalog, program)
 
 
 def _extended(settings: Settings, extension: Extension) -> Settings:
     """Return settings with those of an extension, from the variables of this process."""
-    assert extension.settings is not None
-    extended = extension.settings(**settings.model_dump())
+    extended = read_settings(extension, **settings.model_dump())
     assert isinstance(extended, Settings)
     return extended
 
 
 @contextmanager
-def _extra(launcher: LauncherOf) -> Iterator[None]:
+def _extra(extension: Extension, launcher: LauncherOf) -> Iterator[None]:
     """Raise MissingExtra instead of an ImportError of the launcher's package."""
     try:
         yield
@@ -92,6 +91,6 @@ def _extra(launcher: LauncherOf) -> Iterator[None]:
         if not package or (error.name or "").partition(".")[0] != package:
             raise
         raise MissingExtra(
-            f"ECOLINK_LAUNCHER is {package!r}, but the package {package} is not installed. Run "
-            f"`pip install 'ecolink[{package}]'`."
+            f"The launcher of the extension {extension.name} needs the package {package}, which is "
+            f"not installed. Run `pip install 'ecolink[{extension.name}]'`."
         ) from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
+from deploy.local.errors import StackError
 from deploy.local.home import Home
 from deploy.local.plan import make_plan
 from deploy.processes import PROCESSES, variables_of
@@ -27,5 +27,5 @@ def test_an_incomplete_mail_server_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ECOLINK_SMTP_HOST", "mail.example.org")
-    with pytest.raises(ValidationError, match="ECOLINK_SMTP_FROM"):
+    with pytest.raises(StackError, match="ECOLINK_SMTP_FROM"):
         make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from pwd import getpwuid
 from typing import Any
 
 import pytest
+import typer
 
+from deploy.local.home import Home
+from deploy.local.stack import running
+from deploy.local.state import StackPhase, StackState
+from deploy.operator.doctor import doctor
 from extensions.slurm.checks import slurm_checks
 from extensions.slurm.settings import SlurmSettings
 from infrastructure.checks.machine import Check, Level
+from infrastructure.process.liveness import birth
+from infrastructure.settings import Settings
 from services.scheduler.launchers import launcher_checks
 from tests.extensions.slurm.fake import FakeSlurm, fake_slurm
 from tests.extensions.slurm.rows import slurm_settings
@@ -80,3 +88,38 @@ def test_a_token_that_others_can_read_fails(on_slurm: tuple[FakeSlurm, SlurmSett
     check = slurm_check(settings, "slurm token")
     assert check.level is Level.FAILED
     assert f"chmod go= {slurm.token_file}" in check.text
+
+
+def test_an_invalid_variable_of_a_cluster_fails(
+    on_slurm: tuple[FakeSlurm, SlurmSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECOLINK_SLURM_CPUS_PER_GPU", "0")
+    core = Settings(launcher="slurm", home=on_slurm[1].home)
+    (check,) = launcher_checks(core)
+    assert check.level is Level.FAILED
+    assert "ECOLINK_SLURM_CPUS_PER_GPU" in check.text
+
+
+def test_doctor_uses_the_variables_of_the_running_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path)
+    home.prepare()
+    StackState(
+        pid=os.getpid(),
+        born=birth(os.getpid()),
+        phase=StackPhase.READY,
+        since=datetime.now(UTC),
+        settings=Settings(home=tmp_path, launcher="slurm"),
+        variables={"ECOLINK_SLURM_URL": "http://127.0.0.1:1"},
+    ).write(home)
+    monkeypatch.setenv("ECOLINK_HOME", str(tmp_path))
+    monkeypatch.setenv("ECOLINK_SLURM_URL", "")  # restored at the end
+    monkeypatch.setattr(
+        "deploy.operator.doctor.all_checks",
+        lambda settings: launcher_checks(running(settings.home)),
+    )
+    with pytest.raises(typer.Exit):
+        doctor(as_json=True)
+    assert os.environ["ECOLINK_SLURM_URL"] == "http://127.0.0.1:1"
+    assert "ECOLINK_SLURM_URL is not set" not in capsys.readouterr().out
