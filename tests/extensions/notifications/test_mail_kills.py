@@ -32,10 +32,10 @@ JOBS, KILLS = 20, 6
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_each_notice_arrives_at_most_once_although_the_process_is_killed(
-    settings: Settings, log: EventLog
+    settings: Settings, log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with mail_server() as server:
-        used = with_mail(fast(settings), server)
+        used = with_mail(fast(settings), server, monkeypatch)
         with connect(used) as connection:
             now = clock_of(used).now()
             notices.set_address(connection, ACCOUNT_ID, "ada@example.com", CHOSEN, now)
