@@ -95,7 +95,10 @@ class Scheduling:
         return self.claim(self._log.load(Job, event.originator_id))
 
     def claim(self, job: Job) -> Sequence[Aggregate]:
-        """Queue a claim for a job's next segment, now or in `due.claim_due`, or pause the job."""
+        """Queue a claim for a job's next segment, and serve the queue, or pause the job.
+
+        `due.claim_due` does the same for a delayed relaunch.
+        """
         segment = job.next_segment
         if segment is None or not job.may_launch(current_cause().now):
             return []
@@ -106,12 +109,11 @@ class Scheduling:
         if (queued := pool.queue.get((job.id, segment))) is not None and queued != claim:
             pool.withdraw(job.id)  # the job was resumed with another GPU count
         pool.request(claim)
-        return [pool]
+        return self._serve(pool)
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
         """Serve the first claims of the queue. The resulting events trigger this handler again."""
-        pool = self._log.load(GpuPool, event.originator_id)
-        return Allocation(self._log, self._funding, pool).serve()
+        return self._serve(self._log.load(GpuPool, event.originator_id))
 
     def on_lease_granted(self, event: Meter.LeaseGranted) -> Sequence[Aggregate]:
         """Launch the segment. If its pod cannot start yet, LaunchRetries launches it later.
@@ -221,6 +223,9 @@ class Scheduling:
     def on_offer_changed(self, event: Event) -> Sequence[Aggregate]:
         """Set the capacities of the pools to those of the catalog and the machine."""
         return capacity_changes(self._log, self._pods.launcher)
+
+    def _serve(self, pool: GpuPool) -> Sequence[Aggregate]:
+        return Allocation(self._log, self._funding, pool).serve()
 
     def _prune(self, job: Job) -> Sequence[Aggregate]:
         job.prune_checkpoints(deployed_refs(self._log, job) | self._continued_refs(job))

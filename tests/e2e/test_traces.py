@@ -56,7 +56,6 @@ CLICK = "POST /api/jobs"
 PATH = [
     "gateway: POST /api/jobs",
     "scheduler: process JobApproved",
-    "scheduler: process GpusRequested",
     "billing: process SegmentAllocated",
     "scheduler: process LeaseGranted",
     "trainer: start trainer",

@@ -138,7 +138,7 @@ def test_a_failing_relaunch_does_not_block_others(crashed: History, scheduler: S
         connection.execute(BROKEN_ROW)
     scheduler.clock.time += timedelta(seconds=30)
     claim_due(crashed.log, scheduler.clock, scheduler.pool, scheduler.scheduling.claim)
-    assert list(crashed.pool.queue) == [(JOB_ID, 3)]
+    assert list(crashed.pool.held) == [(JOB_ID, 3)]
 
 
 def store_files(scheduler: Scheduler) -> list[str]:

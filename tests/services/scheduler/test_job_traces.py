@@ -91,7 +91,7 @@ def test_the_allocation_continues_the_trace_of_the_approval(
     approved: History, collector: Collector
 ) -> None:
     assert trace_of(approved, events.SegmentAllocated) == CLICK.trace_id
-    assert collector.names == ["process JobApproved", "process GpusRequested"]
+    assert collector.names == ["process JobApproved"]
 
 
 def test_a_queued_job_keeps_its_trace_when_another_job_frees_its_gpus(
