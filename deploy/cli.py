@@ -14,7 +14,6 @@ from deploy.endpoint import Finder
 from deploy.local.commands import commands as local_commands
 from deploy.operator.accounts import accounts
 from deploy.operator.audit import commands as audit_commands
-from deploy.operator.backup import commands as backup_commands
 from deploy.operator.catalog import commands as catalog_commands
 from deploy.operator.doctor import commands as doctor_commands
 from deploy.operator.estimates import commands as estimates_commands
@@ -76,7 +75,6 @@ for commands in (
     local_commands,
     demo_commands,
     audit_commands,
-    backup_commands,
     catalog_commands,
     doctor_commands,
     estimates_commands,

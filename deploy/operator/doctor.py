@@ -100,7 +100,9 @@ def _seal_key(settings: Settings) -> Check:
     path = settings.seal_key_file
     if not path.exists():
         return Check("seal key", Level.OK, f"{path} is created at the first start")
-    return Check("seal key", Level.OK, f"{path}. Keep a copy elsewhere; see docs/backup.md.")
+    return Check(
+        "seal key", Level.OK, f"{path}. Keep a copy elsewhere; see docs/extensions/backup.md."
+    )
 
 
 MARKS: dict[Level, str] = {

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.backup.artifact_files import SEALS
 from deploy.demo.account import acting_for_the_demo, demo_account
 from deploy.endpoint import DEMO_KEY
 from deploy.local.errors import StackError
@@ -28,7 +27,7 @@ from infrastructure.accounts import security_log
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.extensions import installed
 from infrastructure.limits import TABLE, Limits
-from infrastructure.seals.archive import LastHead
+from infrastructure.seals.archive import SEALS, LastHead
 from infrastructure.settings import Settings
 
 commands = typer.Typer(

@@ -26,6 +26,9 @@ from domain.audit.sealed_event import ENTRY, HASH_BYTES, SealedEvent, decode, en
 from domain.audit.tree_head import InvalidHead, LogKey, TreeHead
 from infrastructure.artifacts.store import Artifacts
 
+SEALS = "seals"
+"""Folder of the artifact store."""
+
 HEADS, LEAVES, TIMESTAMPS = "seals/heads", "seals/leaves", "seals/timestamps"
 ROOTS, PUBLIC_KEY = "seals/roots", "seals/public-key"
 CHUNK_LEAVES = 4_096

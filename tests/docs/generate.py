@@ -44,7 +44,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/stored-events.ndjson": stored_events.page,
 }
 for module in extension_modules("reference"):
-    PAGES |= module.PAGES
+    PAGES |= getattr(module, "PAGES", {})
 
 
 def main() -> None:

@@ -39,10 +39,6 @@ GPU_TYPE = page_at("/ops/catalog/gpu-types/{name}", PREVIEW, SAVE)
 REGION = page_at("/ops/catalog/regions/{name}", PREVIEW, SAVE)
 BASE = page_at("/ops/catalog/bases/{name}", PREVIEW, SAVE)
 SUPERVISOR = Host("It starts or stops the processes, and the gateway is one of them.")
-BACKUP = Host(
-    "It needs the address and the credentials of the backup, which the gateway must not have: "
-    "an attacker who controls the gateway could delete or read the backups."
-)
 OFFLINE = Host(
     "An auditor runs it on their own machine, because a page of the server proves nothing about it."
 )
@@ -74,14 +70,6 @@ COMMANDS: Mapping[str, Page | Host] = {
     "audit show account": page_at("/audit/accounts/{account_id}"),
     "audit invoice create": page_at("/audit/invoices", "/audit/invoices"),
     "audit invoice verify": OFFLINE,
-    "backup create": BACKUP,
-    "backup list": BACKUP,
-    "backup verify": BACKUP,
-    "backup restore": Host("It fills an empty database, so no gateway runs."),
-    "backup confirm-restore": Host(
-        "It lets a restored copy charge cards, so it needs a shell on the host."
-    ),
-    "backup prune": BACKUP,
     "catalog show": page_at("/ops/catalog"),
     "catalog capacity": REGION,
     "catalog gpu-types set": GPU_TYPE,

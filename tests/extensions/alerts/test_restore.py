@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deploy.backup.point_in_time import Moment
+from extensions.backup.point_in_time import Moment
 from infrastructure.postgres.store import connect, scalar
-from tests.deploy.backup.conftest import *  # noqa: F403
-from tests.deploy.backup.conftest import Backups
-from tests.deploy.backup.test_point_in_time import POSITION, id_of, restore
+from tests.extensions.backup.conftest import *  # noqa: F403
+from tests.extensions.backup.conftest import Backups
+from tests.extensions.backup.test_point_in_time import POSITION, id_of, restore
 
 
 def test_alerts_consider_the_last_day_before_the_cut_again(backups: Backups) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID
 
-from deploy.backup.point_in_time import Moment
+from extensions.backup.point_in_time import Moment
 from extensions.notifications.domain.kind import CHOSEN
 from extensions.notifications.notices import tables as notices
 from infrastructure.postgres.store import connect
 from tests.builders.examples import ACCOUNT_ID
-from tests.deploy.backup.conftest import Backups
-from tests.deploy.backup.conftest import backups as backups
-from tests.deploy.backup.test_point_in_time import id_of, restore
+from tests.extensions.backup.conftest import Backups
+from tests.extensions.backup.conftest import backups as backups
+from tests.extensions.backup.test_point_in_time import id_of, restore
 
 
 def test_a_cut_keeps_the_webhooks_and_notices_of_its_events_whenever_they_were_recorded(

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from deploy.backup import point_in_time
-from deploy.backup.artifact_files import (
+from deploy.local.stack import stack, state, up
+from deploy.migrate import migrate
+from domain.audit.tree_head import LogKey
+from domain.core.event_format import NewerFormat
+from extensions.backup import point_in_time
+from extensions.backup.artifact_files import (
     ANSWERS,
     DOCUMENTS,
-    SEALS,
     Named,
     named_artifacts,
     require_empty_store,
 )
-from deploy.backup.database import (
+from extensions.backup.database import (
     continue_ids,
     load,
     load_secrets,
@@ -27,22 +30,25 @@ from deploy.backup.database import (
     require_empty,
     shapes,
 )
-from deploy.backup.keys import Keys
-from deploy.backup.manifest import ArtifactFile, BackupManifest
-from deploy.backup.point_in_time import Moment
-from deploy.backup.stages import Stages, counted
-from deploy.backup.target import BackupError, BackupTarget
-from deploy.local.stack import stack, state, up
-from deploy.migrate import migrate
-from domain.audit.tree_head import LogKey
-from domain.core.event_format import NewerFormat
+from extensions.backup.keys import Keys
+from extensions.backup.manifest import ArtifactFile, BackupManifest
+from extensions.backup.point_in_time import Moment
+from extensions.backup.stages import Stages, counted
+from extensions.backup.target import BackupError, BackupTarget
 from infrastructure.accounts.personal_data import delete_personal_data, erased_accounts
 from infrastructure.artifacts.object_stores import PATIENT_SECONDS
 from infrastructure.artifacts.store import MANIFEST, Artifacts
 from infrastructure.postgres.format_in_use import format_in_use
 from infrastructure.postgres.log_identity import set_held
 from infrastructure.postgres.store import Connection, connect, connect_to, open_log, scalar
-from infrastructure.seals.archive import LastHead, SealArchive, SealDamaged, load_key, origin_of
+from infrastructure.seals.archive import (
+    SEALS,
+    LastHead,
+    SealArchive,
+    SealDamaged,
+    load_key,
+    origin_of,
+)
 from infrastructure.settings import Settings
 from projections import PROJECTIONS
 from projections.rebuilding import rebuild

@@ -7,18 +7,18 @@ from datetime import datetime
 from pathlib import Path
 from secrets import token_hex
 
-from deploy.backup.artifact_files import (
+from extensions.backup.artifact_files import (
     copy_answers,
     copy_artifacts,
     copy_documents,
     copy_seals,
     named_artifacts,
 )
-from deploy.backup.database import copy_events, copy_tables, secret_rows, shapes, snapshot
-from deploy.backup.keys import keys_of, require_apart, write_keys, write_manifest_hash
-from deploy.backup.manifest import BackupManifest
-from deploy.backup.stages import Stages, counted
-from deploy.backup.target import BackupError, BackupTarget
+from extensions.backup.database import copy_events, copy_tables, secret_rows, shapes, snapshot
+from extensions.backup.keys import keys_of, require_apart, write_keys, write_manifest_hash
+from extensions.backup.manifest import BackupManifest
+from extensions.backup.stages import Stages, counted
+from extensions.backup.target import BackupError, BackupTarget
 from infrastructure.artifacts.object_stores import PATIENT_SECONDS
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.log_identity import log_identity

@@ -12,10 +12,10 @@ from typing import Any, LiteralString
 
 from psycopg import sql
 
-from deploy.backup.database import SCHEMA_ROWS, continue_ids
-from deploy.backup.target import BackupError
 from domain.jobs import events
 from domain.replay.entry import DamagedEvent, Entry
+from extensions.backup.database import SCHEMA_ROWS, continue_ids
+from extensions.backup.target import BackupError
 from infrastructure.extensions import extension_tables, installed, processes
 from infrastructure.postgres.log_reader import EventReader, Selection
 from infrastructure.postgres.store import Connection, scalar

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from deploy.backup.creating import prune, verify
-from deploy.backup.manifest import ArtifactFile, BackupManifest, Blob, EventChunk
-from deploy.backup.stages import Stages
-from deploy.backup.target import LOCK, BackupError, BackupTarget
+from extensions.backup.creating import prune, verify
+from extensions.backup.manifest import ArtifactFile, BackupManifest, Blob, EventChunk
+from extensions.backup.stages import Stages
+from extensions.backup.target import LOCK, BackupError, BackupTarget
 
 
 @pytest.fixture

@@ -10,15 +10,16 @@ from uuid import UUID
 
 import pytest
 
-from deploy.backup import creating, database
-from deploy.backup.database import EPHEMERAL, FOLDED, NEVER, SECRETS, copy_events
-from deploy.backup.keys import read_keys
-from deploy.backup.manifest import EventChunk
-from deploy.backup.point_in_time import Moment
-from deploy.backup.restoring import ASIDE
-from deploy.backup.target import BackupError
 from deploy.database_roles import known_tables
+from deploy.schema import EPHEMERAL, SECRETS
 from domain.core.event_format import FORMAT
+from extensions.backup import creating, database
+from extensions.backup.database import FOLDED, NEVER, copy_events
+from extensions.backup.keys import read_keys
+from extensions.backup.manifest import EventChunk
+from extensions.backup.point_in_time import Moment
+from extensions.backup.restoring import ASIDE
+from extensions.backup.target import BackupError
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres import format_in_use
 from infrastructure.postgres.log_identity import is_held, log_identity
@@ -27,7 +28,7 @@ from infrastructure.seals.archive import LastHead
 from infrastructure.settings import Settings
 from services.projector.audit import audit
 from tests.builders.history import History
-from tests.deploy.backup.conftest import ADAPTER, CHECKPOINT, Backups
+from tests.extensions.backup.conftest import ADAPTER, CHECKPOINT, Backups
 
 EVENTS = "SELECT * FROM ecolink_events ORDER BY notification_id"
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from deploy.backup import creating
-from deploy.backup.manifest import BackupManifest
-from deploy.backup.restoring import Restored, Source, restore_into
-from deploy.backup.stages import Stages
-from deploy.backup.target import BackupTarget
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
 from domain.jobs.job import SegmentEnd
+from extensions.backup import creating
+from extensions.backup.manifest import BackupManifest
+from extensions.backup.restoring import Restored, Source, restore_into
+from extensions.backup.stages import Stages
+from extensions.backup.target import BackupTarget
 from infrastructure.accounts.profiles import add_account_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.log_identity import log_identity

@@ -10,7 +10,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import Progress as Bars
 
-from deploy.backup.database import Progress
+from extensions.backup.database import Progress
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""`make bench-backup`: duration of a backup and of verified restores of a long log."""
+"""A benchmark: the duration of a backup and of verified restores of a long log."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import typer
 from psycopg.rows import dict_row
 from rich.console import Console
 
-from deploy.backup import creating, restoring
-from deploy.backup.keys import read_keys
-from deploy.backup.manifest import BackupManifest
-from deploy.backup.point_in_time import Moment
-from deploy.backup.restoring import Source
-from deploy.backup.stages import Stages
-from deploy.backup.target import BackupTarget
 from deploy.local.stack import up
 from domain.core.event_log import EventLog
+from extensions.backup import creating, restoring
+from extensions.backup.keys import read_keys
+from extensions.backup.manifest import BackupManifest
+from extensions.backup.point_in_time import Moment
+from extensions.backup.restoring import Source
+from extensions.backup.stages import Stages
+from extensions.backup.target import BackupTarget
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import connect, open_log, scalar

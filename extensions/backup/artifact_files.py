@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from deploy.backup.database import Progress
-from deploy.backup.manifest import ArtifactFile, Blob, MissingArtifact
-from deploy.backup.target import BackupError, BackupTarget
 from domain.billing.account import Account
 from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog, replayed
 from domain.jobs.documents import CARD, PROVENANCE
+from extensions.backup.database import Progress
+from extensions.backup.manifest import ArtifactFile, Blob, MissingArtifact
+from extensions.backup.target import BackupError, BackupTarget
 from infrastructure.accounts.personal_data import erased_accounts
 from infrastructure.artifacts.store import (
     MANIFEST,
@@ -24,7 +24,7 @@ from infrastructure.artifacts.store import (
     Manifest,
 )
 from infrastructure.postgres.store import Connection
-from infrastructure.seals.archive import HEADS
+from infrastructure.seals.archive import HEADS, SEALS
 from services.projector.artifact_check import OWNERS, Kept, kept_artifacts
 
 NO_BUCKET = "NoSuchBucket"
@@ -33,7 +33,6 @@ NO_BUCKET = "NoSuchBucket"
 FIRST = "first"
 """A file that is stored only to create the bucket."""
 
-SEALS = "seals"
 FOLDERS = ("datasets", "jobs", "invoices")
 DOCUMENTS = re.compile(
     r"datasets/[^/]+/[^/]+/((report|sample)\.json|lines\.txt|comparisons/.+)|"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from deploy.backup.manifest import MANIFESTS, BackupManifest, Blob, manifest_ref
+from extensions.backup.manifest import MANIFESTS, BackupManifest, Blob, manifest_ref
 from infrastructure.artifacts.object_stores import PATIENT_SECONDS
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.process.liveness import birth, living

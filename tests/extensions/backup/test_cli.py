@@ -15,6 +15,7 @@ from infrastructure.settings import Settings
 from tests.builders.history import History
 from tests.conftest import own_database
 from tests.deploy.operator.command_line import ecolink
+from tests.deploy.operator.conftest import _configured  # noqa: F401
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import pytest
 
-from deploy.backup.keys import read_keys
-from deploy.backup.point_in_time import Moment
-from deploy.backup.restoring import ASIDE, Restored
-from deploy.backup.target import BackupError
 from domain.billing.account import Account
 from domain.core.aggregate import Cause, because
+from extensions.backup.keys import read_keys
+from extensions.backup.point_in_time import Moment
+from extensions.backup.restoring import ASIDE, Restored
+from extensions.backup.target import BackupError
 from infrastructure.accounts.profiles import add_account_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.log_identity import log_identity
@@ -24,7 +24,7 @@ from services.sealer.sealer import Sealer
 from services.sealer.verification import Trust, verify_seals
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History
-from tests.deploy.backup.conftest import ADAPTER, Backups
+from tests.extensions.backup.conftest import ADAPTER, Backups
 
 CONSUMER = "billing"
 POSITION = "SELECT notification_id FROM ecolink_tracking WHERE application_name = %s"

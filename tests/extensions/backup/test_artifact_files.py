@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from deploy.backup.artifact_files import require_empty_store
-from deploy.backup.target import BackupError
+from extensions.backup.artifact_files import require_empty_store
+from extensions.backup.target import BackupError
 from infrastructure.artifacts.store import Artifacts
 
 

@@ -14,17 +14,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.backup import creating, restoring
-from deploy.backup.keys import read_keys
-from deploy.backup.manifest import BackupManifest
-from deploy.backup.point_in_time import Moment
-from deploy.backup.restoring import Restored, Source
-from deploy.backup.stages import Stages
-from deploy.backup.target import BackupError, BackupTarget
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
 from deploy.operator.replay import moment_of
 from domain.audit.tree_head import InvalidHead, LogKey
+from extensions.backup import creating, restoring
+from extensions.backup.keys import read_keys
+from extensions.backup.manifest import BackupManifest
+from extensions.backup.point_in_time import Moment
+from extensions.backup.restoring import Restored, Source
+from extensions.backup.stages import Stages
+from extensions.backup.target import BackupError, BackupTarget
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
 from infrastructure.artifacts.store import STORE_ERRORS

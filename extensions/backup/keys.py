@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.backup.database import SECRETS
-from deploy.backup.manifest import BackupManifest
-from deploy.backup.target import BackupError, BackupTarget
+from deploy.schema import SECRETS
+from extensions.backup.manifest import BackupManifest
+from extensions.backup.target import BackupError, BackupTarget
 from infrastructure.settings import Settings
 
 SEAL_KEY, MANIFEST_HASH = "seal-key.pem", "manifest.sha256"

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from deploy.backup.creating import prune, verify
-from deploy.backup.keys import read_keys
-from deploy.backup.stages import Stages
-from deploy.backup.target import BackupError, BackupTarget
+from extensions.backup.creating import prune, verify
+from extensions.backup.keys import read_keys
+from extensions.backup.stages import Stages
+from extensions.backup.target import BackupError, BackupTarget
 from infrastructure.artifacts.store import Artifacts
 from services.projector.audit import audit
-from tests.deploy.backup.conftest import Backups
+from tests.extensions.backup.conftest import Backups
 
 
 def test_a_backup_in_a_bucket_is_verified_and_restored(backups: Backups, s3_url: str) -> None:
