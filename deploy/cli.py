@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -84,11 +85,17 @@ for commands in (
     security_commands,
     trainer_log_commands,
     upgrade_commands,
-    *loaded(lambda extension: extension.operator_commands),
 ):
     main.add_typer(commands, rich_help_panel=HOST)
 main.add_typer(docker_commands, name="docker", rich_help_panel=HOST)
 main.add_typer(accounts, name="accounts", rich_help_panel=HOST)
+groups = {each.name: each.typer_instance for each in main.registered_groups}
+added: Iterator[typer.Typer] = loaded(lambda extension: extension.operator_commands)
+for commands in added:
+    if (group := groups.get(commands.info.name)) is not None:
+        group.registered_commands += commands.registered_commands
+    else:
+        main.add_typer(commands, rich_help_panel=HOST)
 
 
 @main.callback()

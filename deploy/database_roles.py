@@ -68,18 +68,11 @@ CORE: dict[str, Access] = {
             *(Meter, TokenMeter),
             *(Account.UsageSettled, Account.ChargeReversed, Account.BudgetUsed),
             *(Account.BalanceDepleted, Account.BalanceLow, Account.BalanceRecovered),
-            *(CardPayment.CardPaymentStarted, CardPayment.CardPaymentConfirmed),
-            *(CardPayment.CardPaymentFailed, AutoTopUp.CardSaved, AutoTopUp.CardReplaced),
-            *(AutoTopUp.AutoTopUpStarted, AutoTopUp.AutoTopUpEnded, AutoTopUp.AutoTopUpDisabled),
-            *(Payment.PaymentReceived, Payment.RefundFailed, Payment.PaymentReturned),
-            *(Payment.ReturnReversed, Payment.ReturnClosed, Payment.LossRecovered),
-            *(Account.ToppedUp, Account.TopUpWithheld, Account.TopUpRestored),
         ),
         reads_snapshots=True,
         snapshots=(Account, Meter),
         handles_events=True,
         tables=_each(("accounts", "open_meters", "job_detail", "projection_positions"), READ)
-        | _each(("payment_returns", "auto_top_ups", "card_payments"), READ)
         | {"segment_evidence": KEEP},
     ),
     "scheduler": Access(
@@ -111,11 +104,9 @@ CORE: dict[str, Access] = {
     ),
     "gateway": Access(
         events=(
-            *(ApiKey, CardPayment, JobRequest, Payment),
-            *(AutoTopUp.CardSaved, AutoTopUp.CardReplaced, AutoTopUp.CardRemoved),
-            *(AutoTopUp.AutoTopUpSet, AutoTopUp.AutoTopUpDisabled, AutoTopUp.AutoTopUpEnded),
+            *(ApiKey, JobRequest, Payment.PaymentReceived),
+            *(AutoTopUp.CardRemoved, AutoTopUp.AutoTopUpDisabled),  # by an erasure
             *(Account.CreditGranted, Account.ToppedUp),
-            *(Account.TopUpWithheld, Account.TopUpRestored),
             *(Dataset.DatasetUploaded, Dataset.ToolDefinitionsIgnored, Dataset.DatasetDeleted),
             *(events.JobApproved, events.MaxCostChanged),
             *(Account.BudgetSet, Account.BudgetRemoved),

@@ -18,9 +18,7 @@ from domain.estimating.estimate import Calibration, Precision
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.deployments import Deploying
 from domain.use_cases.jobs import Launching
-from domain.use_cases.payments import Paying
 from domain.use_cases.quoting import Quoting
-from domain.use_cases.returns import Returning
 from domain.use_cases.spending_limits import SpendingLimits
 from domain.use_cases.synthesizing import Synthesizing
 from gateway.catalog.pool_claims import ClaimsCache
@@ -29,9 +27,7 @@ from gateway.http.quotas import BUSY_SECONDS, Quotas
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.datasets.wanted_counts import want_count
 from infrastructure.limits import Limits
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.card_returns import CardReturns
-from infrastructure.payments.stripe_provider import stripe_provider
+from infrastructure.payments.provider import card_provider
 from infrastructure.postgres.store import Connection, open_log, open_pool, scalar
 from infrastructure.process.clock import Clock, clock_of
 from infrastructure.process.machine_load import load_of
@@ -104,18 +100,6 @@ class Backend:
     def synthesizing(self) -> Synthesizing:
         return Synthesizing(self.log)
 
-    @property
-    def card_payments(self) -> CardPayments | None:
-        """Payments by card, or None if they are disabled."""
-        provider = stripe_provider(self.settings)
-        return None if provider is None else CardPayments(Paying(self.log), provider)
-
-    @property
-    def card_returns(self) -> CardReturns | None:
-        """Refunds and disputes, or None if payments by card are disabled."""
-        payments = self.card_payments
-        return None if payments is None else CardReturns(Returning(self.log), payments)
-
     def _job_of_model(self, account_id: UUID, model: str) -> UUID | None:
         with self.pool.connection() as connection:
             row = model_of(connection, account_id, model)
@@ -147,7 +131,7 @@ def open_backend(settings: Settings) -> Generator[Backend]:
     ):
         quotas = Quotas(Limits(settings.limits))
         artifacts = Artifacts(settings.artifacts)
-        stripe_provider(settings)  # load the client before the first request
+        card_provider()  # load the client before the first request
         yield Backend(settings, log, pool, artifacts, clock_of(settings), quotas)
 
 

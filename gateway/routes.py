@@ -11,7 +11,6 @@ from gateway.audit import pages as audit_pages
 from gateway.audit.verification import pages as verification_pages
 from gateway.billing import api as billing
 from gateway.billing import pages as billing_page
-from gateway.billing import stripe_webhook
 from gateway.catalog import api as catalog
 from gateway.chat import openai as chat
 from gateway.datasets import api as datasets
@@ -90,7 +89,6 @@ def include_routes(app: FastAPI) -> None:
     """
     texts_only = [Depends(only_texts)]
     app.include_router(health.router, dependencies=texts_only)
-    app.include_router(stripe_webhook.router, dependencies=texts_only)
     for each in NATIVE:
         app.include_router(each.router, prefix="/api", dependencies=texts_only)
     for router in loaded(lambda extension: extension.api):

@@ -161,6 +161,10 @@ class Extension:
     """Pages below /ops, with their titles in the navigation."""
     launchers: Mapping[str, LauncherOf] = field(default_factory=dict)
     """Launchers of trainers, by value of ECOLINK_LAUNCHER."""
+    payment_providers: Mapping[str, str] = field(default_factory=dict)
+    """References to `() -> infrastructure.payments.provider.CardProvider`, by name."""
+    billing_work: tuple[str, ...] = ()
+    """References to `services.billing.app.AddedWork`, periodic work of the process `billing`."""
     job_forms: Mapping[str, JobForm] = field(default_factory=dict)
     """Sources of a filled job form, by query parameter of the wizard and option of the CLI."""
     integrations: str = ""

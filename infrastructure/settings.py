@@ -316,21 +316,6 @@ class Settings(BaseSettings):
         description="Accept test payments from clients on this host, up to $1,000 per account "
         "and day. Use this only to try out EcoLink.",
     )
-    stripe_secret_key: str | None = Field(
-        default=None,
-        repr=False,
-        description="Secret key of Stripe, or a restricted key. With it, account holders top up by "
-        "card. Only the gateway and billing get it.",
-    )
-    stripe_webhook_secret: str | None = Field(
-        default=None,
-        repr=False,
-        description="Signing secret of the webhook in Stripe's dashboard (`whsec_...`). Only the "
-        "gateway gets it.",
-    )
-    stripe_api_base: str | None = Field(
-        default=None, description="URL of the Stripe API, for tests. The default is Stripe's."
-    )
     payment_instructions: str | None = Field(
         default=None,
         description="Payment instructions for the billing page. If unset, the page tells "

@@ -39,7 +39,6 @@ from tests.builders.traces import Collector
 from tests.bus_administrator import as_administrator
 from tests.containers import WANTED, containers
 from tests.gate import Gate, gate_to
-from tests.localstripe.process import LocalStripe, running_localstripe
 from tests.object_store import BUCKET, ObjectStore, running_object_store
 from tests.running import EcoLinkUnderTest, running_ecolink
 
@@ -136,13 +135,6 @@ def pytest_configure() -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of the tiny base model."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(scope="session")
-def local_stripe() -> Iterator[LocalStripe]:
-    """A Stripe for all tests of the session."""
-    with running_localstripe() as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -157,10 +157,6 @@ def _own_settings(
         known["snapshot_secret"] = None
     if name != "scheduler":
         known["nats_trainer_seed"] = None
-    if name not in ("gateway", "billing"):
-        known["stripe_secret_key"] = None
-    if name != "gateway":
-        known["stripe_webhook_secret"] = None
     return settings.model_copy(update=known)
 
 

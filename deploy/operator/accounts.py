@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -10,18 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.operator.replay import moment_of
-from deploy.operator.store import Store, open_store
+from deploy.operator.store import open_store
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
-from domain.billing.account import Account
-from domain.billing.reference import reference_of
 from domain.billing.suspension import SuspensionReason
 from domain.core.errors import Invalid, NotFound
 from domain.core.money import dollars, payment_micros_of
 from domain.use_cases.erasing import Erasing
-from domain.use_cases.payments import Paying
-from domain.use_cases.returns import Returning
 from gateway.accounts.opening import open_named
 from gateway.cli.keys import ExpiresOption, RoleOption, ScopeOption
 from gateway.cli.terminal import screen
@@ -29,10 +24,7 @@ from infrastructure.accounts.key_uses import last_uses
 from infrastructure.accounts.personal_data import delete_personal_data, holdings_of
 from infrastructure.accounts.profiles import account_id_of, account_names, key_names, set_key_name
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.card_returns import CardReturns
-from infrastructure.payments.provider import STRIPE_DISABLED, provider_named
-from infrastructure.payments.stripe_provider import stripe_provider
+from infrastructure.payments.provider import card_provider, provider_named
 from projections import ACCOUNTS, API_KEYS
 from projections.accounts import all_accounts
 from projections.api_keys import keys_of
@@ -42,9 +34,6 @@ console = Console(highlight=False, markup=False)  # names can contain brackets
 accounts = typer.Typer(no_args_is_help=True, help="Manage accounts, their credit and their keys.")
 keys = typer.Typer(no_args_is_help=True, help="Manage the API keys of an account.")
 accounts.add_typer(keys, name="keys")
-
-DISPUTE_LIFE = timedelta(days=120)
-"""Time in which a payment, a refund or a dispute ends at Stripe."""
 
 Name = Annotated[str, typer.Argument(help="Name of the account.", show_default=False)]
 
@@ -151,63 +140,6 @@ def reinstate_account(name: Name) -> None:
         console.print(f"{name} is reinstated.")
 
 
-@accounts.command("refund")
-def refund_payment(
-    name: Name,
-    amount: Annotated[
-        str, typer.Argument(help="Amount in dollars, such as 10.00.", show_default=False)
-    ],
-    payment: Annotated[str, typer.Option(help="Reference of the payment, such as pi_3Abc.")],
-    reference: Annotated[
-        str,
-        typer.Option(help="Purpose of the refund. EcoLink makes each one only once per payment."),
-    ],
-) -> None:
-    """Refund a payment by card, or a part of it, up to the available balance."""
-    with open_store() as store:
-        amount_micros = payment_micros_of(amount, field="amount")
-        purpose, returns = reference_of(reference), _card_returns(store)
-        account_id = store.account(name)
-        returns.refund(account_id, payment, amount_micros, purpose)
-        account = store.log.load(Account, account_id)
-        console.print(f"The balance of {name} is {dollars(account.balance_micros)}.")
-
-
-@accounts.command("recover-payments")
-def recover_payments(
-    since: Annotated[
-        datetime,
-        typer.Option(
-            parser=moment_of,
-            metavar="TIME",
-            help="Time of the backup, or to which you cut the log, such as 2026-11-24T12:00:00Z.",
-        ),
-    ],
-) -> None:
-    """Record payments, refunds and disputes that Stripe has and a restored log lacks.
-
-    It makes no charge and no refund at Stripe, and you can repeat it.
-    """
-    with open_store() as store:
-        returns, names = _card_returns(store), account_names(store.connection)
-        for receipt, account in returns.payments.recover(since - DISPUTE_LIFE):
-            result = "not added, its account or amount is unclear. Use `ecolink accounts top-up`"
-            if account is not None:
-                result = f"added to {names.get(account.id, account.id)}"
-            console.print(f"{receipt.reference}: {dollars(receipt.amount_micros)}, {result}")
-        for reference, record in returns.unrecorded(since - DISPUTE_LIFE):
-            record()
-            console.print(f"{reference}: recorded its refund or dispute")
-        console.print("The log has all other payments, refunds and disputes since that time.")
-
-
-def _card_returns(store: Store) -> CardReturns:
-    provider = stripe_provider(store.settings)
-    if provider is None:
-        raise Invalid(STRIPE_DISABLED)
-    return CardReturns(Returning(store.log), CardPayments(Paying(store.log), provider))
-
-
 @accounts.command("erase")
 def erase_account(
     name: Annotated[str, typer.Argument(help="Name or ID of the account.", show_default=False)],
@@ -230,8 +162,8 @@ def erase_account(
             confirm = typer.prompt(f"Enter {name} again to erase the account")
         if confirm != name:
             raise Invalid(f"{confirm!r} is not {name!r}. Nothing was erased.", field="confirm")
-        provider = stripe_provider(store.settings)
-        erasing = Erasing(store.log, provider and provider.remove_cards)
+        cards = card_provider()
+        erasing = Erasing(store.log, None if cards is None else cards.remove_cards)
         erasing.erase(account_id, holdings_of(store.connection, account_id))
         artifacts = Artifacts(store.settings.artifacts)
         deleted = delete_personal_data(store.connection, artifacts, account_id)

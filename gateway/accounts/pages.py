@@ -19,9 +19,8 @@ from gateway.accounts import service
 from gateway.accounts.opening import MAX_NAME
 from gateway.accounts.schemas import AccountForm
 from gateway.backend import Backend, BackendOf
-from gateway.billing import card_payments
 from gateway.billing import service as billing
-from gateway.billing.schemas import Credit, RefundRequest, TopUp
+from gateway.billing.schemas import Credit, TopUp
 from gateway.http.access import Caller
 from gateway.http.permissions import MayReadAll, OperatorCredits, OperatorManages
 from gateway.keys import service as keys
@@ -29,7 +28,7 @@ from gateway.keys.schemas import KeyForm, NewKey
 from gateway.keys.view import LIFETIME_DAYS, MEANINGS
 from gateway.schemas import Money
 from gateway.web.addresses import Given, query_of
-from gateway.web.rendering import fragment, page
+from gateway.web.rendering import fragment, page, panel_data
 from gateway.web.sign_in import signed_out
 from projections.accounts import AccountFilter
 
@@ -136,10 +135,10 @@ def grant_credit(
     reference: Reference = "",
 ) -> Response:
     """Grant a credit, once per reference."""
-    credit = Credit(amount=amount, reference=_required(reference))
+    credit = Credit(amount=amount, reference=required(reference))
     holder = billing.grant_credit(backend, caller, account_id, credit)
-    done = f"Granted {_written(amount)}. The balance is {holder.balance.text}."
-    return _changed(backend, caller, account_id, done)
+    done = f"Granted {written(amount)}. The balance is {holder.balance.text}."
+    return changed(backend, caller, account_id, done)
 
 
 @router.post("/{account_id}/top-ups")
@@ -151,28 +150,10 @@ def confirm_top_up(
     reference: Reference = "",
 ) -> Response:
     """Confirm a payment that was received outside EcoLink, once per reference."""
-    payment = TopUp(amount=amount, reference=_required(reference))
+    payment = TopUp(amount=amount, reference=required(reference))
     holder = billing.confirm_top_up(backend, caller, account_id, payment)
-    done = f"Confirmed {_written(amount)}. The balance is {holder.balance.text}."
-    return _changed(backend, caller, account_id, done)
-
-
-@router.post("/{account_id}/refunds")
-def refund(
-    account_id: UUID,
-    caller: OperatorCredits,
-    backend: BackendOf,
-    amount: Amount = "",
-    payment: Reference = "",
-    reference: Reference = "",
-) -> Response:
-    """Refund a payment by card, once per reference of the refund."""
-    wanted = RefundRequest(
-        amount=amount, payment=_required(payment), reference=_required(reference)
-    )
-    holder = card_payments.refund(backend, caller, account_id, wanted)
-    done = f"Refunded {_written(amount)}. The balance is {holder.balance.text}."
-    return _changed(backend, caller, account_id, done)
+    done = f"Confirmed {written(amount)}. The balance is {holder.balance.text}."
+    return changed(backend, caller, account_id, done)
 
 
 @router.post("/{account_id}/suspend")
@@ -184,14 +165,14 @@ def suspend(
 ) -> Response:
     """Suspend the account, or change the reason."""
     service.suspend_account(backend, caller, account_id, reason)
-    return _changed(backend, caller, account_id, "The account is suspended.")
+    return changed(backend, caller, account_id, "The account is suspended.")
 
 
 @router.post("/{account_id}/reinstate")
 def reinstate(account_id: UUID, caller: OperatorManages, backend: BackendOf) -> Response:
     """End the suspension."""
     service.reinstate_account(backend, caller, account_id)
-    return _changed(backend, caller, account_id, "The account is reinstated.")
+    return changed(backend, caller, account_id, "The account is reinstated.")
 
 
 @router.post("/{account_id}/erase")
@@ -204,7 +185,7 @@ def erase(
     """Erase the personal data of a suspended account."""
     service.erase_account(backend, caller, account_id, name.strip())
     done = "The account is erased. Its rows and files are deleted within seconds."
-    return _changed(backend, caller, account_id, done)
+    return changed(backend, caller, account_id, done)
 
 
 @router.post("/{account_id}/keys")
@@ -217,7 +198,7 @@ def create_key(
     """Create a key and show its secret. Later pages do not show the secret."""
     acting = service.acting_for(backend, caller, account_id)
     made = keys.create_key(backend, acting, entered.form(acting.role, backend.clock.now()))
-    return _changed(backend, caller, account_id, made=made)
+    return changed(backend, caller, account_id, made=made)
 
 
 @router.post("/{account_id}/keys/{key_id}/revoke")
@@ -229,10 +210,10 @@ def revoke_key(
     revoked = keys.revoke_key(backend, acting, key_id)
     if revoked.current:
         return signed_out()
-    return _changed(backend, caller, account_id, f"Revoked the key eco_…{revoked.hint}.")
+    return changed(backend, caller, account_id, f"Revoked the key eco_…{revoked.hint}.")
 
 
-def _changed(
+def changed(
     backend: Backend, caller: Caller, account_id: UUID, done: str = "", made: NewKey | None = None
 ) -> Response:
     shown = _shown(backend, caller, account_id, done, made)
@@ -245,7 +226,7 @@ def _shown(
     acting = service.acting_for(backend, caller, account_id)
     return {
         "detail": service.detail(backend, caller, account_id),
-        "cards": backend.card_payments is not None,
+        **panel_data("ops.account", backend),
         "done": done,
         "made": made,
         "key_roles": acting.role.key_roles,
@@ -258,11 +239,11 @@ def _shown(
     }
 
 
-def _required(reference: str) -> str:
+def required(reference: str) -> str:
     if not reference.strip():
         raise Invalid("The reference is empty. Enter the purpose or number.", field="reference")
     return reference.strip()
 
 
-def _written(amount: str) -> str:
+def written(amount: str) -> str:
     return Money.of(payment_micros_of(amount, field="amount")).text

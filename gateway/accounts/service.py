@@ -26,6 +26,7 @@ from gateway.keys.service import list_keys
 from gateway.schemas import Answer
 from infrastructure.accounts.personal_data import holdings_of
 from infrastructure.accounts.profiles import account_id_of, name_of_account
+from infrastructure.payments.provider import card_provider
 from projections import ACCOUNTS, API_KEYS
 from projections.accounts import AccountFilter
 from projections.accounts import account as account_row
@@ -92,9 +93,10 @@ def erase_account(backend: Backend, operator: Caller, account_id: UUID, name: st
         if name != wanted:
             raise Invalid(f"{name!r} is not the account's name. Enter {wanted}.", field="name")
         holdings = holdings_of(connection, account_id)
-    cards = backend.card_payments
+    cards = card_provider()
     with because(operator.cause(backend)):
-        Erasing(backend.log, cards and cards.provider.remove_cards).erase(account_id, holdings)
+        remove_cards = None if cards is None else cards.remove_cards
+        Erasing(backend.log, remove_cards).erase(account_id, holdings)
     caught_up(backend, ACCOUNTS, API_KEYS)
 
 

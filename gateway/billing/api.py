@@ -13,19 +13,14 @@ from fastapi.responses import StreamingResponse
 from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.core.errors import Invalid
 from gateway.backend import BackendOf
-from gateway.billing import auto_top_ups, budgets, card_payments, service, statements
+from gateway.billing import budgets, service, statements
 from gateway.billing.schemas import (
     AccountAnswer,
-    AutoTopUpAnswer,
-    AutoTopUpRequest,
     BudgetAnswer,
     BudgetRequest,
-    CardPaymentAnswer,
     Credit,
     OwnTopUp,
-    PaymentRequest,
     Posting,
-    RefundRequest,
     StatementDay,
     StatementJob,
     TopUp,
@@ -34,7 +29,7 @@ from gateway.billing.statements import Days
 from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.origin import base_url, on_this_host
+from gateway.http.origin import on_this_host
 from gateway.http.paging import LARGEST_PAGE, After, Limit, Page
 from gateway.http.permissions import MayPay, MayRead, MayReadAll, OperatorCredits
 from gateway.schemas import JobId, Listed
@@ -91,72 +86,6 @@ def top_up_own(
     return service.top_up_own(backend, caller, payment.amount, idempotency_key, local=local)
 
 
-@accounts.post("/account/payments", status_code=201, responses=refusals(403, 409, 503))
-def start_payment(
-    payment: PaymentRequest,
-    request: Request,
-    caller: MayPay,
-    backend: BackendOf,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> CardPaymentAnswer:
-    """Start a payment by card. Open the returned `url` in a browser to pay at Stripe.
-
-    EcoLink adds the amount to your balance when Stripe confirms the payment. Requests with the same
-    `Idempotency-Key` create only one payment. Returns 403 if payments by card are disabled.
-    """
-    page = f"{base_url(request)}{card_payments.PAGES}"
-    return card_payments.start(backend, caller, payment, idempotency_key, page)
-
-
-@accounts.get("/account/payments", responses=refusals(404))
-def list_payments(
-    caller: MayRead,
-    backend: BackendOf,
-    after: Annotated[UUID | None, Query(description="Return payments after this one.")] = None,
-    limit: Limit = LARGEST_PAGE,
-) -> Page[CardPaymentAnswer]:
-    """List your payments by card, newest first."""
-    return card_payments.list_payments(backend, caller, after, limit)
-
-
-@accounts.get("/account/payments/{payment_id}", responses=refusals(404))
-def show_payment(payment_id: UUID, caller: MayRead, backend: BackendOf) -> CardPaymentAnswer:
-    """Show a payment by card."""
-    return card_payments.payment(backend, caller, payment_id)
-
-
-@accounts.get("/account/auto-top-up")
-def show_auto_top_up(caller: MayRead, backend: BackendOf) -> AutoTopUpAnswer:
-    """Show your automatic top-ups."""
-    return auto_top_ups.auto_top_up(backend, caller)
-
-
-@accounts.post("/account/auto-top-up", responses=refusals(403, 409))
-def set_auto_top_up(
-    wanted: AutoTopUpRequest, caller: MayPay, backend: BackendOf
-) -> AutoTopUpAnswer:
-    """Turn automatic top-ups on, or change their rule.
-
-    When your balance is below the threshold, EcoLink charges your saved card once, and again only
-    after the first charge ended. If your bank declines a charge or asks you to approve it, EcoLink
-    turns automatic top-ups off. Returns 409 without a saved card: start a payment with `save_card`
-    first.
-    """
-    return auto_top_ups.set_auto_top_up(backend, caller, wanted)
-
-
-@accounts.delete("/account/auto-top-up")
-def turn_off_auto_top_up(caller: MayPay, backend: BackendOf) -> AutoTopUpAnswer:
-    """Turn automatic top-ups off. The card stays saved at Stripe."""
-    return auto_top_ups.turn_off(backend, caller)
-
-
-@accounts.delete("/account/card", responses=refusals(503))
-def remove_card(caller: MayPay, backend: BackendOf) -> AutoTopUpAnswer:
-    """Remove your saved card from Stripe, and turn automatic top-ups off."""
-    return auto_top_ups.remove_card(backend, caller)
-
-
 @accounts.get("/account/budgets")
 def list_budgets(caller: MayRead, backend: BackendOf) -> Listed[BudgetAnswer]:
     """List your budgets with the charges of their current periods."""
@@ -205,18 +134,6 @@ def top_up(
 ) -> AccountAnswer:
     """Add a received payment to an account. EcoLink adds each `reference` only once."""
     return service.confirm_top_up(backend, caller, account_id, payment)
-
-
-@accounts.post("/accounts/{account_id}/refunds", responses=refusals(402, 403, 404, 409, 503))
-def refund(
-    account_id: UUID, wanted: RefundRequest, caller: OperatorCredits, backend: BackendOf
-) -> AccountAnswer:
-    """Refund a payment by card, or a part of it.
-
-    EcoLink takes the amount from the balance and returns it to the card. If Stripe does not
-    respond, EcoLink returns 503 and makes the refund later.
-    """
-    return card_payments.refund(backend, caller, account_id, wanted)
 
 
 def postings_asked(

@@ -7,46 +7,47 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Depends, Form, Path, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from domain.billing.budget import BudgetName, BudgetPeriod
-from domain.billing.card_payment import CardPaymentStatus
-from domain.billing.payment import STRIPE_PROVIDER
+from domain.core.aggregate import because
 from domain.core.errors import Invalid
+from domain.core.identity import created_id
 from domain.core.money import Toward, decimal_dollars, in_cents, payment_micros_of
 from domain.jobs.lifecycle import PauseReason
 from gateway.backend import Backend, BackendOf
-from gateway.billing import auto_top_ups, card_payments, statements
+from gateway.billing import statements
 from gateway.billing.budgets import BudgetRefused, budgets_of, remove_budget, set_budget
-from gateway.billing.schemas import (
-    AccountAnswer,
-    AutoTopUpRequest,
-    BudgetAnswer,
-    PaymentRequest,
+from gateway.billing.schemas import AccountAnswer, BudgetAnswer
+from gateway.billing.service import (
+    PAYMENT_PAGES,
+    Runway,
+    account_of,
+    own_provider,
+    runway_of,
+    top_up_own,
 )
-from gateway.billing.service import Runway, account_of, own_provider, runway_of, top_up_own
 from gateway.billing.spend_chart import spend_chart
 from gateway.billing.statements import Days
 from gateway.http.access import Caller, CallerOf
 from gateway.http.origin import base_url, on_this_host
 from gateway.http.paging import MOST_POSITION
-from gateway.http.permissions import MayDownload, MayPay, MayRead
-from gateway.http.read_your_writes import caught_up
+from gateway.http.permissions import MayPay, MayRead
 from gateway.jobs.names import names_by_id
 from gateway.jobs.schemas import ResumeGate
 from gateway.jobs.service import job_detail, own_job
 from gateway.keys.service import list_keys
 from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
-from gateway.web.rendering import fragment, is_htmx, page
+from gateway.web.rendering import fragment, page, panel_data
 from infrastructure.accounts.profiles import synthesis_names
-from projections import ACCOUNTS
+from infrastructure.payments.provider import CardOrder, CardProvider, card_provider
 from projections.billing_ledger import PostingFilter, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for
 
@@ -101,16 +102,6 @@ class TopUpForm:
     command_key: Annotated[str, Form(min_length=1, max_length=100)]
     amount: Annotated[str, Form(max_length=40)] = ""
     save_card: Annotated[bool, Form()] = False
-
-
-@dataclass(frozen=True)
-class AutoTopUpForm:
-    """The fields of the form of automatic top-ups, and the button that was clicked."""
-
-    threshold: Annotated[str, Form(max_length=40)] = ""
-    amount: Annotated[str, Form(max_length=40)] = ""
-    month_max: Annotated[str, Form(max_length=40)] = ""
-    action: Annotated[Literal["set", "off", "remove"], Form()] = "set"
 
 
 class AddressQuery(BaseModel):
@@ -228,8 +219,7 @@ def show_billing(request: Request, caller: MayRead, backend: BackendOf, asked: A
     shown = _figures(backend, caller, asked, now) | _postings(backend, caller, asked)
     form = _form(request, backend, *shown["waiting"])
     form["budget_keys"] = list_keys(backend, caller)
-    if backend.card_payments is not None:
-        form["auto"] = auto_top_ups.auto_top_up(backend, caller)
+    form |= panel_data("billing.cards", backend, caller)
     return page(request, backend, caller, "billing/page.html", **shown, **form)
 
 
@@ -293,8 +283,8 @@ def top_up(
             raise Invalid(
                 "The amount is empty. Enter an amount in dollars, such as 25.00.", field="amount"
             )
-        if backend.card_payments is not None:
-            return _to_checkout(request, backend, caller, entered)
+        if (cards := card_provider()) is not None:
+            return _to_checkout(request, backend, caller, cards, entered)
         top_up_own(backend, caller, amount, entered.command_key, local=on_this_host(request))
         added = Money.of(payment_micros_of(amount, field="amount"))
     except Invalid as problem:
@@ -310,63 +300,15 @@ def top_up(
 
 
 def _to_checkout(
-    request: Request, backend: Backend, caller: Caller, entered: TopUpForm
+    request: Request, backend: Backend, caller: Caller, cards: CardProvider, entered: TopUpForm
 ) -> Response:
-    """Send the browser to Stripe, or to the payment's own page if it cannot be paid any more."""
-    page_url = f"{base_url(request)}{card_payments.PAGES}"
-    wanted = PaymentRequest(amount=entered.amount, save_card=entered.save_card)
-    payment = card_payments.start(backend, caller, wanted, entered.command_key, page_url)
-    target = payment.url or f"{card_payments.PAGES}/{payment.id}"
-    return Response(headers={"hx-redirect": target})
-
-
-@router.get("/payments/{payment_id}")
-def show_payment(
-    request: Request,
-    payment_id: UUID,
-    caller: MayRead,
-    backend: BackendOf,
-    cancelled: Annotated[bool, Query()] = False,
-) -> Response:
-    """Show a payment, and wait for its confirmation. htmx gets only the changing part."""
-    payment = card_payments.payment(backend, caller, payment_id)
-    if payment.status is CardPaymentStatus.PAID:
-        caught_up(backend, ACCOUNTS)
-    shown = {"payment": payment, "cancelled": cancelled}
-    if is_htmx(request):
-        return fragment("billing/payment.html", account=account_of(backend, caller), **shown)
-    return page(request, backend, caller, "billing/payment_page.html", **shown)
-
-
-@router.get("/receipts/{reference}")
-def show_receipt(
-    reference: Annotated[str, Path(max_length=100)], caller: MayDownload, backend: BackendOf
-) -> Response:
-    """Go to Stripe's receipt of a payment, which shows the card and the address of the payer."""
-    return RedirectResponse(card_payments.receipt_url(backend, caller, reference), 303)
-
-
-@router.post("/auto-top-up")
-def change_auto_top_up(
-    caller: MayPay, backend: BackendOf, entered: Annotated[AutoTopUpForm, Depends()]
-) -> Response:
-    """Turn automatic top-ups on or off, or remove the saved card."""
-    problem = None
-    try:
-        match entered.action:
-            case "set":
-                wanted = AutoTopUpRequest(
-                    threshold=entered.threshold, amount=entered.amount, month_max=entered.month_max
-                )
-                auto = auto_top_ups.set_auto_top_up(backend, caller, wanted)
-            case "off":
-                auto = auto_top_ups.turn_off(backend, caller)
-            case "remove":
-                auto = auto_top_ups.remove_card(backend, caller)
-    except Invalid as error:
-        auto, problem = auto_top_ups.auto_top_up(backend, caller), error
-    shown = {"auto": auto, "entered": entered if problem else None, "problem": problem}
-    return fragment("billing/auto_top_up.html", **shown)
+    """Send the browser to the provider, or to the payment's page if it cannot be paid any more."""
+    payment_id = created_id(caller.account_id, "card-payment", entered.command_key)
+    micros = payment_micros_of(entered.amount, field="amount")
+    order = CardOrder(payment_id, caller.account_id, micros, entered.save_card)
+    with because(caller.cause(backend)):
+        url = cards.start(backend.log, order, f"{base_url(request)}{PAYMENT_PAGES}")
+    return Response(headers={"hx-redirect": url or f"{PAYMENT_PAGES}/{payment_id}"})
 
 
 def _figures(backend: Backend, caller: Caller, asked: Asked, now: MoneyNow) -> dict[str, Any]:
@@ -403,25 +345,18 @@ def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
 
 
 def _form(request: Request, backend: Backend, *paused: PausedJob) -> dict[str, Any]:
-    provider = _provider(request, backend)
+    cards = card_provider()
+    provider = cards or own_provider(backend, local=on_this_host(request))
     gates = (each.gate for each in paused)
     missing = max((gate.missing.micros for gate in gates if gate and gate.missing), default=0)
     return {
-        "provider": provider,
+        "cards": cards,
+        "provider": None if provider is None else provider.name,
         "instructions": backend.settings.payment_instructions,
-        "auto": None,
         "command_key": uuid4().hex,
         "amount": decimal_dollars(in_cents(missing, Toward.UP))[:-4] if missing else "",
         "problem": None,
     }
-
-
-def _provider(request: Request, backend: Backend) -> str | None:
-    """Return the name of the provider of the top-up form, or None if operators confirm payments."""
-    if backend.card_payments is not None:
-        return STRIPE_PROVIDER
-    provider = own_provider(backend, local=on_this_host(request))
-    return None if provider is None else provider.name
 
 
 def _paused_jobs(backend: Backend, caller: Caller, now: MoneyNow) -> Iterator[PausedJob]:

@@ -22,13 +22,21 @@ from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
 from gateway.schemas import Money
 from infrastructure.accounts.profiles import name_of_account
-from infrastructure.payments.provider import PaymentProvider, provider_named, self_service_provider
+from infrastructure.payments.provider import (
+    PaymentProvider,
+    card_provider,
+    provider_named,
+    self_service_provider,
+)
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.accounts import AccountFilter, accounts_after
 from projections.accounts import account as account_row
 from projections.open_meters import Burn, burns
 
 SELF_SERVICE_DISABLED = "Self-service top-up is disabled. Ask your operator to top up this account."
+PAYMENT_PAGES = "/billing/payments"
+"""Address of the pages of payments by card, followed by the ID of the payment."""
+
 PAY_BY_CARD = "Start a payment by card with POST /api/account/payments, or on the billing page."
 TEST_PAYMENT_REMOTE = (
     "EcoLink accepts test payments only from its own host, without a proxy. Ask your operator "
@@ -93,8 +101,7 @@ def top_up_own(
     CommandReused if the key was used for another amount.
     """
     if self_service_provider(backend.settings) is None:
-        by_card = backend.settings.stripe_secret_key is not None
-        raise Forbidden(PAY_BY_CARD if by_card else SELF_SERVICE_DISABLED)
+        raise Forbidden(PAY_BY_CARD if card_provider() else SELF_SERVICE_DISABLED)
     provider = own_provider(backend, local=local)
     if provider is None:
         raise Forbidden(TEST_PAYMENT_REMOTE)

@@ -35,7 +35,7 @@ from domain.core.errors import (
 )
 from domain.core.event_format import NewerEvent
 from gateway.http.field_names import refused_fields
-from infrastructure.payments.stripe_provider import ProviderUnavailable, RefundRefused
+from infrastructure.payments.provider import ProviderUnavailable, RefundRefused
 from infrastructure.postgres.event_recorder import is_disk_full
 
 log = logging.getLogger("gateway")

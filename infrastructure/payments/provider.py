@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
-from domain.billing.payment import STRIPE_PROVIDER, TEST_DAY_MICROS, TEST_PROVIDER, Receipt
+from domain.billing.payment import TEST_DAY_MICROS, TEST_PROVIDER, Receipt
 from domain.billing.reference import reference_of
-from domain.core.errors import Invalid
+from domain.core.errors import DomainError, Invalid
+from domain.core.event_log import EventLog
 from domain.core.money import MICROS_PER_DOLLAR, dollars
-from infrastructure.payments.stripe_provider import stripe_provider
+from infrastructure.extensions import selected
 from infrastructure.settings import Settings
-
-STRIPE_DISABLED = "Payments by Stripe are disabled. Set ECOLINK_STRIPE_SECRET_KEY to enable them."
 
 TEST_MIN_MICROS, TEST_MAX_MICROS = MICROS_PER_DOLLAR // 100, TEST_DAY_MICROS
 """Bounds of the amount of one test payment, in micro-dollars."""
@@ -36,6 +39,56 @@ class PaymentProvider(Protocol):
         does not match the payment.
         """
         ...
+
+
+@dataclass(frozen=True)
+class CardOrder:
+    """A payment by card that an account holder starts. Its ID identifies a repeated request."""
+
+    payment_id: UUID
+    account_id: UUID
+    amount_micros: int
+    saves_card: bool = False
+
+
+class CardProvider(PaymentProvider, Protocol):
+    """A provider on whose pages account holders pay by card."""
+
+    @property
+    def page_hint(self) -> str:
+        """Explanation of the provider's page, for the top-up form."""
+        ...
+
+    def start(self, log: EventLog, order: CardOrder, page_url: str) -> str | None:
+        """Start a payment. Return the URL on which to pay, or None if it has ended.
+
+        Afterwards, the provider sends the browser to `<page_url>/<payment id>`. Call it inside
+        `because(cause)`. Raise Invalid, NotFound, CommandReused or ProviderUnavailable.
+        """
+        ...
+
+    def remove_cards(self, customer: str) -> None:
+        """Remove the cards of a customer. Raise ProviderUnavailable."""
+        ...
+
+
+class ProviderDisabled(Invalid):
+    """The settings do not enable a provider."""
+
+
+class ProviderUnavailable(DomainError):
+    """The provider does not respond, or rejects EcoLink's request."""
+
+    code = "payment_provider_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The payment provider is unavailable. Try again in a minute.")
+
+
+class RefundRefused(DomainError):
+    """The provider refuses a refund."""
+
+    code = "refund_refused"
 
 
 class ManualProvider:
@@ -81,6 +134,22 @@ def self_service_provider(settings: Settings) -> PaymentProvider | None:
     return PROVIDERS[TEST_PROVIDER] if settings.test_payments else None
 
 
+def card_provider() -> CardProvider | None:
+    """Return the provider of payments by card, or None if none is enabled."""
+    for opened in _of_extensions().values():
+        with suppress(ProviderDisabled):
+            return opened()
+    return None
+
+
+def _of_extensions() -> dict[str, Callable[[], CardProvider]]:
+    return {
+        name: extension.load(reference)
+        for extension in selected()
+        for name, reference in extension.payment_providers.items()
+    }
+
+
 def provider_named(settings: Settings, name: str) -> PaymentProvider:
     """Return the provider with this name. Raise Invalid if it is unknown or disabled."""
     if name == TEST_PROVIDER and not settings.test_payments:
@@ -88,12 +157,10 @@ def provider_named(settings: Settings, name: str) -> PaymentProvider:
             "Test payments are disabled. Set ECOLINK_TEST_PAYMENTS=true to enable them.",
             field="provider",
         )
-    if name == STRIPE_PROVIDER:
-        stripe = stripe_provider(settings)
-        if stripe is None:
-            raise Invalid(STRIPE_DISABLED, field="provider")
-        return stripe
+    added = _of_extensions()
+    if name in added:
+        return added[name]()
     if name not in PROVIDERS:
-        known = ", ".join((*PROVIDERS, STRIPE_PROVIDER))
+        known = ", ".join((*PROVIDERS, *added))
         raise Invalid(f"Unknown payment provider {name!r}. Use one of: {known}.", field="provider")
     return PROVIDERS[name]

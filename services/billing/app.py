@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 
-from domain.use_cases.payments import Paying
-from domain.use_cases.returns import Returning
+from psycopg_pool import ConnectionPool
+
+from domain.core.event_log import EventLog
 from infrastructure.bus.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
-from infrastructure.bus.service import broker_of, every, serve
+from infrastructure.bus.service import Work, broker_of, every, serve
 from infrastructure.bus.streams import REPORTS, Durable
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.card_returns import CardReturns
-from infrastructure.payments.stripe_provider import stripe_provider
+from infrastructure.extensions import loaded
 from infrastructure.postgres.leadership import Leadership, leading
 from infrastructure.postgres.log_identity import watch_log
-from infrastructure.postgres.store import database_time, open_log, open_pool
-from infrastructure.process.clock import clock_of
+from infrastructure.postgres.store import Connection, database_time, open_log, open_pool
+from infrastructure.process.clock import Clock, clock_of
 from infrastructure.settings import Settings
-from services.billing.auto_top_ups import TOP_UP_SECONDS, AutoTopUps
 from services.billing.evidence import keep_evidence
 from services.billing.handlers import Metering
-from services.billing.reconciliation import RECONCILE_SECONDS, SEARCH_SECONDS, Reconciliation
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Ticker
 from services.billing.token_metering import TokenMetering
+
+AddedWork = Callable[[Clock, EventLog, ConnectionPool[Connection]], Sequence[Work]]
+"""A function of an extension that returns further work of the process."""
 
 EVIDENCE = Durable("billing-evidence", REPORTS, ">")
 
@@ -74,11 +74,7 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
         every(tick_seconds(settings), ticker.tick, "ticker"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
     ]
-    if (provider := stripe_provider(settings)) is not None:
-        returns = CardReturns(Returning(log), CardPayments(Paying(log), provider))
-        reconciliation = Reconciliation(clock, log, pool, returns)
-        top_ups = AutoTopUps(clock, pool, returns.payments)
-        work.append(every(RECONCILE_SECONDS, reconciliation.reconcile, "reconciliation"))
-        work.append(every(SEARCH_SECONDS, reconciliation.search, "search for refunds"))
-        work.append(every(TOP_UP_SECONDS, top_ups.top_up, "auto top-ups"))
+    added: Iterator[AddedWork] = loaded(lambda extension: extension.billing_work)
+    for each in added:
+        work += each(clock, log, pool)
     serve(broker, [consumer.durable, EVIDENCE], [*work, partial(watch_log, log)])

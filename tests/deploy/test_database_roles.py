@@ -31,36 +31,23 @@ from deploy.migrate import migrate
 from deploy.processes import PROCESSES, variables_of
 from domain.audit.tree_head import LogKey
 from domain.billing.account import Account
-from domain.billing.auto_top_up import AutoTopUpRule
 from domain.billing.meter import Meter
-from domain.core.aggregate import because
-from domain.core.event_log import EventLog
 from domain.jobs.job import Job
-from domain.use_cases.payments import Paying
-from domain.use_cases.returns import Returning
 from infrastructure.accounts.personal_data import delete_personal_data
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.card_returns import CardReturns
-from infrastructure.payments.stripe_provider import stripe_provider
 from infrastructure.postgres.leads import leads
 from infrastructure.postgres.store import connect, database_time, open_log, open_pool
-from infrastructure.process.clock import SystemClock
 from infrastructure.seals.verifications import Options
 from infrastructure.settings import Settings
 from infrastructure.synthesis import endpoints as synthesis_endpoints
 from infrastructure.training.measurements import add_evidence
 from projections.job_detail import unfinished_from
 from services.auditor.verifying import Request, run
-from services.billing.auto_top_ups import AutoTopUps
-from services.billing.reconciliation import Reconciliation
 from services.billing.ticker import Ticker
 from services.projector.platform_metrics import PlatformMetrics
 from tests.builders.commands import FixedClock
 from tests.builders.examples import POLICY
 from tests.builders.history import History
-from tests.builders.platform import Platform
-from tests.localstripe.process import LocalStripe
 from tests.projecting import project
 
 PASSWORD = uuid4().hex
@@ -170,17 +157,7 @@ def test_only_the_writer_of_an_aggregate_adds_its_snapshots(
 @pytest.mark.parametrize(
     ("topic", "writers"),
     [
-        ("ToppedUp", {"gateway", "billing"}),
         ("CreditGranted", {"gateway"}),
-        ("PaymentReceived", {"gateway", "billing"}),
-        ("PaymentReturned", {"gateway", "billing"}),
-        ("TopUpWithheld", {"gateway", "billing"}),
-        ("CardPaymentStarted", {"gateway", "billing"}),
-        ("AutoTopUpStarted", {"billing"}),
-        ("AutoTopUpEnded", {"gateway", "billing"}),
-        ("RefundRequested", {"gateway"}),
-        ("AutoTopUpSet", {"gateway"}),
-        ("CardPaymentConfirmed", {"gateway", "billing"}),
         ("ChargeReversed", {"billing"}),
         ("UsageSettled", {"billing"}),
         ("MinuteMetered", {"billing"}),
@@ -206,6 +183,11 @@ def test_only_the_writer_of_an_aggregate_adds_its_snapshots(
 def test_each_service_appends_only_its_own_events(
     settings: Settings, topic: str, writers: set[str]
 ) -> None:
+    assert writers_of(settings, topic) == writers
+
+
+def writers_of(settings: Settings, topic: str) -> set[str]:
+    """Return the services that may append events of a topic."""
     found: set[str] = set()
     for service in ACCESS:
         with logged_in(settings, service) as connection:
@@ -214,7 +196,7 @@ def test_each_service_appends_only_its_own_events(
                 found.add(service)
             except psycopg.errors.InsufficientPrivilege:
                 pass
-    assert found == writers
+    return found
 
 
 @pytest.mark.parametrize("service", HANDLING)
@@ -478,56 +460,6 @@ def test_billing_ticks_with_its_role(settings: Settings, history: History) -> No
             add_evidence(connection, history.job_id, 1, 121)
         assert ticker.tick() == 1
     assert history.meter(1).minutes == 2
-
-
-def test_billing_and_the_gateway_settle_card_payments_with_their_roles(
-    settings: Settings, local_stripe: LocalStripe
-) -> None:
-    """The gateway starts payments and refunds; billing charges cards and reconciles."""
-    assert settings.owner_database_url is not None
-
-    def as_service(service: str) -> Settings:
-        url = make_conninfo(settings.owner_database_url or "", user=role_of(service))
-        url = make_conninfo(url, password=PASSWORD)
-        return local_stripe.settings(settings, database_url=url, snapshot_secret=None)
-
-    with open_log(settings) as log:
-        platform = Platform(settings, log)
-        person = platform.person()
-    amounts = {"threshold_micros": 10_000_000, "amount_micros": 25_000_000}
-    rule = AutoTopUpRule(**amounts, month_max_micros=60_000_000)
-    with open_log(as_service("gateway")) as log, because(platform.cause):
-        returns = card_returns(log, as_service("gateway"))
-        cards, account_id = returns.payments, person.account_id
-        payment, _ = cards.start(uuid4(), account_id, 5_000_000, "http://x/p", saves_card=True)
-        assert payment.checkout is not None
-        reference = local_stripe.pay(payment.checkout)["payment_intent"]
-        cards.settle(payment.id)
-        returns.refund(account_id, reference, 1_000_000, "ticket 17")
-        cards.auto.set_rule(account_id, rule)
-    dispute = local_stripe.dispute(reference, 400)
-    billing = as_service("billing")
-    with (
-        open_log(billing) as log,
-        open_log(settings) as whole,
-        open_pool(billing, max_size=2) as pool,
-    ):
-        returns = card_returns(log, billing)
-        Platform(settings, whole).project()
-        assert AutoTopUps(SystemClock(), pool, returns.payments).top_up() == 1
-        with because(platform.cause):
-            returns.settle_dispute(dispute["id"])
-            local_stripe.close(dispute["id"], "won")
-        Platform(settings, whole).project()
-        later = FixedClock(datetime.now(UTC) + timedelta(minutes=10))
-        assert Reconciliation(later, log, pool, returns).reconcile() == 1
-        assert log.load(Account, account_id).balance_micros == 29_000_000
-
-
-def card_returns(log: EventLog, settings: Settings) -> CardReturns:
-    provider = stripe_provider(settings)
-    assert provider is not None
-    return CardReturns(Returning(log), CardPayments(Paying(log), provider))
 
 
 def test_the_scheduler_erases_personal_data_that_it_cannot_read(settings: Settings) -> None:

@@ -111,8 +111,6 @@ COMMANDS: Mapping[str, Page | Host] = {
     "accounts list": page_at("/ops/accounts"),
     "accounts credit": page_at(ACCOUNT, f"{ACCOUNT}/credits"),
     "accounts top-up": page_at(ACCOUNT, f"{ACCOUNT}/top-ups"),
-    "accounts refund": page_at(ACCOUNT, f"{ACCOUNT}/refunds"),
-    "accounts recover-payments": Host("It belongs to a restore, and runs before EcoLink starts."),
 }
 """All operator commands of the core. A test fails if one is missing here."""
 

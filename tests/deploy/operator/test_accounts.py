@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from uuid import uuid4
-
 import pytest
 
 from deploy.local.errors import StackError
 from deploy.operator import model_import
-from deploy.processes import environment
 from domain.catalog.base_model import BaseModel
-from domain.core.event_log import EventLog
 from domain.core.identity import base_model_id
 from domain.use_cases.accounts import EcoLink
-from domain.use_cases.payments import Paying
-from infrastructure.accounts.profiles import account_id_of
 from infrastructure.base_models.imported_model import ImportedModel
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.stripe_provider import stripe_provider
 from infrastructure.postgres.store import connect, open_log
 from infrastructure.settings import Settings
-from services.projector.audit import audit
-from tests.builders.commands import command
 from tests.builders.tiny_model import TINY_SHAPE
-from tests.conftest import own_database
 from tests.deploy.operator.command_line import ecolink
-from tests.localstripe.process import LocalStripe
 
 
 def test_accounts_and_credit() -> None:
@@ -158,93 +144,3 @@ def test_a_listed_repository_gets_its_catalog_name(
     ecolink("models", "import", repository, exit_code=1)
     ecolink("models", "import", repository, "--name", "mine", exit_code=1)
     assert names == ["smollm2-135m-instruct", "mine"]
-
-
-def test_a_payment_by_card_is_confirmed_and_refunded(
-    settings: Settings, local_stripe: LocalStripe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refund = ("accounts", "refund", "alice", "10", "--reference", "ticket 17", "--payment")
-    ecolink("accounts", "create", "alice")
-    assert "ECOLINK_STRIPE_SECRET_KEY" in ecolink(*refund, "pi_1", exit_code=1)
-    for name, value in environment(local_stripe.settings(settings)).items():
-        monkeypatch.setenv(name, value)
-    with open_log(settings) as log, connect(settings) as connection:
-        account_id = account_id_of(connection, "alice")
-        assert account_id is not None
-        provider = stripe_provider(local_stripe.settings(settings))
-        assert provider is not None
-        with command():
-            payments = CardPayments(Paying(log), provider)
-            payment, _ = payments.start(uuid4(), account_id, 25_000_000, "http://x/billing/p")
-    assert payment.checkout is not None
-    reference = local_stripe.pay(payment.checkout)["payment_intent"]
-    top_up = ("accounts", "top-up", "alice", "25", "--provider", "stripe", "--reference")
-    assert "succeeded" in ecolink(*top_up[:3], "24", *top_up[4:], reference, exit_code=1)
-    for _ in range(2):
-        assert "$25.00" in ecolink(*top_up, reference)
-    for _ in range(2):
-        assert "$15.00" in ecolink(*refund, reference)
-    assert "pi_unknown" in ecolink(*refund, "pi_unknown", exit_code=1)
-
-
-def test_a_restored_log_gets_the_payments_that_only_stripe_has(
-    log: EventLog,
-    servers: Settings,
-    settings: Settings,
-    local_stripe: LocalStripe,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Payments before and after the backup: each counts once, with its refunds and disputes."""
-    target = str(tmp_path_factory.mktemp("backups"))
-    recover = ("accounts", "recover-payments", "--since")
-    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    assert "ECOLINK_STRIPE_SECRET_KEY" in ecolink(*recover, now, exit_code=1)
-    for name, value in environment(local_stripe.settings(settings)).items():
-        monkeypatch.setenv(name, value)
-    provider = stripe_provider(local_stripe.settings(settings))
-    assert provider is not None
-    payments = CardPayments(Paying(log), provider)
-
-    def start(name: str, dollars: int) -> Callable[..., str]:
-        with connect(settings) as connection, command(str(uuid4())):
-            account_id = account_id_of(connection, name)
-            assert account_id is not None
-            amount_micros = dollars * 1_000_000
-            payment, _ = payments.start(uuid4(), account_id, amount_micros, "http://x/billing/p")
-
-        def pay(**how: object) -> str:
-            assert payment.checkout is not None
-            session = local_stripe.pay(payment.checkout, **how)
-            with command(str(uuid4())):
-                payments.settle(payment.id)
-            return session["payment_intent"]
-
-        return pay
-
-    ecolink("accounts", "create", "alice")
-    refunded, disputed = start("alice", 25)(), start("alice", 7)()
-    pending, changed = start("alice", 5), start("alice", 6)
-    ecolink("backup", "create", target)
-    ecolink("accounts", "create", "bob")
-    paid, unclear = [pending(), start("alice", 10)()], [changed(amount=500), start("bob", 8)()]
-    ecolink("accounts", "refund", "alice", "4", "--payment", refunded, "--reference", "ticket 1")
-    local_stripe.refund(paid[1], 300)
-    dispute = local_stripe.dispute(disputed, 700)["id"]
-    with own_database(servers, tmp_path_factory.mktemp("home") / "elsewhere") as elsewhere:
-        for name, value in environment(local_stripe.settings(elsewhere)).items():
-            monkeypatch.setenv(name, value)
-        ecolink("backup", "restore", target)
-        first, second = ecolink(*recover, now), ecolink(*recover, now)
-        listed = ecolink("accounts", "list")
-        assert not audit(elsewhere).differences
-    for each in paid:
-        assert any(each in line and "alice" in line for line in first.splitlines())
-    for each in (*paid, refunded, dispute):
-        assert each in first
-        assert each not in second
-    for each in unclear:
-        assert each in first
-        assert each in second
-    assert disputed not in first
-    assert "$33.00" in listed  # 25 - 4 + 7 - 7 + 5 + 10 - 3

@@ -310,7 +310,7 @@ def _adapters(world: Surroundings, process: Process) -> Values:
     values: Values = [
         (module, name, value)
         for module, adapters in (
-            (services.billing.app, {**of_services, "stripe_provider": lambda settings: None}),
+            (services.billing.app, of_services),
             (
                 services.scheduler.app,
                 {

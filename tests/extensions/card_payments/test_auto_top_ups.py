@@ -13,13 +13,18 @@ from domain.billing.card_payment import CardFailure
 from domain.core.aggregate import because
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
-from infrastructure.payments.stripe_client import StripeProvider
+from extensions.card_payments.stripe_client import StripeProvider
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
+from tests.extensions.card_payments.localstripe.process import (
+    WEBHOOK,
+    LocalStripe,
+    event_of,
+    signature_of,
+)
 from tests.gateway.conftest import application
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import signed_in
-from tests.localstripe.process import WEBHOOK, LocalStripe, event_of, signature_of
 
 PATH = "/api/account/auto-top-up"
 RULE = {"threshold": "10.00", "amount": "25.00", "month_max": "60.00"}
@@ -28,7 +33,7 @@ RULE = {"threshold": "10.00", "amount": "25.00", "month_max": "60.00"}
 @pytest.fixture
 def client(settings: Settings, projecting: None, local_stripe: LocalStripe) -> Iterator[TestClient]:
     """A client of a gateway that accepts cards."""
-    app = application(local_stripe.settings(settings))
+    app = application(settings)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

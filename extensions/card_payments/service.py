@@ -12,22 +12,23 @@ from domain.core.aggregate import Cause, because
 from domain.core.errors import NotFound
 from domain.core.identity import created_id, payment_id
 from domain.core.money import payment_micros_of
+from domain.use_cases.payments import Paying
+from domain.use_cases.returns import Returning
+from extensions.card_payments.payments import CardPayments
+from extensions.card_payments.returns import CardReturns, card_returns
+from extensions.card_payments.schemas import CardPaymentAnswer, PaymentRequest, RefundRequest
+from extensions.card_payments.stripe_provider import WebhookEvent, stripe_provider
 from gateway.backend import Backend
-from gateway.billing.schemas import AccountAnswer, CardPaymentAnswer, PaymentRequest, RefundRequest
+from gateway.billing.schemas import AccountAnswer
 from gateway.billing.service import account_with_id
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up
 from gateway.schemas import Money
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.stripe_provider import WebhookEvent
 from projections import ACCOUNTS, BILLING_LEDGER, CARD_PAYMENTS
 from projections.card_payments import newest_card_payments
 from projections.projection import Row
-
-PAGES = "/billing/payments"
-"""Address of the pages to which Stripe sends the browser, followed by the ID of the payment."""
 
 CARDS_DISABLED = "Payments by card are disabled. Ask your operator to top up this account."
 
@@ -57,10 +58,10 @@ def payment(backend: Backend, caller: Caller, id: UUID) -> CardPaymentAnswer:
 
 def receipt_url(backend: Backend, caller: Caller, reference: str) -> str:
     """Return the address of Stripe's receipt of a payment of the caller."""
-    cards = backend.card_payments
+    provider = stripe_provider()
     found = backend.log.find(Payment, payment_id(STRIPE_PROVIDER, reference))
-    if cards is not None and found is not None and found.account_id == caller.account_id:
-        url = cards.provider.receipt_url(reference)
+    if provider is not None and found is not None and found.account_id == caller.account_id:
+        url = provider.receipt_url(reference)
         if url is not None:
             return url
     raise NotFound(f"There is no receipt of the payment {reference!r}.")
@@ -79,8 +80,7 @@ def list_payments(
 
 def take_event(backend: Backend, event: WebhookEvent) -> None:
     """Bring a webhook's object to Stripe's current state, so that repeats change nothing."""
-    returns = backend.card_returns
-    assert returns is not None
+    returns = card_returns(backend.log)
     with because(Cause("service:stripe", f"stripe:{event.id}", backend.clock.now())):
         if event.dispute_id is not None:
             returns.settle_dispute(event.dispute_id)
@@ -94,9 +94,7 @@ def refund(
     backend: Backend, operator: Caller, account_id: UUID, wanted: RefundRequest
 ) -> AccountAnswer:
     """Refund a part of a payment, once per reference of the refund."""
-    returns = backend.card_returns
-    if returns is None:
-        raise Forbidden(CARDS_DISABLED)
+    returns = CardReturns(Returning(backend.log), cards_of(backend))
     amount_micros = payment_micros_of(wanted.amount, field="amount")
     purpose = reference_of(wanted.reference)
     with because(operator.cause(backend)):
@@ -107,10 +105,10 @@ def refund(
 
 def cards_of(backend: Backend) -> CardPayments:
     """Return the payments by card. Raise Forbidden if they are disabled."""
-    cards = backend.card_payments
-    if cards is None:
+    provider = stripe_provider()
+    if provider is None:
         raise Forbidden(CARDS_DISABLED)
-    return cards
+    return CardPayments(Paying(backend.log), provider)
 
 
 def _of(backend: Backend, payment: CardPayment) -> CardPaymentAnswer:

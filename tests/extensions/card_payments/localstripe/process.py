@@ -13,10 +13,10 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import pytest
 import stripe
 
 from deploy.local.ports import free_port
-from infrastructure.settings import Settings
 from tests.polling import eventually
 
 SECRET_KEY, WEBHOOK_SECRET = "sk_test_ecolink_4711", "whsec_ecolink_4711"
@@ -31,10 +31,11 @@ class LocalStripe:
 
     url: str
 
-    def settings(self, settings: Settings, **changes: Any) -> Settings:
-        """Return settings with which EcoLink uses this Stripe."""
-        known = {"stripe_secret_key": SECRET_KEY, "stripe_webhook_secret": WEBHOOK_SECRET}
-        return settings.model_copy(update=known | {"stripe_api_base": self.url} | changes)
+    def enable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let EcoLink use this Stripe."""
+        monkeypatch.setenv("ECOLINK_STRIPE_SECRET_KEY", SECRET_KEY)
+        monkeypatch.setenv("ECOLINK_STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET)
+        monkeypatch.setenv("ECOLINK_STRIPE_API_BASE", self.url)
 
     def pay(self, checkout: str, **how: object) -> dict[str, Any]:
         """Pay a checkout page as a customer. Return the session."""
@@ -112,11 +113,16 @@ def signature_of(body: bytes, secret: str = WEBHOOK_SECRET, at: float | None = N
     return f"t={moment},v1={signed}"
 
 
+UNREACHABLE = LocalStripe("http://127.0.0.1:9")
+
+
 @contextmanager
 def running_localstripe() -> Iterator[LocalStripe]:
     """Run localstripe until the end of the block."""
     url = f"http://127.0.0.1:{(port := free_port(0))}"
-    process = subprocess.Popen([sys.executable, "-m", "tests.localstripe.server", str(port)])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.extensions.card_payments.localstripe.server", str(port)]
+    )
     try:
         eventually(lambda: _answers(url), 60)
         yield LocalStripe(url)

@@ -8,9 +8,10 @@ from domain.billing.auto_top_up import AutoTopUp, AutoTopUpRule
 from domain.core.aggregate import because
 from domain.core.money import payment_micros_of
 from domain.use_cases.auto_top_ups import AutoToppingUp
+from extensions.card_payments.schemas import AutoTopUpAnswer, AutoTopUpRequest
+from extensions.card_payments.service import cards_of
+from extensions.card_payments.stripe_provider import stripe_provider
 from gateway.backend import Backend
-from gateway.billing.card_payments import cards_of
-from gateway.billing.schemas import AutoTopUpAnswer, AutoTopUpRequest
 from gateway.http.access import Caller
 from gateway.schemas import Money
 
@@ -51,9 +52,9 @@ def remove_card(backend: Backend, caller: Caller) -> AutoTopUpAnswer:
     if known is not None and known.card is not None:
         with because(caller.cause(backend)):
             auto.disable(caller.account_id)
-            cards = backend.card_payments
-            if cards is not None:
-                cards.provider.remove_cards(known.customer)
+            provider = stripe_provider()
+            if provider is not None:
+                provider.remove_cards(known.customer)
             else:
                 log.warning("Stripe is not configured and keeps the card of %s", known.customer)
             auto.remove_card(caller.account_id)

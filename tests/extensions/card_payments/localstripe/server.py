@@ -2,7 +2,7 @@
 
 The objects have the fields of Stripe's API reference that matter here. Routes below `/_config`
 stand for what happens outside of the API: a customer pays, a bank disputes. Run it with
-`python -m tests.localstripe.server PORT`.
+`python -m tests.extensions.card_payments.localstripe.server PORT`.
 """
 
 from __future__ import annotations

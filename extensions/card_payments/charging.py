@@ -10,8 +10,8 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import Cause, because
 from domain.core.errors import VersionConflict
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.stripe_provider import ProviderUnavailable
+from extensions.card_payments.payments import CardPayments
+from infrastructure.payments.provider import ProviderUnavailable
 from infrastructure.postgres.log_identity import is_held
 from infrastructure.postgres.store import Connection
 from infrastructure.process.clock import Clock

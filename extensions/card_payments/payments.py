@@ -18,14 +18,11 @@ from domain.core.identity import auto_top_up_id, payment_id
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
-from infrastructure.payments.stripe_provider import (
-    ChargeStatus,
-    CheckoutStatus,
-    ProviderUnavailable,
-)
+from extensions.card_payments.stripe_provider import ChargeStatus, CheckoutStatus
+from infrastructure.payments.provider import ProviderUnavailable
 
 if TYPE_CHECKING:
-    from infrastructure.payments.stripe_client import StripeProvider
+    from extensions.card_payments.stripe_client import StripeProvider
 
 KEY_LIFE = timedelta(hours=1)
 """Time for which only the idempotency key prevents a second charge. Stripe may forget it later."""

@@ -18,26 +18,26 @@ from domain.core.event_log import EventLog
 from domain.use_cases.erasing import Erasing, Holdings
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure.payments.card_payments import CHARGE_LIFE, KEY_LIFE, CardPayments
-from infrastructure.payments.card_returns import CardReturns
-from infrastructure.payments.stripe_client import StripeProvider
-from infrastructure.payments.stripe_provider import (
+from extensions.card_payments.charging import AutoTopUps
+from extensions.card_payments.payments import CHARGE_LIFE, KEY_LIFE, CardPayments
+from extensions.card_payments.reconciliation import CONFIRMATION_TIME, Reconciliation
+from extensions.card_payments.returns import CardReturns
+from extensions.card_payments.stripe_client import StripeProvider
+from extensions.card_payments.stripe_provider import (
     ChargeAnswer,
     ChargeStatus,
-    ProviderUnavailable,
     stripe_provider,
 )
+from infrastructure.payments.provider import ProviderUnavailable
 from infrastructure.postgres.log_identity import set_held
 from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
 from projections.auto_top_ups import accounts_to_top_up
 from projections.card_payments import newest_card_payments
-from services.billing.auto_top_ups import AutoTopUps
-from services.billing.reconciliation import CONFIRMATION_TIME, Reconciliation
 from services.projector.audit import audit
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Person, Platform
-from tests.localstripe.process import DECLINED, NEEDS_APPROVAL, LocalStripe
+from tests.extensions.card_payments.localstripe.process import DECLINED, NEEDS_APPROVAL, LocalStripe
 
 DOLLAR = 1_000_000
 CARD = "4242424242424242"
@@ -112,7 +112,7 @@ def purse(
     pool: ConnectionPool[Connection],
     local_stripe: LocalStripe,
 ) -> Purse:
-    provider = stripe_provider(local_stripe.settings(settings))
+    provider = stripe_provider()
     assert provider is not None
     platform, clock = Platform(settings, log), FixedClock(datetime.now(UTC))
     payments = CardPayments(Paying(log), provider)

@@ -9,16 +9,24 @@ from uuid import uuid4
 import pytest
 
 from domain.core.errors import Invalid
-from infrastructure.payments.stripe_provider import (
+from extensions.card_payments.settings import CardSettings
+from extensions.card_payments.stripe_provider import (
     TOLERANCE_SECONDS,
     InvalidSignature,
-    ProviderUnavailable,
     stripe_provider,
     verified_event,
 )
+from infrastructure.extensions import InvalidSetting, check_settings
+from infrastructure.payments.provider import (
+    ProviderDisabled,
+    ProviderUnavailable,
+    card_provider,
+    provider_named,
+)
 from infrastructure.settings import Settings
-from tests.localstripe.process import (
+from tests.extensions.card_payments.localstripe.process import (
     SECRET_KEY,
+    UNREACHABLE,
     WEBHOOK_SECRET,
     LocalStripe,
     event_of,
@@ -76,14 +84,22 @@ def test_the_payment_of_an_event_is_that_of_its_metadata() -> None:
     assert verified_event(foreign, signature_of(foreign), WEBHOOK_SECRET).payment_id is None
 
 
-def test_without_a_key_there_is_no_provider(settings: Settings) -> None:
-    assert stripe_provider(settings) is None
+def test_without_a_key_there_is_no_provider() -> None:
+    assert stripe_provider() is None
+    with pytest.raises(ProviderDisabled, match="ECOLINK_STRIPE_SECRET_KEY"):
+        provider_named(Settings(), "stripe")
+    assert card_provider() is None
 
 
-def test_a_receipt_is_that_of_a_successful_payment_at_stripe(
-    settings: Settings, local_stripe: LocalStripe
-) -> None:
-    provider = stripe_provider(local_stripe.settings(settings))
+def test_a_key_without_the_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    UNREACHABLE.enable(monkeypatch)
+    monkeypatch.setattr("extensions.card_payments.settings.find_spec", lambda _: None)
+    with pytest.raises(InvalidSetting, match=r"STRIPE_SECRET_KEY .*'ecolink\[card_payments\]'"):
+        check_settings()
+
+
+def test_a_receipt_is_that_of_a_successful_payment_at_stripe(local_stripe: LocalStripe) -> None:
+    provider = stripe_provider()
     assert provider is not None
     for reference in ("transfer 7", "pi_unknown"):
         with pytest.raises(Invalid) as refusal:
@@ -92,11 +108,11 @@ def test_a_receipt_is_that_of_a_successful_payment_at_stripe(
 
 
 def test_no_secret_is_in_a_log_or_an_error(
-    settings: Settings, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unreachable = LocalStripe("http://127.0.0.1:9").settings(settings)
-    provider = stripe_provider(unreachable)
+    UNREACHABLE.enable(monkeypatch)
+    provider = stripe_provider()
     assert provider is not None
     with caplog.at_level(logging.DEBUG), pytest.raises(ProviderUnavailable) as refusal:
         provider.receipt("pi_1", 5_000_000)
-    assert SECRET_KEY not in caplog.text + str(refusal.value) + repr(unreachable)
+    assert SECRET_KEY not in caplog.text + str(refusal.value) + repr(CardSettings())

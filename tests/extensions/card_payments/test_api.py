@@ -13,20 +13,26 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.access.scope import Scope
-from gateway.billing.stripe_webhook import MAX_BYTES
+from extensions.card_payments.webhook import MAX_BYTES
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
+from tests.extensions.card_payments.localstripe.process import (
+    UNREACHABLE,
+    WEBHOOK,
+    LocalStripe,
+    event_of,
+    signature_of,
+)
 from tests.gateway.conftest import application
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import signed_in
-from tests.localstripe.process import WEBHOOK, LocalStripe, event_of, signature_of
 from tests.polling import eventually
 
 
 @pytest.fixture
 def client(settings: Settings, projecting: None, local_stripe: LocalStripe) -> Iterator[TestClient]:
     """A client of a gateway that accepts cards."""
-    app = application(local_stripe.settings(settings))
+    app = application(settings)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -225,10 +231,10 @@ def test_without_stripe_payments_by_card_are_disabled(
 
 
 def test_an_unreachable_stripe_is_reported(
-    settings: Settings, projecting: None, person: Person
+    settings: Settings, projecting: None, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = application(LocalStripe("http://127.0.0.1:9").settings(settings))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    UNREACHABLE.enable(monkeypatch)
+    with TestClient(application(settings), raise_server_exceptions=False) as client:
         answer = start(client, person)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "payment_provider_unavailable"

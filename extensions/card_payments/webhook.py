@@ -7,11 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from extensions.card_payments.service import take_event
+from extensions.card_payments.settings import CardSettings
+from extensions.card_payments.stripe_provider import verified_event
 from gateway.backend import Backend, BackendOf
-from gateway.billing.card_payments import take_event
 from gateway.http.errors import TooLarge
 from gateway.http.permissions import PUBLIC
-from infrastructure.payments.stripe_provider import verified_event
+from infrastructure.process.role import settings_of
 
 MAX_BYTES = 256 * 1024
 """Maximum size of an event in bytes. Stripe's largest events have some 10 kB."""
@@ -26,8 +28,9 @@ async def receive(
     stripe_signature: Annotated[str | None, Header(max_length=2000)] = None,
 ) -> Response:
     """Take an event. Stripe repeats it for days until the response is 2xx."""
-    secret = backend.settings.stripe_webhook_secret
-    if secret is None or backend.settings.stripe_secret_key is None:
+    own = settings_of(CardSettings)
+    secret = own.stripe_webhook_secret
+    if secret is None or own.stripe_secret_key is None:
         return Response(status_code=404)
     body = bytearray()
     async for chunk in request.stream():

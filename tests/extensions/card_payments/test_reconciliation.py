@@ -17,17 +17,26 @@ from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.card_returns import CardReturns
-from infrastructure.payments.stripe_provider import ProviderUnavailable, stripe_provider
+from extensions.card_payments.payments import CardPayments
+from extensions.card_payments.reconciliation import CHECKOUT_TIME, CONFIRMATION_TIME, Reconciliation
+from extensions.card_payments.returns import CardReturns
+from extensions.card_payments.stripe_provider import (
+    stripe_provider,
+)
+from infrastructure.payments.provider import ProviderUnavailable
 from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
 from projections.card_payments import newest_card_payments
-from services.billing.reconciliation import CHECKOUT_TIME, CONFIRMATION_TIME, Reconciliation
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Person, Platform
+from tests.extensions.card_payments.localstripe.process import (
+    UNREACHABLE,
+    WEBHOOK,
+    LocalStripe,
+    event_of,
+    signature_of,
+)
 from tests.gateway.conftest import running_gateway
-from tests.localstripe.process import WEBHOOK, LocalStripe, event_of, signature_of
 from tests.polling import eventually
 
 PAGE = "http://127.0.0.1/billing/payments"
@@ -84,7 +93,7 @@ def shop(
     pool: ConnectionPool[Connection],
     local_stripe: LocalStripe,
 ) -> Shop:
-    provider = stripe_provider(local_stripe.settings(settings))
+    provider = stripe_provider()
     assert provider is not None
     payments = CardPayments(Paying(platform.log), provider)
     clock = FixedClock(datetime.now(UTC))
@@ -178,11 +187,12 @@ def test_a_payment_that_an_operator_confirmed_counts_once(shop: Shop) -> None:
 
 
 def test_stripe_is_asked_again_when_it_was_unreachable(
-    shop: Shop, settings: Settings, pool: ConnectionPool[Connection]
+    shop: Shop, pool: ConnectionPool[Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payment = shop.start()
     shop.stripe.pay(checkout_of(payment))
-    provider = stripe_provider(LocalStripe("http://127.0.0.1:9").settings(settings))
+    UNREACHABLE.enable(monkeypatch)
+    provider = stripe_provider()
     assert provider is not None
     down = CardPayments(shop.payments.paying, provider)
     returns = CardReturns(Returning(shop.platform.log), down)
@@ -217,7 +227,7 @@ def test_a_pass_ends_after_its_time_and_the_next_one_goes_on(
     payments = [shop.start() for _ in range(2)]
     for payment in payments:
         shop.stripe.pay(checkout_of(payment))
-    monkeypatch.setattr("services.billing.reconciliation.PASS_SECONDS", 0.0)
+    monkeypatch.setattr("extensions.card_payments.reconciliation.PASS_SECONDS", 0.0)
     assert [shop.reconcile(), shop.balance_micros] == [1, 25 * DOLLAR]
     assert [shop.reconcile(timedelta(0)), shop.balance_micros] == [1, 50 * DOLLAR]
 
@@ -274,8 +284,7 @@ def test_a_gateway_that_dies_before_the_confirmation_loses_no_payment(
 
     Later, Stripe delivers its event again to the next gateway.
     """
-    paying = local_stripe.settings(settings)
-    with running_gateway(paying, status=-signal.SIGKILL) as gateway:
+    with running_gateway(settings, status=-signal.SIGKILL) as gateway:
         local_stripe.send_webhooks_to(gateway.url)
         answer = httpx.post(
             f"{gateway.url}/api/account/payments",
@@ -287,7 +296,7 @@ def test_a_gateway_that_dies_before_the_confirmation_loses_no_payment(
         gateway.process.kill()
     assert shop.balance_micros == 0
     assert shop.reconcile() == 1
-    with running_gateway(paying) as gateway:
+    with running_gateway(settings) as gateway:
         body = event_of("checkout.session.completed", session)
         for _ in range(3):
             headers = {"stripe-signature": signature_of(body)}
@@ -301,7 +310,7 @@ def test_a_gateway_that_dies_before_the_confirmation_loses_no_payment(
 def test_a_webhook_of_a_running_stripe_adds_the_payment(
     shop: Shop, settings: Settings, local_stripe: LocalStripe
 ) -> None:
-    with running_gateway(local_stripe.settings(settings)) as gateway:
+    with running_gateway(settings) as gateway:
         local_stripe.send_webhooks_to(gateway.url)
         local_stripe.pay(checkout_of(shop.start()))
         eventually(lambda: shop.balance_micros == 25 * DOLLAR)

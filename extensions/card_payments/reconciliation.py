@@ -19,8 +19,8 @@ from domain.billing.card_payment import CardFailure
 from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
-from infrastructure.payments.card_returns import CardReturns
-from infrastructure.payments.stripe_provider import ProviderUnavailable, RefundRefused
+from extensions.card_payments.returns import CardReturns
+from infrastructure.payments.provider import ProviderUnavailable, RefundRefused
 from infrastructure.postgres.log_identity import is_held
 from infrastructure.postgres.store import Connection
 from infrastructure.process.backoff import Backoff

@@ -17,8 +17,11 @@ from domain.billing.card_payment import CardPayment
 from domain.billing.payment import STRIPE_PROVIDER, Receipt
 from domain.billing.reference import reference_of
 from domain.core.errors import Invalid
+from domain.core.event_log import EventLog
 from domain.core.money import CENT_MICROS, dollars
-from infrastructure.payments.stripe_provider import (
+from domain.use_cases.payments import Paying
+from extensions.card_payments.payments import CardPayments
+from extensions.card_payments.stripe_provider import (
     PAYMENT_FIELD,
     ChargeAnswer,
     ChargeStatus,
@@ -26,10 +29,9 @@ from infrastructure.payments.stripe_provider import (
     CheckoutStatus,
     Dispute,
     DisputeStatus,
-    ProviderUnavailable,
     Refund,
-    RefundRefused,
 )
+from infrastructure.payments.provider import CardOrder, ProviderUnavailable, RefundRefused
 
 CURRENCY = "usd"
 TIMEOUT_SECONDS = 20.0
@@ -43,6 +45,11 @@ ACCOUNT_FIELD = "ecolink_account"
 """Name of the metadata field with the ID of the account."""
 
 PRODUCT = "EcoLink balance"
+
+PAGE_HINT = (
+    "You pay on a page of Stripe. EcoLink never sees your card. It adds the amount to your balance "
+    "when Stripe confirms the payment."
+)
 
 APPROVAL_CODES = ("authentication_required", "payment_intent_authentication_failure")
 """Codes of a failed charge that the bank asks the card holder to approve."""
@@ -63,6 +70,19 @@ class StripeProvider:
     def name(self) -> str:
         """Name of the provider in events."""
         return STRIPE_PROVIDER
+
+    @property
+    def page_hint(self) -> str:
+        """Explanation of Stripe's page, for the top-up form."""
+        return PAGE_HINT
+
+    def start(self, log: EventLog, order: CardOrder, page_url: str) -> str | None:
+        """Start a payment. Return the URL on which to pay, or None if it has ended."""
+        _, url = CardPayments(Paying(log), self).start(
+            *(order.payment_id, order.account_id, order.amount_micros, page_url),
+            saves_card=order.saves_card,
+        )
+        return url
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
         """Return the receipt of a successful PaymentIntent.

@@ -18,26 +18,21 @@ from pydantic import BaseModel, ValidationError
 
 from domain.billing.auto_top_up import SavedCard
 from domain.billing.payment import Receipt
-from domain.core.errors import DomainError, Invalid
-from infrastructure.settings import Settings
+from domain.core.errors import Invalid
+from extensions.card_payments.settings import CardSettings
+from infrastructure.payments.provider import ProviderDisabled
+from infrastructure.process.role import settings_of
 
 if TYPE_CHECKING:
-    from infrastructure.payments.stripe_client import StripeProvider
+    from extensions.card_payments.stripe_client import StripeProvider
 
 TOLERANCE_SECONDS = 300
 """Age in seconds up to which a signature of a webhook is valid."""
 
+STRIPE_DISABLED = "Payments by Stripe are disabled. Set ECOLINK_STRIPE_SECRET_KEY to enable them."
+
 PAYMENT_FIELD = "ecolink_payment"
 """Name of the metadata field with the ID of our payment."""
-
-
-class ProviderUnavailable(DomainError):
-    """Stripe does not respond, or rejects EcoLink's request."""
-
-    code = "payment_provider_unavailable"
-
-    def __init__(self) -> None:
-        super().__init__("The payment provider is unavailable. Try again in a minute.")
 
 
 class InvalidSignature(Invalid):
@@ -115,12 +110,6 @@ class Refund:
     failed: bool
 
 
-class RefundRefused(DomainError):
-    """Stripe refuses a refund."""
-
-    code = "refund_refused"
-
-
 class _Object(BaseModel):
     """The fields of an object in a webhook that EcoLink reads."""
 
@@ -164,15 +153,24 @@ class WebhookEvent(BaseModel):
         return about.payment_intent if about.object == "refund" else None
 
 
-def stripe_provider(settings: Settings) -> StripeProvider | None:
+def stripe_provider() -> StripeProvider | None:
     """Return the provider, or None if no secret key is set."""
-    if settings.stripe_secret_key is None:
+    own = settings_of(CardSettings)
+    if own.stripe_secret_key is None:
         return None
-    from infrastructure.payments.stripe_client import (
+    from extensions.card_payments.stripe_client import (
         provider_of,  # see the docstring of this module
     )
 
-    return provider_of(settings.stripe_secret_key, settings.stripe_api_base)
+    return provider_of(own.stripe_secret_key, own.stripe_api_base)
+
+
+def enabled_provider() -> StripeProvider:
+    """Return the provider. Raise ProviderDisabled if no secret key is set."""
+    provider = stripe_provider()
+    if provider is None:
+        raise ProviderDisabled(STRIPE_DISABLED, field="provider")
+    return provider
 
 
 def verified_event(body: bytes, signature: str | None, secret: str) -> WebhookEvent:

@@ -15,13 +15,12 @@ from domain.core.errors import InsufficientBalance, Invalid, NotFound
 from domain.core.event_log import EventLog
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.card_returns import CardReturns
-from infrastructure.payments.stripe_provider import (
-    ProviderUnavailable,
-    RefundRefused,
+from extensions.card_payments.payments import CardPayments
+from extensions.card_payments.returns import CardReturns
+from extensions.card_payments.stripe_provider import (
     stripe_provider,
 )
+from infrastructure.payments.provider import ProviderUnavailable, RefundRefused
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from projections.billing_ledger import balances, platform_days
@@ -29,7 +28,7 @@ from projections.payment_returns import open_returns, returns_of
 from services.projector.audit import audit
 from tests.builders.commands import NOW
 from tests.builders.platform import Person, Platform
-from tests.localstripe.process import LocalStripe
+from tests.extensions.card_payments.localstripe.process import LocalStripe
 
 DOLLAR = 1_000_000
 
@@ -100,7 +99,7 @@ class Till:
 
 @pytest.fixture
 def till(settings: Settings, log: EventLog, local_stripe: LocalStripe) -> Till:
-    provider = stripe_provider(local_stripe.settings(settings))
+    provider = stripe_provider()
     assert provider is not None
     platform = Platform(settings, log)
     returns = CardReturns(Returning(log), CardPayments(Paying(log), provider))

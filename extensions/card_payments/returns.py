@@ -9,9 +9,17 @@ from functools import partial
 from uuid import UUID, uuid5
 
 from domain.billing.payment import Payment, Return, ReturnKind, ReturnStatus
+from domain.core.event_log import EventLog
+from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
-from infrastructure.payments.card_payments import CardPayments
-from infrastructure.payments.stripe_provider import Dispute, DisputeStatus, Refund, RefundRefused
+from extensions.card_payments.payments import CardPayments
+from extensions.card_payments.stripe_provider import (
+    Dispute,
+    DisputeStatus,
+    Refund,
+    enabled_provider,
+)
+from infrastructure.payments.provider import RefundRefused
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,11 @@ class CardReturns:
         if payment_id is not None:
             self.payments.settle(payment_id)
         return self.returning.find(reference)
+
+
+def card_returns(log: EventLog) -> CardReturns:
+    """Return the refunds and disputes of a log. Raise ProviderDisabled without a secret key."""
+    return CardReturns(Returning(log), CardPayments(Paying(log), enabled_provider()))
 
 
 def _differs(refund: Refund, known: Return | None) -> bool:

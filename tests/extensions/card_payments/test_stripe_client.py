@@ -12,8 +12,12 @@ import stripe
 from domain.billing.auto_top_up import SavedCard
 from domain.billing.card_payment import CardPayment
 from domain.core.aggregate import because
-from infrastructure.payments.stripe_client import StripeProvider
-from infrastructure.payments.stripe_provider import PAYMENT_FIELD, ChargeStatus, ProviderUnavailable
+from extensions.card_payments.stripe_client import StripeProvider
+from extensions.card_payments.stripe_provider import (
+    PAYMENT_FIELD,
+    ChargeStatus,
+)
+from infrastructure.payments.provider import ProviderUnavailable
 from tests.builders.commands import command
 
 CARD = SavedCard(customer="cus_1", payment_method="pm_1")

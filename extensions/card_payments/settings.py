@@ -1,0 +1,40 @@
+"""Settings of payments by card."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class CardSettings(BaseSettings):
+    """The variables of payments by card."""
+
+    model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
+
+    stripe_secret_key: str | None = Field(
+        default=None,
+        repr=False,
+        description="Secret key of Stripe, or a restricted key. With it, account holders top up by "
+        "card. Only the gateway and billing get it.",
+    )
+    stripe_webhook_secret: str | None = Field(
+        default=None,
+        repr=False,
+        description="Signing secret of the webhook in Stripe's dashboard (`whsec_...`). Only the "
+        "gateway gets it.",
+    )
+    stripe_api_base: str | None = Field(
+        default=None, description="URL of the Stripe API, for tests. The default is Stripe's."
+    )
+
+    @field_validator("stripe_secret_key")
+    @classmethod
+    def _require_extra(cls, key: str | None) -> str | None:
+        if key is not None and find_spec("stripe") is None:
+            raise ValueError(
+                "payments by card need the package stripe, which is not installed. Run "
+                "`pip install 'ecolink[card_payments]'`."
+            )
+        return key
