@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from infrastructure.accounts.personal_data import FOLDERS
-from infrastructure.extensions import extension_folders, installed, processes
+from infrastructure.extensions import extension_folders, installed, processes, signed_folders
 from infrastructure.rights import ArtifactAccess
 
 STORED = (
-    *("uploads", "datasets", "models", "jobs", "seals", "invoices", "syntheses"),
+    *("uploads", "datasets", "models", "jobs", "seals", "syntheses"),
     *extension_folders(),
+    *signed_folders(),
 )
 """All folders of the artifact store."""
 
 ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
-    "sealer": ArtifactAccess(writes=("seals", "invoices")),
+    "sealer": ArtifactAccess(writes=("seals", *signed_folders())),
     # It also deletes the files of erased accounts. Its trainers use the same key.
     "scheduler": ArtifactAccess(writes=(*FOLDERS, "models")),
     "datasets": ArtifactAccess(reads=("models",), writes=("uploads", "datasets")),
@@ -23,8 +24,9 @@ ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
     "synthesis": ArtifactAccess(reads=("uploads", "datasets"), writes=("syntheses",)),
     "gateway": ArtifactAccess(
         reads=(
-            *("datasets", "models", "jobs", "seals", "invoices", "syntheses"),
+            *("datasets", "models", "jobs", "seals", "syntheses"),
             *extension_folders(),
+            *signed_folders(),
         ),
         writes=("uploads",),
     ),

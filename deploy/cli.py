@@ -20,7 +20,6 @@ from deploy.operator.doctor import commands as doctor_commands
 from deploy.operator.estimates import commands as estimates_commands
 from deploy.operator.events import commands as events_commands
 from deploy.operator.heads import head, verify_head
-from deploy.operator.invoices import commands as invoice_commands
 from deploy.operator.models import delete_base, import_model, verify_model
 from deploy.operator.nats_config import commands as nats_config_commands
 from deploy.operator.projections import commands as projections_commands
@@ -28,7 +27,6 @@ from deploy.operator.replay import replay, show, why
 from deploy.operator.security import commands as security_commands
 from deploy.operator.trainer_log import commands as trainer_log_commands
 from deploy.operator.upgrade import commands as upgrade_commands
-from deploy.operator.what_if import what_if
 from domain.core.event_format import NewerEvent, NewerFormat
 from gateway import cli as client
 from gateway.cli.exits import ExitCode
@@ -62,8 +60,6 @@ main = typer.Typer(
 client.models.command("import")(import_model)
 client.models.command("verify")(verify_model)
 client.models.command("delete-base")(delete_base)
-audit_commands.add_typer(invoice_commands, name="invoice")
-audit_commands.command("what-if")(what_if)
 main.add_typer(client.session, rich_help_panel=ACCOUNT)
 for name, group in client.GROUPS.items():
     main.add_typer(group, name=name, rich_help_panel=ACCOUNT, epilog=client.epilog())
@@ -72,7 +68,7 @@ audit_commands.command("verify-head")(verify_head)
 audit_commands.command("replay")(replay)
 audit_commands.command("why")(why)
 audit_commands.add_typer(show)
-for commands in (
+OPERATOR_GROUPS = (
     local_commands,
     demo_commands,
     audit_commands,
@@ -93,7 +89,7 @@ groups = {each.name: each.typer_instance for each in main.registered_groups}
 added: Iterator[typer.Typer] = loaded(lambda extension: extension.operator_commands)
 for commands in added:
     if (group := groups.get(commands.info.name)) is not None:
-        group.registered_commands += commands.registered_commands
+        group.add_typer(commands, name="")
     else:
         main.add_typer(commands, rich_help_panel=HOST)
 

@@ -56,7 +56,7 @@ def _each(tables: Iterable[str], rights: str) -> dict[str, str]:
 
 CORE: dict[str, Access] = {
     "relay": Access(tables={"log_identity": READ}),
-    "sealer": Access(tables={"log_identity": READ, "invoices": "SELECT, UPDATE"}),
+    "sealer": Access(tables={"log_identity": READ}),
     "projector": Access(
         tables=_each(READ_MODELS, CHANGE)
         | {"projection_positions": KEEP, "projection_shapes": READ, "parked_events": READ}
@@ -130,7 +130,7 @@ CORE: dict[str, Access] = {
         | _each(("profiles", "dataset_names", "key_names", "job_metadata", "security_events"), ADD)
         | {"wanted_counts": ADD, "synthesis_names": ADD, "synthesis_edits": KEEP}
         | {"dataset_comparisons": "SELECT, INSERT"}
-        | _each(("key_uses", "invoices"), KEEP)
+        | {"key_uses": KEEP}
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
         | {"verifications": CHANGE}
         | {"synthesis_endpoints": f"{ADD}, DELETE, UPDATE (has_key)"}

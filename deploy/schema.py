@@ -8,7 +8,6 @@ import json
 from deploy.database_roles import ACCESS, OPERATOR
 from domain.core.topics import topics_of
 from infrastructure.accounts import key_uses, profiles, security_log, sessions
-from infrastructure.bills import invoice_requests
 from infrastructure.bus.event_handlers import PARKED_DDL
 from infrastructure.datasets import comparisons, wanted_counts
 from infrastructure.extensions import extension_tables
@@ -47,7 +46,6 @@ TABLES = (
     key_uses.DDL,
     security_log.DDL,
     verifications.DDL,
-    invoice_requests.DDL,
     synthesis_edits.DDL,
     synthesis_endpoints.DDL,
     wanted_counts.DDL,

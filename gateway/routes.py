@@ -20,8 +20,6 @@ from gateway.events import api as events
 from gateway.http import health
 from gateway.http.openapi import V1_PREFIX
 from gateway.http.text_validation import only_texts
-from gateway.invoices import api as invoices
-from gateway.invoices import pages as invoice_pages
 from gateway.jobs import api as jobs
 from gateway.jobs.openai import events as openai_events
 from gateway.jobs.openai import jobs as openai_jobs
@@ -46,7 +44,6 @@ from infrastructure.extensions import loaded
 NATIVE = (
     billing,
     accounts,
-    invoices,
     keys,
     catalog,
     datasets,
@@ -71,7 +68,6 @@ PAGES = (
     key_pages,
     model_pages,
     billing_page,
-    invoice_pages,
     audit_pages,
     verification_pages,
     account_pages,

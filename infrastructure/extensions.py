@@ -130,6 +130,12 @@ class Extension:
     """Reference to `(event) -> str | None`, for events whose docstring says too little."""
     folders: tuple[str, ...] = ()
     """Folders of the artifact store in which each account has a folder. An erasure deletes it."""
+    signed_documents: Mapping[str, str] = field(default_factory=dict)
+    """References to `async (settings, leadership) -> None`, by folder of the artifact store.
+
+    The sealer runs them beside sealing, because only it has the seal key. They sign the documents
+    in the folder. An erasure keeps the folder.
+    """
     artifacts: Mapping[type[Aggregate], str] = field(default_factory=dict)
     """References to `(aggregate) -> list[Kept]`, the files that an audit compares with the log."""
     rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -174,7 +180,7 @@ class Extension:
     verify_export: str = ""
     """Reference to `(store, job_id, format, directory) -> list[Check]`, for exports."""
     operator_commands: tuple[str, ...] = ()
-    """References to groups of commands on the host."""
+    """References to groups of commands on the host. The core may have the group."""
 
     @property
     def name(self) -> str:
@@ -245,6 +251,11 @@ def extension_tables() -> tuple[Table, ...]:
 def extension_folders() -> tuple[str, ...]:
     """Return the folders of all installed extensions in the artifact store."""
     return tuple(folder for extension in installed() for folder in extension.folders)
+
+
+def signed_folders() -> tuple[str, ...]:
+    """Return the folders of all installed extensions with documents that the sealer signs."""
+    return tuple(folder for extension in installed() for folder in extension.signed_documents)
 
 
 @cache

@@ -23,6 +23,7 @@ from infrastructure.artifacts.store import (
     Artifacts,
     Manifest,
 )
+from infrastructure.extensions import signed_folders
 from infrastructure.postgres.store import Connection
 from infrastructure.seals.archive import HEADS, SEALS
 from services.projector.artifact_check import OWNERS, Kept, kept_artifacts
@@ -33,14 +34,14 @@ NO_BUCKET = "NoSuchBucket"
 FIRST = "first"
 """A file that is stored only to create the bucket."""
 
-FOLDERS = ("datasets", "jobs", "invoices")
+FOLDERS = ("datasets", "jobs", *signed_folders())
 DOCUMENTS = re.compile(
     r"datasets/[^/]+/[^/]+/((report|sample)\.json|lines\.txt|comparisons/.+)|"
-    r"jobs/[^/]+/[^/]+/logs/.+|invoices/.+",
+    r"jobs/[^/]+/[^/]+/logs/.+" + "".join(f"|{each}/.+" for each in signed_folders()),
     re.ASCII,
 )
 """Files that no event names: reports, first rows, line numbers and comparisons of datasets, logs of
-trainers, and invoices."""
+trainers, and documents that the sealer signed."""
 
 SYNTHESES = "syntheses"
 ANSWERS = re.compile(r"syntheses/[^/]+/[^/]+/attempts/.+", re.ASCII)

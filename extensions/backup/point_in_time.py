@@ -24,7 +24,6 @@ CREATED: dict[str, LiteralString] = {
     "step_measurements": "measured_at",
     "evaluation_measurements": "measured_at",
     "log_lines": "logged_at",
-    "invoices": "coalesce(answered_at, requested_at)",
     "security_events": "happened_at",
     "job_drafts": "saved_at",
     "key_uses": "used_at",

@@ -3,7 +3,6 @@
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
 from gateway.cli.exits import epilog
-from gateway.cli.invoices import invoices
 from gateway.cli.jobs import jobs
 from gateway.cli.keys import keys
 from gateway.cli.models import models
@@ -18,7 +17,6 @@ GROUPS = {
     "jobs": jobs,
     "models": models,
     "billing": billing,
-    "invoices": invoices,
     "keys": keys,
 }
 

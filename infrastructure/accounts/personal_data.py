@@ -62,7 +62,6 @@ KEPT: dict[str, str] = {
     "step_measurements": "Numbers of a job, which audits compare with its events.",
     "evaluation_measurements": "Numbers of a job, which audits compare with its events.",
     "segment_evidence": "Durations that prove the charges.",
-    "invoices": "Requests for invoices, with the account's ID and amounts.",
     "security_events": "Addresses of clients without an account. They are deleted by age.",
     "verifications": "Results of verifications, of which the newest are kept.",
 }

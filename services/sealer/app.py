@@ -1,4 +1,4 @@
-"""The sealer process: seals the event log as it grows, and issues invoices with its key."""
+"""The sealer process: seals the event log as it grows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import TypeVar
 
 import httpx
@@ -15,8 +14,8 @@ import psycopg
 
 from domain.audit.tree_head import LogKey
 from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
-from infrastructure.bills.invoices import Issuer
 from infrastructure.bus.service import run_until_stopped
+from infrastructure.extensions import selected
 from infrastructure.postgres.leadership import LOST, Leadership, leading
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import Connection, connect
@@ -24,7 +23,6 @@ from infrastructure.process.progress import PROGRESS
 from infrastructure.seals.archive import LastHead, SealArchive, SealDamaged, origin_of
 from infrastructure.seals.timestamps import TimestampRefused, request_timestamp
 from infrastructure.settings import Settings
-from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import LogRewritten, Sealer
 
 T = TypeVar("T")
@@ -47,7 +45,9 @@ def run(settings: Settings) -> None:
 async def _run(settings: Settings, leadership: Leadership) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_keep_sealing(settings, leadership))
-        tasks.create_task(_keep_invoicing(settings, leadership))
+        for extension in selected():
+            for reference in extension.signed_documents.values():
+                tasks.create_task(extension.load(reference)(settings, leadership))
         if settings.timestamp_url is not None:
             tasks.create_task(_keep_timestamping(settings, str(settings.timestamp_url)))
 
@@ -84,33 +84,6 @@ def timestamp_newest(archive: SealArchive, key: LogKey, url: str) -> bool:
     return True
 
 
-async def _keep_invoicing(settings: Settings, leadership: Leadership) -> None:
-    """Issue the invoices that users request. Sealing never waits for it."""
-    logger = logging.getLogger("sealer")
-    artifacts = Artifacts(settings.artifacts)
-    while True:
-        try:
-            with connect(settings) as store:
-                archive = SealArchive(artifacts)
-                key = archive.sealing_key(settings.seal_key_file)
-                issuer = Issuer(store, archive, key, origin_of(log_identity(store)))
-                storing = partial(_as_leader, store, leadership)
-                await _answer_requests(Invoicing(issuer, artifacts, storing))
-        except SealDamaged as error:
-            logger.error("No invoice is issued: %s", error)
-            await asyncio.sleep(REFUSED_SECONDS)
-        except (psycopg.Error, *STORE_ERRORS) as error:
-            logger.warning("%s; retrying", error)
-            await asyncio.sleep(RETRY_SECONDS)
-
-
-async def _answer_requests(invoicing: Invoicing) -> None:
-    while True:
-        with PROGRESS.step("issuing invoices"):
-            await _in_thread(lambda: invoicing.answer(datetime.now(UTC)))
-        await asyncio.sleep(PAUSE_SECONDS)
-
-
 async def _keep_sealing(settings: Settings, leadership: Leadership) -> None:
     logger = logging.getLogger("sealer")
     while True:
@@ -130,14 +103,14 @@ async def seal(settings: Settings, leadership: Leadership, store: Connection) ->
     archive = SealArchive(Artifacts(settings.artifacts))
     key = archive.sealing_key(settings.seal_key_file)
     sealer = Sealer(archive, origin_of(log_identity(store)), key, lambda: datetime.now(UTC))
-    sealer.exporting = lambda: _as_leader(store, leadership)
+    sealer.exporting = lambda: as_leader(store, leadership)
     sealer.last_head = LastHead.beside(settings.seal_key_file)
-    await _in_thread(lambda: sealer.resume(store))
-    await _in_thread(lambda: _publish_key(archive, sealer.log_key, store, leadership))
+    await in_thread(lambda: sealer.resume(store))
+    await in_thread(lambda: _publish_key(archive, sealer.log_key, store, leadership))
     try:
         while True:
             with PROGRESS.step("sealing"):
-                more = await _in_thread(lambda: sealer.step(store))
+                more = await in_thread(lambda: sealer.step(store))
             if not more:
                 await asyncio.sleep(PAUSE_SECONDS)
     except asyncio.CancelledError:
@@ -146,7 +119,7 @@ async def seal(settings: Settings, leadership: Leadership, store: Connection) ->
         raise
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def in_thread(work: Callable[[], T]) -> T:
     """Run work in a thread. If this task is cancelled, wait until the thread has finished."""
     running = asyncio.ensure_future(asyncio.to_thread(work))
     try:
@@ -159,12 +132,12 @@ async def _in_thread(work: Callable[[], T]) -> T:
 def _publish_key(
     archive: SealArchive, key: LogKey, store: Connection, leadership: Leadership
 ) -> None:
-    with _as_leader(store, leadership):
+    with as_leader(store, leadership):
         archive.put_public_key(key)
 
 
 @contextmanager
-def _as_leader(store: Connection, leadership: Leadership) -> Generator[None]:
+def as_leader(store: Connection, leadership: Leadership) -> Generator[None]:
     """Run the block while no other sealer can start. End this process if another one leads."""
     try:
         with store.transaction():

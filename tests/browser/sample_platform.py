@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domain.access.role import Role
-from domain.audit.invoice import Period
 from domain.billing.budget import BudgetName, BudgetPeriod
 from domain.billing.payment import Receipt
 from domain.billing.suspension import SuspensionReason
@@ -34,8 +33,6 @@ from gateway.schemas import parsed_job_id
 from infrastructure.accounts.profiles import add_account_name, set_dataset_name
 from infrastructure.accounts.sessions import add_sign_in_link
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.bills.invoice_requests import RequestedInvoice, request_invoice
-from infrastructure.bills.invoices import Issuer
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import Connection, connect
 from infrastructure.seals import verifications
@@ -47,7 +44,6 @@ from services.auditor.verifying import Request, run
 from services.datasets.limited_work import Resources
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating
-from services.sealer.invoicing import Invoicing
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
 from tests.browser.sample_operations import add_operations, add_trainer_output
@@ -130,7 +126,8 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
             with connect(settings) as connection:
                 project(backend.log, connection)
                 key = seal(backend, connection)
-                _add_invoices(backend, connection, key, sample.people["ada"].account_id)
+                for each in extension_modules("sample_signed"):
+                    each.add(backend, connection, key, sample.people["ada"].account_id)
                 add_verifications(settings, connection, sample)
                 registered = parsed_job_id(sample.paths["registered"].rpartition("/")[2])
                 for each in extension_modules("sample"):
@@ -160,20 +157,6 @@ def seal(backend: Backend, connection: Connection) -> Ed25519PrivateKey:
         pass
     sealer.export()
     return key
-
-
-def _add_invoices(
-    backend: Backend, connection: Connection, key: Ed25519PrivateKey, account_id: UUID
-) -> None:
-    """Add an invoice of this month that is ready, and one of today that is being issued."""
-    artifacts, now = backend.artifacts, datetime.now(UTC)
-    issuer = Issuer(connection, SealArchive(artifacts), key, origin_of(log_identity(connection)))
-    days = Period.month(f"{now:%Y-%m}")
-    month = RequestedInvoice.of(account_id, days.start.date(), days.last_day, now, account_id)
-    request_invoice(connection, month)
-    Invoicing(issuer, artifacts).answer(now)
-    today = RequestedInvoice.of(account_id, now.date(), now.date(), now, account_id)
-    request_invoice(connection, today)
 
 
 def add_verifications(settings: Settings, connection: Connection, sample: SamplePlatform) -> None:

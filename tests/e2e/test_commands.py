@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,11 +19,9 @@ from deploy.demo.account import acting_for_the_demo
 from deploy.local import stack
 from deploy.processes import PROCESSES
 from domain.access.role import Role
-from domain.audit.tree_head import LogKey
 from domain.core.recorded import Recorded
 from domain.replay.causes import Origin, explain
 from gateway.schemas import parsed_job_id
-from infrastructure.bills.invoice_file import verify_file
 from infrastructure.postgres.log_reader import EventReader, Selection
 from infrastructure.postgres.store import connect
 from tests.polling import eventually
@@ -190,22 +187,3 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
     )
     shown, _ = verify.communicate(timeout=240)
     assert verify.returncode == 0, shown
-
-
-def test_an_invoice_is_issued_by_the_sealer_and_verified_offline(
-    ecolink: EcoLinkUnderTest, tmp_path: Path
-) -> None:
-    month = {"month": f"{datetime.now(UTC):%Y-%m}"}
-    path = f"/invoices/{ecolink.client.post('/invoices', month)['id']}"
-    eventually(lambda: ecolink.client.get(path)["status"] != "preparing", timeout=240)
-    assert ecolink.client.get(path)["status"] == "ready", ecolink.client.get(path)["problem"]
-    file = tmp_path / "invoice.pdf"
-    with ecolink.client.file(f"{path}/invoice.pdf", "") as (_, chunks):
-        file.write_bytes(b"".join(chunks))
-    key = command(ecolink, "audit", "key")
-    public_key, _ = key.communicate(timeout=240)
-    verified = verify_file(file.read_bytes(), LogKey.parse(public_key.strip()))
-    assert verified.failures == []
-    assert verified.invoice is not None
-    balance = ecolink.client.get("/account")["balance"]["micros"]
-    assert verified.invoice.closing_micros == balance

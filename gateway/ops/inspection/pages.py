@@ -1,4 +1,4 @@
-"""Pages that show estimates, seals, charges at other prices, checks and trainer output."""
+"""Pages that show estimates, seals, checks and trainer output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.permissions import MayReadAll, OperatorReads
 from gateway.ops.inspection.estimates import estimates, estimates_as_csv
 from gateway.ops.inspection.seals import published_seals
-from gateway.ops.inspection.what_if import WhatIfQuery, what_if
 from gateway.schemas import JobId
 from gateway.web.rendering import PRIVATE, page
 from infrastructure.accounts import security_log
@@ -38,15 +37,6 @@ def download_estimates(caller: MayReadAll, backend: BackendOf) -> Response:
     """Download the approved ranges and actual costs of all jobs as CSV."""
     headers = PRIVATE | {"content-disposition": 'attachment; filename="estimates.csv"'}
     return StreamingResponse(estimates_as_csv(backend), headers=headers, media_type="text/csv")
-
-
-@router.get("/what-if")
-def show_what_if(
-    request: Request, caller: MayReadAll, backend: BackendOf, query: Annotated[WhatIfQuery, Query()]
-) -> Response:
-    """Show the charges of a period under other prices."""
-    shown = what_if(request, backend, caller, query)
-    return page(request, backend, caller, "ops/what_if_page.html", shown=shown)
 
 
 @router.get("/seals")

@@ -18,6 +18,7 @@ from deploy.local.errors import StackError
 from deploy.local.nats import binary
 from deploy.nats_accounts import USERS
 from deploy.processes import PROCESSES
+from infrastructure.extensions import signed_folders
 
 
 @pytest.fixture
@@ -108,7 +109,8 @@ def test_rights_name_known_processes_and_folders() -> None:
         folder: {name for name, access in ARTIFACT_ACCESS.items() if folder in access.writes}
         for folder in STORED
     }
-    assert changed_by["seals"] == changed_by["invoices"] == {"sealer"}
+    for folder in ("seals", *signed_folders()):
+        assert changed_by[folder] == {"sealer"}
 
 
 def test_damaged_keys_are_not_replaced(directory: Path) -> None:

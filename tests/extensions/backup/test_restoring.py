@@ -21,6 +21,7 @@ from extensions.backup.point_in_time import Moment
 from extensions.backup.restoring import ASIDE
 from extensions.backup.target import BackupError
 from infrastructure.artifacts.store import Artifacts
+from infrastructure.extensions import signed_folders
 from infrastructure.postgres import format_in_use
 from infrastructure.postgres.log_identity import is_held, log_identity
 from infrastructure.postgres.store import Connection, connect, connect_to, open_log, scalar
@@ -71,7 +72,9 @@ def test_read_models_of_another_shape_are_rebuilt(backups: Backups) -> None:
 
 
 def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Backups) -> None:
-    backups.artifacts.put("invoices/1/invoice.json", b"{}")
+    signed = [f"{folder}/1/document.json" for folder in signed_folders()]
+    for ref in signed:
+        backups.artifacts.put(ref, b"{}")
     backups.artifacts.put("jobs/a/b/logs/segment-1.log", b"line")
     backups.artifacts.put("jobs/a/b/checkpoints/segment-1/9/weights", b"unnamed")
     backups.artifacts.put("syntheses/a/b/attempts/000003.answer.json", b"{}")
@@ -82,8 +85,7 @@ def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Back
         for ref in Artifacts(backups.elsewhere.artifacts).list("")
         if not ref.startswith("seals")
     ]
-    assert kept == [
-        "invoices/1/invoice.json",
+    expected = [
         f"{ADAPTER}/manifest.json",
         f"{ADAPTER}/weights",
         "jobs/a/b/logs/segment-1.log",
@@ -91,6 +93,7 @@ def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Back
         f"{CHECKPOINT}/weights",
         "syntheses/a/b/attempts/000003.answer.json",
     ]
+    assert kept == sorted([*signed, *expected])
 
 
 def test_a_backup_has_the_answers_of_a_batch_that_ends_meanwhile(

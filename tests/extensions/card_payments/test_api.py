@@ -114,16 +114,6 @@ def test_the_ledger_links_to_the_receipt(
     assert client.get(address, follow_redirects=False).status_code == 403
 
 
-def test_a_read_only_key_may_request_and_read_invoices(
-    client: TestClient, person: Person, platform: Platform
-) -> None:
-    """An invoice is calculated from the log, which the key may read, and changes nothing."""
-    headers = platform.key(person.account_id, KeyRequest(scopes=[Scope.READ])).headers
-    body = {"month": "2026-01"}
-    assert client.post("/api/invoices", json=body, headers=headers).status_code != 403
-    assert client.get("/api/invoices", headers=headers).status_code == 200
-
-
 def test_an_operator_refunds_and_a_bank_disputes(
     client: TestClient, person: Person, platform: Platform, local_stripe: LocalStripe
 ) -> None:

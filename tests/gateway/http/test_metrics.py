@@ -17,10 +17,10 @@ def count(route: str, status: int, method: str = "GET") -> float:
 
 def test_requests_are_counted_by_route(client: TestClient, platform: Platform) -> None:
     headers = platform.person().headers
-    route = "/api/invoices/{invoice_id}"
+    route = "/api/datasets/{dataset_id}"
     before = count(route, 404)
     for _ in range(2):
-        assert client.get(f"/api/invoices/{uuid4()}", headers=headers).status_code == 404
+        assert client.get(f"/api/datasets/{uuid4()}", headers=headers).status_code == 404
     assert count(route, 404) == before + 2
 
 

@@ -1,4 +1,4 @@
-"""The pages of estimates, charges at other prices, seals, security, checks and trainer output."""
+"""The pages of estimates, seals, security, checks and trainer output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from domain.audit.tree_head import LogKey
 from domain.jobs.job import Job, SegmentEnd
 from gateway.ops.inspection import estimates, pages
 from infrastructure.accounts import security_log
-from infrastructure.accounts.profiles import add_account_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.checks.machine import Check, Level, server_checks
 from infrastructure.postgres.log_identity import log_identity
@@ -59,26 +58,6 @@ def test_the_range_and_the_cost_of_a_job_are_shown(
     answer = operator.client.get("/ops/estimates.csv")
     (line,) = csv.DictReader(StringIO(answer.text))
     assert line["job"] == name
-
-
-def test_other_prices_are_compared_with_the_charges(
-    operator: Browser, history: History, settings: Settings, platform: Platform
-) -> None:
-    job = registered(history)
-    with connect(settings) as connection:
-        add_account_name(connection, job.account_id, "ada")
-    platform.project()
-    assert 'data-empty="result"' in shown(operator, "/ops/what-if")
-    rate = job.rate_micros_per_hour // job.gpu_count
-    kind = job.plan.gpu_type
-    same = shown(operator, f"/ops/what-if?price.{kind}={rate / 1e6:.6f}")
-    assert row(same, f'data-line="gpu-types {kind}"').endswith("$0.00")
-    double = shown(operator, f"/ops/what-if?price.{kind}={2 * rate / 1e6:.6f}")
-    _, _, charged, repriced, difference = row(double, 'data-line="accounts ada"').split()
-    assert charged == difference != repriced
-    assert "data-problem" in shown(operator, f"/ops/what-if?price.{kind}=many")
-    for period in ("first=2026-01-02&last=2026-01-01", "last=9999-12-31"):
-        assert "data-problem" in shown(operator, f"/ops/what-if?price.{kind}=1&{period}")
 
 
 @pytest.fixture
@@ -189,7 +168,7 @@ def test_an_auditor_sees_no_addresses_and_no_trainer_output(
     client: TestClient, platform: Platform, owner: Owner
 ) -> None:
     auditor = signed_in(client, platform.person(Role.AUDITOR))
-    for path in ("/ops/estimates", "/ops/what-if", "/ops/seals"):
+    for path in ("/ops/estimates", "/ops/seals"):
         page = shown(auditor, path)
         assert re.search(r'href="/ops/security" data-needs="operator"', page), path
     for path in ("/ops/security", "/ops/checks", f"/ops/jobs/{owner.name}/trainer-log"):

@@ -1,0 +1,25 @@
+"""Invoices: signed bills with the events that prove them, and bills under other prices."""
+
+from extensions.invoices.tables import INVOICES
+from infrastructure.extensions import Extension, Panel
+from infrastructure.rights import KEEP
+
+EXTENSION = Extension(
+    package=__name__,
+    summary="Signed bills with the events that prove them, and bills under other prices.",
+    tables=(INVOICES,),
+    rights={
+        "sealer": {INVOICES.name: "SELECT, UPDATE"},
+        "gateway": {INVOICES.name: KEEP},
+    },
+    signed_documents={"invoices": "issuing:keep_invoicing"},
+    api=("api:router",),
+    pages=("pages:router", "what_if.pages:router"),
+    panels={
+        "billing.actions": Panel("invoices/billing_link.html"),
+        "audit.actions": Panel("invoices/audit_link.html"),
+    },
+    operator_tabs={"/ops/what-if": "What if"},
+    commands={"invoices": "cli:invoices"},
+    operator_commands=("audit_commands:commands",),
+)

@@ -1,0 +1,1 @@
+"""Calculation of bills from stored events alone."""

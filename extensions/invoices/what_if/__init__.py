@@ -1,0 +1,1 @@
+"""Bills of a period under other prices, as a command and as a page."""

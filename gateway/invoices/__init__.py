@@ -1,1 +1,0 @@
-"""Invoices that the sealer issues from the event log."""

@@ -1,1 +1,0 @@
-"""Charges and invoices, from the rows of the event store."""
