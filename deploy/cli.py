@@ -68,7 +68,7 @@ audit_commands.command("verify-head")(verify_head)
 audit_commands.command("replay")(replay)
 audit_commands.command("why")(why)
 audit_commands.add_typer(show)
-OPERATOR_GROUPS = (
+for commands in (
     local_commands,
     demo_commands,
     audit_commands,
@@ -85,7 +85,8 @@ OPERATOR_GROUPS = (
     main.add_typer(commands, rich_help_panel=HOST)
 main.add_typer(docker_commands, name="docker", rich_help_panel=HOST)
 main.add_typer(accounts, name="accounts", rich_help_panel=HOST)
-groups = {each.name: each.typer_instance for each in main.registered_groups}
+known = main.registered_groups
+groups = {each.name or each.typer_instance.info.name: each.typer_instance for each in known}
 added: Iterator[typer.Typer] = loaded(lambda extension: extension.operator_commands)
 for commands in added:
     if (group := groups.get(commands.info.name)) is not None:
