@@ -109,8 +109,8 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
             if model is not None:
                 saved.append(Kept(model.adapter_ref, model.manifest_sha256, True))
             return list(dict.fromkeys(saved))
-        case Synthesis(plan=plan, review=review):
-            files = [*aggregate.files, aggregate.examples, aggregate.provenance, review]
+        case Synthesis(plan=plan):
+            files = [*aggregate.files, aggregate.examples, aggregate.provenance]
             return [
                 Kept(plan.request_ref, plan.request_sha256, False),
                 *(Kept(each.ref, each.sha256, False) for each in files if each is not None),
