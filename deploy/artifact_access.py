@@ -9,7 +9,7 @@ from infrastructure.extensions import extension_folders, installed, processes, s
 from infrastructure.rights import ArtifactAccess
 
 STORED = (
-    *("uploads", "datasets", "models", "jobs", "seals", "syntheses"),
+    *("uploads", "datasets", "models", "jobs", "seals"),
     *extension_folders(),
     *signed_folders(),
 )
@@ -21,10 +21,9 @@ ARTIFACT_ACCESS: Mapping[str, ArtifactAccess] = {
     "scheduler": ArtifactAccess(writes=(*FOLDERS, "models")),
     "datasets": ArtifactAccess(reads=("models",), writes=("uploads", "datasets")),
     "serving": ArtifactAccess(reads=("models", "jobs")),
-    "synthesis": ArtifactAccess(reads=("uploads", "datasets"), writes=("syntheses",)),
     "gateway": ArtifactAccess(
         reads=(
-            *("datasets", "models", "jobs", "seals", "syntheses"),
+            *("datasets", "models", "jobs", "seals"),
             *extension_folders(),
             *signed_folders(),
         ),

@@ -30,7 +30,6 @@ from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
-from domain.synthesis.synthesis import Synthesis
 from infrastructure.accounts.personal_data import personal_tables
 from infrastructure.extensions import extension_tables, installed, processes, selected
 from infrastructure.rights import ADD, CHANGE, KEEP, READ, REMOVE, Access
@@ -45,9 +44,6 @@ ROWS_OF_ROLES = (*STORE_TABLES, "parked_events")
 
 READ_MODELS = tuple(table for projection in PROJECTIONS for table in projection.tables)
 MEASUREMENTS = ("step_measurements", "evaluation_measurements", "log_lines")
-
-HIDDEN_KEYS = "INSERT, DELETE, SELECT (endpoint_id)"
-"""Rights to store and replace the keys of endpoints, without reading any."""
 
 
 def _each(tables: Iterable[str], rights: str) -> dict[str, str]:
@@ -94,14 +90,6 @@ CORE: dict[str, Access] = {
         | {"dataset_comparisons": "SELECT, UPDATE, DELETE"},
     ),
     "serving": Access(events=(Deployment,), handles_events=True),
-    "synthesis": Access(
-        events=(
-            *(Synthesis.BatchStarted, Synthesis.BatchCompleted, Synthesis.SynthesisPaused),
-            *(Synthesis.SynthesisFailed, Synthesis.GenerationFinished),
-        ),
-        reads_snapshots=True,
-        tables=_each(("syntheses", "synthesis_endpoints", "synthesis_endpoint_keys"), READ),
-    ),
     "gateway": Access(
         events=(
             *(ApiKey, JobRequest, Payment.PaymentReceived),
@@ -117,9 +105,6 @@ CORE: dict[str, Access] = {
             *(Deployment.DeploymentRequested, Deployment.DeploymentRenewed, Deployment.Undeployed),
             *(Catalog.GpuTypeOffered, Catalog.GpuTypeWithdrawn, Catalog.CapacityDeclared),
             *(Catalog.RegionOffered, Catalog.RegionWithdrawn),
-            *(Synthesis.SynthesisApproved, Synthesis.SynthesisPaused, Synthesis.SynthesisResumed),
-            *(Synthesis.SynthesisCancelled, Synthesis.GenerationStopped),
-            Synthesis.DatasetCreated,
             *(Catalog.BaseModelListed, Catalog.BaseModelDelisted, BaseModel.BaseModelDeleted),
         ),
         reads_snapshots=True,
@@ -128,13 +113,9 @@ CORE: dict[str, Access] = {
         | _each(MEASUREMENTS, READ)
         | _each(("projection_positions", "segment_evidence", "dataset_progress"), READ)
         | _each(("profiles", "dataset_names", "key_names", "job_metadata", "security_events"), ADD)
-        | {"wanted_counts": ADD, "synthesis_names": ADD, "synthesis_edits": KEEP}
-        | {"dataset_comparisons": "SELECT, INSERT"}
-        | {"key_uses": KEEP}
+        | {"wanted_counts": ADD, "dataset_comparisons": "SELECT, INSERT", "key_uses": KEEP}
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
         | {"verifications": CHANGE}
-        | {"synthesis_endpoints": f"{ADD}, DELETE, UPDATE (has_key)"}
-        | {"synthesis_endpoint_keys": HIDDEN_KEYS}
         | {"parked_events": "SELECT, UPDATE (replay)"}
         | _each(("leaderships", "processes"), READ),
     ),
@@ -144,7 +125,7 @@ CORE: dict[str, Access] = {
 OPERATOR = Access(
     events=(
         *(Account, ApiKey, AutoTopUp, BaseModel, CardPayment, Catalog, Dataset, Deployment),
-        *(GpuPool, Job, JobRequest, Meter, Payment, Synthesis, TokenMeter),
+        *(GpuPool, Job, JobRequest, Meter, Payment, TokenMeter),
     ),
     reads_snapshots=True,
     tables={"profiles": ADD, "projection_shapes": READ, "leaderships": READ, "processes": READ}

@@ -20,7 +20,6 @@ PROCESSES: dict[str, str] = {
     "datasets": "services.datasets.app:run",
     "serving": "services.serving.app:run",
     "gateway": "gateway.app:run",
-    "synthesis": "services.synthesis.app:run",
 }
 PLACES = {
     "relay": 0,
@@ -31,7 +30,6 @@ PLACES = {
     "datasets": 5,
     "serving": 7,
     "gateway": 9,
-    "synthesis": 12,
 } | {name: each.metrics_place for name, each in processes(installed()).items()}
 """Places of the ports of metrics after the first one, by role. They never change."""
 
@@ -41,10 +39,7 @@ PROCESSES |= {
     for name, process in extension.processes.items()
 }
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "log": ("relay", "projector"),
-    "outbound": ("synthesis",),
-}
+GROUPS: dict[str, tuple[str, ...]] = {"log": ("relay", "projector")}
 """Roles that share a process, by the name of the process. Other roles have one of their own."""
 
 for _name, _process in processes(selected()).items():

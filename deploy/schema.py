@@ -22,8 +22,6 @@ from infrastructure.postgres import (
 )
 from infrastructure.rights import Access
 from infrastructure.seals import verifications
-from infrastructure.synthesis import edits as synthesis_edits
-from infrastructure.synthesis import endpoints as synthesis_endpoints
 from infrastructure.training import drafts, measurements
 from projections import PROJECTIONS
 from projections.projection import POSITIONS_DDL
@@ -46,8 +44,6 @@ TABLES = (
     key_uses.DDL,
     security_log.DDL,
     verifications.DDL,
-    synthesis_edits.DDL,
-    synthesis_endpoints.DDL,
     wanted_counts.DDL,
     *(each.ddl for each in extension_tables()),
 )
@@ -60,10 +56,7 @@ EPHEMERAL = {
 }
 """Tables that are in no backup: users sign in again, and services make the rest again."""
 
-SECRETS = {
-    "synthesis_endpoint_keys",
-    *(each.name for each in extension_tables() if each.secret),
-}
+SECRETS = {each.name for each in extension_tables() if each.secret}
 """Tables with secrets, which are stored with the keys."""
 
 

@@ -14,7 +14,6 @@ from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
-from domain.synthesis.synthesis import Synthesis
 
 AGGREGATES = (
     Account,
@@ -30,7 +29,6 @@ AGGREGATES = (
     JobRequest,
     Meter,
     Payment,
-    Synthesis,
     TokenMeter,
 )
 """All aggregate classes."""

@@ -20,7 +20,6 @@ from domain.use_cases.deployments import Deploying
 from domain.use_cases.jobs import Launching
 from domain.use_cases.quoting import Quoting
 from domain.use_cases.spending_limits import SpendingLimits
-from domain.use_cases.synthesizing import Synthesizing
 from gateway.catalog.pool_claims import ClaimsCache
 from gateway.http.errors import RateLimited
 from gateway.http.quotas import BUSY_SECONDS, Quotas
@@ -28,11 +27,10 @@ from infrastructure.artifacts.store import Artifacts
 from infrastructure.datasets.wanted_counts import want_count
 from infrastructure.limits import Limits
 from infrastructure.payments.provider import card_provider
-from infrastructure.postgres.store import Connection, open_log, open_pool, scalar
+from infrastructure.postgres.store import EXCLUSIVE, Connection, open_log, open_pool, scalar
 from infrastructure.process.clock import Clock, clock_of
 from infrastructure.process.machine_load import load_of
 from infrastructure.settings import Settings
-from infrastructure.synthesis.edits import EXCLUSIVE
 from projections.datasets import wanted_ahead
 from projections.estimates import calibration
 from projections.job_detail import job_named
@@ -95,10 +93,6 @@ class Backend:
     @property
     def deploying(self) -> Deploying:
         return Deploying(self.log)
-
-    @property
-    def synthesizing(self) -> Synthesizing:
-        return Synthesizing(self.log)
 
     def _job_of_model(self, account_id: UUID, model: str) -> UUID | None:
         with self.pool.connection() as connection:

@@ -35,9 +35,6 @@ from gateway.operator import api as operator
 from gateway.ops import pages as ops_pages
 from gateway.ops.catalog import pages as ops_catalog_pages
 from gateway.ops.inspection import pages as ops_inspection_pages
-from gateway.syntheses import api as syntheses
-from gateway.syntheses import endpoints_api as synthesis_endpoints
-from gateway.syntheses import pages as synthesis_pages
 from gateway.web import assets, sign_in, viewing
 from infrastructure.extensions import loaded
 
@@ -47,8 +44,6 @@ NATIVE = (
     keys,
     catalog,
     datasets,
-    syntheses,
-    synthesis_endpoints,
     models,
     estimates,
     jobs,
@@ -59,7 +54,6 @@ OPENAI = (openai_files, openai_jobs, openai_events, openai_models, chat)
 PAGES = (
     sign_in,
     viewing,
-    synthesis_pages,
     dataset_pages,
     wizard,
     job_list,
@@ -93,8 +87,9 @@ def include_routes(app: FastAPI) -> None:
         app.include_router(each.router, prefix=V1_PREFIX, dependencies=texts_only, tags=["openai"])
     app.include_router(reference.router)
     app.include_router(assets.router)
-    for each in PAGES:
-        app.include_router(each.router, dependencies=texts_only, include_in_schema=False)
+    # First, so that a path such as /datasets/generate is not the ID of a dataset.
     for router in loaded(lambda extension: extension.pages):
         app.include_router(router, dependencies=texts_only, include_in_schema=False)
+    for each in PAGES:
+        app.include_router(each.router, dependencies=texts_only, include_in_schema=False)
     app.include_router(live.router)

@@ -45,6 +45,8 @@ class Table:
     """Reason why the rows have no personal data, so that an erasure keeps them."""
     cascades: bool = False
     """True if PostgreSQL deletes the rows with those of a table that has an owner."""
+    aggregate: LiteralString = ""
+    """Column with the aggregate of a row if it is not `owner`. A restore needs it in the log."""
     secret: bool = False
     """True if the rows are secrets. A backup stores them with its keys."""
     ephemeral: bool = False
@@ -138,6 +140,22 @@ class Extension:
     """
     artifacts: Mapping[type[Aggregate], str] = field(default_factory=dict)
     """References to `(aggregate) -> list[Kept]`, the files that an audit compares with the log."""
+    open_files: LiteralString = ""
+    """Pattern of artifacts of unfinished work. No event names them, and backups copy them first."""
+    billing: tuple[str, ...] = ()
+    """References to `(log) -> Handlers`, event handlers that the billing process runs."""
+    charge_names: tuple[str, ...] = ()
+    """References to `(connection, ids) -> dict[UUID, str]`, the names of what was charged."""
+    dataset_users: tuple[str, ...] = ()
+    """References to `(backend, caller, dataset_id)`, which refuse the deletion of a dataset in use.
+
+    They raise WrongState.
+    """
+    endings: tuple[str, ...] = ()
+    """References to `(log, connection, account_id)`, which end work before an account is erased.
+
+    They raise WrongState if some of it still runs.
+    """
     rights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Rights on tables by role: `{"gateway": {"job_templates": "SELECT, INSERT"}}`."""
     events: Mapping[str, tuple[Kind, ...]] = field(default_factory=dict)
@@ -196,7 +214,16 @@ class Extension:
     @property
     def templates(self) -> Path:
         """Folder of the page templates."""
-        return Path(str(import_module(self.package).__file__)).parent / "templates"
+        return self._folder / "templates"
+
+    @property
+    def static(self) -> Path:
+        """Folder of the styles and scripts."""
+        return self._folder / "static"
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(import_module(self.package).__file__)).parent
 
     def load(self, reference: str) -> Any:
         """Return the object that a reference names."""

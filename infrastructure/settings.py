@@ -184,24 +184,6 @@ class Settings(BaseSettings):
         default=False,
         description="Allow webhooks, trackers and external endpoints at URLs without TLS (`http://`).",
     )
-    synthesis_requests: int = Field(
-        default=8,
-        ge=1,
-        le=100,
-        description="Requests that a synthesis sends to its model at the same time.",
-    )
-    synthesis_prompt_price: int = Field(
-        default=100_000,
-        ge=0,
-        description="Price of one million tokens that a deployed model reads for a synthesis, in "
-        "micro-dollars. Approved syntheses keep their price.",
-    )
-    synthesis_completion_price: int = Field(
-        default=400_000,
-        ge=0,
-        description="Price of one million tokens that a deployed model generates for a synthesis, "
-        "in micro-dollars. Approved syntheses keep their price.",
-    )
     serving_host: str = Field(
         default="127.0.0.1", description="Address on which the serving process listens."
     )

@@ -21,7 +21,6 @@ from projections.job_timeline import JOB_TIMELINE
 from projections.models import MODELS
 from projections.open_meters import OPEN_METERS
 from projections.payment_returns import PAYMENT_RETURNS
-from projections.syntheses import SYNTHESES
 
 PROJECTIONS = (
     ACCOUNT_EVENTS,
@@ -41,6 +40,5 @@ PROJECTIONS = (
     MODELS,
     OPEN_METERS,
     PAYMENT_RETURNS,
-    SYNTHESES,
     *(one.load(each) for one in installed() for each in one.projections),
 )

@@ -21,7 +21,7 @@ from gateway.accounts.opening import open_named
 from gateway.cli.keys import ExpiresOption, RoleOption, ScopeOption
 from gateway.cli.terminal import screen
 from infrastructure.accounts.key_uses import last_uses
-from infrastructure.accounts.personal_data import delete_personal_data, holdings_of
+from infrastructure.accounts.personal_data import delete_personal_data, endings, holdings_of
 from infrastructure.accounts.profiles import account_id_of, account_names, key_names, set_key_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.payments.provider import card_provider, provider_named
@@ -163,7 +163,8 @@ def erase_account(
         if confirm != name:
             raise Invalid(f"{confirm!r} is not {name!r}. Nothing was erased.", field="confirm")
         cards = card_provider()
-        erasing = Erasing(store.log, None if cards is None else cards.remove_cards)
+        end_others = endings(store.log, store.connection)
+        erasing = Erasing(store.log, None if cards is None else cards.remove_cards, end_others)
         erasing.erase(account_id, holdings_of(store.connection, account_id))
         artifacts = Artifacts(store.settings.artifacts)
         deleted = delete_personal_data(store.connection, artifacts, account_id)

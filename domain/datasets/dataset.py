@@ -12,7 +12,7 @@ from uuid import UUID
 
 from eventsourcing.domain import event
 
-from domain.core.aggregate import Aggregate, Created
+from domain.core.aggregate import Aggregate, Created, Event
 from domain.core.errors import WrongState
 from domain.core.value import Value
 from domain.datasets.filters import Filters
@@ -92,6 +92,13 @@ class UploadOptions:
     def is_filtered(self) -> bool:
         """True if the dataset has no file of its own, but filters the examples of its parent."""
         return self.filters is not None
+
+
+class MadeDataset(Event):
+    """An event of an extension that created a dataset."""
+
+    dataset_id: UUID
+    sha256: str  # hash of its upload
 
 
 @dataclass(frozen=True)
@@ -416,12 +423,8 @@ class Dataset(Aggregate):
     ) -> None:
         self.quality = Quality(report_ref, report_sha256, analyzed, findings)
 
-    def delete(self, used_by: Collection[UUID], seed_of: Collection[UUID] = ()) -> None:
-        """Delete the file. Raise WrongState while unfinished jobs or syntheses use it.
-
-        `used_by` contains the IDs of those jobs. `seed_of` contains the IDs of the syntheses that
-        still generate examples from it, or are paused.
-        """
+    def delete(self, used_by: Collection[UUID]) -> None:
+        """Delete the file. Raise WrongState while unfinished jobs use it, whose IDs it gets."""
         if used_by:
             one = len(used_by) == 1
             raise WrongState(
@@ -429,14 +432,6 @@ class Dataset(Aggregate):
                 f"Wait for {'it' if one else 'them'} to finish, or cancel "
                 f"{'it' if one else 'them'}.",
                 figures={"jobs": [str(job_id) for job_id in used_by]},
-            )
-        if seed_of:
-            one = len(seed_of) == 1
-            raise WrongState(
-                f"{len(seed_of):,} unfinished {'synthesis uses' if one else 'syntheses use'} this "
-                f"dataset as the seed. Wait until the generation has ended, or cancel "
-                f"{'it' if one else 'them'}.",
-                figures={"syntheses": [str(synthesis_id) for synthesis_id in seed_of]},
             )
         if self.status is not DatasetStatus.DELETED:
             self.trigger_event(self.DatasetDeleted)

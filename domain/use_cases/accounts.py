@@ -190,24 +190,18 @@ class EcoLink:
         return dataset
 
     @retrying
-    def delete_dataset(
-        self,
-        account_id: UUID,
-        dataset_id: UUID,
-        used_by: Collection[UUID],
-        seed_of: Collection[UUID] = (),
-    ) -> None:
+    def delete_dataset(self, account_id: UUID, dataset_id: UUID, used_by: Collection[UUID]) -> None:
         """Delete a dataset.
 
-        `used_by` and `seed_of` contain the IDs of the unfinished jobs and syntheses that use it.
-        Raise NotFound if the account has no such dataset, and WrongState while any of them is
-        unfinished. An approval refuses a deleted dataset. If it is saved between the look-up of
-        these IDs and the deletion, its job or synthesis fails, free of charge.
+        `used_by` contains the IDs of the unfinished jobs that use it. Raise NotFound if the account
+        has no such dataset, and WrongState while any of them is unfinished. An approval refuses a
+        deleted dataset. If it is saved between the look-up of these IDs and the deletion, its job
+        fails, free of charge.
         """
         dataset = self.log.load(Dataset, dataset_id)
         if dataset.account_id != account_id:
             raise _unknown_dataset(dataset_id)
-        dataset.delete(used_by, seed_of)
+        dataset.delete(used_by)
         self.log.commit(dataset)
 
     def import_base_model(self, name: str, revision: Revision) -> BaseModel:

@@ -15,7 +15,6 @@ from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
-from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.auto_top_ups import AutoToppingUp
 
 
@@ -29,33 +28,37 @@ class Holdings:
     requests: tuple[UUID, ...] = ()
     """IDs of the aggregates of job requests, not of their jobs."""
     deployments: tuple[UUID, ...] = ()
-    syntheses: tuple[UUID, ...] = ()
 
 
 class Erasing:
     """The use case of operators. It must run inside `because(cause)`.
 
     `remove_cards` removes all cards of a customer of the payment provider, whose ID it gets.
+    `end_others` ends everything of an account that extensions have. Its errors end the command.
     """
 
-    def __init__(self, log: EventLog, remove_cards: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        remove_cards: Callable[[str], None] | None = None,
+        end_others: Callable[[UUID], None] | None = None,
+    ) -> None:
         self.log = log
         self._remove_cards = remove_cards
+        self._end_others = end_others
 
     def erase(self, account_id: UUID, holdings: Holdings) -> Account:
         """End everything of a suspended account, and record the erasure. It deletes no data.
 
-        Revokes the keys, removes the saved card, cancels the jobs and syntheses, undeploys the
-        models, and deletes the models and datasets. After a crash, a repetition continues. Raise
-        NotFound if the account does not exist, and WrongState if it is not suspended, one of its
-        jobs still has GPUs, or one of its syntheses still has a batch. Such a synthesis is
-        cancelled nevertheless, which ends its batch.
+        Revokes the keys, removes the saved card, cancels the jobs, undeploys the models, and
+        deletes the models and datasets. After a crash, a repetition continues. Raise NotFound if
+        the account does not exist, and WrongState if it is not suspended, or one of its jobs still
+        has GPUs.
         """
         self.log.load(Account, account_id).require_suspended()
         self._require_stopped(holdings.jobs)
-        for synthesis_id in holdings.syntheses:
-            self._cancel_synthesis(synthesis_id)
-        self._require_batches_ended(holdings.syntheses)
+        if self._end_others is not None:
+            self._end_others(account_id)
         for key_id in holdings.keys:
             self._revoke(key_id)
         cards = AutoToppingUp(self.log)
@@ -83,18 +86,6 @@ class Erasing:
                 figures={"jobs": running},
             )
 
-    def _require_batches_ended(self, synthesis_ids: tuple[UUID, ...]) -> None:
-        """Raise WrongState while a batch may still store examples, and hold a reserve."""
-        busy = [str(id) for id in synthesis_ids if self.log.load(Synthesis, id).open_batch]
-        if busy:
-            one = len(busy) == 1
-            raise WrongState(
-                f"{len(busy):,} {'synthesis' if one else 'syntheses'} of the account still "
-                f"{'writes' if one else 'write'} examples: {', '.join(busy)}. EcoLink has "
-                f"cancelled {'it' if one else 'them'}. Wait some minutes and try again.",
-                figures={"syntheses": busy},
-            )
-
     @retrying
     def _revoke(self, key_id: UUID) -> None:
         key = self.log.load(ApiKey, key_id)
@@ -117,13 +108,6 @@ class Erasing:
             self._require_stopped((job_id,))
             job.cancel(timedelta(0))
         self.log.commit(job)
-
-    @retrying
-    def _cancel_synthesis(self, synthesis_id: UUID) -> None:
-        synthesis = self.log.load(Synthesis, synthesis_id)
-        if not synthesis.status.is_final:
-            synthesis.cancel()
-            self.log.commit(synthesis)
 
     @retrying
     def _undeploy(self, deployment_id: UUID) -> None:

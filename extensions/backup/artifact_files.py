@@ -23,7 +23,7 @@ from infrastructure.artifacts.store import (
     Artifacts,
     Manifest,
 )
-from infrastructure.extensions import signed_folders
+from infrastructure.extensions import installed, signed_folders
 from infrastructure.postgres.store import Connection
 from infrastructure.seals.archive import HEADS, SEALS
 from services.projector.artifact_check import OWNERS, Kept, kept_artifacts
@@ -42,10 +42,6 @@ DOCUMENTS = re.compile(
 )
 """Files that no event names: reports, first rows, line numbers and comparisons of datasets, logs of
 trainers, and documents that the sealer signed."""
-
-SYNTHESES = "syntheses"
-ANSWERS = re.compile(r"syntheses/[^/]+/[^/]+/attempts/.+", re.ASCII)
-"""Answers of open batches of syntheses, which may be paid already. No event names them."""
 
 
 class Named(NamedTuple):
@@ -157,12 +153,18 @@ def copy_documents(
     return _present(refs, artifacts, target, progress)
 
 
-def copy_answers(
+def copy_open_files(
     artifacts: Artifacts, target: BackupTarget, progress: Progress
 ) -> list[ArtifactFile]:
-    """Store the answers of open batches. EcoLink deletes those of each batch that ends."""
-    refs = [ref for ref in artifacts.list(SYNTHESES) if ANSWERS.fullmatch(ref)]
+    """Store the files of unfinished work of extensions, which they delete when it ends."""
+    folders = [each for one in installed() if one.open_files for each in one.folders]
+    refs = [ref for each in folders for ref in artifacts.list(each) if is_open_file(ref)]
     return _present(refs, artifacts, target, progress)
+
+
+def is_open_file(ref: str) -> bool:
+    """Return True for a file of unfinished work of an extension."""
+    return any(re.fullmatch(each.open_files, ref, re.ASCII) for each in installed())
 
 
 def _present(

@@ -8,9 +8,9 @@ from pathlib import Path
 from secrets import token_hex
 
 from extensions.backup.artifact_files import (
-    copy_answers,
     copy_artifacts,
     copy_documents,
+    copy_open_files,
     copy_seals,
     named_artifacts,
 )
@@ -40,8 +40,8 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
     """Make a backup and return its manifest. Raise BackupError.
 
     Seals come before the snapshot of the database, so that every stored head is of events in it.
-    Artifacts come after it, and the manifest is last. The first are the answers of open batches of
-    syntheses, because EcoLink deletes them when the batch ends.
+    Artifacts come after it, and the manifest is last. The first are the files of unfinished work,
+    because EcoLink deletes them when it ends.
     """
     target = request.target
     artifacts = Artifacts(settings.artifacts, patience_seconds=PATIENT_SECONDS)
@@ -54,8 +54,8 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
             seals = copy_seals(artifacts, target)
         with snapshot(settings) as store, open_log(settings) as log:
             log_id, known = log_identity(store), shapes(store)
-            with stages.stage("Copying answers of syntheses") as progress:
-                answers = copy_answers(artifacts, target, progress)
+            with stages.stage("Copying files of unfinished work") as progress:
+                open_files = copy_open_files(artifacts, target, progress)
             with stages.stage("Copying events") as progress:
                 chunks = copy_events(store, target, progress)
             with stages.stage("Copying tables") as progress:
@@ -76,7 +76,7 @@ def create(settings: Settings, request: Request, stages: Stages) -> BackupManife
             shapes=known,
             chunks=tuple(chunks),
             tables=tuple(tables),
-            artifacts=(*seals, *answers, *files, *documents),
+            artifacts=(*seals, *open_files, *files, *documents),
             missing=tuple(missing),
         )
         if request.keys_to is not None:

@@ -35,11 +35,9 @@ OWNERS: dict[str, LiteralString] = {
     "profiles": "account_id",
     "dataset_names": "dataset_id",
     "wanted_counts": "dataset_id",
-    "synthesis_names": "synthesis_id",
-    "synthesis_edits": "synthesis_id",
     "key_names": "key_id",
     "job_metadata": "job_id",
-    **{each.name: each.owner for each in extension_tables() if each.owner},
+    **{each.name: each.aggregate or each.owner for each in extension_tables() if each.owner},
 }
 """Tables whose rows belong to an aggregate, which the cut log may lack, and its ID."""
 

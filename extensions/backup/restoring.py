@@ -16,9 +16,9 @@ from domain.audit.tree_head import LogKey
 from domain.core.event_format import NewerFormat
 from extensions.backup import point_in_time
 from extensions.backup.artifact_files import (
-    ANSWERS,
     DOCUMENTS,
     Named,
+    is_open_file,
     named_artifacts,
     require_empty_store,
 )
@@ -234,8 +234,9 @@ def _chosen(
     """Return the files of artifacts that the log names, other documents, and what is missing."""
     found = {each.path: each for each in files}
     paths = sorted(found)
-    unnamed = (DOCUMENTS, ANSWERS)
-    chosen = {path: found[path] for path in paths if any(each.fullmatch(path) for each in unnamed)}
+    chosen = {
+        path: found[path] for path in paths if DOCUMENTS.fullmatch(path) or is_open_file(path)
+    }
     missing: list[Named] = []
     for each in named:
         ref = each.kept.ref

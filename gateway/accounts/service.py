@@ -24,7 +24,7 @@ from gateway.http.read_your_writes import caught_up
 from gateway.keys.schemas import KeyAnswer
 from gateway.keys.service import list_keys
 from gateway.schemas import Answer
-from infrastructure.accounts.personal_data import holdings_of
+from infrastructure.accounts.personal_data import endings, holdings_of
 from infrastructure.accounts.profiles import account_id_of, name_of_account
 from infrastructure.payments.provider import card_provider
 from projections import ACCOUNTS, API_KEYS
@@ -92,11 +92,13 @@ def erase_account(backend: Backend, operator: Caller, account_id: UUID, name: st
         wanted = name_of_account(connection, account_id) or str(account_id)
         if name != wanted:
             raise Invalid(f"{name!r} is not the account's name. Enter {wanted}.", field="name")
-        holdings = holdings_of(connection, account_id)
-    cards = card_provider()
-    with because(operator.cause(backend)):
+        cards = card_provider()
         remove_cards = None if cards is None else cards.remove_cards
-        Erasing(backend.log, remove_cards).erase(account_id, holdings)
+        end_others = endings(backend.log, connection)
+        with because(operator.cause(backend)):
+            Erasing(backend.log, remove_cards, end_others).erase(
+                account_id, holdings_of(connection, account_id)
+            )
     caught_up(backend, ACCOUNTS, API_KEYS)
 
 

@@ -34,7 +34,7 @@ from gateway.billing.service import (
     top_up_own,
 )
 from gateway.billing.spend_chart import spend_chart
-from gateway.billing.statements import Days
+from gateway.billing.statements import Days, charge_names
 from gateway.http.access import Caller, CallerOf
 from gateway.http.origin import base_url, on_this_host
 from gateway.http.paging import MOST_POSITION
@@ -46,7 +46,6 @@ from gateway.keys.service import list_keys
 from gateway.schemas import JobId, Money, job_name
 from gateway.web.addresses import Given, query_of
 from gateway.web.rendering import fragment, page, panel_data
-from infrastructure.accounts.profiles import synthesis_names
 from infrastructure.payments.provider import CardOrder, CardProvider, card_provider
 from projections.billing_ledger import PostingFilter, Reason, balances_after, last_position
 from projections.job_detail import jobs_paused_for
@@ -326,7 +325,7 @@ def _postings(backend: Backend, caller: Caller, asked: Asked) -> dict[str, Any]:
     with backend.pool.connection() as connection:
         balances = balances_after(connection, caller.account_id, positions)
         generated = {each.synthesis_id for each in (*jobs, *ledger.data)} - {None}
-        made = synthesis_names(connection, [each for each in generated if each is not None])
+        made = charge_names(connection, [each for each in generated if each is not None])
     ids = {job.job_id for job in jobs} | {each.job_id for each in ledger.data} | {asked.job}
     return {
         "kinds": {kind: label for kind, (label, _) in KINDS.items()},

@@ -17,7 +17,8 @@ from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.jobs.names import SHORT, names_by_id
 from gateway.schemas import Money
-from infrastructure.accounts.profiles import synthesis_names
+from infrastructure.extensions import loaded
+from infrastructure.postgres.store import Connection
 from projections.billing_ledger import PostingFilter, newest_postings, postings_of
 from projections.projection import Row
 from projections.statement_csv import daily_csv, job_csv, ledger_csv
@@ -125,8 +126,16 @@ def _names(backend: Backend, jobs: Sequence[JobOfStatement]) -> dict[UUID, Names
     made = [job.job_id for job in jobs if job.synthesis]
     with backend.pool.connection() as connection:
         return names | {
-            id: (each, None, None) for id, each in synthesis_names(connection, made).items()
+            id: (each, None, None) for id, each in charge_names(connection, made).items()
         }
+
+
+def charge_names(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the names of what extensions charged, by ID."""
+    found: dict[UUID, str] = {}
+    for names_of in loaded(lambda extension: extension.charge_names):
+        found |= names_of(connection, ids)
+    return found
 
 
 def total_of(days: Sequence[StatementDay]) -> StatementTotal:

@@ -7,13 +7,11 @@ from gateway.cli.jobs import jobs
 from gateway.cli.keys import keys
 from gateway.cli.models import models
 from gateway.cli.session import session
-from gateway.cli.syntheses import syntheses
 from gateway.cli.terminal import Commands
 from infrastructure.extensions import selected
 
 GROUPS = {
     "datasets": datasets,
-    "syntheses": syntheses,
     "jobs": jobs,
     "models": models,
     "billing": billing,

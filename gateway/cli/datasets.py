@@ -24,7 +24,6 @@ from domain.datasets.validation_report import Excerpt, ValidationReport
 from gateway.cli.client import SLOW_TIMEOUT, Client, Refused, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
-from gateway.cli.syntheses import generate
 from gateway.cli.tables import listing_of, pairs
 from gateway.cli.terminal import CommandGroup, agreed, bar, interrupted, note, show
 from gateway.datasets.schemas import (
@@ -48,7 +47,6 @@ Compared = TypeVar("Compared", ContaminationAnswer, DifferenceAnswer)
 COUNTING_SECONDS = 60.0  # maximum wait for the token counts
 
 datasets = CommandGroup(no_args_is_help=True, help="Upload, generate, list and delete datasets.")
-datasets.command("generate")(generate)
 
 DatasetId = Annotated[str, typer.Argument(help="ID of the dataset.", show_default=False)]
 Follow = Annotated[

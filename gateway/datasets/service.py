@@ -22,14 +22,14 @@ from gateway.http.permissions import DOWNLOAD
 from gateway.http.read_your_writes import caught_up, found
 from infrastructure.accounts.profiles import dataset_names
 from infrastructure.bus.exchange import read
+from infrastructure.extensions import loaded
 from infrastructure.postgres.store import Connection
 from infrastructure.training.measurements import progress_of
-from projections import DATASETS, JOB_DETAIL, SYNTHESES
+from projections import DATASETS, JOB_DETAIL
 from projections import datasets as rows
 from projections.base_models import all_base_models
 from projections.job_detail import unfinished_on
 from projections.projection import Row
-from projections.syntheses import unfinished_with_seed
 
 SUMMARY_ERRORS = 3
 
@@ -77,14 +77,16 @@ def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetA
 
 
 def delete_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> None:
-    """Delete a dataset that no unfinished job or synthesis uses."""
+    """Delete a dataset that no unfinished job uses, and no extension."""
     own_dataset(backend, caller, dataset_id)
-    caught_up(backend, JOB_DETAIL, SYNTHESES)
+    caught_up(backend, JOB_DETAIL)
     with backend.pool.connection() as connection:
         used_by = unfinished_on(connection, caller.account_id, dataset_id)
-        seed_of = unfinished_with_seed(connection, caller.account_id, dataset_id)
+    if not used_by:
+        for require_unused in loaded(lambda extension: extension.dataset_users):
+            require_unused(backend, caller, dataset_id)
     with because(caller.cause(backend)):
-        backend.ecolink.delete_dataset(caller.account_id, dataset_id, used_by, seed_of)
+        backend.ecolink.delete_dataset(caller.account_id, dataset_id, used_by)
     caught_up(backend, DATASETS)
 
 

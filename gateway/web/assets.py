@@ -18,6 +18,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from gateway.http.permissions import PUBLIC
+from infrastructure.extensions import selected
 
 STATIC = Path(__file__).parent / "static"
 FOREVER = "public, max-age=31536000, immutable"
@@ -36,10 +37,15 @@ class Asset:
 
 @cache
 def assets() -> dict[str, Asset]:
-    """Return all assets by name. Raise RuntimeError if the assets from npm are missing."""
+    """Return all assets by name. Raise RuntimeError if the assets from npm are missing.
+
+    The names of those of an extension start with its name, such as `notifications/webhooks.css`.
+    """
+    folders = {"": STATIC} | {f"{each.name}/": each.static for each in selected()}
     found = {
-        path.relative_to(STATIC).as_posix(): path.read_bytes()
-        for path in sorted(STATIC.rglob("*"))
+        prefix + path.relative_to(folder).as_posix(): path.read_bytes()
+        for prefix, folder in folders.items()
+        for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
     if not any(name.startswith("vendor/") for name in found):

@@ -1,12 +1,12 @@
 """Personal data of accounts: where it is, and how it is deleted.
 
 Events hold none, so the log stays complete. PERSONAL lists the tables whose rows belong to an
-account, and FOLDERS its files. A test checks that PERSONAL, CASCADED and KEPT list all tables.
+account, and FOLDERS its files. A test checks that PERSONAL and KEPT list all tables of the core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -14,14 +14,14 @@ from psycopg import sql
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
+from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import JobApproved
 from domain.jobs.job_request import JobRequest
-from domain.synthesis.synthesis import Synthesis
 from domain.use_cases.erasing import Holdings
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.extensions import extension_folders, extension_tables
+from infrastructure.extensions import extension_folders, extension_tables, loaded
 from infrastructure.postgres.store import Connection
 
 PERSONAL: dict[str, str] = {
@@ -36,16 +36,10 @@ PERSONAL: dict[str, str] = {
     "profiles": "account_id",
     "request_keys": "account_id",
     "sign_in_links": "key_id",
-    "synthesis_edits": "account_id",
-    "synthesis_endpoints": "account_id",
-    "synthesis_names": "account_id",
     "wanted_counts": "dataset_id",
     "web_sessions": "key_id",
 }
 """Tables of the core with personal data, and the column with the account, key, dataset or job."""
-
-CASCADED = frozenset({"synthesis_endpoint_keys"})
-"""Tables whose rows PostgreSQL deletes with those of a table in PERSONAL."""
 
 KEPT: dict[str, str] = {
     "ecolink_events": "Events have IDs, amounts and choices, but no names or addresses.",
@@ -67,7 +61,7 @@ KEPT: dict[str, str] = {
 }
 """All other tables except read models, and the reason why an erasure keeps their rows."""
 
-FOLDERS = ("uploads", "datasets", "jobs", "syntheses", *extension_folders())
+FOLDERS = ("uploads", "datasets", "jobs", *extension_folders())
 """Folders of the artifact store in which each account has a folder."""
 
 FIRST = {
@@ -76,7 +70,6 @@ FIRST = {
     JobApproved.TOPIC: "jobs",
     JobRequest.JobRequested.TOPIC: "requests",
     Deployment.DeploymentRequested.TOPIC: "deployments",
-    Synthesis.SynthesisApproved.TOPIC: "syntheses",
 }
 """First events of the aggregates of an account, and the fields of Holdings."""
 
@@ -95,15 +88,33 @@ class Deleted(NamedTuple):
 
 def holdings_of(connection: Connection, account_id: UUID) -> Holdings:
     """Return everything that an account has in the log. Reads all first events of the log."""
+    found = begun_by(connection, account_id, list(FIRST))
+    return Holdings(**{name: tuple(found.get(topic, ())) for topic, name in FIRST.items()})
+
+
+def begun_by(
+    connection: Connection, account_id: UUID, topics: Sequence[str]
+) -> dict[str, list[UUID]]:
+    """Return the aggregates of an account, oldest first, by the topic of their first event."""
     rows = connection.execute(
         "SELECT topic, originator_id FROM ecolink_events WHERE originator_version = 1 "
         "AND topic = ANY(%s) AND position(%s::bytea IN state) > 0 ORDER BY notification_id",
-        [list(FIRST), f'"account_id":"{account_id}"'.encode()],
+        [list(topics), f'"account_id":"{account_id}"'.encode()],
     ).fetchall()
-    found: dict[str, list[UUID]] = {name: [] for name in FIRST.values()}
+    found: dict[str, list[UUID]] = {}
     for row in rows:
-        found[FIRST[row["topic"]]].append(row["originator_id"])
-    return Holdings(**{name: tuple(ids) for name, ids in found.items()})
+        found.setdefault(row["topic"], []).append(row["originator_id"])
+    return found
+
+
+def endings(log: EventLog, connection: Connection) -> Callable[[UUID], None]:
+    """Return a function that ends the work of extensions for an account."""
+
+    def end(account_id: UUID) -> None:
+        for end_work in loaded(lambda extension: extension.endings):
+            end_work(log, connection, account_id)
+
+    return end
 
 
 def erased_accounts(connection: Connection) -> frozenset[UUID]:

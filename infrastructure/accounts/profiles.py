@@ -19,12 +19,6 @@ CREATE TABLE IF NOT EXISTS dataset_names (
     dataset_id uuid PRIMARY KEY,
     name text NOT NULL
 );
-CREATE TABLE IF NOT EXISTS synthesis_names (
-    synthesis_id uuid PRIMARY KEY,
-    account_id uuid NOT NULL,
-    name text NOT NULL
-);
-CREATE INDEX IF NOT EXISTS synthesis_names_of_account ON synthesis_names (account_id);
 CREATE TABLE IF NOT EXISTS key_names (
     key_id uuid PRIMARY KEY,
     name text NOT NULL
@@ -92,26 +86,6 @@ def dataset_names(connection: Connection, dataset_ids: Sequence[UUID]) -> dict[U
         connection.execute(
             "SELECT dataset_id AS id, name FROM dataset_names WHERE dataset_id = ANY(%s)",
             [list(dataset_ids)],
-        ).fetchall()
-    )
-
-
-def set_synthesis_name(
-    connection: Connection, account_id: UUID, synthesis_id: UUID, name: str
-) -> None:
-    """Store the name of a synthesis, unless it already has one."""
-    connection.execute(
-        "INSERT INTO synthesis_names VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-        [synthesis_id, account_id, name],
-    )
-
-
-def synthesis_names(connection: Connection, synthesis_ids: Sequence[UUID]) -> dict[UUID, str]:
-    """Return the names of the given syntheses, by synthesis ID."""
-    return _names(
-        connection.execute(
-            "SELECT synthesis_id AS id, name FROM synthesis_names WHERE synthesis_id = ANY(%s)",
-            [list(synthesis_ids)],
         ).fetchall()
     )
 

@@ -30,6 +30,9 @@ from infrastructure.settings import Settings
 
 Connection = psycopg.Connection[DictRow]
 
+EXCLUSIVE: LiteralString = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
+"""Statement that takes a lock of a name until the end of a transaction, if it is free."""
+
 EVENTS_TABLE = "ecolink_events"
 CHANNEL = EVENTS_TABLE
 """Channel that the event store notifies on every commit."""

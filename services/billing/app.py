@@ -23,7 +23,6 @@ from services.billing.evidence import keep_evidence
 from services.billing.handlers import Metering
 from services.billing.settlement import LeasePolicy
 from services.billing.ticker import Ticker
-from services.billing.token_metering import TokenMetering
 
 AddedWork = Callable[[Clock, EventLog, ConnectionPool[Connection]], Sequence[Work]]
 """A function of an extension that returns further work of the process."""
@@ -58,9 +57,10 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
         with pool.connection() as connection:
             return clock.at(database_time(connection))
 
-    metering, tokens = Metering(log, policy, now), TokenMetering(log)
-    handlers = EventHandlers({**metering.handlers, **tokens.handlers})
-    effect = HandlerEffect("billing", log, clock, handlers, pool.connection)
+    handlers = Metering(log, policy, now).handlers
+    for others in loaded(lambda extension: extension.billing):
+        handlers = {**handlers, **others(log)}
+    effect = HandlerEffect("billing", log, clock, EventHandlers(handlers), pool.connection)
     consumer = OrderedConsumer(effect, log)
     ticker = Ticker(log, clock, pool, policy)
 

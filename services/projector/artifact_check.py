@@ -14,7 +14,6 @@ from domain.core.event_log import EventLog
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.job import Job
-from domain.synthesis.synthesis import Synthesis
 from infrastructure.accounts.personal_data import erased_accounts
 from infrastructure.artifacts.store import MANIFEST, ArtifactCorrupt, Artifacts
 from infrastructure.extensions import installed
@@ -25,7 +24,6 @@ OWNERS: dict[str, type[Aggregate]] = {
     "DatasetUploaded": Dataset,
     "BaseModelImported": BaseModel,
     "JobApproved": Job,
-    "SynthesisApproved": Synthesis,
 } | {
     kind.TOPIC: aggregate
     for extension in installed()
@@ -64,8 +62,8 @@ def check_artifacts(
 ) -> ArtifactFindings:
     """Read every artifact that the log names and EcoLink has not deleted, and compare its hash.
 
-    Covers datasets, all revisions of base models, checkpoints, adapters, syntheses and the files
-    of extensions, except those of erased accounts. Services may run meanwhile: an artifact that
+    Covers datasets, all revisions of base models, checkpoints, adapters and the files of
+    extensions, except those of erased accounts. Services may run meanwhile: an artifact that
     EcoLink deletes during the comparison is no difference.
     """
     findings, erased = ArtifactFindings(), erased_accounts(store)
@@ -109,12 +107,6 @@ def kept_artifacts(aggregate: Aggregate, erased: Collection[UUID]) -> list[Kept]
             if model is not None:
                 saved.append(Kept(model.adapter_ref, model.manifest_sha256, True))
             return list(dict.fromkeys(saved))
-        case Synthesis(plan=plan):
-            files = [*aggregate.files, aggregate.examples, aggregate.provenance]
-            return [
-                Kept(plan.request_ref, plan.request_sha256, False),
-                *(Kept(each.ref, each.sha256, False) for each in files if each is not None),
-            ]
         case _:
             return [
                 kept

@@ -15,13 +15,12 @@ from domain.catalog.base_model import BaseModel as Base
 from domain.catalog.catalog import Catalog
 from domain.core.event_log import EventLog
 from domain.core.identity import CATALOG_ID, base_model_id
-from domain.datasets.dataset import Dataset
+from domain.datasets.dataset import Dataset, MadeDataset
 from domain.jobs import events
 from domain.jobs.documents import CARD, PROVENANCE
 from domain.jobs.events import AdapterPromoted, CheckpointSaved, Registered
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus
-from domain.synthesis.synthesis import Synthesis
 from domain.training.start import Start
 from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training.environment import ENVIRONMENT, TrainingEnvironment
@@ -285,14 +284,14 @@ def _sources(log: EventLog, job: Job) -> Iterator[Check]:
 
 
 def _generated(log: EventLog, dataset_id: UUID) -> Iterator[Check]:
-    """Yield the check that a synthesis created an upload of any version, if one was generated."""
+    """Yield the check that an event created an upload of any version, if one was generated."""
     id: UUID | None = dataset_id
     while id is not None and (dataset := log.find(Dataset, id)) is not None:
         if (synthesis_id := dataset.options.synthesis_id) is not None:
             created = {
                 event.dataset_id: event.sha256
                 for event in log.events.get(synthesis_id)
-                if isinstance(event, Synthesis.DatasetCreated)
+                if isinstance(event, MadeDataset)
             }
             found = created.get(id, NOWHERE)
             yield Check("dataset was generated", dataset.upload_sha256, found)

@@ -48,7 +48,6 @@ from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
 from tests.browser.sample_operations import add_operations, add_trainer_output
 from tests.browser.sample_quality import SampleQuality
-from tests.browser.sample_syntheses import SampleSyntheses
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
 from tests.builders.past_job import PastJob
@@ -237,7 +236,6 @@ class Samples:
         mary = self._person("mary", 40)
         self._dataset(mary, "tickets", lines(self.random, 1_500))
         self._dataset(mary, "agent-calls", with_tools(lines(self.random, 1_100)))
-        self.sample.paths |= SampleSyntheses(self.backend, mary).add()
         self.sample.paths |= SampleQuality(self.backend, self._person("nora", 40)).add()
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
         self.sample.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
@@ -315,7 +313,7 @@ class Samples:
         self._deploy_checkpoint(deploying)
         self._show("deploying", deploying)
         for each in extension_modules("sample_events"):
-            each.add(self.backend, failed)
+            self.sample.paths |= each.add(self.backend, failed) or {}
 
     def _open_platform(self) -> None:
         with self._minutes_ago(60 * 24 * 40):

@@ -52,6 +52,7 @@ from tests.browser.actions import (
 )
 from tests.browser.sample_platform import SamplePlatform
 from tests.browser.tabs import Tabs
+from tests.extension_modules import extension_modules
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,6 @@ STATES = (
     State("menu", "/fine-tune", prepare=open_menu),
     State("datasets", "/datasets", dark=True, phone=True),
     State("datasets-none", "/datasets", person="newcomer"),
-    State("datasets-generate", "/datasets/generate", "mary", dark=True, phone=True),
-    State("synthesis-generating", "synthesis generating", "mary", dark=True, phone=True),
-    State("synthesis-paused", "synthesis paused", "mary", phone=True),
-    State("synthesis-reviewing", "synthesis reviewing", "mary", dark=True, phone=True),
     State("datasets-from-hub", "/datasets", prepare=open_hub, dark=True, phone=True),
     State("datasets-chosen", "/datasets", prepare=choose_two_files, phone=True),
     State(
@@ -335,6 +332,7 @@ STATES = (
     State("audit-verification-differs", "verification differs", "olga", dark=True, phone=True),
     State("audit-verification-stopped", "verification unfinished", "olga", phone=True),
     State("playground-answered", "/models/playground", "ada", send_message, dark=True, phone=True),
+    *(state for each in extension_modules("states") for state in each.STATES),
 )
 
 FULL_JOBS = ("training", "registered", "failed", "many-points")

@@ -17,7 +17,7 @@ from domain.jobs.public_id import job_name
 from tests.chaos.caller import Answer, Caller
 from tests.chaos.watcher import Watcher
 from tests.localwandb.server import ENTITY, KEY, LocalWandb, running_wandb
-from tests.services.synthesis.scripted import Scripted, scripted
+from tests.scripted_model import Scripted, scripted
 
 PROJECT = "chaos"
 TRACKED = {"type": "wandb", "wandb": {"project": PROJECT}}

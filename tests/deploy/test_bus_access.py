@@ -214,7 +214,7 @@ async def connected(
 
 def test_the_table_names_the_processes_on_the_bus() -> None:
     without = processes(installed()).keys() - EXTENSIONS
-    assert set(BUS_ACCESS) == set(PROCESSES) - {"sealer", "synthesis", "gateway", *without}
+    assert set(BUS_ACCESS) == set(PROCESSES) - {"sealer", "gateway", *without}
     assert set(EXPECTED) == set(USERS)
     own = [name for each in BUS_ACCESS.values() for name in chain(*each.consumes.values())]
     assert len(own) == len(set(own)), "a durable consumer has one owner"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,7 +39,6 @@ from infrastructure.postgres.leads import leads
 from infrastructure.postgres.store import connect, database_time, open_log, open_pool
 from infrastructure.seals.verifications import Options
 from infrastructure.settings import Settings
-from infrastructure.synthesis import endpoints as synthesis_endpoints
 from infrastructure.training.measurements import add_evidence
 from projections.job_detail import unfinished_from
 from services.auditor.verifying import Request, run
@@ -233,35 +232,6 @@ def test_the_gateway_may_only_request_a_replay(settings: Settings) -> None:
         refused(connection, "UPDATE parked_events SET consumer = 'scheduler'")
         refused(connection, "DELETE FROM parked_events")
         refused(connection, PARKED, "billing")
-
-
-def test_the_gateway_replaces_keys_of_endpoints_and_only_the_synthesis_process_reads_them(
-    settings: Settings,
-) -> None:
-    now, account_id = datetime.now(UTC), uuid4()
-    assert settings.owner_database_url is not None
-    url = make_conninfo(settings.owner_database_url, user=role_of("gateway"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        made = synthesis_endpoints.add_endpoint(
-            connection, account_id, "provider", "https://a.example/v1", "sk-1", now
-        )
-        assert synthesis_endpoints.replace_key(connection, account_id, made.id, "sk-2")
-        assert synthesis_endpoints.endpoints_of(connection, account_id) == [made]
-        for query in (
-            "SELECT key FROM synthesis_endpoint_keys",
-            "SELECT * FROM synthesis_endpoint_keys",
-            "UPDATE synthesis_endpoint_keys SET endpoint_id = gen_random_uuid()",
-            "UPDATE synthesis_endpoints SET url = 'https://b.example/v1'",  # would send it the key
-            "UPDATE synthesis_endpoints SET id = gen_random_uuid()",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(query.encode())
-    own = make_conninfo(settings.owner_database_url, user=role_of("synthesis"), password=PASSWORD)
-    with connect(settings.model_copy(update={"database_url": own})) as connection:
-        access = synthesis_endpoints.access_of(connection, account_id, made.id)
-        assert access == synthesis_endpoints.EndpointAccess("https://a.example/v1", "sk-2")
-    with connect(settings.model_copy(update={"database_url": url})) as connection:
-        assert synthesis_endpoints.delete_endpoint(connection, account_id, made.id)
 
 
 def test_the_gateway_may_verify_the_log(settings: Settings, history: History) -> None:

@@ -231,10 +231,10 @@ def test_threads_of_a_role_have_its_name_and_its_keys_of_the_store(
 ) -> None:
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
     inherit_roles()
-    for name in ("alerts", "synthesis"):
+    for name in ("relay", "projector"):
         variables = {
-            "ALERTS__AWS_ACCESS_KEY_ID": "alerts",
-            "SYNTHESIS__AWS_ACCESS_KEY_ID": "synthesis",
+            "RELAY__AWS_ACCESS_KEY_ID": "relay",
+            "PROJECTOR__AWS_ACCESS_KEY_ID": "projector",
             "AWS_SESSION_TOKEN": "shared",
         }
         found = in_role(Role(name, variables_of(name, variables)))

@@ -81,7 +81,7 @@ def test_a_process_waits_for_the_migration(
     own = settings.model_copy(update={"beat_file": beat})
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.run", "synthesis"],
+            [sys.executable, "-m", "deploy.run", "sealer"],
             env=os.environ | environment(own),
             stderr=file,
         )

@@ -22,8 +22,6 @@ import httpx
 from domain.core.errors import DomainError
 from domain.core.target import TargetPolicy, parsed_networks
 from infrastructure.http.guarded import Refused
-from infrastructure.settings import Settings
-from services.synthesis.models import open_connections
 from tests.extension_modules import extension_modules
 
 POLICY = TargetPolicy(parsed_networks("127.0.0.2/32"), http=True)
@@ -68,14 +66,8 @@ def serve_http(address: str, reached: list[str]) -> None:
     threading.Thread(target=run, daemon=True).start()
 
 
-async def synthesis(url: str) -> None:
-    async with open_connections(Settings(serving_secret="x"), POLICY) as connections:
-        await connections.external.post(url, json={})
-
-
 CLIENTS: dict[str, Callable[[str], Awaitable[None]]] = {
-    each.__name__: each
-    for each in (synthesis, *(each.client for each in extension_modules("rebinding")))
+    each.client.__name__: each.client for each in extension_modules("rebinding")
 }
 
 

@@ -110,7 +110,7 @@ def test_an_invalid_setting_is_named_without_its_value(
     assert "secret" not in str(raised.value)
 
 
-@pytest.mark.parametrize("roles", [["synthesis"], ["relay"], ["gateway", "synthesis"]])
+@pytest.mark.parametrize("roles", [["datasets"], ["relay"], ["gateway", "datasets"]])
 def test_the_port_of_a_shared_process_does_not_depend_on_its_roles(roles: list[str]) -> None:
     assert metrics_place("outbound", roles) == 6
     assert metrics_place("another", roles) == min(PLACES[each] for each in roles)

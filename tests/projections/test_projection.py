@@ -17,10 +17,6 @@ from domain.core.recorded import Recorded
 from domain.core.topics import topics_of
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import JobStatus
-from domain.synthesis.price import CostRange
-from domain.synthesis.synthesis import Synthesis
-from extensions.exports.domain.export import Export, ExportFormat
-from extensions.exports.domain.hub_push import HubPush
 from infrastructure.bus.consumer import OrderedConsumer, recorded
 from infrastructure.postgres.store import Connection
 from projections import ACCOUNTS, PROJECTIONS, job_detail
@@ -34,12 +30,11 @@ from projections.projection import (
     one_by_one,
 )
 from tests.builders.commands import command
-from tests.builders.examples import ACCOUNT_ID, JOB_ID
+from tests.builders.examples import ACCOUNT_ID
 from tests.builders.history import History
 from tests.builders.stored_examples import EXAMPLES
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
-from tests.domain.synthesis.test_synthesis import PLAN as SYNTHESIS_PLAN
-from tests.extensions.exports.test_export import SOURCE, files
+from tests.extension_modules import extension_modules
 from tests.logs import grow, ids, notifications
 from tests.projections.conftest import Fold
 
@@ -69,11 +64,8 @@ def test_repeating_events_changes_nothing(
     running.grant_lease(1)
     with command("order"):
         log.commit(JobRequest.ordered(uuid4(), ACCOUNT_ID, CHOICES, ORDER))
-        cost = CostRange(low_micros=0, high_micros=9)
-        log.commit(Synthesis.approve(uuid4(), ACCOUNT_ID, SYNTHESIS_PLAN, cost, 9, None))
-        export = Export.request(ACCOUNT_ID, JOB_ID, "ft:tiny:1", ExportFormat.GGUF_F16, SOURCE)
-        export.complete(files(export), {}, None)
-        log.commit(export, HubPush.request(uuid4(), export))
+        for each in extension_modules("example_events"):
+            each.add(log)
     effect = ProjectionEffect(projection, pool.connection)
     batch = [recorded(log, notification) for notification in notifications(log)]
     effect.apply(batch)

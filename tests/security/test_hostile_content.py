@@ -317,7 +317,6 @@ IMPORTERS: dict[str, set[str]] = {
         "infrastructure/artifacts/s3_requests.py",
         "infrastructure/seals/timestamps.py",
         "services/sealer/app.py",
-        "services/synthesis/models.py",
         "extensions/trackers/process/server_client.py",
         "extensions/notifications/webhooks/sender.py",
     },

@@ -60,17 +60,11 @@ def test_tokens_are_counted_once_for_each_revision_of_a_base() -> None:
     assert [(each.tokens, each.longest_example) for each in counted] == [(60, 40), (66, 44)]
 
 
-SYNTHESIS_ID = UUID(int=77)
-
-
-def test_a_file_is_deleted_once_and_not_while_a_job_or_a_synthesis_needs_it() -> None:
+def test_a_file_is_deleted_once_and_not_while_a_job_needs_it() -> None:
     given = uploaded()
     with pytest.raises(WrongState) as refused:
         given.delete(used_by=[JOB_ID])
     assert refused.value.figures == {"jobs": [str(JOB_ID)]}
-    with pytest.raises(WrongState) as refused:
-        given.delete(used_by=[], seed_of=[SYNTHESIS_ID])
-    assert refused.value.figures == {"syntheses": [str(SYNTHESIS_ID)]}
     given.delete(used_by=[])
     given.delete(used_by=[])
     assert given.status is DatasetStatus.DELETED

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from uuid import uuid4
-
 import pytest
 
 from domain.access.api_key import ApiKey
 from domain.billing.account import Account
 from domain.billing.auto_top_up import SavedCard
 from domain.billing.suspension import SuspensionReason
-from domain.billing.token_rates import TokenUsage
 from domain.core.errors import WrongState
 from domain.core.event_log import EventLog
 from domain.core.identity import deployment_id
@@ -19,17 +15,13 @@ from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.deployments.deployment import Deployment, DeploymentStatus
 from domain.jobs.job import JobStatus, SegmentEnd
 from domain.jobs.job_request import JobRequest, RequestStatus
-from domain.synthesis.price import CostRange
-from domain.synthesis.synthesis import Counts, StoredFile, Synthesis, SynthesisStatus
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.deployments import Deploying
 from domain.use_cases.erasing import Erasing, Holdings
-from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, account
 from tests.builders.history import History
 from tests.builders.scenario import fact, when
 from tests.domain.jobs.test_job_request import CHOICES, ORDER
-from tests.domain.synthesis.test_synthesis import PLAN
 
 
 @pytest.fixture
@@ -73,27 +65,6 @@ def held(history: History, paused: History) -> Holdings:
         requests=(JobRequest.ordered(JOB_ID, ACCOUNT_ID, CHOICES, ORDER).id,),
         deployments=(deployment_id(ACCOUNT_ID, model),),
     )
-
-
-def test_an_erasure_waits_for_the_batch_of_a_synthesis(
-    log: EventLog, history: History, held: Holdings
-) -> None:
-    cost = CostRange(low_micros=0, high_micros=9)
-    synthesis = Synthesis.approve(uuid4(), ACCOUNT_ID, PLAN, cost, 9, None)
-    synthesis.start_batch(4, 0)
-    with command("write"):
-        log.commit(synthesis)
-    history.suspend()
-    held = replace(held, syntheses=(synthesis.id,))
-    with command("erase"), pytest.raises(WrongState, match="still writes examples"):
-        Erasing(log).erase(ACCOUNT_ID, held)
-    synthesis = log.load(Synthesis, synthesis.id)
-    assert synthesis.status is SynthesisStatus.CANCELLED
-    assert not log.load(ApiKey, held.keys[0]).revoked
-    synthesis.complete_batch(Counts(), TokenUsage(), StoredFile(ref="x", sha256="a" * 64))
-    with command("write"):
-        log.commit(synthesis)
-        assert Erasing(log).erase(ACCOUNT_ID, held).erased
 
 
 def test_an_erasure_ends_everything_once(

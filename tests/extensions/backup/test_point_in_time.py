@@ -19,7 +19,6 @@ from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import connect, scalar
 from infrastructure.seals.archive import LastHead, SealArchive, load_key, origin_of
 from infrastructure.settings import Settings
-from infrastructure.synthesis.edits import set_removed
 from services.sealer.sealer import Sealer
 from services.sealer.verification import Trust, verify_seals
 from tests.builders.examples import ACCOUNT_ID
@@ -69,8 +68,6 @@ def test_a_log_is_cut_after_an_event_with_its_seals(backups: Backups) -> None:
     later.open_account(5)
     with connect(backups.settings) as store:
         add_account_name(store, later.account_id, "later")
-        for number, id in enumerate((ACCOUNT_ID, later.account_id), 1):
-            set_removed(store, id, synthesis_id=id, number=number, removed=True)
     backups.seal()
     made = backups.create()
     History(backups.history.log, UUID(int=51)).open_account(5)
@@ -83,8 +80,6 @@ def test_a_log_is_cut_after_an_event_with_its_seals(backups: Backups) -> None:
     assert artifacts.list(f"{restored.aside}/seals/heads") != []
     with connect(backups.elsewhere) as store:
         assert scalar(store, "SELECT string_agg(name, ',') FROM profiles") == "alice"
-        # An edit replaces an earlier one, so those of known syntheses stay, even if they are later.
-        assert scalar(store, "SELECT array_agg(number) FROM synthesis_edits WHERE removed") == [1]
         assert scalar(store, "SELECT nextval('ecolink_events_notification_id_seq')") > backups.head
     _continue_sealing(backups.elsewhere)
 

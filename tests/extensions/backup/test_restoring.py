@@ -13,10 +13,9 @@ import pytest
 from deploy.database_roles import known_tables
 from deploy.schema import EPHEMERAL, SECRETS
 from domain.core.event_format import FORMAT
-from extensions.backup import creating, database
-from extensions.backup.database import FOLDED, NEVER, copy_events
+from extensions.backup import database
+from extensions.backup.database import FOLDED, NEVER
 from extensions.backup.keys import read_keys
-from extensions.backup.manifest import EventChunk
 from extensions.backup.point_in_time import Moment
 from extensions.backup.restoring import ASIDE
 from extensions.backup.target import BackupError
@@ -77,8 +76,6 @@ def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Back
         backups.artifacts.put(ref, b"{}")
     backups.artifacts.put("jobs/a/b/logs/segment-1.log", b"line")
     backups.artifacts.put("jobs/a/b/checkpoints/segment-1/9/weights", b"unnamed")
-    backups.artifacts.put("syntheses/a/b/attempts/000003.answer.json", b"{}")
-    backups.artifacts.put("syntheses/a/b/batches/00001.jsonl", b"unnamed")
     backups.restore(backups.create())
     kept = [
         ref
@@ -91,24 +88,8 @@ def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Back
         "jobs/a/b/logs/segment-1.log",
         f"{CHECKPOINT}/manifest.json",
         f"{CHECKPOINT}/weights",
-        "syntheses/a/b/attempts/000003.answer.json",
     ]
     assert kept == sorted([*signed, *expected])
-
-
-def test_a_backup_has_the_answers_of_a_batch_that_ends_meanwhile(
-    backups: Backups, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ref = "syntheses/a/b/attempts/000003.answer.json"
-    backups.artifacts.put(ref, b"{}")
-
-    def copy(*arguments: Any) -> list[EventChunk]:
-        backups.artifacts.delete(ref)
-        return copy_events(*arguments)
-
-    monkeypatch.setattr(creating, "copy_events", copy)
-    backups.restore(backups.create())
-    assert Artifacts(backups.elsewhere.artifacts).get(ref) == b"{}"
 
 
 @pytest.mark.full
@@ -221,7 +202,7 @@ def test_keys_are_never_stored_with_the_backup(backups: Backups, tmp_path: Path)
 
 def test_no_backup_has_a_table_of_secrets() -> None:
     secret = {each for each in known_tables() if each.endswith(("_secrets", "_keys", "_tokens"))}
-    assert {"webhook_secrets", "synthesis_endpoint_keys", "hub_tokens"} <= secret
+    assert {"webhook_secrets", "hub_tokens"} <= secret
     assert secret - FOLDED <= NEVER
 
 
@@ -289,7 +270,7 @@ def test_a_restore_repeats_an_erasure_that_the_backup_has_only_begun(backups: Ba
     account_id = backups.history.account_id
     texts = (
         f"jobs/{account_id}/{UUID(int=5)}/logs/segment-1.log",
-        f"syntheses/{account_id}/{UUID(int=6)}/attempts/000003.answer.json",
+        f"datasets/{account_id}/{UUID(int=6)}/report.json",
     )
     for each in texts:
         backups.artifacts.put(each, b"line")

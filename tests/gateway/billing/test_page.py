@@ -15,13 +15,9 @@ from fastapi.testclient import TestClient
 
 from domain.billing.account import Account
 from domain.billing.meter import Meter
-from domain.billing.token_meter import TokenMeter
-from domain.billing.token_rates import TokenRates, TokenUsage
 from domain.core.aggregate import because
 from domain.jobs.job import Job
 from gateway.billing.service import TEST_PAYMENT_REMOTE
-from infrastructure.accounts.profiles import set_synthesis_name
-from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
 from tests.gateway.conftest import application
@@ -295,32 +291,6 @@ def test_statements_add_up(browser: Browser, platform: Platform) -> None:
     assert "+$20.00 $20.00" in text
     assert 'data-reason="credit granted"' in page
     assert 'id="spend-words"' in page
-
-
-def test_a_generated_dataset_has_its_name_and_no_launches(
-    browser: Browser, platform: Platform
-) -> None:
-    id, account_id = uuid4(), browser.person.account_id
-    usage = TokenUsage(prompt_tokens=1000, completion_tokens=2000)
-    with because(platform.cause):
-        rates = TokenRates(prompt_micros=5_000_000, completion_micros=10_000_000)
-        meter = TokenMeter.open(account_id, id, rates, None)
-        meter.reserve(1, 30_000)
-        account = platform.log.load(Account, account_id)
-        account.settle(captured_micros=0, reserved_micros=30_000)
-        platform.log.commit(meter, account)
-        charge, released = meter.post(1, usage)
-        account.settle(captured_micros=charge, reserved_micros=-released)
-        platform.log.commit(meter, account)
-    with connect(platform.settings) as connection:
-        set_synthesis_name(connection, account_id, id, "shop chats")
-    platform.project()
-    text = words(browser.client.get("/billing").text)
-    assert "shop chats generated dataset — — $0.025 — $0.025" in text
-    assert "shop chats \N{MINUS SIGN}$0.025" in text
-    (listed,) = browser.client.get("/api/statements/jobs").json()["data"]
-    assert (listed["name"], listed["job_id"]) == ("shop chats", None)
-    assert "shop chats" in browser.client.get("/api/statements/jobs.csv").text
 
 
 def amounts(page: str, column: str) -> list[Decimal]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -24,11 +23,10 @@ from gateway.http.read_your_writes import caught_up
 from infrastructure.postgres.store import Connection
 from projections import PROJECTIONS
 from tests.builders.platform import Person, Platform
+from tests.extension_modules import extension_modules
 from tests.gateway.jobs.owners import Owner
 from tests.gateway.web.signed_in import signed_in
 from tests.services.datasets.conftest import Service, analyses_in_this_process
-from tests.services.synthesis.bench import Bench, work
-from tests.services.synthesis.scripted import scripted
 
 __all__ = ["analyses_in_this_process"]  # pytest finds the fixture here
 
@@ -75,10 +73,10 @@ PLACES = {
     "GET /api/datasets/*/quality",
     "GET /api/datasets/*/report",
     "GET /api/jobs/ftjob-*/checkpoints",
-    "GET /api/syntheses/*/examples",
     "GET /v1/files/file-*/content",
 }
-"""Some requests of the owner whose responses have the word."""
+"""Some requests of the owner whose responses have the word. Extensions add others."""
+PLACES |= {place for each in extension_modules("stored_texts") for place in each.PLACES}
 
 METHODS = ("GET", "POST", "PATCH", "PUT", "DELETE")
 
@@ -87,15 +85,16 @@ class Canary:
     """An account with texts in each place that stores them."""
 
     def __init__(
-        self, client: TestClient, platform: Platform, pool: ConnectionPool[Connection], url: str
+        self, client: TestClient, platform: Platform, pool: ConnectionPool[Connection]
     ) -> None:
-        self.client, self.platform = client, platform
+        self.client, self.platform, self.pool = client, platform, pool
         self.owner = Owner(client, platform, dollars=20)
         self.person = self.owner.person
         self.ids: dict[str, set[str]] = {"job_id": {self.owner.name}, "job": {self.owner.name}}
         self._datasets(Service(platform, pool))
         self._checkpoint()
-        self._synthesis(Bench(platform.log, pool, platform.artifacts, platform.settings), url)
+        for each in extension_modules("stored_texts"):
+            each.add(self, CANARY)
         backend = client.app.state.backend  # type: ignore[attr-defined]
         assert caught_up(backend, *PROJECTIONS, patience_seconds=60)
 
@@ -133,19 +132,6 @@ class Canary:
         self.owner.save(10, ref="saved/10", eval_loss=1.0)
         self.ids["step"] = {"10"}
 
-    def _synthesis(self, bench: Bench, url: str) -> None:
-        endpoint = {"name": "provider", "url": f"{url}/v1", "key": "sk-secret"}
-        made = self.send("POST", "/api/synthesis-endpoints", json=endpoint)
-        form = {"name": "chats", "instructions": CANARY, "topics": [CANARY], "examples": 4}
-        form |= {"answer_tokens": 200, "endpoint": made["id"], "endpoint_model": "gpt-test"}
-        id = self.send("POST", "/api/syntheses", json=form)["id"]
-        with bench.billing():
-            asyncio.run(work(bench, UUID(id)))
-        self.platform.project()
-        edit = {"messages": chat(1)["messages"]}
-        self.send("PATCH", f"/api/syntheses/{id}/examples/1", json=edit)
-        self.ids |= {"synthesis_id": {id}, "endpoint_id": {made["id"]}, "number": {"1"}}
-
     def paths(self, path: str) -> Iterator[str]:
         """Yield the paths of a route for all stored objects."""
         names = re.findall(r"{(\w+)}", path)
@@ -166,8 +152,8 @@ def canary(
     allowed = {"webhook_networks": "127.0.0.0/8", "webhook_http": True}
     limits = dict.fromkeys(("requests", "changes", "key_changes", "address_requests"), 10**6)
     settings = platform.settings.model_copy(update=allowed | {"limits": limits})
-    with TestClient(create_app(settings)) as client, scripted() as model:
-        yield Canary(client, platform, pool, model.url)
+    with TestClient(create_app(settings)) as client:
+        yield Canary(client, platform, pool)
 
 
 def texts(canary: Canary, method: str, **sent: Any) -> list[str]:

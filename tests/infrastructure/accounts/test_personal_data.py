@@ -16,7 +16,6 @@ from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest
 from domain.use_cases.erasing import Erasing
 from infrastructure.accounts.personal_data import (
-    CASCADED,
     KEPT,
     delete_personal_data,
     erased_accounts,
@@ -43,8 +42,8 @@ def connection(settings: Settings) -> Iterator[Connection]:
 
 
 def cascaded() -> set[str]:
-    """All tables whose rows PostgreSQL deletes, with those of extensions."""
-    return {*CASCADED, *(each.name for each in extension_tables() if each.cascades)}
+    """All tables whose rows PostgreSQL deletes."""
+    return {each.name for each in extension_tables() if each.cascades}
 
 
 def test_every_table_is_in_one_list() -> None:

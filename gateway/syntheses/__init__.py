@@ -1,1 +1,0 @@
-"""Syntheses: generated datasets, from the quote to the finished dataset."""

@@ -1,1 +1,0 @@
-"""Synthesis of datasets."""

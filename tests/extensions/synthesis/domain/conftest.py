@@ -1,0 +1,3 @@
+"""The fixtures of tests of rules."""
+
+from tests.domain.conftest import *  # noqa: F403
