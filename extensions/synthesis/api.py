@@ -14,10 +14,10 @@ from extensions.synthesis.schemas import (
     ExampleAnswer,
     ExampleEdit,
     FinishForm,
-    QuoteAnswer,
     ResumeForm,
     SynthesisAnswer,
     SynthesisForm,
+    SynthesisQuoteAnswer,
 )
 from gateway.backend import BackendOf
 from gateway.datasets.schemas import DatasetAnswer
@@ -33,7 +33,9 @@ router = APIRouter(prefix="/syntheses", tags=["syntheses"], route_class=Operatio
 
 
 @router.post("/quote", responses=refusals(404, 409))
-def quote_synthesis(form: SynthesisForm, caller: MayTrain, backend: BackendOf) -> QuoteAnswer:
+def quote_synthesis(
+    form: SynthesisForm, caller: MayTrain, backend: BackendOf
+) -> SynthesisQuoteAnswer:
     """Show the cost range of a synthesis without starting it."""
     return service.quote(backend, caller, form)
 

@@ -15,7 +15,12 @@ from rich.text import Text
 
 from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY
 from extensions.synthesis.domain.synthesis import SynthesisStatus
-from extensions.synthesis.schemas import EndpointAnswer, ExampleAnswer, QuoteAnswer, SynthesisAnswer
+from extensions.synthesis.schemas import (
+    EndpointAnswer,
+    ExampleAnswer,
+    SynthesisAnswer,
+    SynthesisQuoteAnswer,
+)
 from gateway.cli.client import Client, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
@@ -138,7 +143,7 @@ def generate(
         "max_cost": max_cost,
     }
     if quote:
-        show(client.send(QuoteAnswer, "/syntheses/quote", body), fields)
+        show(client.send(SynthesisQuoteAnswer, "/syntheses/quote", body), fields)
         return
     made = client.send(SynthesisAnswer, "/syntheses", body, str(uuid4()))
     if not (follow or finish_at_once):

@@ -8,7 +8,7 @@ from uuid import UUID
 from domain.access.scope import Scope
 from domain.core.errors import Invalid, NotFound
 from extensions.synthesis import endpoint_rows as stored
-from extensions.synthesis.schemas import EndpointAnswer, EndpointForm, KeyForm
+from extensions.synthesis.schemas import EndpointAnswer, EndpointForm, EndpointKeyForm
 from gateway.backend import Backend
 from gateway.http.access import Caller
 
@@ -40,7 +40,7 @@ def list_endpoints(backend: Backend, caller: Caller) -> list[EndpointAnswer]:
 
 
 def replace_key(
-    backend: Backend, caller: Caller, endpoint_id: UUID, form: KeyForm
+    backend: Backend, caller: Caller, endpoint_id: UUID, form: EndpointKeyForm
 ) -> EndpointAnswer:
     """Replace the key of an external endpoint. Raise NotFound."""
     with backend.pool.connection() as connection:

@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter
 
 from extensions.synthesis import endpoints
-from extensions.synthesis.schemas import EndpointAnswer, EndpointForm, KeyForm
+from extensions.synthesis.schemas import EndpointAnswer, EndpointForm, EndpointKeyForm
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -37,7 +37,7 @@ def list_endpoints(caller: MayRead, backend: BackendOf) -> Listed[EndpointAnswer
 
 @router.put("/{endpoint_id}/key", responses=refusals(404))
 def replace_key(
-    endpoint_id: UUID, form: KeyForm, caller: MayManageKeys, backend: BackendOf
+    endpoint_id: UUID, form: EndpointKeyForm, caller: MayManageKeys, backend: BackendOf
 ) -> EndpointAnswer:
     """Replace the key of an external endpoint. Syntheses that run use the new key."""
     return endpoints.replace_key(backend, caller, endpoint_id, form)

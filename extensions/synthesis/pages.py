@@ -17,7 +17,12 @@ from extensions.synthesis import endpoints, reviewing, service
 from extensions.synthesis.domain.request import MOST_DOCUMENT_CHARACTERS, MOST_DOCUMENTS
 from extensions.synthesis.domain.synthesis import SynthesisStatus
 from extensions.synthesis.domain.use_cases import Synthesizing
-from extensions.synthesis.schemas import EndpointForm, ExampleMessage, KeyForm, SynthesisForm
+from extensions.synthesis.schemas import (
+    EndpointForm,
+    EndpointKeyForm,
+    ExampleMessage,
+    SynthesisForm,
+)
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.permissions import MayDownload, MayEdit, MayManageKeys, MayRead, MayTrain
@@ -122,7 +127,7 @@ def replace_endpoint_key(
     endpoint_id = service.show(backend, caller, synthesis_id).endpoint_id
     if endpoint_id is None:
         raise Invalid("The synthesis uses a deployed model, which has no key.", field="key")
-    endpoints.replace_key(backend, caller, endpoint_id, KeyForm(key=key))
+    endpoints.replace_key(backend, caller, endpoint_id, EndpointKeyForm(key=key))
     return Response(headers={"hx-redirect": f"/syntheses/{synthesis_id}"})
 
 

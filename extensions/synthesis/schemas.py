@@ -129,7 +129,7 @@ class SynthesisForm(BaseModel):
     )
 
 
-class QuoteAnswer(Answer):
+class SynthesisQuoteAnswer(Answer):
     """The price of a synthesis before its approval."""
 
     low: Money
@@ -278,7 +278,7 @@ class EndpointForm(BaseModel):
     )
 
 
-class KeyForm(BaseModel):
+class EndpointKeyForm(BaseModel):
     """Another key of an external endpoint."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"key": "sk-..."}]})

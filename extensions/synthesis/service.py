@@ -27,10 +27,10 @@ from extensions.synthesis.names import set_synthesis_name, synthesis_names
 from extensions.synthesis.planning import max_cost_of, planned, repeated_plan
 from extensions.synthesis.reviewing import create_dataset
 from extensions.synthesis.schemas import (
-    QuoteAnswer,
     SynthesisAnswer,
     SynthesisCounts,
     SynthesisForm,
+    SynthesisQuoteAnswer,
 )
 from extensions.synthesis.synthesis_rows import SYNTHESES
 from gateway.backend import Backend
@@ -66,14 +66,14 @@ FAILURES: dict[SynthesisFailure, str] = {
 }
 
 
-def quote(backend: Backend, caller: Caller, form: SynthesisForm) -> QuoteAnswer:
+def quote(backend: Backend, caller: Caller, form: SynthesisForm) -> SynthesisQuoteAnswer:
     """Return the price of a synthesis. Raise the errors of `planned`."""
     found = planned(backend, caller, created_id(caller.account_id, "synthesis", "quote"), form)
     account = backend.log.load(Account, caller.account_id)
     high = found.cost.high_micros
     needed = high if found.max_cost_micros is None else min(high, found.max_cost_micros)
     rates = found.plan.rates
-    return QuoteAnswer(
+    return SynthesisQuoteAnswer(
         low=Money.of(min(found.cost.low_micros, needed), Toward.DOWN),
         high=Money.of(needed, Toward.UP),
         external=found.plan.generator.external,
