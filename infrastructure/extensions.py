@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, SettingsError
 from domain import AGGREGATES
 from domain.core.aggregate import Aggregate
 from domain.core.topics import Kind
+from infrastructure.extras import missing, require
 from infrastructure.rights import Access, ArtifactAccess, BusAccess
 from infrastructure.settings import Settings
 
@@ -107,8 +108,6 @@ class LauncherOf:
     """Reference to a `services.scheduler.launchers.launcher.OpenLauncher`."""
     checks: str
     """Reference to `(settings) -> Iterator[Check]`, for `ecolink doctor`."""
-    needs: str = ""
-    """Package that it needs, if any. The extra with the extension's name installs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,20 +252,23 @@ def installed() -> tuple[Extension, ...]:
 
 @cache
 def selected() -> tuple[Extension, ...]:
-    """Return the extensions in ECOLINK_EXTENSIONS, or all that are installed, by name.
+    """Return the extensions in ECOLINK_EXTENSIONS, or all whose extra is installed, by name.
 
-    Raise ValueError if the variable names an extension that is not installed.
+    Raise UnknownExtension if the variable names one that is not installed, and MissingExtra if its
+    packages are not installed.
     """
     selection = os.environ.get(SELECTION)
     if selection is None:
-        return installed()
+        return tuple(each for each in installed() if not missing(each.name))
     names = {each.strip() for each in selection.split(",") if each.strip()}
     known = [each.name for each in installed()]
     if unknown := sorted(names - set(known)):
-        raise ValueError(
+        raise UnknownExtension(
             f"{SELECTION} names {unknown[0]!r}, which is not installed. Installed extensions: "
             f"{', '.join(known) or 'none'}."
         )
+    for name in sorted(names):
+        require(name, f"The extension {name}")
     return tuple(each for each in installed() if each.name in names)
 
 
@@ -294,6 +296,10 @@ def aggregates() -> tuple[type[Aggregate], ...]:
 def processes(extensions: tuple[Extension, ...]) -> dict[str, Process]:
     """Return the processes of extensions, by name."""
     return {name: each for extension in extensions for name, each in extension.processes.items()}
+
+
+class UnknownExtension(ValueError):
+    """ECOLINK_EXTENSIONS names an extension that is not installed."""
 
 
 class InvalidSetting(ValueError):

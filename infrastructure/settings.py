@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     extensions: str | None = Field(
         default=None,
         description="Comma-separated names of the extensions to use, such as `alerts`. If unset, "
-        "EcoLink uses all that are installed, and if empty, none. See "
+        "EcoLink uses all whose packages are installed, and if empty, none. See "
         "[Select extensions](../extending.md#select-extensions).",
     )
     secrets_dir: Path | None = Field(

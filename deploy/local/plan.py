@@ -30,7 +30,9 @@ from deploy.processes import (
     shared_variables,
 )
 from infrastructure.bus.streams import OPERATOR
+from infrastructure.checks.machine import require_extras
 from infrastructure.extensions import InvalidSetting, check_settings
+from infrastructure.extras import MissingExtra
 from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
@@ -77,7 +79,8 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     """
     try:
         check_settings()
-    except InvalidSetting as error:
+        require_extras(settings)
+    except (InvalidSetting, MissingExtra) as error:
         raise StackError(str(error)) from error
     previous = recorded_state(home)
     before = previous.settings if previous else settings

@@ -8,8 +8,6 @@ EXTENSION = Extension(
     summary="A launcher that runs trainers as Jobs of a Kubernetes cluster.",
     settings=KubernetesSettings,
     launchers={
-        "kubernetes": LauncherOf(
-            open="launcher:KubernetesLauncher", checks="checks:checks", needs="kubernetes"
-        )
+        "kubernetes": LauncherOf(open="launcher:KubernetesLauncher", checks="checks:checks")
     },
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.datasets.hub_files import NoFiles, files_of_split
+from infrastructure.extras import PARQUET, missing
 from infrastructure.http.hub_client import ENVIRONMENT
 from infrastructure.process.limited_process import serve
 
@@ -61,6 +62,12 @@ def _download(request: dict[str, Any]) -> dict[str, Any]:
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
     configs = (info.card_data or {}).get("configs") if info.card_data is not None else None
     paths = files_of_split(list(sizes), configs, request["config"], request["split"])
+    if any(path.endswith(".parquet") for path in paths) and missing(PARQUET):
+        raise Refused(
+            "The split has Parquet files, which this installation cannot read. Ask your operator "
+            "to install the extra `parquet`.",
+            "split",
+        )
     total, most = sum(sizes[path] for path in paths), request["max_bytes"]
     if total > most:
         raise Refused(

@@ -39,6 +39,7 @@ from infrastructure.datasets.comparisons import (
     contaminations,
     request_comparison,
 )
+from infrastructure.extras import QUALITY, missing
 from infrastructure.postgres.store import Connection
 from projections import datasets as rows
 
@@ -66,10 +67,24 @@ def quality_of(backend: Backend, caller: Caller, dataset_id: UUID) -> QualityRep
         )
     report = stored_quality(backend, caller, row)
     if report is None:
+        _require_analyses()
         raise WrongState(
             "EcoLink is still analyzing the dataset. Try again when the analysis is complete."
         )
     return report
+
+
+def are_analyzed() -> bool:
+    """Return True if this installation can analyze and filter datasets."""
+    return not missing(QUALITY)
+
+
+def _require_analyses() -> None:
+    if not are_analyzed():
+        raise WrongState(
+            "This installation does not analyze or filter datasets. Ask your operator to install "
+            f"the extra `{QUALITY}`."
+        )
 
 
 def stored_quality(
@@ -89,8 +104,8 @@ def apply_filters(
 
     If the ID exists, return the existing version, also after the deletion of the parent. Raise
     NotFound if the account has no such dataset or validation dataset, Invalid without a filter,
-    WrongState unless both datasets are valid, or if tool definitions were lost unconfirmed,
-    and QuotaExceeded at a quota.
+    WrongState without the extra of filters, unless both datasets are valid, or if tool definitions
+    were lost unconfirmed, and QuotaExceeded at a quota.
     """
     filters = wanted.filters
     filters.require_some()
@@ -103,6 +118,7 @@ def apply_filters(
     known = repeated_version(backend, caller, new_id, wanted.name, options)
     if known is not None:
         return known
+    _require_analyses()
     parent = content_of(backend, caller, dataset_id)
     if (lost := parent.trainability.lost_tools) is not None:  # a new version would not know it
         raise WrongState(lost)

@@ -96,7 +96,7 @@ class QualityView:
     others: list[tuple[UUID, str]]
     languages: list[str]
     is_analyzing: bool
-    """True if the report comes later. Until an upgrade is finished, nothing is analyzed."""
+    """True if the report comes later. Without the extra `quality`, there is none."""
 
     @property
     def titles(self) -> Mapping[Finding, str]:
@@ -150,7 +150,7 @@ def quality_view(backend: Backend, caller: Caller, dataset: DatasetAnswer) -> Qu
         filtered_name=quality.filtered_name(dataset.name, versions),
         others=[(each, names.get(each) or str(each)) for each in others],
         languages=languages[:LANGUAGES_SHOWN],
-        is_analyzing=report is None,
+        is_analyzing=report is None and quality.are_analyzed(),
     )
 
 

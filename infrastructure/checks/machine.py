@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 from asyncio import run
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires, version
 from pathlib import Path
 from uuid import uuid4
 
@@ -28,10 +28,20 @@ from infrastructure.artifacts.s3_requests import S3Refused
 from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
 from infrastructure.bus import streams as bus
 from infrastructure.bus.tls import UntrustedServer
+from infrastructure.extensions import SELECTION, installed
+from infrastructure.extras import (
+    MissingExtra,
+    extras_of_features,
+    installed_version,
+    missing,
+    require,
+)
 from infrastructure.postgres.database_url import connection_problem, version_problem
 from infrastructure.postgres.log_identity import HELD, is_held
 from infrastructure.postgres.store import LEAST_CONNECTIONS, connect, database_time, scalar
+from infrastructure.process import tracing
 from infrastructure.process.disk_space import GIB, DiskLevel, disk_space
+from infrastructure.seals import timestamps
 from infrastructure.settings import Settings
 from infrastructure.training.store_credentials import StoreAccess, required_store_issuer
 
@@ -100,39 +110,63 @@ def _packages(settings: Settings) -> Iterator[Check]:
         for name, url in zip(EMBEDDED, (settings.database_url, settings.nats_url), strict=True)
         if url is not None
     }
-    needed = (each for each in requires("ecolink") or () if Requirement(each).name not in unused)
-    wrong = sorted(filter(None, map(_unmet, needed)))
+    needed = [each for each in requires("ecolink") or () if Requirement(each).name not in unused]
+    used = tuple(extra for extra in extras_of_features() if not missing(extra))
+    wrong = sorted(filter(None, (_unmet(each, used) for each in needed)))
     if wrong:
-        fix = "Run `pip install 'ecolink[trainer]'` with the file constraints.txt."
+        fix = "Run `pip install 'ecolink[all]'` with the file constraints.txt."
         yield Check("packages", Level.FAILED, f"{', '.join(wrong)}. {fix}")
     else:
         yield Check("packages", Level.OK, f"EcoLink {version('ecolink')} with all its packages")
-    missing = [name for name in TRAINING if _version(name) is None]
-    if missing:
+    lacking = [name for name in TRAINING if installed_version(name) is None]
+    if lacking:
         fix = "This machine cannot train or serve. Run `pip install 'ecolink[trainer]'`."
-        yield Check("training", Level.WARNING, f"{', '.join(missing)}: not installed. {fix}")
+        yield Check("training", Level.WARNING, f"{', '.join(lacking)}: not installed. {fix}")
     else:
-        shown = ", ".join(f"{name} {_version(name)}" for name in TRAINING)
+        shown = ", ".join(f"{name} {installed_version(name)}" for name in TRAINING)
         yield Check("training", Level.OK, shown)
+    yield from _extras(settings)
 
 
-def _unmet(text: str) -> str | None:
+def require_extras(settings: Settings) -> None:
+    """Raise MissingExtra if a setting needs packages that are not installed."""
+    if tracing.is_configured():
+        require(*tracing.EXTRA)
+    if settings.timestamp_url is not None:
+        require(*timestamps.EXTRA)
+
+
+def _extras(settings: Settings) -> Iterator[Check]:
+    """Check the packages of features, except of training.
+
+    If the operator selects extensions, each has its packages, and the others are not wanted.
+    """
+    try:
+        require_extras(settings)
+    except MissingExtra as error:
+        yield Check("extras", Level.FAILED, str(error))
+        return
+    unwanted = {"trainer"}
+    if SELECTION in os.environ:
+        unwanted |= {each.name for each in installed()}
+    if absent := [each for each in extras_of_features() if each not in unwanted and missing(each)]:
+        fix = f"To use these features, run `pip install 'ecolink[{','.join(absent)}]'`."
+        yield Check("extras", Level.WARNING, f"{', '.join(absent)}: not installed. {fix}")
+
+
+def _unmet(text: str, extras: Collection[str] = ()) -> str | None:
+    """Return the problem of a requirement, unless it is only of other extras."""
     wanted = Requirement(text)
-    if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+    if wanted.marker is not None and not any(
+        wanted.marker.evaluate({"extra": each}) for each in ("", *extras)
+    ):
         return None
-    found = _version(wanted.name)
+    found = installed_version(wanted.name)
     if found is None:
         return f"{wanted.name} is not installed"
     if not wanted.specifier.contains(found, prereleases=True):
         return f"{wanted.name} {found} is installed, but {wanted.specifier} is needed"
     return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _disk(settings: Settings) -> Check:

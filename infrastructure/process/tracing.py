@@ -18,6 +18,7 @@ from threading import Thread
 from time import time_ns
 from typing import TYPE_CHECKING, Literal
 
+from infrastructure.extras import TRACING, require
 from infrastructure.process.role import current_role
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Environment variables of OpenTelemetry. Either turns tracing on."""
 
+EXTRA = TRACING, "Tracing"
 NAMESPACE = "ecolink"
 EXIT_SECONDS = 2.0
 """Maximum seconds for which a process waits at its end until the collector has its last spans."""
@@ -75,13 +77,22 @@ class Tracing:
 _tracing: Tracing | None = None
 
 
-def start(process: str) -> None:
-    """Turn tracing on in this process if the environment names a collector."""
-    global _tracing  # one per process
+def is_configured() -> bool:
+    """Return True if the environment names a collector."""
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     unexported = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none"
-    if disabled or unexported or not any(os.environ.get(name) for name in ENDPOINTS):
+    return not (disabled or unexported) and any(os.environ.get(name) for name in ENDPOINTS)
+
+
+def start(process: str) -> None:
+    """Turn tracing on in this process if the environment names a collector.
+
+    Raise MissingExtra if it does, and OpenTelemetry is not installed.
+    """
+    global _tracing  # one per process
+    if not is_configured():
         return
+    require(*EXTRA)
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

@@ -7,19 +7,13 @@ from datetime import datetime
 
 import httpx
 from cryptography.x509 import Certificate
-from rfc3161_client import (
-    HashAlgorithm,
-    PKIStatus,
-    TimestampRequestBuilder,
-    VerificationError,
-    VerifierBuilder,
-    decode_timestamp_response,
-)
 
 from domain.audit.tree_head import TreeHead
+from infrastructure.extras import TIMESTAMPS, require
 
 REQUEST_TYPE = "application/timestamp-query"
 REPLY_SECONDS = 30.0
+EXTRA = TIMESTAMPS, "A timestamp of a signed head"
 
 
 class TimestampRefused(Exception):
@@ -33,8 +27,17 @@ class TimestampInvalid(Exception):
 def request_timestamp(url: str, head: TreeHead) -> bytes:
     """Return the authority's response (DER) for the text of a head.
 
-    The request contains only the head's SHA-256 hash. Raise TimestampRefused or httpx.HTTPError.
+    The request contains only the head's SHA-256 hash. Raise TimestampRefused, httpx.HTTPError or
+    MissingExtra.
     """
+    require(*EXTRA)
+    from rfc3161_client import (
+        HashAlgorithm,
+        PKIStatus,
+        TimestampRequestBuilder,
+        decode_timestamp_response,
+    )
+
     request = TimestampRequestBuilder(head.text.encode(), HashAlgorithm.SHA256).build()
     reply = httpx.post(
         url,
@@ -60,7 +63,13 @@ def request_timestamp(url: str, head: TreeHead) -> bytes:
 
 
 def timestamp_of(response: bytes, head: TreeHead, roots: Sequence[Certificate]) -> datetime:
-    """Return the time of a head's timestamp under the trusted roots, or raise TimestampInvalid."""
+    """Return the time of a head's timestamp under the trusted roots.
+
+    Raise TimestampInvalid or MissingExtra.
+    """
+    require(*EXTRA)
+    from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response
+
     try:
         decoded = decode_timestamp_response(response)
         VerifierBuilder(roots=list(roots)).build().verify_message(decoded, head.text.encode())

@@ -9,6 +9,7 @@ from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.consumer import OrderedConsumer
 from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.bus.service import Work, broker_of, every, serve
+from infrastructure.extras import QUALITY, missing
 from infrastructure.postgres.leadership import Leadership, leading
 from infrastructure.postgres.log_identity import watch_log
 from infrastructure.postgres.store import open_log, open_pool
@@ -46,8 +47,8 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     kinds = (
         Validating(resources, sizes),
         Counting(resources),
-        Analyzing(resources),
         Comparing(resources),
+        *(() if missing(QUALITY) else (Analyzing(resources),)),
     )
     work = [*map(_polling, kinds), every(REPLAY_SECONDS, effect.replay_requested, "replay")]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])

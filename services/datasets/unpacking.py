@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, TypeVar, cast
 
+from infrastructure import extras
 from services.datasets.ndjson import in_words
 from services.datasets.report import Code, Refused, quoted
 
@@ -88,6 +89,11 @@ def unpack(path: Path, directory: Path, sizes: Sizes) -> Unpacked:
 
     position = _Position(file, size)
     if magic.startswith(PARQUET):
+        if extras.missing(extras.PARQUET):
+            raise _unsupported(
+                "This installation cannot read Parquet files. Upload JSON Lines or CSV, or ask "
+                "your operator to install the extra `parquet`."
+            )
         if not packing:
             return Unpacked(None, path, "", position)
         spilled = directory / "unpacked.parquet"

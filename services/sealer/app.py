@@ -16,6 +16,7 @@ from domain.audit.tree_head import LogKey
 from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
 from infrastructure.bus.service import run_until_stopped
 from infrastructure.extensions import selected
+from infrastructure.extras import MissingExtra
 from infrastructure.postgres.leadership import LOST, Leadership, leading
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import Connection, connect
@@ -64,7 +65,7 @@ async def _keep_timestamping(settings: Settings, url: str) -> None:
             key = LogKey(origin, archive.sealing_key(settings.seal_key_file).public_key())
             if await asyncio.to_thread(timestamp_newest, archive, key, url):
                 pause = TIMESTAMP_SECONDS
-        except (SealDamaged, TimestampRefused, httpx.HTTPError) as error:
+        except (SealDamaged, TimestampRefused, MissingExtra, httpx.HTTPError) as error:
             logger.error("The newest head has no timestamp: %s", error)
             pause = REFUSED_SECONDS
         except (psycopg.Error, *STORE_ERRORS) as error:
@@ -75,7 +76,7 @@ async def _keep_timestamping(settings: Settings, url: str) -> None:
 def timestamp_newest(archive: SealArchive, key: LogKey, url: str) -> bool:
     """Store a timestamp of the newest head. Return False if all heads have theirs.
 
-    Raise SealDamaged, TimestampRefused or httpx.HTTPError.
+    Raise SealDamaged, TimestampRefused, MissingExtra or httpx.HTTPError.
     """
     head = archive.last_head(key)
     if head is None or archive.has_timestamp(head.size):

@@ -7,8 +7,6 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime
 
-from standardwebhooks import Webhook
-
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = 24  # the length that the standard recommends; its base64 needs no padding
 
@@ -22,6 +20,8 @@ def signed_headers(
     signing_secrets: Sequence[str], message_id: str, sent_at: datetime, body: str
 ) -> dict[str, str]:
     """Return the headers with a signature per secret. `sent_at`: receivers refuse old ones."""
+    from standardwebhooks import Webhook  # of the extra; the declaration imports this module
+
     signatures = (Webhook(each).sign(message_id, sent_at, body) for each in signing_secrets)
     return {
         "webhook-id": message_id,

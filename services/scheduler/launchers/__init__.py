@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 
 from infrastructure.checks.machine import Check, Level
-from infrastructure.extensions import Extension, InvalidSetting, LauncherOf, read_settings, selected
+from infrastructure.extensions import (
+    Extension,
+    InvalidSetting,
+    LauncherOf,
+    installed,
+    read_settings,
+    selected,
+)
+from infrastructure.extras import MissingExtra, require
 from infrastructure.process.clock import Clock
 from infrastructure.settings import Settings
 from services.scheduler.launchers.launcher import TRAINER, Launcher, OpenLauncher, ReadCatalog
 from services.scheduler.launchers.local import LocalLauncher
-
-
-class MissingExtra(ImportError):
-    """A launcher needs packages that are not installed."""
 
 
 class UnknownLauncher(ValueError):
@@ -30,31 +33,34 @@ def launchers() -> Mapping[str, OpenLauncher]:
 
 
 def open_launcher(settings: Settings, clock: Clock, catalog: ReadCatalog) -> Launcher:
-    """Return the launcher that the settings name. Raise UnknownLauncher if there is none."""
-    known = launchers()
-    if settings.launcher not in known:
-        raise UnknownLauncher(
-            f"Unknown launcher {settings.launcher!r}. "
-            f"Set ECOLINK_LAUNCHER to one of: {', '.join(known)}."
-        )
-    return known[settings.launcher](settings, clock, catalog, TRAINER)
+    """Return the launcher that the settings name.
+
+    Raise UnknownLauncher if there is none, and MissingExtra if its extension lacks packages.
+    """
+    _require_known(settings.launcher)
+    return launchers()[settings.launcher](settings, clock, catalog, TRAINER)
 
 
 def launcher_checks(settings: Settings) -> Iterator[Check]:
     """Check the settings of the launcher, and its connection, for `ecolink doctor`."""
-    added = _added()
-    if settings.launcher in added:
-        extension, each = added[settings.launcher]
-        try:
-            with _extra(extension, each):
-                checks = extension.load(each.checks)
-            yield from checks(_extended(settings, extension))
-        except (MissingExtra, InvalidSetting) as error:
-            yield Check("launcher", Level.FAILED, str(error))
-    elif settings.launcher not in launchers():
-        names = ", ".join(launchers())
-        text = f"ECOLINK_LAUNCHER is {settings.launcher!r}. Set it to one of: {names}."
-        yield Check("launcher", Level.FAILED, text)
+    try:
+        _require_known(settings.launcher)
+        if settings.launcher in (added := _added()):
+            extension, each = added[settings.launcher]
+            yield from extension.load(each.checks)(_extended(settings, extension))
+    except (UnknownLauncher, MissingExtra, InvalidSetting) as error:
+        yield Check("launcher", Level.FAILED, str(error))
+
+
+def _require_known(name: str) -> None:
+    known = launchers()
+    if name not in known:
+        for extension in installed():
+            if name in extension.launchers:
+                require(extension.name, f"The launcher {name!r}")
+        raise UnknownLauncher(
+            f"ECOLINK_LAUNCHER is {name!r}. Set it to one of: {', '.join(known)}."
+        )
 
 
 def _added() -> dict[str, tuple[Extension, LauncherOf]]:
@@ -69,8 +75,7 @@ def _open(
     catalog: ReadCatalog,
     program: Sequence[str] = TRAINER,
 ) -> Launcher:
-    with _extra(extension, launcher):
-        opened: OpenLauncher = extension.load(launcher.open)
+    opened: OpenLauncher = extension.load(launcher.open)
     return opened(_extended(settings, extension), clock, catalog, program)
 
 
@@ -79,18 +84,3 @@ def _extended(settings: Settings, extension: Extension) -> Settings:
     extended = read_settings(extension, **settings.model_dump())
     assert isinstance(extended, Settings)
     return extended
-
-
-@contextmanager
-def _extra(extension: Extension, launcher: LauncherOf) -> Iterator[None]:
-    """Raise MissingExtra instead of an ImportError of the launcher's package."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = launcher.needs
-        if not package or (error.name or "").partition(".")[0] != package:
-            raise
-        raise MissingExtra(
-            f"The launcher of the extension {extension.name} needs the package {package}, which is "
-            f"not installed. Run `pip install 'ecolink[{extension.name}]'`."
-        ) from error

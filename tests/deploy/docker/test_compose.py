@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -356,8 +357,16 @@ def test_the_database_is_in_the_named_volume_of_every_version() -> None:
 
 
 def test_only_processes_of_the_image_of_services_need_what_the_other_leaves_out() -> None:
-    (names,) = re.findall(r'only_services = .*, r"([a-z|-]+)"', DOCKERFILE)
-    imported = re.compile(rf"^\s*(import|from) ({names.replace('-', '_')})\b", re.MULTILINE)
+    (left_out,) = re.findall(r"only_services = .*, \{(.+)\}", DOCKERFILE)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = declared["optional-dependencies"]
+    names = "|".join(
+        re.match(r"[\w-]+", each)[0].replace("-", "_")  # type: ignore[index]
+        for extra in re.findall(r"\w+", left_out)
+        for each in extras[extra]
+    )
+    assert "pyarrow" in names
+    imported = re.compile(rf"^\s*(import|from) ({names})\b", re.MULTILINE)
     packages = {"deploy", "gateway", "services", "projections", "infrastructure", "domain"}
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     found = {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from extensions.kubernetes.settings import KubernetesSettings
+from infrastructure import extras
 from infrastructure.checks.machine import Check, Level
-from services.scheduler.launchers import MissingExtra, launcher_checks, open_launcher
+from infrastructure.extensions import selected
+from infrastructure.extras import MissingExtra
+from services.scheduler.launchers import launcher_checks, open_launcher
 from tests.builders.commands import FixedClock
 from tests.extensions.kubernetes.fake_cluster import FakeCluster
 from tests.services.scheduler.launchers.test_launcher import shipped_catalog
@@ -50,13 +53,16 @@ def test_each_problem_fails(
     assert "'abacus'" in only(settings, launcher="abacus").text
 
 
-def test_a_missing_client_names_the_extra(
-    settings: KubernetesSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in list(sys.modules):
-        if name.startswith("extensions.kubernetes."):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "kubernetes", None)
+@pytest.fixture
+def without_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(extras, "installed_version", lambda _: None)
+    selected.cache_clear()
+    yield
+    selected.cache_clear()
+
+
+@pytest.mark.usefixtures("without_client")
+def test_a_missing_client_names_the_extra(settings: KubernetesSettings) -> None:
     check = only(settings)
     assert check.level is Level.FAILED
     assert "ecolink[kubernetes]" in check.text

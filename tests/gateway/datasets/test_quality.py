@@ -15,6 +15,7 @@ from domain.datasets.quality_report import QualityReport
 from gateway.datasets import uploads
 from gateway.datasets.quality import contamination_warnings, filtered_name
 from gateway.datasets.quality_view import marked
+from infrastructure import extras
 from infrastructure.postgres.store import Connection
 from tests.builders.planted import Writer, line_of
 from tests.builders.platform import Person, Platform
@@ -131,6 +132,29 @@ def test_a_report_filters_and_comparisons_through_the_api(
     counts = [found["result"][name] for name in ("unchanged", "added", "removed", "changed")]
     assert counts == [8, 0, 2, 1]
     assert call("GET", f"/{train}/difference")[0] == 422
+
+
+def test_without_the_extra_datasets_are_compared_but_not_analyzed_and_filtered(
+    call: Call, pages: Pages, person: Person, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = service.upload(TRAIN, person.account_id)
+    own = service.upload(VALIDATION, pages.browser.person.account_id)
+    validation = service.upload(VALIDATION, person.account_id)
+    service.catch_up()
+    monkeypatch.setattr(extras, "installed_version", lambda _: None)
+    refused = [
+        call("GET", f"/{train}/quality"),
+        call("POST", f"/{train}/filters", json={"filters": {"near_duplicates": True}}),
+    ]
+    for status, problem in refused:
+        assert (status, "extra `quality`" in problem["error"]["message"]) == (409, True)
+    html = pages.open(f"/{own}")
+    assert "This installation does not analyze datasets." in html
+    assert "Analyzing the examples" not in html
+    path = f"/{train}/contamination?validation_dataset={validation}"
+    call("GET", path)
+    service.compare()
+    assert call("GET", path)[1]["state"] == "done"
 
 
 def test_filtered_versions_have_different_names(

@@ -1,0 +1,142 @@
+"""Packages of extras may be missing. Then the features that need them are left out or refused."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infrastructure import extras
+from infrastructure.checks.machine import Level, machine_checks, require_extras
+from infrastructure.extensions import SELECTION, installed, selected
+from infrastructure.extras import MissingExtra, extras_of_features, missing
+from infrastructure.settings import Settings
+from services.datasets.report import Refused
+from services.datasets.unpacking import Sizes, unpack
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def lean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Act as if the packages of no extra were installed."""
+    monkeypatch.setattr(extras, "installed_version", lambda _: None)
+    selected.cache_clear()
+    yield
+    selected.cache_clear()
+
+
+def test_an_extra_combines_those_of_all_features() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    declared = tomllib.loads(text)["project"]["optional-dependencies"]
+    (requirement,) = declared["all"]
+    named = re.fullmatch(r"ecolink\[(.*)\]", requirement)
+    assert named is not None
+    assert set(named[1].split(",")) == declared.keys() - {"all", "dev"} == set(extras_of_features())
+
+
+def test_all_packages_are_installed_here() -> None:
+    assert not [name for name in extras_of_features() if missing(name)]
+    assert missing("no-such-extra") == []
+
+
+@pytest.mark.usefixtures("lean")
+def test_extensions_without_their_packages_are_not_selected() -> None:
+    assert missing("alerts") == ["apprise"]
+    names = {each.name for each in installed()} - {each.name for each in selected()}
+    assert names == {each.name for each in installed()} & set(extras_of_features())
+
+
+@pytest.mark.usefixtures("lean")
+def test_a_selected_extension_needs_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SELECTION, "slurm,kubernetes")
+    with pytest.raises(MissingExtra, match=r"pip install 'ecolink\[kubernetes\]'"):
+        selected()
+
+
+@pytest.mark.usefixtures("lean")
+def test_a_setting_that_needs_missing_packages_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path)
+    require_extras(settings)
+    timed = settings.model_copy(update={"timestamp_url": "http://127.0.0.1/"})
+    with pytest.raises(MissingExtra, match=r"ecolink\[timestamps\]"):
+        require_extras(timed)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    (check,) = [each for each in machine_checks(settings) if each.name == "extras"]
+    assert check.level is Level.FAILED
+    assert "ecolink[tracing]" in check.text
+
+
+@pytest.mark.usefixtures("lean")
+def test_the_doctor_names_missing_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (check,) = [each for each in machine_checks(Settings(home=tmp_path)) if each.name == "extras"]
+    assert check.level is Level.WARNING
+    assert "alerts" in check.text
+    monkeypatch.setenv(SELECTION, "")
+    (check,) = [each for each in machine_checks(Settings(home=tmp_path)) if each.name == "extras"]
+    assert "alerts" not in check.text
+    assert "ecolink[parquet,quality,timestamps,tracing]" in check.text
+
+
+@pytest.mark.usefixtures("lean")
+def test_parquet_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(b"PAR1")
+    with pytest.raises(Refused, match="extra `parquet`"):
+        unpack(tmp_path / "upload", tmp_path, Sizes(1024, 1024))
+
+
+LEAN_PROCESS = """
+import sys
+from importlib import import_module
+from importlib.metadata import packages_distributions
+
+from infrastructure import extras
+
+packages = {name for extra in extras.extras_of_features() for name in extras._packages()[extra]}
+modules = {name for name, of in packages_distributions().items() if packages.issuperset(of)}
+assert modules >= {"apprise", "kubernetes", "pyarrow", "rfc3161_client", "torch"}, modules
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in modules:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+extras.installed_version = lambda name: None
+
+import deploy.cli
+import deploy.schema
+import gateway.app
+from deploy.processes import PROCESSES
+from infrastructure.settings import Settings
+
+gateway.app.create_app(Settings())
+for target in PROCESSES.values():
+    module, _, attribute = target.partition(":")
+    getattr(import_module(module), attribute)
+"""
+
+
+def test_everything_else_runs_without_the_packages_of_extras() -> None:
+    subprocess.run([sys.executable, "-c", LEAN_PROCESS], check=True)
+
+
+def test_the_command_names_the_problem_of_a_selection() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "from deploy.command import main; main()", "--help"],
+        env={SELECTION: "nothing"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: ECOLINK_EXTENSIONS names 'nothing'")
+    assert len(io.StringIO(run.stderr).readlines()) == 1
