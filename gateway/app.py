@@ -37,7 +37,7 @@ from infrastructure.accounts import security_log
 from infrastructure.accounts.key_uses import STORE_SECONDS, KeyUses
 from infrastructure.extensions import installed
 from infrastructure.http.connection_guard import ConnectionGuard, GuardedServer
-from infrastructure.limits import Limits
+from infrastructure.http.limits import Limits
 from infrastructure.postgres.log_identity import LogReplaced
 from infrastructure.process.progress import PROGRESS
 from infrastructure.settings import Settings

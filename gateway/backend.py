@@ -25,7 +25,7 @@ from gateway.http.errors import RateLimited
 from gateway.http.quotas import BUSY_SECONDS, Quotas
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.datasets.wanted_counts import want_count
-from infrastructure.limits import Limits
+from infrastructure.http.limits import Limits
 from infrastructure.payments.provider import card_provider
 from infrastructure.postgres.store import EXCLUSIVE, Connection, open_log, open_pool, scalar
 from infrastructure.process.clock import Clock, clock_of

@@ -24,6 +24,7 @@ from domain import AGGREGATES
 from domain.core.aggregate import Aggregate
 from domain.core.topics import Kind
 from infrastructure.extras import missing, require
+from infrastructure.limits import Limit
 from infrastructure.rights import Access, ArtifactAccess, BusAccess
 from infrastructure.settings import Settings
 
@@ -168,6 +169,8 @@ class Extension:
     """
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Roles that get a setting, by its name. All roles get the other settings."""
+    limits: tuple[Limit, ...] = ()
+    """Quotas and rates of accounts, for `backend.quotas`."""
     renewals: tuple[LiteralString, ...] = ()
     """Statements that replace secrets in the tables, for `ecolink security replace-secrets`."""
     api: tuple[str, ...] = ()

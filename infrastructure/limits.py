@@ -1,4 +1,4 @@
-"""Limits of the HTTP servers, with a header each, which `ECOLINK_LIMITS` (JSON) changes."""
+"""Limits of the HTTP servers, with a header each. Those of extensions are in their declarations."""
 
 from __future__ import annotations
 
@@ -180,15 +180,6 @@ TABLE = (
         "wait until some end, or ask your operator for a higher quota.",
     ),
     Limit(
-        "exports",
-        10,
-        Scope.ACCOUNT,
-        "Exports of models that are stored or pending.",
-        header="exports",
-        refusal="Your account has the maximum of {limit} exports. Delete some, or ask your "
-        "operator for a higher quota.",
-    ),
-    Limit(
         "audits",
         4,  # the slider of a job sends several requests per second
         Scope.ACCOUNT,
@@ -234,42 +225,6 @@ TABLE = (
         "your operator for a higher quota.",
     ),
     Limit(
-        "webhooks",
-        10,
-        Scope.ACCOUNT,
-        "Endpoints of webhooks.",
-        header="webhooks",
-        refusal="Your account has the maximum of {limit} endpoints of webhooks. Delete one, or ask "
-        "your operator for a higher quota.",
-    ),
-    Limit(
-        "webhook_sends",
-        60,
-        Scope.ACCOUNT,
-        "Tests and replays of webhooks. A replay of many deliveries counts once.",
-        600,
-        "webhooks",
-        "Your account can request at most {limit} tests and replays of webhooks in 10 minutes.",
-    ),
-    Limit(
-        "tracker_tests",
-        60,
-        Scope.ACCOUNT,
-        "Tests of connections to trackers.",
-        600,
-        "trackers",
-        "Your account can request at most {limit} tests of trackers in 10 minutes.",
-    ),
-    Limit(
-        "notice_mails",
-        5,
-        Scope.ACCOUNT,
-        "Requests for a confirmation or a test of the e-mail address for notices.",
-        3600,
-        "notices",
-        "Your account can request at most {limit} confirmations and tests by e-mail in an hour.",
-    ),
-    Limit(
         "sockets",
         64,
         Scope.ACCOUNT,
@@ -283,21 +238,9 @@ TABLE = (
 LIMITS: Mapping[str, Limit] = {limit.name: limit for limit in TABLE}
 
 
-def known_limits(changed: dict[str, int]) -> dict[str, int]:
-    """Return all limits with the changes, or raise ValueError."""
+def positive_limits(changed: dict[str, int]) -> dict[str, int]:
+    """Return changes of limits, or raise ValueError if one is less than 1."""
     for name, value in changed.items():
-        if name not in LIMITS:
-            raise ValueError(f"unknown limit {name!r}; choose from {', '.join(LIMITS)}")
         if value < 1:
             raise ValueError(f"the limit {name} is {value}; it must be at least 1")
     return changed
-
-
-class Limits:
-    """The limits in force: the defaults with an operator's changes."""
-
-    def __init__(self, changed: Mapping[str, int]) -> None:
-        self._values = {limit.name: limit.default for limit in TABLE} | dict(changed)
-
-    def __getitem__(self, name: str) -> int:
-        return self._values[name]

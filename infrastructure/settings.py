@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from domain.core.target import Network, TargetPolicy, parsed_networks
-from infrastructure.limits import known_limits
+from infrastructure.limits import positive_limits
 
 
 def _origin(url: str) -> str:
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         "reverse proxies whose `X-Forwarded-For` header the gateway trusts. The default is "
         "loopback if `ECOLINK_PUBLIC_URL` is set, otherwise none.",
     )
-    limits: Annotated[dict[str, int], AfterValidator(known_limits)] = Field(
+    limits: Annotated[dict[str, int], AfterValidator(positive_limits)] = Field(
         default={},
         description='Limits and quotas that differ from their defaults, such as `{"datasets": 50}`.'
         " `ecolink security limits` lists them.",

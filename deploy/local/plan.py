@@ -33,6 +33,7 @@ from infrastructure.bus.streams import OPERATOR
 from infrastructure.checks.machine import require_extras
 from infrastructure.extensions import InvalidSetting, check_settings
 from infrastructure.extras import MissingExtra
+from infrastructure.http.limits import Limits
 from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
@@ -80,6 +81,7 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     try:
         check_settings()
         require_extras(settings)
+        Limits(settings.limits)
     except (InvalidSetting, MissingExtra) as error:
         raise StackError(str(error)) from error
     previous = recorded_state(home)

@@ -26,7 +26,7 @@ from gateway.cli.terminal import fail
 from infrastructure.accounts import security_log
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.extensions import installed
-from infrastructure.limits import TABLE, Limits
+from infrastructure.http.limits import Limits
 from infrastructure.seals.archive import SEALS, LastHead
 from infrastructure.settings import Settings
 
@@ -62,7 +62,7 @@ def limits() -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("limit", "value", "default", "scope", "counts"):
         table.add_column(heading, justify="right" if heading in ("value", "default") else "left")
-    for limit in TABLE:
+    for limit in now.declared.values():
         per = f" / {limit.per_seconds} s" if limit.per_seconds else ""
         values = (f"{now[limit.name]:,}{per}", f"{limit.default:,}{per}")
         table.add_row(limit.name, *values, limit.scope, limit.description)

@@ -5,6 +5,7 @@ from extensions.exports.domain.hub_push import HubPush
 from extensions.exports.settings import ExportSettings
 from extensions.exports.tables import PROGRESS, TABLES, TARGETS, TOKENS
 from infrastructure.extensions import Extension, Panel, Process
+from infrastructure.limits import Limit, Scope
 from infrastructure.rights import ADD, CHANGE, READ, REMOVE, Access, ArtifactAccess, BusAccess
 
 EXTENSION = Extension(
@@ -51,6 +52,17 @@ EXTENSION = Extension(
             shares="outbound",
         )
     },
+    limits=(
+        Limit(
+            "exports",
+            10,
+            Scope.ACCOUNT,
+            "Exports of models that are stored or pending.",
+            header="exports",
+            refusal="Your account has the maximum of {limit} exports. Delete some, or ask your "
+            "operator for a higher quota.",
+        ),
+    ),
     api=("api:router",),
     pages=("pages:router",),
     panels={

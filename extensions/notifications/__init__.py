@@ -4,6 +4,7 @@ from extensions.notifications.notices import tables as notices
 from extensions.notifications.settings import NotificationSettings
 from extensions.notifications.webhooks import deliveries, endpoints
 from infrastructure.extensions import Extension, Panel, Process
+from infrastructure.limits import Limit, Scope
 from infrastructure.rights import ADD, CHANGE, READ, REMOVE, Access, BusAccess
 
 EXTENSION = Extension(
@@ -45,6 +46,36 @@ EXTENSION = Extension(
         }
     },
     renewals=(notices.RENEWAL,),
+    limits=(
+        Limit(
+            "webhooks",
+            10,
+            Scope.ACCOUNT,
+            "Endpoints of webhooks.",
+            header="webhooks",
+            refusal="Your account has the maximum of {limit} endpoints of webhooks. Delete one, or "
+            "ask your operator for a higher quota.",
+        ),
+        Limit(
+            "webhook_sends",
+            60,
+            Scope.ACCOUNT,
+            "Tests and replays of webhooks. A replay of many deliveries counts once.",
+            600,
+            "webhooks",
+            "Your account can request at most {limit} tests and replays of webhooks in 10 minutes.",
+        ),
+        Limit(
+            "notice_mails",
+            5,
+            Scope.ACCOUNT,
+            "Requests for a confirmation or a test of the e-mail address for notices.",
+            3600,
+            "notices",
+            "Your account can request at most {limit} confirmations and tests by e-mail in an "
+            "hour.",
+        ),
+    ),
     api=("webhooks.api:router", "notices.api:router"),
     pages=("webhooks.pages:router", "notices.pages:router"),
     secret_paths=("/notices/confirm/", "/notices/unsubscribe/"),

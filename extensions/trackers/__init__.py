@@ -4,6 +4,7 @@ from extensions.trackers.connections import CONNECTIONS, SECRETS
 from extensions.trackers.runs import RUNS
 from extensions.trackers.settings import TrackerSettings
 from infrastructure.extensions import Extension, Panel, Process
+from infrastructure.limits import Limit, Scope
 from infrastructure.rights import ADD, READ, Access
 
 SENDING = (
@@ -53,6 +54,17 @@ EXTENSION = Extension(
             RUNS.name: f"{ADD}, UPDATE ({RESTARTED})",
         },
     },
+    limits=(
+        Limit(
+            "tracker_tests",
+            60,
+            Scope.ACCOUNT,
+            "Tests of connections to trackers.",
+            600,
+            "trackers",
+            "Your account can request at most {limit} tests of trackers in 10 minutes.",
+        ),
+    ),
     api=("api:router",),
     pages=("pages:router",),
     account_links={"/trackers": "Trackers"},

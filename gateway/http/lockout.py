@@ -16,7 +16,7 @@ from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from gateway.http.errors import RateLimited
-from infrastructure.limits import LIMITS, Limits
+from infrastructure.http.limits import Limits
 
 MOST_ADDRESSES = 10_000
 MOST_SECONDS = 900
@@ -49,7 +49,7 @@ class Lockout:
         self, limits: Limits, record: Record, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._free = limits["refused_credentials"]
-        self._memory_seconds = LIMITS["refused_credentials"].per_seconds or MOST_SECONDS
+        self._memory_seconds = limits.declared["refused_credentials"].per_seconds or MOST_SECONDS
         self._record, self._clock = record, clock
         self._addresses: OrderedDict[str, Behavior] = OrderedDict()
         self._lock = threading.Lock()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from gateway.http.errors import QuotaExceeded, RateLimited
-from infrastructure.limits import LIMITS, Limits
+from infrastructure.http.limits import Limits
 
 MOST_BUCKETS = 50_000
 """Maximum buckets in memory. The least recently used one is dropped, and starts full."""
@@ -78,7 +78,7 @@ class Buckets:
         return self.take(name, owner, 0)
 
     def _size(self, name: str) -> tuple[int, float]:
-        per_seconds = LIMITS[name].per_seconds
+        per_seconds = self._limits.declared[name].per_seconds
         assert per_seconds is not None
         return self._limits[name], self._limits[name] / per_seconds
 
@@ -94,7 +94,7 @@ class Buckets:
             self._levels.popitem(last=False)
 
     def _refusal(self, name: str, seconds: int, level: Level) -> RateLimited:
-        limit = LIMITS[name]
+        limit = self._limits.declared[name]
         message = f"{limit.refusal.format(limit=f'{level.limit:,}')} Try again in {seconds:,} s."
         return RateLimited(message, seconds, level.headers(limit.header or "requests"))
 
@@ -115,9 +115,9 @@ class Slots:
             if self._taken[place] >= limit:
                 level = Level(limit, 0, BUSY_SECONDS)
                 raise RateLimited(
-                    LIMITS[name].refusal.format(limit=f"{limit:,}"),
+                    self._limits.declared[name].refusal.format(limit=f"{limit:,}"),
                     BUSY_SECONDS,
-                    level.headers(LIMITS[name].header or name),
+                    level.headers(self._limits.declared[name].header or name),
                 )
             self._taken[place] += 1
         try:
@@ -146,7 +146,7 @@ class Quotas:
 
     def require_room(self, name: str, used: int, unit: int = 1) -> int:
         """Return what is left of a quota, in units of the limit, or raise QuotaExceeded."""
-        limit = LIMITS[name]
+        limit = self.limits.declared[name]
         most = self.limits[name] * unit
         if used >= most:
             raise QuotaExceeded(

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from domain.core.target import Network
-from infrastructure.limits import Limits
+from infrastructure.http.limits import Limits
 
 log = logging.getLogger("connections")
 

@@ -28,7 +28,7 @@ from infrastructure.chat.generation import (
     TextDelta,
 )
 from infrastructure.http.connection_guard import ConnectionGuard, GuardedServer
-from infrastructure.limits import Limits
+from infrastructure.http.limits import Limits
 from services.serving.engine import Engine, GenerationHandle
 from services.serving.refusals import Refused
 

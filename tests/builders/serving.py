@@ -14,7 +14,7 @@ import uvicorn
 from deploy.local.ports import free_port
 from domain.core.identity import PLATFORM_ACCOUNT_ID, deployment_id
 from infrastructure.http.connection_guard import ConnectionGuard
-from infrastructure.limits import Limits
+from infrastructure.http.limits import Limits
 from services.serving.api import Server, create_app
 from services.serving.deployed import Served
 from services.serving.engine import Engine, EngineOptions

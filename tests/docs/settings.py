@@ -12,7 +12,8 @@ from pydantic import AwareDatetime, HttpUrl
 from pydantic.fields import FieldInfo
 
 from infrastructure.extensions import installed
-from infrastructure.limits import TABLE, Limit
+from infrastructure.http.limits import Limits
+from infrastructure.limits import Limit
 from infrastructure.settings import Settings
 from tests.docs import markdown
 from tests.docs.markdown import code, text
@@ -47,7 +48,10 @@ def page() -> str:
             "Limits",
             "`ECOLINK_LIMITS` is a JSON object with the limits that differ from these defaults, "
             'such as `{"datasets": 50}`. `ecolink security limits` shows the values in force.',
-            markdown.table(("limit", "default", "counts for", "meaning"), map(_limit, TABLE)),
+            markdown.table(
+                ("limit", "default", "counts for", "meaning"),
+                map(_limit, Limits({}).declared.values()),
+            ),
         ),
     )
 

@@ -29,7 +29,7 @@ from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect
 from infrastructure.bus.streams import EVENTS, Envelope, provision
 from infrastructure.chat.generation import GENERATE_PATH
 from infrastructure.http.connection_guard import ConnectionGuard, GuardedServer
-from infrastructure.limits import Limits
+from infrastructure.http.limits import Limits
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import Connection
 from infrastructure.process import tracing

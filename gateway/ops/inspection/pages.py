@@ -16,7 +16,7 @@ from gateway.schemas import JobId
 from gateway.web.rendering import PRIVATE, page
 from infrastructure.accounts import security_log
 from infrastructure.checks.machine import Level, machine_checks, server_checks
-from infrastructure.limits import TABLE, Limits
+from infrastructure.http.limits import Limits
 from infrastructure.training.job_artifacts import kept_log
 
 LISTED = 200
@@ -57,7 +57,7 @@ def show_security(request: Request, caller: OperatorReads, backend: BackendOf) -
     with backend.pool.connection() as connection:
         events = security_log.newest(connection, LISTED)
     now = Limits(backend.settings.limits)
-    shown = {"events": events, "limits": [(each, now[each.name]) for each in TABLE]}
+    shown = {"events": events, "limits": [(each, now[each.name]) for each in now.declared.values()]}
     return page(request, backend, caller, "ops/security_page.html", **shown)
 
 

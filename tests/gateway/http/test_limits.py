@@ -19,7 +19,7 @@ from gateway.http.lockout import Lockout, network_of
 from gateway.http.openai_vocabulary import file_name
 from gateway.http.quotas import Buckets, duration
 from infrastructure.accounts import security_log
-from infrastructure.limits import Limits
+from infrastructure.http.limits import Limits
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from tests.builders.platform import BASE_MODEL, Person, Platform

@@ -14,7 +14,7 @@ from domain.core.target import parsed_networks
 from gateway.app import server_config
 from gateway.http.sessions import COOKIE
 from infrastructure.http.connection_guard import ConnectionGuard
-from infrastructure.limits import Limits
+from infrastructure.http.limits import Limits
 from infrastructure.settings import Settings
 from tests.builders.platform import Platform
 from tests.gateway.conftest import application

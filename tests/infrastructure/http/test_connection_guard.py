@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 
 from domain.core.target import Network
 from infrastructure.http.connection_guard import ConnectionGuard, GuardedHttp, GuardedServer
-from infrastructure.limits import Limits, known_limits
+from infrastructure.http.limits import Limits
 from infrastructure.settings import Settings
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
@@ -306,11 +306,9 @@ async def test_refusals_are_logged_together(caplog: pytest.LogCaptureFixture) ->
 
 def test_an_unknown_or_zero_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for changed in ({"sokets": 5}, {"sockets": 0}):
-        with pytest.raises(ValueError, match=next(iter(changed))):
-            known_limits(changed)
         monkeypatch.setenv("ECOLINK_LIMITS", json.dumps(changed))
         with pytest.raises(ValueError, match=next(iter(changed))):
-            Settings()
+            Limits(Settings().limits)
 
 
 def test_limits_reach_a_process_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:

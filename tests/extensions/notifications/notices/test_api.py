@@ -11,7 +11,7 @@ from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
 from extensions.notifications.domain.kind import CHOSEN
 from extensions.notifications.notices.tables import MailResult, Outcome
-from infrastructure.limits import LIMITS
+from infrastructure.http.limits import Limits
 from tests.builders.platform import Platform
 from tests.extensions.notifications.notices.conftest import MailProcess
 from tests.gateway.api_user import ApiUser
@@ -161,7 +161,7 @@ def test_a_wrong_value_is_refused_with_its_field(user: ApiUser) -> None:
 
 
 def test_an_account_requests_few_mails(user: ApiUser, mail: MailProcess) -> None:
-    for number in range(LIMITS["notice_mails"].default):
+    for number in range(Limits({})["notice_mails"]):
         changed(user, email=f"a{number}@example.com")
     changed(user, 429, email="b@example.com")
     assert user.post(f"{PATH}/confirmation").status_code == 429

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from domain.access.rights import KeyRequest
 from domain.access.scope import Scope
-from infrastructure.limits import LIMITS
+from infrastructure.http.limits import Limits
 from tests.builders.platform import Platform
 from tests.extensions.notifications.webhooks.conftest import URL, Process
 from tests.gateway.api_user import ApiUser
@@ -65,11 +65,11 @@ def test_a_wrong_form_is_refused_with_its_field(user: ApiUser) -> None:
 
 def test_webhooks_and_their_tests_are_limited(user: ApiUser) -> None:
     path = ""
-    for _ in range(LIMITS["webhooks"].default):
+    for _ in range(Limits({})["webhooks"]):
         path = f"/api/webhooks/{created(user)['id']}/test"
     refused = user.post("/api/webhooks", {"url": URL})
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
-    for _ in range(LIMITS["webhook_sends"].default):
+    for _ in range(Limits({})["webhook_sends"]):
         assert user.post(path).status_code == 202
     assert user.post(path).status_code == 429
 
