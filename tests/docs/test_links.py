@@ -42,7 +42,9 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in anchors(linked), f"{name}: no such heading: {target}"
 
 
-@pytest.mark.parametrize("name", ["docs/development.md", "docs/architecture.md", "docs/services.md"])
+@pytest.mark.parametrize(
+    "name", ["docs/development.md", "docs/architecture.md", "docs/services.md"]
+)
 def test_named_paths_exist(name: str) -> None:
     for path in code_of(ROOT / name):
         if PATH.fullmatch(path):
