@@ -142,7 +142,7 @@ class Extension:
     """References to `(aggregate) -> list[Kept]`, the files that an audit compares with the log."""
     open_files: LiteralString = ""
     """Pattern of artifacts of unfinished work. No event names them, and backups copy them first."""
-    billing: tuple[str, ...] = ()
+    billing_handlers: tuple[str, ...] = ()
     """References to `(log) -> Handlers`, event handlers that the billing process runs."""
     charge_names: tuple[str, ...] = ()
     """References to `(connection, ids) -> dict[UUID, str]`, the names of what was charged."""

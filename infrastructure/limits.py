@@ -189,42 +189,6 @@ TABLE = (
         "again when one ends.",
     ),
     Limit(
-        "invoices",
-        400,
-        Scope.ACCOUNT,
-        "Invoices that an account requested.",
-        header="invoices",
-        refusal="Your account requested the maximum of {limit} invoices. Ask your operator for a "
-        "higher quota.",
-    ),
-    Limit(
-        "invoice_requests",
-        30,
-        Scope.ACCOUNT,
-        "Requests for an invoice.",
-        600,
-        "invoices",
-        "Your account can request at most {limit} invoices in 10 minutes.",
-    ),
-    Limit(
-        "syntheses",
-        5,
-        Scope.ACCOUNT,
-        "Syntheses that generate or are paused.",
-        header="syntheses",
-        refusal="Your account has the maximum of {limit} unfinished syntheses. Finish or cancel "
-        "one, or ask your operator for a higher quota.",
-    ),
-    Limit(
-        "synthesis_endpoints",
-        20,
-        Scope.ACCOUNT,
-        "External endpoints of syntheses.",
-        header="synthesis-endpoints",
-        refusal="Your account has the maximum of {limit} external endpoints. Delete one, or ask "
-        "your operator for a higher quota.",
-    ),
-    Limit(
         "sockets",
         64,
         Scope.ACCOUNT,

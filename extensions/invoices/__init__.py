@@ -2,6 +2,7 @@
 
 from extensions.invoices.tables import INVOICES
 from infrastructure.extensions import Extension, Panel
+from infrastructure.limits import Limit, Scope
 from infrastructure.rights import KEEP
 
 EXTENSION = Extension(
@@ -13,6 +14,26 @@ EXTENSION = Extension(
         "gateway": {INVOICES.name: KEEP},
     },
     signed_documents={"invoices": "issuing:keep_invoicing"},
+    limits=(
+        Limit(
+            "invoices",
+            400,
+            Scope.ACCOUNT,
+            "Invoices that an account requested.",
+            header="invoices",
+            refusal="Your account requested the maximum of {limit} invoices. Ask your operator "
+            "for a higher quota.",
+        ),
+        Limit(
+            "invoice_requests",
+            30,
+            Scope.ACCOUNT,
+            "Requests for an invoice.",
+            600,
+            "invoices",
+            "Your account can request at most {limit} invoices in 10 minutes.",
+        ),
+    ),
     api=("api:router",),
     pages=("pages:router", "what_if.pages:router"),
     panels={

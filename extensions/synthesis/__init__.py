@@ -6,6 +6,7 @@ from extensions.synthesis.endpoint_rows import ENDPOINTS, KEYS
 from extensions.synthesis.names import NAMES
 from extensions.synthesis.settings import SynthesisSettings
 from infrastructure.extensions import Extension, Panel, Process
+from infrastructure.limits import Limit, Scope
 from infrastructure.rights import ADD, KEEP, READ, Access, ArtifactAccess
 
 EXTENSION = Extension(
@@ -18,7 +19,27 @@ EXTENSION = Extension(
     artifacts={Synthesis: "artifacts:kept_artifacts"},
     open_files=r"syntheses/[^/]+/[^/]+/attempts/.+",  # answers, which may be paid already
     settings=SynthesisSettings,
-    billing=("metering:handlers",),
+    limits=(
+        Limit(
+            "syntheses",
+            5,
+            Scope.ACCOUNT,
+            "Syntheses that generate or are paused.",
+            header="syntheses",
+            refusal="Your account has the maximum of {limit} unfinished syntheses. Finish or "
+            "cancel one, or ask your operator for a higher quota.",
+        ),
+        Limit(
+            "synthesis_endpoints",
+            20,
+            Scope.ACCOUNT,
+            "External endpoints of syntheses.",
+            header="synthesis-endpoints",
+            refusal="Your account has the maximum of {limit} external endpoints. Delete one, or "
+            "ask your operator for a higher quota.",
+        ),
+    ),
+    billing_handlers=("metering:handlers",),
     charge_names=("names:synthesis_names",),
     dataset_users=("service:require_unused",),
     endings=("erasing:end_syntheses",),

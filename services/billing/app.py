@@ -58,7 +58,7 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
             return clock.at(database_time(connection))
 
     handlers = Metering(log, policy, now).handlers
-    for others in loaded(lambda extension: extension.billing):
+    for others in loaded(lambda extension: extension.billing_handlers):
         handlers = {**handlers, **others(log)}
     effect = HandlerEffect("billing", log, clock, EventHandlers(handlers), pool.connection)
     consumer = OrderedConsumer(effect, log)

@@ -16,7 +16,7 @@ from domain.access.scope import Scope
 from extensions.invoices.domain.sealed_invoice import Result
 from extensions.invoices.invoice_file import verify_file
 from extensions.invoices.tables import invoices_requested_by
-from infrastructure.limits import LIMITS
+from infrastructure.http.limits import Limits
 from infrastructure.postgres.store import connect
 from tests.builders.platform import Person, Platform
 from tests.extensions.invoices.bills import PUBLIC
@@ -175,7 +175,7 @@ def test_the_quota_counts_the_invoices_that_an_account_requested(
 
 
 def test_requests_are_limited(user: ApiUser) -> None:
-    for _ in range(LIMITS["invoice_requests"].default):
+    for _ in range(Limits({})["invoice_requests"]):
         requested(user)
     refused = user.post("/api/invoices", THIS_MONTH)
     assert refused.status_code == 429
