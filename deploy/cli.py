@@ -86,8 +86,8 @@ for commands in (
     main.add_typer(commands, rich_help_panel=HOST)
 main.add_typer(docker_commands, name="docker", rich_help_panel=HOST)
 main.add_typer(accounts, name="accounts", rich_help_panel=HOST)
-known = main.registered_groups
-groups = {each.name or each.typer_instance.info.name: each.typer_instance for each in known}
+found = [(each.name, each.typer_instance) for each in main.registered_groups]
+groups = {name or group.info.name: group for name, group in found if group is not None}
 added: Iterator[typer.Typer] = loaded(lambda extension: extension.operator_commands)
 for commands in added:
     if (group := groups.get(commands.info.name)) is not None:

@@ -82,7 +82,7 @@ def create(
         out.write_bytes(issuer.as_pdf(content) if out.suffix == ".pdf" else content)
     except (
         *(StackError, NotProvable, Inconsistent, SealDamaged, InvalidHead),
-        *(ValueError, OSError, ImportError),
+        *(ValueError, OSError),
     ) as error:
         fail(str(error), ExitCode.FAILED)
     screen().print(f"Wrote {out}. `ecolink audit invoice verify {out}` verifies it.")

@@ -46,15 +46,9 @@ class Issuer:
         return issue_invoice(rows, tree, self.key, account_id, period)
 
     def as_pdf(self, content: bytes) -> bytes:
-        """Return the PDF file of an invoice's JSON file. Raise ImportError without fpdf2."""
-        try:
-            # only here: it takes half a second, and needs an extra
-            from extensions.invoices.invoice_pdf import invoice_pdf
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                "A PDF of an invoice needs the package fpdf2, which is not installed. Run "
-                "`pip install 'ecolink[invoices]'`."
-            ) from error
+        """Return the PDF file of an invoice's JSON file."""
+        from extensions.invoices.invoice_pdf import invoice_pdf  # takes half a second
+
         return invoice_pdf(content, self.key, self.log_key)
 
 

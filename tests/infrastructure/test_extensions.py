@@ -127,7 +127,10 @@ def test_every_reference_names_an_attribute() -> None:
         for reference in (
             *(*extension.api, *extension.pages, *extension.commands.values()),
             *(*extension.operator_commands, *extension.projections),
-            *extension.signed_documents.values(),
+            *(*extension.billing_handlers, *extension.billing_work),
+            *(*extension.signed_documents.values(), *extension.payment_providers.values()),
+            *(*extension.charge_names, *extension.dataset_users, *extension.endings),
+            *extension.artifacts.values(),
             *(each.run for each in extension.processes.values()),
             *(each.data for each in extension.panels.values() if each.data),
             *(each for form in forms for each in (form.page, form.command)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -148,19 +147,6 @@ def test_a_wrong_option_is_named(arguments: tuple[str, ...], reason: str, tmp_pa
     named = [str(tmp_path / each) if each.startswith("a.") else each for each in arguments]
     assert reason in ecolink("audit", "invoice", "create", *named, exit_code=1)
     assert list(tmp_path.glob("a.*")) == []
-
-
-@pytest.mark.usefixtures("billed")
-def test_without_the_package_for_pdf_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(sys.modules, "extensions.invoices.invoice_pdf", raising=False)
-    monkeypatch.setitem(sys.modules, "fpdf", None)
-    for kind, exit_code in (("json", 0), ("pdf", 1)):
-        options = (*OCTOBER, "--out", str(tmp_path / f"a.{kind}"))
-        shown = ecolink("audit", "invoice", "create", "alice", *options, exit_code=exit_code)
-    assert "ecolink[invoices]" in shown
-    assert [each.name for each in tmp_path.glob("a.*")] == ["a.json"]
 
 
 def test_without_a_seal_key_there_is_no_invoice(tmp_path: Path) -> None:
