@@ -7,10 +7,8 @@ from infrastructure.extensions import installed
 from projections.account_events import ACCOUNT_EVENTS
 from projections.accounts import ACCOUNTS
 from projections.api_keys import API_KEYS
-from projections.auto_top_ups import AUTO_TOP_UPS
 from projections.base_models import BASE_MODELS
 from projections.billing_ledger import BILLING_LEDGER
-from projections.card_payments import CARD_PAYMENTS
 from projections.datasets import DATASETS
 from projections.deployments import DEPLOYMENTS
 from projections.estimates import ESTIMATES
@@ -20,16 +18,13 @@ from projections.job_requests import JOB_REQUESTS
 from projections.job_timeline import JOB_TIMELINE
 from projections.models import MODELS
 from projections.open_meters import OPEN_METERS
-from projections.payment_returns import PAYMENT_RETURNS
 
 PROJECTIONS = (
     ACCOUNT_EVENTS,
     ACCOUNTS,
     API_KEYS,
-    AUTO_TOP_UPS,
     BASE_MODELS,
     BILLING_LEDGER,
-    CARD_PAYMENTS,
     DATASETS,
     DEPLOYMENTS,
     ESTIMATES,
@@ -39,6 +34,5 @@ PROJECTIONS = (
     JOB_TIMELINE,
     MODELS,
     OPEN_METERS,
-    PAYMENT_RETURNS,
     *(one.load(each) for one in installed() for each in one.projections),
 )

@@ -18,6 +18,11 @@ RETURNS = (
 EXTENSION = Extension(
     package=__name__,
     summary="Top-ups by card through Stripe, automatic top-ups, refunds and disputes.",
+    projections=(
+        "payment_rows:CARD_PAYMENTS",
+        "auto_top_up_rows:AUTO_TOP_UPS",
+        "return_rows:PAYMENT_RETURNS",
+    ),
     settings=CardSettings,
     secrets={
         "stripe_secret_key": ("gateway", "billing"),

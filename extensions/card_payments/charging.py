@@ -10,12 +10,12 @@ from psycopg_pool import ConnectionPool
 
 from domain.core.aggregate import Cause, because
 from domain.core.errors import VersionConflict
+from extensions.card_payments.auto_top_up_rows import accounts_to_top_up
 from extensions.card_payments.payments import CardPayments
 from infrastructure.payments.provider import ProviderUnavailable
 from infrastructure.postgres.log_identity import is_held
 from infrastructure.postgres.store import Connection
 from infrastructure.process.clock import Clock
-from projections.auto_top_ups import accounts_to_top_up
 
 TOP_UP_SECONDS = 2.0
 """Real seconds between two searches. A lease lasts minutes, so running jobs go on meanwhile."""

@@ -19,14 +19,14 @@ from domain.billing.card_payment import CardFailure
 from domain.billing.payment import Payment, ReturnKind
 from domain.core.aggregate import Cause, because
 from domain.core.event_log import EventLog
+from extensions.card_payments.payment_rows import pending_payments
+from extensions.card_payments.return_rows import open_returns
 from extensions.card_payments.returns import CardReturns
 from infrastructure.payments.provider import ProviderUnavailable, RefundRefused
 from infrastructure.postgres.log_identity import is_held
 from infrastructure.postgres.store import Connection
 from infrastructure.process.backoff import Backoff
 from infrastructure.process.clock import Clock
-from projections.card_payments import pending_payments
-from projections.payment_returns import open_returns
 from projections.projection import Row
 
 RECONCILE_SECONDS = 30.0

@@ -14,6 +14,7 @@ from domain.core.identity import created_id, payment_id
 from domain.core.money import payment_micros_of
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
+from extensions.card_payments.payment_rows import CARD_PAYMENTS, newest_card_payments
 from extensions.card_payments.payments import CardPayments
 from extensions.card_payments.returns import CardReturns, card_returns
 from extensions.card_payments.schemas import CardPaymentAnswer, PaymentRequest, RefundRequest
@@ -26,8 +27,7 @@ from gateway.http.errors import Forbidden
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up
 from gateway.schemas import Money
-from projections import ACCOUNTS, BILLING_LEDGER, CARD_PAYMENTS
-from projections.card_payments import newest_card_payments
+from projections import ACCOUNTS, BILLING_LEDGER
 from projections.projection import Row
 
 CARDS_DISABLED = "Payments by card are disabled. Ask your operator to top up this account."

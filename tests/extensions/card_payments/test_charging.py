@@ -18,7 +18,9 @@ from domain.core.event_log import EventLog
 from domain.use_cases.erasing import Erasing, Holdings
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
+from extensions.card_payments.auto_top_up_rows import accounts_to_top_up
 from extensions.card_payments.charging import AutoTopUps
+from extensions.card_payments.payment_rows import newest_card_payments
 from extensions.card_payments.payments import CHARGE_LIFE, KEY_LIFE, CardPayments
 from extensions.card_payments.reconciliation import CONFIRMATION_TIME, Reconciliation
 from extensions.card_payments.returns import CardReturns
@@ -32,8 +34,6 @@ from infrastructure.payments.provider import ProviderUnavailable
 from infrastructure.postgres.log_identity import set_held
 from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
-from projections.auto_top_ups import accounts_to_top_up
-from projections.card_payments import newest_card_payments
 from services.projector.audit import audit
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Person, Platform

@@ -17,6 +17,7 @@ from domain.core.aggregate import because
 from domain.core.event_log import EventLog
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
+from extensions.card_payments.payment_rows import newest_card_payments
 from extensions.card_payments.payments import CardPayments
 from extensions.card_payments.reconciliation import CHECKOUT_TIME, CONFIRMATION_TIME, Reconciliation
 from extensions.card_payments.returns import CardReturns
@@ -26,7 +27,6 @@ from extensions.card_payments.stripe_provider import (
 from infrastructure.payments.provider import ProviderUnavailable
 from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
-from projections.card_payments import newest_card_payments
 from tests.builders.commands import FixedClock
 from tests.builders.platform import Person, Platform
 from tests.extensions.card_payments.localstripe.process import (

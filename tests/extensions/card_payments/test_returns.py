@@ -16,6 +16,7 @@ from domain.core.event_log import EventLog
 from domain.use_cases.payments import Paying
 from domain.use_cases.returns import Returning
 from extensions.card_payments.payments import CardPayments
+from extensions.card_payments.return_rows import open_returns, returns_of
 from extensions.card_payments.returns import CardReturns
 from extensions.card_payments.stripe_provider import (
     stripe_provider,
@@ -24,7 +25,6 @@ from infrastructure.payments.provider import ProviderUnavailable, RefundRefused
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from projections.billing_ledger import balances, platform_days
-from projections.payment_returns import open_returns, returns_of
 from services.projector.audit import audit
 from tests.builders.commands import NOW
 from tests.builders.platform import Person, Platform
