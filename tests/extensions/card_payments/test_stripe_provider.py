@@ -16,7 +16,7 @@ from extensions.card_payments.stripe_provider import (
     stripe_provider,
     verified_event,
 )
-from infrastructure.extensions import InvalidSetting, check_settings
+from infrastructure.extensions import InvalidSetting, check_settings, environment
 from infrastructure.payments.provider import (
     ProviderDisabled,
     ProviderUnavailable,
@@ -116,3 +116,19 @@ def test_no_secret_is_in_a_log_or_an_error(
     with caplog.at_level(logging.DEBUG), pytest.raises(ProviderUnavailable) as refusal:
         provider.receipt("pi_1", 5_000_000)
     assert SECRET_KEY not in caplog.text + str(refusal.value) + repr(CardSettings())
+
+
+@pytest.mark.parametrize(
+    ("role", "secrets"),
+    [
+        ("gateway", {"STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET"}),
+        ("billing", {"STRIPE_SECRET_KEY"}),
+        ("scheduler", set[str]()),
+    ],
+)
+def test_only_the_gateway_and_billing_get_the_key(
+    monkeypatch: pytest.MonkeyPatch, role: str, secrets: set[str]
+) -> None:
+    UNREACHABLE.enable(monkeypatch)
+    given = {f"ECOLINK_{each}" for each in secrets} | {"ECOLINK_STRIPE_API_BASE"}
+    assert {each for each in environment(role) if "STRIPE" in each} == given
