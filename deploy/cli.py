@@ -90,7 +90,7 @@ found = [(each.name, each.typer_instance) for each in main.registered_groups]
 groups = {name or group.info.name: group for name, group in found if group is not None}
 added: Iterator[typer.Typer] = loaded(lambda extension: extension.operator_commands)
 for commands in added:
-    if (group := groups.get(commands.info.name)) is not None:
+    if group := groups.get(commands.info.name):
         group.add_typer(commands, name="")
     else:
         main.add_typer(commands, rich_help_panel=HOST)

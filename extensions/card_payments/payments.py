@@ -19,7 +19,7 @@ from domain.use_cases.accounts import EcoLink
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.payments import Paying
 from extensions.card_payments.stripe_provider import ChargeStatus, CheckoutStatus
-from infrastructure.payments.provider import ProviderUnavailable
+from infrastructure.payments.provider import CardOrder, ProviderUnavailable
 
 if TYPE_CHECKING:
     from extensions.card_payments.stripe_client import StripeProvider
@@ -51,15 +51,7 @@ class CardPayments:
         """The use cases of saved cards."""
         return AutoToppingUp(self.paying.log)
 
-    def start(
-        self,
-        payment_id: UUID,
-        account_id: UUID,
-        amount_micros: int,
-        page_url: str,
-        *,
-        saves_card: bool = False,
-    ) -> tuple[CardPayment, str | None]:
+    def start(self, order: CardOrder, page_url: str) -> tuple[CardPayment, str | None]:
         """Start a payment with its checkout page. Return it with the URL of an open page.
 
         After the payment, the provider sends the browser to `<page_url>/<payment id>`. Calls with
@@ -68,11 +60,14 @@ class CardPayments:
 
         Raise Invalid, NotFound, CommandReused or ProviderUnavailable.
         """
-        payment = self.paying.start(payment_id, account_id, amount_micros, saves_card=saves_card)
+        payment_id, saves_card = order.payment_id, order.saves_card
+        payment = self.paying.start(
+            payment_id, order.account_id, order.amount_micros, saves_card=saves_card
+        )
         if not payment.is_pending:
             return payment, None
         back = f"{page_url}/{payment_id}"
-        known = self.auto.find(account_id) if saves_card else None
+        known = self.auto.find(order.account_id) if saves_card else None
         customer = None if known is None else known.customer
         checkout = self.provider.open_checkout(payment, back, f"{back}?cancelled=1", customer)
         payment = self.paying.open_checkout(payment_id, checkout.id)

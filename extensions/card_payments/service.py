@@ -27,6 +27,7 @@ from gateway.http.errors import Forbidden
 from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up
 from gateway.schemas import Money
+from infrastructure.payments.provider import CardOrder
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.projection import Row
 
@@ -37,13 +38,12 @@ def start(
     backend: Backend, caller: Caller, wanted: PaymentRequest, key: str | None, page_url: str
 ) -> CardPaymentAnswer:
     """Start a payment. Calls with the same idempotency key start only one payment."""
-    cards, saves_card = cards_of(backend), wanted.save_card
+    cards = cards_of(backend)
     amount_micros = payment_micros_of(wanted.amount, field="amount")
     id = created_id(caller.account_id, "card-payment", key or str(uuid4()))
+    order = CardOrder(id, caller.account_id, amount_micros, wanted.save_card)
     with because(caller.cause(backend)):
-        payment, url = cards.start(
-            id, caller.account_id, amount_micros, page_url, saves_card=saves_card
-        )
+        payment, url = cards.start(order, page_url)
     caught_up(backend, CARD_PAYMENTS)
     return _of(backend, payment).model_copy(update={"url": url})
 

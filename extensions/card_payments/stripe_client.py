@@ -78,11 +78,7 @@ class StripeProvider:
 
     def start(self, log: EventLog, order: CardOrder, page_url: str) -> str | None:
         """Start a payment. Return the URL on which to pay, or None if it has ended."""
-        _, url = CardPayments(Paying(log), self).start(
-            *(order.payment_id, order.account_id, order.amount_micros, page_url),
-            saves_card=order.saves_card,
-        )
-        return url
+        return CardPayments(Paying(log), self).start(order, page_url)[1]
 
     def receipt(self, reference: str, amount_micros: int) -> Receipt:
         """Return the receipt of a successful PaymentIntent.

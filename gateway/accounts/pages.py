@@ -216,6 +216,7 @@ def revoke_key(
 def changed(
     backend: Backend, caller: Caller, account_id: UUID, done: str = "", made: NewKey | None = None
 ) -> Response:
+    """Return the changed page of an account, with a message."""
     shown = _shown(backend, caller, account_id, done, made)
     return fragment("accounts/account.html", **shown)
 
@@ -240,10 +241,12 @@ def _shown(
 
 
 def required(reference: str) -> str:
+    """Return a reference without spaces around it. Raise Invalid if it is empty."""
     if not reference.strip():
         raise Invalid("The reference is empty. Enter the purpose or number.", field="reference")
     return reference.strip()
 
 
 def written(amount: str) -> str:
+    """Return an amount as on pages. Raise Invalid."""
     return Money.of(payment_micros_of(amount, field="amount")).text

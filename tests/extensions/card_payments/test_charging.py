@@ -30,7 +30,7 @@ from extensions.card_payments.stripe_provider import (
     ChargeStatus,
     stripe_provider,
 )
-from infrastructure.payments.provider import ProviderUnavailable
+from infrastructure.payments.provider import CardOrder, ProviderUnavailable
 from infrastructure.postgres.log_identity import set_held
 from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
@@ -60,9 +60,8 @@ class Purse:
     def save_card(self, number: str = CARD) -> None:
         """Pay $5 by card, and save it. A declined card is one that fails only later."""
         with because(self.platform.cause):
-            payment, _ = self.payments.start(
-                uuid4(), self.person.account_id, 5 * DOLLAR, "http://x/billing/p", saves_card=True
-            )
+            order = CardOrder(uuid4(), self.person.account_id, 5 * DOLLAR, saves_card=True)
+            payment, _ = self.payments.start(order, "http://x/billing/p")
             assert payment.checkout is not None
             self.stripe.pay(payment.checkout, number=CARD, saved=number)
             self.reference = str(getattr(self.payments.settle(payment.id), "reference", None))

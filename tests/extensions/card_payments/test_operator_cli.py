@@ -10,6 +10,7 @@ from domain.use_cases.payments import Paying
 from extensions.card_payments.payments import CardPayments
 from extensions.card_payments.stripe_provider import stripe_provider
 from infrastructure.accounts.profiles import account_id_of
+from infrastructure.payments.provider import CardOrder
 from infrastructure.postgres.store import connect, open_log
 from infrastructure.settings import Settings
 from tests.builders.commands import command
@@ -32,7 +33,9 @@ def test_a_payment_by_card_is_confirmed_and_refunded(
         assert provider is not None
         with command():
             payments = CardPayments(Paying(log), provider)
-            payment, _ = payments.start(uuid4(), account_id, 25_000_000, "http://x/billing/p")
+            payment, _ = payments.start(
+                CardOrder(uuid4(), account_id, 25_000_000), "http://x/billing/p"
+            )
     assert payment.checkout is not None
     reference = running_stripe.pay(payment.checkout)["payment_intent"]
     top_up = ("accounts", "top-up", "alice", "25", "--provider", "stripe", "--reference")

@@ -24,7 +24,7 @@ from extensions.card_payments.returns import CardReturns
 from extensions.card_payments.stripe_provider import (
     stripe_provider,
 )
-from infrastructure.payments.provider import ProviderUnavailable
+from infrastructure.payments.provider import CardOrder, ProviderUnavailable
 from infrastructure.postgres.store import Connection, connect
 from infrastructure.settings import Settings
 from tests.builders.commands import FixedClock
@@ -57,7 +57,7 @@ class Shop:
     def start(self, dollars: int = 25) -> CardPayment:
         with because(self.platform.cause):
             payment, url = self.payments.start(
-                uuid4(), self.person.account_id, dollars * DOLLAR, PAGE
+                CardOrder(uuid4(), self.person.account_id, dollars * DOLLAR), PAGE
             )
         assert url is not None
         return payment
@@ -162,7 +162,9 @@ def test_a_repeated_start_opens_one_page(shop: Shop) -> None:
 
     def start() -> tuple[CardPayment, str | None]:
         with because(shop.platform.cause):
-            return shop.payments.start(payment_id, shop.person.account_id, 25 * DOLLAR, PAGE)
+            return shop.payments.start(
+                CardOrder(payment_id, shop.person.account_id, 25 * DOLLAR), PAGE
+            )
 
     # The second request comes after a crash that lost the ID of the page.
     with because(shop.platform.cause):

@@ -14,6 +14,7 @@ from domain.use_cases.payments import Paying
 from extensions.card_payments.payments import CardPayments
 from extensions.card_payments.stripe_provider import stripe_provider
 from infrastructure.accounts.profiles import account_id_of
+from infrastructure.payments.provider import CardOrder
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from services.projector.audit import audit
@@ -47,7 +48,9 @@ def test_a_restored_log_gets_the_payments_that_only_stripe_has(
             account_id = account_id_of(connection, name)
             assert account_id is not None
             amount_micros = dollars * 1_000_000
-            payment, _ = payments.start(uuid4(), account_id, amount_micros, "http://x/billing/p")
+            payment, _ = payments.start(
+                CardOrder(uuid4(), account_id, amount_micros), "http://x/billing/p"
+            )
 
         def pay(**how: object) -> str:
             assert payment.checkout is not None

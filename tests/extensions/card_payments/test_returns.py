@@ -21,7 +21,7 @@ from extensions.card_payments.returns import CardReturns
 from extensions.card_payments.stripe_provider import (
     stripe_provider,
 )
-from infrastructure.payments.provider import ProviderUnavailable, RefundRefused
+from infrastructure.payments.provider import CardOrder, ProviderUnavailable, RefundRefused
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from projections.billing_ledger import balances, platform_days
@@ -47,7 +47,9 @@ class Till:
         """Pay by card. Return the reference of the payment."""
         payments, account_id = self.returns.payments, self.person.account_id
         with because(self.platform.cause):
-            payment, _ = payments.start(uuid4(), account_id, dollars * DOLLAR, "http://x/billing/p")
+            payment, _ = payments.start(
+                CardOrder(uuid4(), account_id, dollars * DOLLAR), "http://x/billing/p"
+            )
             assert payment.checkout is not None
             session = self.stripe.pay(payment.checkout)
             if confirmed:

@@ -15,6 +15,7 @@ from domain.core.aggregate import because
 from extensions.card_payments.charging import AutoTopUps
 from extensions.card_payments.reconciliation import Reconciliation
 from extensions.card_payments.returns import card_returns
+from infrastructure.payments.provider import CardOrder
 from infrastructure.postgres.store import open_log, open_pool
 from infrastructure.process.clock import SystemClock
 from infrastructure.settings import Settings
@@ -64,7 +65,7 @@ def test_billing_and_the_gateway_settle_card_payments_with_their_roles(
     with open_log(as_service("gateway")) as log, because(platform.cause):
         returns = card_returns(log)
         cards, account_id = returns.payments, person.account_id
-        payment, _ = cards.start(uuid4(), account_id, 5_000_000, "http://x/p", saves_card=True)
+        payment, _ = cards.start(CardOrder(uuid4(), account_id, 5_000_000, True), "http://x/p")
         assert payment.checkout is not None
         reference = local_stripe.pay(payment.checkout)["payment_intent"]
         cards.settle(payment.id)
