@@ -15,12 +15,23 @@ import pytest
 from infrastructure import extras
 from infrastructure.checks.machine import Level, machine_checks, require_extras
 from infrastructure.extensions import SELECTION, installed, selected
-from infrastructure.extras import MissingExtra, extras_of_features, missing
+from infrastructure.extras import (
+    PARQUET,
+    QUALITY,
+    TIMESTAMPS,
+    TRACING,
+    MissingExtra,
+    extras_of_features,
+    missing,
+)
 from infrastructure.settings import Settings
 from services.datasets.report import Refused
 from services.datasets.unpacking import Sizes, unpack
 
 ROOT = Path(__file__).parents[2]
+
+NEEDY = [each.name for each in installed() if each.name in extras_of_features()]
+"""Extensions that need packages."""
 
 
 @pytest.fixture
@@ -48,15 +59,16 @@ def test_all_packages_are_installed_here() -> None:
 
 @pytest.mark.usefixtures("lean")
 def test_extensions_without_their_packages_are_not_selected() -> None:
-    assert missing("alerts") == ["apprise"]
-    names = {each.name for each in installed()} - {each.name for each in selected()}
-    assert names == {each.name for each in installed()} & set(extras_of_features())
+    assert {each.name for each in installed()} - {each.name for each in selected()} == set(NEEDY)
 
 
 @pytest.mark.usefixtures("lean")
-def test_a_selected_extension_needs_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SELECTION, "slurm,kubernetes")
-    with pytest.raises(MissingExtra, match=r"pip install 'ecolink\[kubernetes\]'"):
+@pytest.mark.parametrize("name", NEEDY)
+def test_a_selected_extension_needs_its_packages(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SELECTION, name)
+    with pytest.raises(MissingExtra, match=rf"pip install 'ecolink\[{name}\]'"):
         selected()
 
 
@@ -79,11 +91,11 @@ def test_a_setting_that_needs_missing_packages_is_refused(
 def test_the_doctor_names_missing_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (check,) = [each for each in machine_checks(Settings(home=tmp_path)) if each.name == "extras"]
     assert check.level is Level.WARNING
-    assert "alerts" in check.text
+    assert all(name in check.text for name in (*NEEDY, PARQUET, QUALITY, TIMESTAMPS, TRACING))
     monkeypatch.setenv(SELECTION, "")
     (check,) = [each for each in machine_checks(Settings(home=tmp_path)) if each.name == "extras"]
-    assert "alerts" not in check.text
-    assert "ecolink[parquet,quality,timestamps,tracing]" in check.text
+    assert not any(name in check.text for name in NEEDY)
+    assert QUALITY in check.text
 
 
 @pytest.mark.usefixtures("lean")
@@ -102,7 +114,7 @@ from infrastructure import extras
 
 packages = {name for extra in extras.extras_of_features() for name in extras._packages()[extra]}
 modules = {name for name, of in packages_distributions().items() if packages.issuperset(of)}
-assert modules >= {"apprise", "kubernetes", "pyarrow", "rfc3161_client", "torch"}, modules
+assert modules >= {"pyarrow", "rfc3161_client", "torch"}, modules
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
