@@ -397,7 +397,9 @@ def test_a_seed_dataset_is_kept_while_its_synthesis_generates(
     holder.post(f"{path}/pause")
     refused = holder.client.delete(f"/api/datasets/{dataset}", headers=holder.headers)
     assert refused.status_code == 409
-    assert "1 unfinished synthesis uses this dataset" in refused.json()["error"]["message"]
+    error = refused.json()["error"]
+    assert "1 unfinished synthesis uses this dataset as the seed" in error["message"]
+    assert error["figures"] == {"syntheses": [made["id"]]}
     holder.post(f"{path}/cancel")
     deleted = holder.client.delete(f"/api/datasets/{dataset}", headers=holder.headers)
     assert deleted.status_code == 204
