@@ -11,13 +11,12 @@ from eventsourcing.utils import resolve_topic
 from domain.core.aggregate import Event
 from domain.core.event_log import PydanticMapper
 from domain.core.recorded import Recorded
-from tests.docs.stored_events import PATH, current_version, version_of
+from tests.docs.stored_events import current_version, examples, version_of
 
 
 def _examples() -> list[Recorded]:
     mapper, found = PydanticMapper(JSONTranscoder()), list[Recorded]()
-    for number, line in enumerate(PATH.read_text().splitlines(), start=1):
-        row = json.loads(line)
+    for number, row in enumerate(examples(), start=1):
         if version_of(row["state"]) != current_version(resolve_topic(row["topic"])):
             continue
         id, state = UUID(row["originator_id"]), json.dumps(row["state"]).encode()

@@ -30,7 +30,8 @@ def page() -> str:
         "Events",
         "This page lists every event that EcoLink stores, by aggregate. Topics are names, not "
         "module paths: they never change, although the code may move. "
-        "[stored-events.ndjson](stored-events.ndjson) has a stored example of each event.",
+        "[stored-events.ndjson](stored-events.ndjson) has a stored example of each event of the "
+        "core.",
         markdown.section(
             "Fields of every event",
             markdown.table(

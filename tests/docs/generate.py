@@ -7,6 +7,8 @@ page differs from what this module makes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from os.path import relpath
 from pathlib import Path
 
 from infrastructure.training.bus_document import as_yaml
@@ -41,8 +43,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/routes.md": routes.page,
     "reference/settings.md": settings.page,
     "reference/states.md": states.page,
-    "reference/stored-events.ndjson": stored_events.page,
 }
+for path, aggregates in stored_events.files():
+    PAGES[relpath(path, DOCS)] = partial(stored_events.page, path, aggregates)
 for module in extension_modules("reference"):
     PAGES |= getattr(module, "PAGES", {})
 

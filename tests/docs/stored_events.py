@@ -7,24 +7,48 @@ versions must be able to read.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from domain.core.aggregate import Event
-from infrastructure.extensions import aggregates
+from domain import AGGREGATES
+from domain.core.aggregate import Aggregate, Event
+from infrastructure.extensions import installed
 
-PATH = Path(__file__).parents[2] / "docs/reference/stored-events.ndjson"
+ROOT = Path(__file__).parents[2]
 
 
-def page() -> str:
-    """Return the examples so far, and a new one for each event that has none."""
-    rows = [json.loads(line) for line in PATH.read_text().splitlines()] if PATH.exists() else []
+def files() -> Iterator[tuple[Path, tuple[type[Aggregate], ...]]]:
+    """Yield the files of the core and of installed extensions, with their aggregates."""
+    yield ROOT / "docs/reference/stored-events.ndjson", AGGREGATES
+    for each in installed():
+        if each.aggregates:
+            folder = ROOT / "tests" / each.package.replace(".", "/")
+            yield folder / "stored-events.ndjson", each.aggregates
+
+
+def examples() -> list[dict[str, Any]]:
+    """Return the examples in all files, by topic and version."""
+    return sorted((row for path, _ in files() for row in _rows(path)), key=_place)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def page(path: Path, aggregates: Iterable[type[Aggregate]]) -> str:
+    """Return the examples of a file, and a new one for each event that has none."""
+    rows = _rows(path)
     known = {(row["topic"], version_of(row["state"])) for row in rows}
-    kinds = [kind for aggregate in aggregates() for kind in aggregate.event_classes()]
+    kinds = [kind for aggregate in aggregates for kind in aggregate.event_classes()]
     rows += [_example(kind) for kind in kinds if (kind.TOPIC, current_version(kind)) not in known]
-    rows.sort(key=lambda row: (row["topic"], version_of(row["state"])))
+    rows.sort(key=_place)
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _place(row: dict[str, Any]) -> tuple[str, int]:
+    return row["topic"], version_of(row["state"])
 
 
 def version_of(state: dict[str, Any]) -> int:

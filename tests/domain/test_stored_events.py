@@ -12,15 +12,14 @@ from domain.core.aggregate import Event
 from domain.core.event_log import PydanticMapper
 from infrastructure.extensions import aggregates
 from tests.builders.commands import NOW
-from tests.docs.stored_events import PATH, current_version, version_of
+from tests.docs.stored_events import current_version, examples, version_of
 
 MAPPER = PydanticMapper(JSONTranscoder())
 
 TOPICS = sorted(kind.TOPIC for aggregate in aggregates() for kind in aggregate.event_classes())
 
 
-def stored(line: str) -> StoredEvent:
-    row = json.loads(line)
+def stored(row: dict[str, Any]) -> StoredEvent:
     return StoredEvent(
         originator_id=UUID(row["originator_id"]),
         originator_version=row["originator_version"],
@@ -29,7 +28,7 @@ def stored(line: str) -> StoredEvent:
     )
 
 
-STORED = [stored(line) for line in PATH.read_text().splitlines()]
+STORED = [stored(row) for row in examples()]
 
 
 def is_current(row: StoredEvent) -> bool:

@@ -70,8 +70,7 @@ def _examples() -> Iterator[Message]:
     kinds: dict[str, type[Event]] = {
         kind.TOPIC: kind for aggregate in aggregates() for kind in aggregate.event_classes()
     }
-    for number, line in enumerate(stored_events.PATH.read_text().splitlines(), 1):
-        row = json.loads(line)
+    for number, row in enumerate(stored_events.examples(), 1):
         kind, version = kinds[row["topic"]], stored_events.version_of(row["state"])
         if version != stored_events.current_version(kind):
             continue

@@ -20,12 +20,12 @@ from infrastructure.bus.streams import AGGREGATE_OF, STREAMS, provision
 from infrastructure.settings import Settings
 from infrastructure.training.bus_document import document
 from tests.builders.history import History
-from tests.docs.stored_events import PATH, version_of
+from tests.docs.stored_events import examples, version_of
 from tests.logs import envelopes
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = document()
-ROWS = [json.loads(line) for line in PATH.read_text().splitlines()]
+ROWS = examples()
 CURRENT = {
     topic: max(version_of(row["state"]) for row in ROWS if row["topic"] == topic)
     for topic in AGGREGATE_OF
