@@ -1,4 +1,4 @@
-"""The `ecolink` command. It refuses a selection of extensions without a traceback."""
+"""The `ecolink` command. It reports an invalid selection of extensions without a traceback."""
 
 from __future__ import annotations
 

@@ -136,9 +136,10 @@ OPERATOR = Access(
 
 
 def _extended(role: str, access: Access) -> Access:
-    for extension in selected():
-        events, tables = extension.events.get(role, ()), extension.rights.get(role, {})
-        access = access.extended(events, tables)
+    """Add the rights of extensions. An erasure can end the work of one that is not selected."""
+    for extension in installed():
+        tables = extension.rights.get(role, {}) if extension in selected() else {}
+        access = access.extended(extension.events.get(role, ()), tables)
     return access
 
 

@@ -67,7 +67,7 @@ def migrate(settings: Settings, *, single_machine: bool = False, force: bool = F
     itself, and a compromised one may lie. Raise SchemaLocked if other transactions use the tables
     for too long.
     """
-    check_settings()
+    check_settings(settings)
     url = settings.owner_database_url or settings.database_url
     assert url is not None
     parameters = connection_parameters(url)

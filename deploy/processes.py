@@ -40,11 +40,15 @@ PROCESSES |= {
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {"log": ("relay", "projector")}
-"""Roles that share a process, by the name of the process. Other roles have one of their own."""
+"""Roles that share a process, by the name of the process. Other roles have one of their own.
 
-for _name, _process in processes(selected()).items():
+It has no role if the extensions with its roles are not selected.
+"""
+
+for _name, _process in processes(installed()).items():
     if _process.shares:
-        GROUPS[_process.shares] = (*GROUPS.get(_process.shares, ()), _name)
+        _roles = GROUPS.get(_process.shares, ())
+        GROUPS[_process.shares] = (*_roles, _name) if _name in PROCESSES else _roles
 
 SHARED_PLACES = {"log": 0, "outbound": 6}
 """Places of the ports of metrics of shared processes, which do not depend on their roles."""

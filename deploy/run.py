@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
+from typing import NoReturn
 
 from deploy.group import Group, Member
 from deploy.processes import (
@@ -102,6 +103,8 @@ def main() -> None:
         roles = _roles(arguments.names, settings)
     except ValueError as error:
         parser.error(str(error))
+    if not roles:
+        _idle(arguments.names[0], settings)
     name, *others = grouped(roles, ())
     if others:
         parser.error(f"{', '.join(roles)} do not share a process; start one for each")
@@ -121,7 +124,10 @@ def main() -> None:
 
 
 def _roles(names: Sequence[str], settings: Settings) -> dict[str, str]:
-    """Return the named roles and their callables. Raise ValueError if there is no such role."""
+    """Return the named roles and their callables. Raise ValueError if there is no such role.
+
+    A process whose extensions are not selected has none.
+    """
     separate, found = separate_roles(settings), {}
     for each in names:
         name, _, target = each.partition("=")
@@ -136,9 +142,18 @@ def _roles(names: Sequence[str], settings: Settings) -> dict[str, str]:
         else:
             known = ", ".join((*GROUPS, *PROCESSES))
             raise ValueError(f"unknown process {name!r}; choose one of {known}")
-    if not found:
+    if not found and any(GROUPS[name] for name in names):
         raise ValueError(f"ECOLINK_SEPARATE_ROLES leaves no role for {', '.join(names)}")
     return found
+
+
+def _idle(process: str, settings: Settings) -> NoReturn:
+    """Wait for SIGTERM, so that a container without a role stays healthy."""
+    set_up_logging(settings, process)
+    log.info("%s has no role, because no selected extension has one in it", process)
+    watch(settings)
+    signal.pause()
+    sys.exit()
 
 
 def _run_alone(name: str, target: str, settings: Settings) -> int:

@@ -49,16 +49,6 @@ TABLES = (
 )
 """Statements that create tables and functions, without those of read models."""
 
-EPHEMERAL = {
-    *("web_sessions", "sign_in_links", "request_keys", "dataset_progress"),
-    *("ecolink_snapshots", "processes", "verifications"),
-    *(each.name for each in extension_tables() if each.ephemeral),
-}
-"""Tables that are in no backup: users sign in again, and services make the rest again."""
-
-SECRETS = {each.name for each in extension_tables() if each.secret}
-"""Tables with secrets, which are stored with the keys."""
-
 
 def revision_of(tables: tuple[str, ...], shapes: dict[str, str], access: dict[str, Access]) -> str:
     """Return the hash of a schema.

@@ -24,7 +24,7 @@ from domain import AGGREGATES
 from domain.core.aggregate import Aggregate
 from domain.core.topics import Kind
 from infrastructure.extras import missing, require
-from infrastructure.limits import Limit
+from infrastructure.limits import LIMITS, Limit
 from infrastructure.rights import Access, ArtifactAccess, BusAccess
 from infrastructure.settings import Settings
 
@@ -260,9 +260,21 @@ def selected() -> tuple[Extension, ...]:
     Raise UnknownExtension if the variable names one that is not installed, and MissingExtra if its
     packages are not installed.
     """
+    if SELECTION not in os.environ:
+        return tuple(each for each in installed() if not missing(each.name))
+    for each in wanted():
+        require(each.name, f"The extension {each.name}")
+    return wanted()
+
+
+def wanted() -> tuple[Extension, ...]:
+    """Return the extensions in ECOLINK_EXTENSIONS, or all that are installed, by name.
+
+    Their packages may be missing. Raise UnknownExtension if the variable names an unknown one.
+    """
     selection = os.environ.get(SELECTION)
     if selection is None:
-        return tuple(each for each in installed() if not missing(each.name))
+        return installed()
     names = {each.strip() for each in selection.split(",") if each.strip()}
     known = [each.name for each in installed()]
     if unknown := sorted(names - set(known)):
@@ -270,8 +282,6 @@ def selected() -> tuple[Extension, ...]:
             f"{SELECTION} names {unknown[0]!r}, which is not installed. Installed extensions: "
             f"{', '.join(known) or 'none'}."
         )
-    for name in sorted(names):
-        require(name, f"The extension {name}")
     return tuple(each for each in installed() if each.name in names)
 
 
@@ -326,10 +336,21 @@ def read_settings(extension: Extension, **values: Any) -> BaseSettings | None:
         raise InvalidSetting(f"Extension {extension.name}: {'; '.join(problems)}.") from error
 
 
-def check_settings() -> None:
-    """Raise InvalidSetting if a variable of a selected extension is invalid."""
+def check_settings(settings: Settings) -> None:
+    """Raise InvalidSetting if a variable of a selected extension or a limit is invalid.
+
+    Raise MissingExtra if a variable is set for an extension whose packages are not installed.
+    """
+    for extension in wanted():
+        if any(f"ECOLINK_{name}".upper() in os.environ for name in extension.own_settings):
+            require(extension.name, f"The extension {extension.name}")
     for extension in selected():
         read_settings(extension)
+    known = {**LIMITS, **{each.name: each for one in installed() for each in one.limits}}
+    if unknown := sorted(settings.limits.keys() - known.keys()):
+        raise InvalidSetting(
+            f"ECOLINK_LIMITS has an unknown limit {unknown[0]!r}. Choose from {', '.join(known)}."
+        )
 
 
 def environment(role: str | None = None) -> dict[str, str]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 
+from packaging.utils import canonicalize_name
+
 PARQUET, QUALITY, TIMESTAMPS, TRACING = "parquet", "quality", "timestamps", "tracing"
 """Extras of the core."""
 
@@ -22,7 +24,8 @@ class MissingExtra(ImportError):
 
 def missing(extra: str) -> list[str]:
     """Return the packages of an extra that are not installed. An unknown extra has none."""
-    return [name for name in _packages().get(extra, ()) if installed_version(name) is None]
+    packages = _packages().get(canonicalize_name(extra), ())
+    return [name for name in packages if installed_version(name) is None]
 
 
 def require(extra: str, feature: str) -> None:
@@ -35,7 +38,7 @@ def require(extra: str, feature: str) -> None:
 
 
 def extras_of_features() -> tuple[str, ...]:
-    """Return the names of the extras of all features."""
+    """Return the names of the extras of all features, with hyphens as in the metadata."""
     return tuple(name for name in _packages() if name not in COMBINED)
 
 
@@ -57,5 +60,6 @@ def _packages() -> Mapping[str, tuple[str, ...]]:
         return found
     for each in requirements:
         if match := _REQUIREMENT.match(each):
-            found[match[2]] = (*found.get(match[2], ()), match[1])
+            extra = canonicalize_name(match[2])
+            found[extra] = (*found.get(extra, ()), match[1])
     return found

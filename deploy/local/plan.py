@@ -33,7 +33,6 @@ from infrastructure.bus.streams import OPERATOR
 from infrastructure.checks.machine import require_extras
 from infrastructure.extensions import InvalidSetting, check_settings
 from infrastructure.extras import MissingExtra
-from infrastructure.http.limits import Limits
 from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
@@ -79,9 +78,8 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
     A port that is not configured is reused from the last run if it is still free.
     """
     try:
-        check_settings()
+        check_settings(settings)
         require_extras(settings)
-        Limits(settings.limits)
     except (InvalidSetting, MissingExtra) as error:
         raise StackError(str(error)) from error
     previous = recorded_state(home)

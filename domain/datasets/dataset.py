@@ -424,7 +424,7 @@ class Dataset(Aggregate):
         self.quality = Quality(report_ref, report_sha256, analyzed, findings)
 
     def delete(self, used_by: Collection[UUID]) -> None:
-        """Delete the file. Raise WrongState while unfinished jobs use it, whose IDs it gets."""
+        """Delete the file. Raise WrongState if `used_by` has the IDs of unfinished jobs."""
         if used_by:
             one = len(used_by) == 1
             raise WrongState(

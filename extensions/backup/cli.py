@@ -28,6 +28,7 @@ from extensions.backup.target import BackupError, BackupTarget
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
 from infrastructure.artifacts.store import STORE_ERRORS
+from infrastructure.extensions import selected
 from infrastructure.postgres.log_identity import HELD, set_held
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
@@ -283,7 +284,8 @@ def _show(
             f"[yellow]The personal data of account {account_id} was erased after the restored "
             f"events. Run `ecolink accounts erase {account_id}` again.[/]"
         )
-    console.print("For card payments, run `ecolink accounts recover-payments --since TIME` now.")
+    if any(each.payment_providers for each in selected()):
+        console.print("For card payments, run `ecolink accounts recover-payments --since TIME`.")
     console.print(HELD, style="yellow", markup=False)
     if settings.database_url is None:
         console.print(f"Start EcoLink: ECOLINK_HOME={settings.home} ecolink up", markup=False)

@@ -18,10 +18,10 @@ from typing import LiteralString
 from psycopg import sql
 
 from deploy.database_roles import READ_MODELS, known_tables
-from deploy.schema import EPHEMERAL, SECRETS
 from domain.core.identity import CATALOG_ID
 from extensions.backup.manifest import BackupManifest, Blob, EventChunk, TableCopy
 from extensions.backup.target import BackupError, BackupTarget
+from infrastructure.extensions import extension_tables
 from infrastructure.postgres.store import Connection, connect_to, scalar
 from infrastructure.settings import Settings
 
@@ -46,6 +46,16 @@ OWN = {"projection_shapes", "leaderships"}
 
 SCHEMA_ROWS: LiteralString = r"application_name LIKE '\_\_%%'"
 """Rows among the positions in which the event store keeps the version of its own tables."""
+
+EPHEMERAL = {
+    *("web_sessions", "sign_in_links", "request_keys", "dataset_progress"),
+    *("ecolink_snapshots", "processes", "verifications"),
+    *(each.name for each in extension_tables() if each.ephemeral),
+}
+"""Tables that are in no backup: users sign in again, and services make the rest again."""
+
+SECRETS = {each.name for each in extension_tables() if each.secret}
+"""Tables with secrets, which are stored with the keys."""
 
 NEVER = EPHEMERAL | SECRETS | OWN
 """Tables that a backup never contains."""

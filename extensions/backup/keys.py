@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.schema import SECRETS
+from extensions.backup.database import SECRETS
 from extensions.backup.manifest import BackupManifest
 from extensions.backup.target import BackupError, BackupTarget
 from infrastructure.settings import Settings

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from pydantic import Field, field_validator
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -28,13 +26,3 @@ class CardSettings(BaseSettings):
     stripe_api_base: str | None = Field(
         default=None, description="URL of the Stripe API, for tests. The default is Stripe's."
     )
-
-    @field_validator("stripe_secret_key")
-    @classmethod
-    def _require_extra(cls, key: str | None) -> str | None:
-        if key is not None and find_spec("stripe") is None:
-            raise ValueError(
-                "payments by card need the package stripe, which is not installed. Run "
-                "`pip install 'ecolink[card_payments]'`."
-            )
-        return key

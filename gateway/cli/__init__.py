@@ -8,7 +8,7 @@ from gateway.cli.keys import keys
 from gateway.cli.models import models
 from gateway.cli.session import session
 from gateway.cli.terminal import Commands
-from infrastructure.extensions import selected
+from infrastructure.extensions import wanted
 
 GROUPS = {
     "datasets": datasets,
@@ -20,7 +20,7 @@ GROUPS = {
 
 
 def _add_extensions() -> None:
-    for extension in selected():
+    for extension in wanted():  # they need no packages: only the server does
         for name, reference in extension.commands.items():
             group = extension.load(reference)
             if name in GROUPS:

@@ -21,7 +21,7 @@ from domain.jobs.events import JobApproved
 from domain.jobs.job_request import JobRequest
 from domain.use_cases.erasing import Holdings
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.extensions import extension_folders, extension_tables, loaded
+from infrastructure.extensions import extension_folders, extension_tables, installed
 from infrastructure.postgres.store import Connection
 
 PERSONAL: dict[str, str] = {
@@ -108,11 +108,12 @@ def begun_by(
 
 
 def endings(log: EventLog, connection: Connection) -> Callable[[UUID], None]:
-    """Return a function that ends the work of extensions for an account."""
+    """Return a function that ends the work of installed extensions for an account."""
 
     def end(account_id: UUID) -> None:
-        for end_work in loaded(lambda extension: extension.endings):
-            end_work(log, connection, account_id)
+        for extension in installed():
+            for reference in extension.endings:
+                extension.load(reference)(log, connection, account_id)
 
     return end
 

@@ -21,6 +21,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from obstore.exceptions import PermissionDeniedError
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from infrastructure.artifacts.object_stores import is_s3
 from infrastructure.artifacts.s3_bucket import Bucket
@@ -28,7 +29,7 @@ from infrastructure.artifacts.s3_requests import S3Refused
 from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
 from infrastructure.bus import streams as bus
 from infrastructure.bus.tls import UntrustedServer
-from infrastructure.extensions import SELECTION, installed
+from infrastructure.extensions import SELECTION, InvalidSetting, check_settings, installed
 from infrastructure.extras import (
     MissingExtra,
     extras_of_features,
@@ -137,18 +138,19 @@ def require_extras(settings: Settings) -> None:
 
 
 def _extras(settings: Settings) -> Iterator[Check]:
-    """Check the packages of features, except of training.
+    """Check the settings and packages of features, except of training.
 
     If the operator selects extensions, each has its packages, and the others are not wanted.
     """
     try:
+        check_settings(settings)
         require_extras(settings)
-    except MissingExtra as error:
+    except (InvalidSetting, MissingExtra) as error:
         yield Check("extras", Level.FAILED, str(error))
         return
     unwanted = {"trainer"}
     if SELECTION in os.environ:
-        unwanted |= {each.name for each in installed()}
+        unwanted |= {canonicalize_name(each.name) for each in installed()}
     if absent := [each for each in extras_of_features() if each not in unwanted and missing(each)]:
         fix = f"To use these features, run `pip install 'ecolink[{','.join(absent)}]'`."
         yield Check("extras", Level.WARNING, f"{', '.join(absent)}: not installed. {fix}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from infrastructure.extensions import InvalidSetting, installed
+from infrastructure.extensions import installed
 from infrastructure.limits import LIMITS
 
 
@@ -12,14 +12,8 @@ class Limits:
     """The limits by name, which `ECOLINK_LIMITS` (JSON) changes."""
 
     def __init__(self, changed: Mapping[str, int]) -> None:
-        """Apply changes. Raise InvalidSetting if one names no limit."""
         added = [each for one in installed() for each in one.limits]
         self.declared = {**LIMITS, **{each.name: each for each in added}}
-        if unknown := sorted(changed.keys() - self.declared.keys()):
-            raise InvalidSetting(
-                f"ECOLINK_LIMITS has an unknown limit {unknown[0]!r}. Choose from "
-                f"{', '.join(self.declared)}."
-            )
         self._values = {name: each.default for name, each in self.declared.items()} | dict(changed)
 
     def __getitem__(self, name: str) -> int:

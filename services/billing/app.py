@@ -13,7 +13,7 @@ from infrastructure.bus.consumer import OrderedConsumer, subscribe_batches
 from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.bus.service import Work, broker_of, every, serve
 from infrastructure.bus.streams import REPORTS, Durable
-from infrastructure.extensions import loaded
+from infrastructure.extensions import installed, loaded
 from infrastructure.postgres.leadership import Leadership, leading
 from infrastructure.postgres.log_identity import watch_log
 from infrastructure.postgres.store import Connection, database_time, open_log, open_pool
@@ -58,8 +58,11 @@ def _bill(settings: Settings, leadership: Leadership) -> None:
             return clock.at(database_time(connection))
 
     handlers = Metering(log, policy, now).handlers
-    for others in loaded(lambda extension: extension.billing_handlers):
-        handlers = {**handlers, **others(log)}
+    for extension in installed():  # also of one that is not selected: its open batches end
+        for reference in extension.billing_handlers:
+            others = extension.load(reference)(log)
+            assert not others.keys() & handlers.keys(), f"{reference} replaces event handlers"
+            handlers = {**handlers, **others}
     effect = HandlerEffect("billing", log, clock, EventHandlers(handlers), pool.connection)
     consumer = OrderedConsumer(effect, log)
     ticker = Ticker(log, clock, pool, policy)

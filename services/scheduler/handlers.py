@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -18,7 +19,7 @@ from domain.jobs import events
 from domain.jobs.job import Job, SegmentEnd
 from domain.use_cases.deployments import deployed_refs
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.bus.event_handlers import Handlers
+from infrastructure.bus.event_handlers import UNREACHABLE, Handlers
 from infrastructure.settings import Settings
 from infrastructure.training.segment_credentials import CredentialIssuer
 from services.scheduler.allocating import Allocation
@@ -58,6 +59,7 @@ class Scheduling:
         self._continuing = continuing
         self._funding = Funding(log, settings.meter_minute_seconds)
         self._launcher_failed_at = datetime.min.replace(tzinfo=UTC)
+        self._logger = logging.getLogger("scheduling")
 
     @property
     def handlers(self) -> Handlers:
@@ -97,7 +99,8 @@ class Scheduling:
     def claim(self, job: Job) -> Sequence[Aggregate]:
         """Queue a claim for a job's next segment, and serve the queue, or pause the job.
 
-        `due.claim_due` does the same for a delayed relaunch.
+        `due.claim_due` does the same for a delayed relaunch. If the queue cannot be served, the
+        claim is queued, and the handler of its event fails instead.
         """
         segment = job.next_segment
         if segment is None or not job.may_launch(current_cause().now):
@@ -105,11 +108,14 @@ class Scheduling:
         if (shortfall := self._funding.shortfall(job)) is not None:
             job.deplete(shortfall)
             return [job]
-        pool, claim = self._pool(job), Claim(job.account_id, job.id, segment, job.gpu_count)
-        if (queued := pool.queue.get((job.id, segment))) is not None and queued != claim:
-            pool.withdraw(job.id)  # the job was resumed with another GPU count
-        pool.request(claim)
-        return self._serve(pool)
+        claim = Claim(job.account_id, job.id, segment, job.gpu_count)
+        try:
+            return self._serve(self._claimed(job, claim))
+        except UNREACHABLE:
+            raise
+        except Exception:
+            self._logger.exception("queuing the claim of job %s only", job.id)
+            return [self._claimed(job, claim)]
 
     def on_pool_changed(self, event: Event) -> Sequence[Aggregate]:
         """Serve the first claims of the queue. The resulting events trigger this handler again."""
@@ -223,6 +229,14 @@ class Scheduling:
     def on_offer_changed(self, event: Event) -> Sequence[Aggregate]:
         """Set the capacities of the pools to those of the catalog and the machine."""
         return capacity_changes(self._log, self._pods.launcher)
+
+    def _claimed(self, job: Job, claim: Claim) -> GpuPool:
+        pool = self._pool(job)
+        queued = pool.queue.get((job.id, claim.segment))
+        if queued is not None and queued != claim:
+            pool.withdraw(job.id)  # the job was resumed with another GPU count
+        pool.request(claim)
+        return pool
 
     def _serve(self, pool: GpuPool) -> Sequence[Aggregate]:
         return Allocation(self._log, self._funding, pool).serve()

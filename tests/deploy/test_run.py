@@ -14,6 +14,7 @@ import pytest
 
 from deploy.processes import PROCESSES, environment
 from deploy.run import MOST_LINES, MOST_WARNINGS, WINDOW_SECONDS, Throttle
+from infrastructure.extensions import SELECTION
 from infrastructure.process.log_format import OneLine
 from infrastructure.settings import Settings
 from tests.deploy.local.fakes import CRASHING, HARD_TO_CANCEL, REQUESTING, STEADY
@@ -41,6 +42,15 @@ def test_sigterm_ends_a_process_whose_work_loses_a_cancellation(home: Path) -> N
     settings = environment(Settings(home=home))
     process = subprocess.Popen(command(f"one={HARD_TO_CANCEL}"), env=os.environ | settings)
     eventually((home / "runs").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
+def test_a_process_without_a_selected_role_waits_for_sigterm(home: Path) -> None:
+    settings = environment(Settings(home=home, beat_file=home / "beat"))
+    process = subprocess.Popen(command("outbound"), env=os.environ | settings | {SELECTION: ""})
+    eventually((home / "beat").exists)
+    assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 0
 

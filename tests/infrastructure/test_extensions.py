@@ -103,10 +103,10 @@ def test_an_invalid_setting_is_named_without_its_value(
     one = Extension(package="extensions.mail", summary="Mail.", settings=Mail)
     monkeypatch.setattr(extensions, "selected", lambda: (one,))
     monkeypatch.setenv("ECOLINK_MAIL_PASSWORD", "secret")
-    check_settings()
+    check_settings(Settings())
     monkeypatch.setenv(f"ECOLINK_{name}", value)
     with pytest.raises(InvalidSetting, match=f"(?i){name}") as raised:
-        check_settings()
+        check_settings(Settings())
     assert "secret" not in str(raised.value)
 
 

@@ -11,10 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from infrastructure import extras
 from infrastructure.checks.machine import Level, machine_checks, require_extras
-from infrastructure.extensions import SELECTION, installed, selected
+from infrastructure.extensions import (
+    SELECTION,
+    InvalidSetting,
+    check_settings,
+    installed,
+    selected,
+)
 from infrastructure.extras import (
     PARQUET,
     QUALITY,
@@ -30,8 +38,12 @@ from services.datasets.unpacking import Sizes, unpack
 
 ROOT = Path(__file__).parents[2]
 
-NEEDY = [each.name for each in installed() if each.name in extras_of_features()]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+NEEDY = [each.name for each in installed() if each.name in DECLARED]
 """Extensions that need packages."""
+
+KEY = "ECOLINK_STRIPE_SECRET_KEY"
 
 
 @pytest.fixture
@@ -44,12 +56,12 @@ def lean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_an_extra_combines_those_of_all_features() -> None:
-    text = (ROOT / "pyproject.toml").read_text()
-    declared = tomllib.loads(text)["project"]["optional-dependencies"]
-    (requirement,) = declared["all"]
+    (requirement,) = DECLARED["all"]
     named = re.fullmatch(r"ecolink\[(.*)\]", requirement)
     assert named is not None
-    assert set(named[1].split(",")) == declared.keys() - {"all", "dev"} == set(extras_of_features())
+    features = DECLARED.keys() - {"all", "dev"}
+    assert set(named[1].split(",")) == features
+    assert {canonicalize_name(each) for each in features} == set(extras_of_features())
 
 
 def test_all_packages_are_installed_here() -> None:
@@ -73,6 +85,38 @@ def test_a_selected_extension_needs_its_packages(
 
 
 @pytest.mark.usefixtures("lean")
+@pytest.mark.parametrize("name", NEEDY)
+def test_an_extra_has_the_packages_of_its_declaration(name: str) -> None:
+    assert missing(name) == [Requirement(each).name for each in DECLARED[name]]
+
+
+@pytest.mark.usefixtures("lean")
+@pytest.mark.parametrize(
+    ("variable", "extra"), [(KEY, "card_payments"), ("ECOLINK_SMTP_HOST", "notifications")]
+)
+def test_a_variable_of_an_extension_needs_its_packages(
+    variable: str, extra: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path)
+    check_settings(settings)
+    monkeypatch.setenv(variable, "given")
+    with pytest.raises(MissingExtra, match=rf"pip install 'ecolink\[{extra}\]'"):
+        check_settings(settings)
+    (check,) = [each for each in machine_checks(settings) if each.name == "extras"]
+    assert check.level is Level.FAILED
+    monkeypatch.setenv(SELECTION, "")
+    check_settings(settings)
+
+
+def test_an_unknown_limit_is_refused(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, limits={"nothing": 3})
+    with pytest.raises(InvalidSetting, match="unknown limit 'nothing'"):
+        check_settings(settings)
+    (check,) = [each for each in machine_checks(settings) if each.name == "extras"]
+    assert check.level is Level.FAILED
+
+
+@pytest.mark.usefixtures("lean")
 def test_a_setting_that_needs_missing_packages_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,10 +135,13 @@ def test_a_setting_that_needs_missing_packages_is_refused(
 def test_the_doctor_names_missing_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (check,) = [each for each in machine_checks(Settings(home=tmp_path)) if each.name == "extras"]
     assert check.level is Level.WARNING
-    assert all(name in check.text for name in (*NEEDY, PARQUET, QUALITY, TIMESTAMPS, TRACING))
+    assert all(
+        canonicalize_name(name) in check.text
+        for name in (*NEEDY, PARQUET, QUALITY, TIMESTAMPS, TRACING)
+    )
     monkeypatch.setenv(SELECTION, "")
     (check,) = [each for each in machine_checks(Settings(home=tmp_path)) if each.name == "extras"]
-    assert not any(name in check.text for name in NEEDY)
+    assert not any(canonicalize_name(name) in check.text for name in NEEDY)
     assert QUALITY in check.text
 
 
@@ -114,7 +161,7 @@ from infrastructure import extras
 
 packages = {name for extra in extras.extras_of_features() for name in extras._packages()[extra]}
 modules = {name for name, of in packages_distributions().items() if packages.issuperset(of)}
-assert modules >= {"pyarrow", "rfc3161_client", "torch"}, modules
+assert modules >= {"apprise", "fpdf", "kubernetes", "pyarrow", "stripe", "torch"}, modules
 
 class Absent:
     def find_spec(self, name, path=None, target=None):

@@ -11,10 +11,9 @@ from uuid import UUID
 import pytest
 
 from deploy.database_roles import known_tables
-from deploy.schema import EPHEMERAL, SECRETS
 from domain.core.event_format import FORMAT
 from extensions.backup import database
-from extensions.backup.database import FOLDED, NEVER
+from extensions.backup.database import EPHEMERAL, FOLDED, NEVER, SECRETS
 from extensions.backup.keys import read_keys
 from extensions.backup.point_in_time import Moment
 from extensions.backup.restoring import ASIDE

@@ -16,7 +16,7 @@ from extensions.card_payments.stripe_provider import (
     stripe_provider,
     verified_event,
 )
-from infrastructure.extensions import InvalidSetting, check_settings, environment
+from infrastructure.extensions import environment
 from infrastructure.payments.provider import (
     ProviderDisabled,
     ProviderUnavailable,
@@ -89,13 +89,6 @@ def test_without_a_key_there_is_no_provider() -> None:
     with pytest.raises(ProviderDisabled, match="ECOLINK_STRIPE_SECRET_KEY"):
         provider_named(Settings(), "stripe")
     assert card_provider() is None
-
-
-def test_a_key_without_the_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    UNREACHABLE.enable(monkeypatch)
-    monkeypatch.setattr("extensions.card_payments.settings.find_spec", lambda _: None)
-    with pytest.raises(InvalidSetting, match=r"STRIPE_SECRET_KEY .*'ecolink\[card_payments\]'"):
-        check_settings()
 
 
 def test_a_receipt_is_that_of_a_successful_payment_at_stripe(local_stripe: LocalStripe) -> None:

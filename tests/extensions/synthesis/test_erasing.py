@@ -14,6 +14,7 @@ from domain.use_cases.erasing import Erasing, Holdings
 from extensions.synthesis.domain.price import CostRange
 from extensions.synthesis.domain.synthesis import Counts, StoredFile, Synthesis, SynthesisStatus
 from infrastructure.accounts.personal_data import endings
+from infrastructure.extensions import SELECTION, selected
 from infrastructure.postgres.store import Connection
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID
@@ -21,9 +22,16 @@ from tests.builders.history import History
 from tests.extensions.synthesis.domain.test_synthesis import PLAN
 
 
+@pytest.mark.parametrize("selection", ["synthesis", ""])
 def test_an_erasure_waits_for_the_batch_of_a_synthesis(
-    log: EventLog, history: History, connection: Connection
+    log: EventLog,
+    history: History,
+    connection: Connection,
+    selection: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(SELECTION, selection)
+    selected.cache_clear()
     held = Holdings(keys=(history.issue_key().id,))
     erasing = Erasing(log, end_others=endings(log, connection))
     cost = CostRange(low_micros=0, high_micros=9)
