@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-TIMEOUT_SECONDS = 60.0  # generous, because the machine may be busy
+TIMEOUT_SECONDS = 120.0  # generous, because the machine may be busy
 
 
 def eventually(condition: Callable[[], T], timeout: float = TIMEOUT_SECONDS) -> T:

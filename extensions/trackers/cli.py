@@ -11,7 +11,6 @@ import typer
 from rich.console import RenderableType
 
 from domain.training.integrations import Tracker
-from extensions.trackers import growing_event_file
 from extensions.trackers.schemas import (
     ConnectionAnswer,
     ConnectionForm,
@@ -23,6 +22,7 @@ from gateway.cli.jobs import JobName
 from gateway.cli.tables import fields, listing, selected
 from gateway.cli.terminal import CommandGroup, client_of, note, show
 from gateway.schemas import Listed
+from infrastructure.extras import require
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
@@ -112,6 +112,9 @@ def write_tensorboard(
     ] = False,
 ) -> None:
     """Write the metrics of a job as event files of TensorBoard, also while it runs."""
+    require("trackers", "This command")
+    from extensions.trackers import growing_event_file
+
     path = growing_event_file.write(client, job, logdir, follow=following)
     note(f"Wrote {path}. Run `tensorboard --logdir {logdir}` to see it.")
 

@@ -26,6 +26,7 @@ from infrastructure.extensions import (
 )
 from infrastructure.process.role import Role, enter, settings_of
 from infrastructure.rights import CHANGE, READ, Access
+from infrastructure.settings import Settings
 
 
 @pytest.fixture(autouse=True)
