@@ -24,10 +24,9 @@ from gateway.jobs import api as jobs
 from gateway.jobs.openai import events as openai_events
 from gateway.jobs.openai import jobs as openai_jobs
 from gateway.jobs.pages import comparing, job_list, job_page, live
+from gateway.jobs.pages.wizard import page as wizard
 from gateway.keys import api as keys
 from gateway.keys import pages as key_pages
-from gateway.launch import api as estimates
-from gateway.launch.pages import wizard
 from gateway.models import api as models
 from gateway.models import openai as openai_models
 from gateway.models import pages as model_pages
@@ -45,7 +44,6 @@ NATIVE = (
     catalog,
     datasets,
     models,
-    estimates,
     jobs,
     events,
     operator,

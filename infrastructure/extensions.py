@@ -194,7 +194,7 @@ class Extension:
     job_forms: Mapping[str, JobForm] = field(default_factory=dict)
     """Sources of a filled job form, by query parameter of the wizard and option of the CLI."""
     integrations: str = ""
-    """Reference to a `gateway.launch.integrations.Receiver` of the metrics of jobs."""
+    """Reference to a `gateway.jobs.launch.integrations.Receiver` of the metrics of jobs."""
     commands: Mapping[str, str] = field(default_factory=dict)
     """References to groups of commands of account holders, by name. The core may have the group."""
     verify_export: str = ""

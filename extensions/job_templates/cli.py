@@ -12,7 +12,7 @@ from extensions.job_templates.schemas import TemplateAnswer
 from gateway.cli.client import Client, ClientError
 from gateway.cli.tables import listing, pairs
 from gateway.cli.terminal import CommandGroup, note, show
-from gateway.launch.job_form import JobRequest
+from gateway.jobs.launch.job_form import JobRequest
 from gateway.schemas import Listed, job_name
 
 templates = CommandGroup(no_args_is_help=True, help="Save choices for similar jobs under a name.")

@@ -16,7 +16,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.catalog.service import display_names
 from gateway.http.access import Caller
 from gateway.http.permissions import MayRead, MayTrain
-from gateway.launch.pages.entries import Entries, read
+from gateway.jobs.pages.wizard.entries import Entries, read
 from gateway.schemas import JobId
 from gateway.web.rendering import fragment, page
 from infrastructure.accounts.profiles import dataset_names

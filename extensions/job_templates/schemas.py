@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from gateway.launch.job_form import JobRequest
+from gateway.jobs.launch.job_form import JobRequest
 from gateway.schemas import Answer, JobId
 
 MOST_CHARACTERS = 100

@@ -12,8 +12,8 @@ from extensions.job_templates.schemas import TemplateAnswer, TemplateForm
 from extensions.job_templates.tables import JobTemplate
 from gateway.backend import Backend
 from gateway.http.access import Caller
+from gateway.jobs.launch.job_form import JobRequest
 from gateway.jobs.service import request_of
-from gateway.launch.job_form import JobRequest
 
 MOST_TEMPLATES = 100
 

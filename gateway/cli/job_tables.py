@@ -15,6 +15,7 @@ from domain.training.precision import Precision
 from domain.use_cases.spending_limits import Outlook
 from gateway.catalog.schemas import CatalogAnswer
 from gateway.cli.tables import STYLES, cell, listing, number, pairs, selected, tame
+from gateway.jobs.launch.schemas import CapacityGate, EstimateAnswer, FitAnswer, QuoteAnswer
 from gateway.jobs.schemas import (
     CheckpointAnswer,
     Evaluation,
@@ -24,7 +25,6 @@ from gateway.jobs.schemas import (
     ListedJob,
     TimelineEntry,
 )
-from gateway.launch.schemas import CapacityGate, EstimateAnswer, FitAnswer, QuoteAnswer
 from gateway.schemas import Listed, job_name
 
 RUNNING = frozenset({JobStatus.TRAINING, JobStatus.EVALUATING, JobStatus.TRAINED_PENDING_REGISTER})

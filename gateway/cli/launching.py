@@ -28,9 +28,9 @@ from gateway.cli.client import Client, Refused, Reply, Unreachable
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import follow
 from gateway.cli.terminal import agreed, client_of, for_programs, interrupted, note, show, show_line
+from gateway.jobs.launch.job_form import JobRequest
+from gateway.jobs.launch.schemas import QuoteAnswer
 from gateway.jobs.schemas import JobSummary
-from gateway.launch.job_form import JobRequest
-from gateway.launch.schemas import QuoteAnswer
 from gateway.schemas import job_name
 from infrastructure.extensions import selected
 

@@ -1,1 +1,1 @@
-"""Fine-tuning jobs: lists, details, commands and live pages."""
+"""Fine-tuning jobs: quotes, the wizard, lists, details, commands and live pages."""

@@ -1,4 +1,4 @@
-"""Routes of fine-tuning jobs in the native API."""
+"""Routes of quotes and fine-tuning jobs in the native API."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
 from gateway.http.permissions import MayRead, MayTrain
 from gateway.jobs import service
+from gateway.jobs.launch import service as launch
+from gateway.jobs.launch.job_form import JobFormRoute, JobRequest
+from gateway.jobs.launch.schemas import QuoteAnswer
 from gateway.jobs.schemas import (
     CheckpointAnswer,
     Evaluation,
@@ -30,13 +33,24 @@ from gateway.jobs.schemas import (
     Step,
     TimelineEntry,
 )
-from gateway.launch.job_form import JobFormRoute, JobRequest
 from gateway.schemas import JobId, Listed
 
-approvals = APIRouter(route_class=JobFormRoute)
+forms = APIRouter(route_class=JobFormRoute)
 
 
-@approvals.post(
+@forms.post("/estimates", responses=refusals(404, 409))
+def estimate_job(
+    wanted: Annotated[JobRequest, Body()], caller: MayTrain, backend: BackendOf
+) -> QuoteAnswer:
+    """Quote a job without approving it. EcoLink stores nothing.
+
+    The quote makes the same checks as the approval, based on the current balance and the GPUs that
+    are free now.
+    """
+    return launch.quote(backend, caller, wanted)
+
+
+@forms.post(
     "/jobs",
     status_code=201,
     responses={
@@ -80,7 +94,7 @@ def approve_job(
 
 
 router = APIRouter(tags=["jobs"], route_class=Operation)
-router.include_router(approvals)
+router.include_router(forms)
 
 
 @router.get("/jobs", responses=refusals(404))

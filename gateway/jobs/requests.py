@@ -30,7 +30,7 @@ from gateway.catalog.availability import loads_now
 from gateway.http.access import Caller
 from gateway.http.errors import NotYetVisible
 from gateway.http.openai_vocabulary import file_name
-from gateway.launch.service import place
+from gateway.jobs.launch.service import place
 from infrastructure.process import tracing
 from projections.job_requests import open_requests
 

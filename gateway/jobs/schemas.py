@@ -22,9 +22,9 @@ from domain.training.hyperparameters import SUPERVISED, Hyperparameters, Method
 from domain.training.perplexity import perplexity
 from domain.training.precision import Dtype, Precision
 from domain.training.truncation import Truncation
+from gateway.jobs.launch.job_form import MaxCost
+from gateway.jobs.launch.schemas import EstimateAnswer
 from gateway.jobs.overruns import OverrunAnswer
-from gateway.launch.job_form import MaxCost
-from gateway.launch.schemas import EstimateAnswer
 from gateway.schemas import Answer, JobId, Listed, Money
 from infrastructure.bus.exchange import read
 

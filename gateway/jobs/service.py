@@ -30,6 +30,9 @@ from gateway.http.read_your_writes import caught_up, found
 from gateway.jobs.curve import Curve, curve_of
 from gateway.jobs.describe import Description, describe
 from gateway.jobs.kept_log import joined
+from gateway.jobs.launch.integrations import receiver
+from gateway.jobs.launch.job_form import JobRequest, max_cost_micros
+from gateway.jobs.launch.service import place
 from gateway.jobs.names import names_of
 from gateway.jobs.overruns import overrun_of
 from gateway.jobs.schemas import (
@@ -53,9 +56,6 @@ from gateway.jobs.schemas import (
     summary,
 )
 from gateway.jobs.unstarted import require_started
-from gateway.launch.integrations import receiver
-from gateway.launch.job_form import JobRequest, max_cost_micros
-from gateway.launch.service import place
 from gateway.schemas import Money, job_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.consumer import recorded

@@ -28,7 +28,7 @@ from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.jobs.job import Job
 from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend, open_backend
-from gateway.launch.job_form import JobRequest
+from gateway.jobs.launch.job_form import JobRequest
 from gateway.schemas import parsed_job_id
 from infrastructure.accounts.profiles import add_account_name, set_dataset_name
 from infrastructure.accounts.sessions import add_sign_in_link

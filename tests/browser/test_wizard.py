@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from gateway.launch.pages.entries import refusal
+from gateway.jobs.pages.wizard.entries import refusal
 from tests.browser.sample_platform import SamplePlatform
 from tests.browser.tabs import Tabs, until
 from tests.running import EcoLinkUnderTest

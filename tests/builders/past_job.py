@@ -17,7 +17,7 @@ from domain.jobs.lifecycle import PauseReason
 from domain.training.phases import Phase
 from domain.training.smoothed_loss import SmoothedLoss
 from gateway.backend import Backend
-from gateway.launch.job_form import JobRequest
+from gateway.jobs.launch.job_form import JobRequest
 from infrastructure.training.measurements import add_evaluation, add_log_line
 from infrastructure.training.reports import EvaluationMeasured, LogLine
 from tests.builders.examples import STATE, evaluation_result

@@ -21,7 +21,7 @@ for target in PROCESSES.values():
 TESTS = (
     *("tests/test_layout.py", "tests/infrastructure/test_extensions.py"),
     *("tests/gateway/ops/test_health.py", "tests/gateway/jobs/test_list_page.py"),
-    "tests/gateway/launch/test_drafts.py",
+    "tests/gateway/jobs/launch/test_drafts.py",
 )
 
 

@@ -24,8 +24,8 @@ from gateway.app import connected, create_app
 from infrastructure.postgres.store import open_log
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
+from tests.gateway.jobs.launch.wizard_form import Wizard
 from tests.gateway.jobs.owners import ClientOf, Owner, Reader
-from tests.gateway.launch.wizard_form import Wizard
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.polling import eventually
 from tests.projecting import projecting as following_projections

@@ -13,7 +13,7 @@ from domain.core.errors import Invalid
 from domain.training.hyperparameters import SUPERVISED, Hyperparameters
 from domain.training.integrations import Integrations
 from gateway.http import openai_vocabulary as vocabulary
-from gateway.launch.job_form import ESTIMATE, MaxCost, ModelSuffix
+from gateway.jobs.launch.job_form import ESTIMATE, MaxCost, ModelSuffix
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"

@@ -28,13 +28,13 @@ from gateway.http.openai_vocabulary import dataset_of, job_of
 from gateway.http.operations import OpenAIOperation
 from gateway.http.permissions import MayRead, MayTrain
 from gateway.http.read_your_writes import caught_up
+from gateway.jobs.launch.integrations import receiver
+from gateway.jobs.launch.job_form import max_cost_micros
 from gateway.jobs.openai.form import CreateJob, ResumeJob
 from gateway.jobs.openai.objects import JobObject, job_objects, requested_object
 from gateway.jobs.requests import TRAINING_FILE, VALIDATION_FILE, FileRejected, files_of, order_job
 from gateway.jobs.service import own_job
 from gateway.jobs.unstarted import explained
-from gateway.launch.integrations import receiver
-from gateway.launch.job_form import max_cost_micros
 from gateway.schemas import job_name
 from infrastructure.accounts.profiles import set_job_metadata
 from projections import JOB_DETAIL, JOB_REQUESTS, MODELS

@@ -21,10 +21,10 @@ from gateway.catalog.availability import remaining_seconds, waits_of
 from gateway.datasets.quality import recorded_warnings
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.http.access import Caller
+from gateway.jobs.launch.integrations import receiver
 from gateway.jobs.results import has_results, trained_tokens
 from gateway.jobs.schemas import FailureAnswer, warnings_of_job
 from gateway.jobs.unstarted import refusal_message
-from gateway.launch.integrations import receiver
 from gateway.schemas import Answer, job_name
 from infrastructure.accounts.profiles import job_metadata
 from infrastructure.training.measurements import last_steps_of

@@ -26,11 +26,11 @@ from gateway.jobs.pages.live import RECONNECTING, place_text
 from gateway.jobs.pages.timeline import Entry, entries_of
 from gateway.jobs.pages.view import PARTS, SAMPLES, views_of
 from gateway.jobs.pages.watched_job import lines_html, partials
+from gateway.jobs.pages.wizard.entries import gpu_count_of, refusal
 from gateway.jobs.requests import TRAINING_FILE, VALIDATION_FILE, files_of
 from gateway.jobs.schemas import ResumeRequest
 from gateway.jobs.states import REQUEST_STATES, REQUEST_TONES
 from gateway.jobs.unstarted import NotStarted
-from gateway.launch.pages.entries import gpu_count_of, refusal
 from gateway.models.deployments import deploy_checkpoint, deploy_model
 from gateway.models.service import own_model
 from gateway.schemas import JobId, job_name

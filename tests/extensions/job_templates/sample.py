@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from extensions.job_templates.service import MOST_TEMPLATES
 from extensions.job_templates.tables import JobTemplate, add_template
-from gateway.launch.job_form import JobRequest
+from gateway.jobs.launch.job_form import JobRequest
 from infrastructure.postgres.store import Connection
 
 

@@ -14,7 +14,7 @@ from domain.jobs.job import Job
 from extensions.job_templates import service
 from extensions.job_templates.tables import rename_template
 from gateway.http.openai_vocabulary import job_of
-from gateway.launch.pages.entries import Entries, read
+from gateway.jobs.pages.wizard.entries import Entries, read
 from infrastructure.accounts.personal_data import delete_personal_data
 from infrastructure.accounts.profiles import set_dataset_name
 from infrastructure.artifacts.store import Artifacts
@@ -22,7 +22,7 @@ from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.api_user import ApiUser
-from tests.gateway.launch.wizard_form import PATH, Wizard
+from tests.gateway.jobs.launch.wizard_form import PATH, Wizard
 from tests.gateway.web.html import read_html
 
 TEMPLATES = "/api/job-templates"

@@ -26,7 +26,7 @@ from extensions.trackers.connections import (
     set_connection,
 )
 from gateway.http.openai_vocabulary import file_name, job_of
-from gateway.launch import integrations
+from gateway.jobs.launch import integrations
 from infrastructure.accounts.personal_data import personal_tables
 from infrastructure.postgres.store import connect, scalar
 from infrastructure.settings import Settings

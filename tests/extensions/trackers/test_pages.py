@@ -18,7 +18,7 @@ from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.extensions.trackers.conftest import MLFLOW, TO_MLFLOW, WANDB, Tracking
-from tests.gateway.launch.wizard_form import Wizard, problem
+from tests.gateway.jobs.launch.wizard_form import Wizard, problem
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.gateway.web.test_needed_rights import require_marks
 

@@ -22,8 +22,8 @@ from gateway.cli import job_progress, job_tables
 from gateway.http.errors import NotYetVisible, status_of
 from gateway.http.streaming import GOING_AWAY, TOO_SLOW
 from gateway.jobs.pages import job_page
+from gateway.jobs.pages.wizard.entries import refusal
 from gateway.jobs.schemas import JobDetail
-from gateway.launch.pages.entries import refusal
 from infrastructure.accounts.profiles import set_dataset_name
 from infrastructure.postgres.store import connect
 from tests.builders.platform import Platform

@@ -23,12 +23,12 @@ from domain.training.start import SHAPE, is_fine_tuned
 from domain.use_cases.spending_limits import Outlook
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.launch import service
-from gateway.launch.job_form import JobRequest
-from gateway.launch.pages.entries import FIELDS, ONLY_IN_API, UNPRICED, Entries, read
-from gateway.launch.pages.lists import ListedDataset, Lists, Offer
-from gateway.launch.pages.snippets import command_line, python
-from gateway.launch.schemas import EstimateAnswer, FitAnswer, QuoteAnswer
+from gateway.jobs.launch import service
+from gateway.jobs.launch.job_form import JobRequest
+from gateway.jobs.launch.schemas import EstimateAnswer, FitAnswer, QuoteAnswer
+from gateway.jobs.pages.wizard.entries import FIELDS, ONLY_IN_API, UNPRICED, Entries, read
+from gateway.jobs.pages.wizard.lists import ListedDataset, Lists, Offer
+from gateway.jobs.pages.wizard.snippets import command_line, python
 from gateway.models.schemas import BaseModelAnswer
 from gateway.schemas import Money
 from gateway.web.amounts import written_amount, written_range

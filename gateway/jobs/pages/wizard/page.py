@@ -17,10 +17,10 @@ from gateway.http.access import Caller
 from gateway.http.origin import base_url
 from gateway.http.permissions import MayRead, MayTrain
 from gateway.jobs import service as jobs
-from gateway.launch.job_form import JobRequest
-from gateway.launch.pages.entries import Entries, read
-from gateway.launch.pages.lists import Lists
-from gateway.launch.pages.view import View
+from gateway.jobs.launch.job_form import JobRequest
+from gateway.jobs.pages.wizard.entries import Entries, read
+from gateway.jobs.pages.wizard.lists import Lists
+from gateway.jobs.pages.wizard.view import View
 from gateway.schemas import JobId, job_name
 from gateway.web.rendering import fragment, page, sentence
 from infrastructure.extensions import selected
@@ -82,7 +82,7 @@ def show_wizard(
         entries = entries.renewed()
     view = View.of(backend, caller, entries.opened())
     shown = _context(request, view, other_draft=other, kept=False)
-    return page(request, backend, caller, "launch/new.html", **shown)
+    return page(request, backend, caller, "jobs/wizard/new.html", **shown)
 
 
 @router.post("/estimate")
@@ -190,7 +190,7 @@ def _form(
     request: Request, view: View, alert: str | None = None, *, kept: bool = False
 ) -> Response:
     """Return the form. `alert` is the result of an approval; None keeps the current alert."""
-    return fragment("launch/form.html", **_context(request, view, alert, kept=kept))
+    return fragment("jobs/wizard/form.html", **_context(request, view, alert, kept=kept))
 
 
 def _context(

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from domain.jobs.job import Job
 from infrastructure.settings import Settings
 from tests.builders.platform import BASE_MODEL, Platform
-from tests.gateway.launch.wizard_form import PATH, Wizard
+from tests.gateway.jobs.launch.wizard_form import PATH, Wizard
 from tests.gateway.web.html import Node, read_html
 from tests.gateway.web.signed_in import signed_in
 

@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from fastapi.testclient import TestClient
 
-from gateway.launch import integrations
-from gateway.launch.pages.entries import Entries, read
+from gateway.jobs.launch import integrations
+from gateway.jobs.pages.wizard.entries import Entries, read
 from tests.builders.platform import Platform
 
 

@@ -13,7 +13,7 @@ from domain.estimating.footprint import FLOAT32, Layout, bytes_per_parameter, me
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.precision import Precision
 from tests.builders.tiny_model import TINY_SHAPE
-from tests.gateway.launch.wizard_form import Wizard, problem
+from tests.gateway.jobs.launch.wizard_form import Wizard, problem
 
 
 def test_bytes_of_a_parameter_match_the_memory_fit(wizard: Wizard) -> None:

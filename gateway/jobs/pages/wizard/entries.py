@@ -40,8 +40,8 @@ from domain.training.integrations import (
     name_of,
 )
 from domain.training.start import SHAPE
-from gateway.launch.integrations import has_receiver
-from gateway.launch.job_form import ESTIMATE, GpuCount, JobRequest
+from gateway.jobs.launch.integrations import has_receiver
+from gateway.jobs.launch.job_form import ESTIMATE, GpuCount, JobRequest
 from infrastructure.training.drafts import Revision
 
 FIELDS: Mapping[str, FieldInfo] = {

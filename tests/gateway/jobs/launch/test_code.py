@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from domain.jobs.job import Job
 from tests.gateway.cli.conftest import ecolink
-from tests.gateway.launch.wizard_form import Wizard
+from tests.gateway.jobs.launch.wizard_form import Wizard
 
 
 def test_the_command_line_gives_the_same_choices(

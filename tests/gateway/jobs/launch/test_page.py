@@ -18,12 +18,12 @@ from domain.core.money import CENT_MICROS
 from domain.jobs.job import Job
 from domain.training.cautions import cautions
 from domain.training.hyperparameters import FIELDS, Group, Hyperparameters, names_in
-from gateway.launch.pages.entries import GONE_DATASET, refusal, remedy, typed
-from gateway.launch.pages.wizard import CHANGED, USED
+from gateway.jobs.pages.wizard.entries import GONE_DATASET, refusal, remedy, typed
+from gateway.jobs.pages.wizard.page import CHANGED, USED
 from infrastructure.accounts.profiles import set_dataset_name
 from infrastructure.postgres.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
-from tests.gateway.launch.wizard_form import PATH, Wizard, problem
+from tests.gateway.jobs.launch.wizard_form import PATH, Wizard, problem
 from tests.gateway.web.html import Node, read_html
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.polling import eventually
@@ -331,7 +331,7 @@ def test_a_choice_that_is_no_longer_available_stays_with_a_problem(wizard: Wizar
 def test_a_chosen_dataset_is_found_beyond_the_newest(
     wizard: Wizard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.launch.pages.lists.MOST_DATASETS", 1)
+    monkeypatch.setattr("gateway.jobs.pages.wizard.lists.MOST_DATASETS", 1)
     assert wizard.look().find("more-datasets") is None
     newer = wizard.platform.dataset(wizard.browser.person)
     wizard.platform.project()

@@ -23,9 +23,9 @@ from gateway.datasets.quality import quality_warnings
 from gateway.http.access import Caller
 from gateway.http.errors import NotYetVisible
 from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
-from gateway.launch.integrations import receiver
-from gateway.launch.job_form import JobRequest
-from gateway.launch.schemas import (
+from gateway.jobs.launch.integrations import receiver
+from gateway.jobs.launch.job_form import JobRequest
+from gateway.jobs.launch.schemas import (
     BalanceImpact,
     BudgetNoticeAnswer,
     CapacityGate,

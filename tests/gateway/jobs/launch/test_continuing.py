@@ -14,7 +14,7 @@ from services.scheduler.segment_spec import segment_spec, store_access
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.builders.tiny_model import TINY_SHAPE
 from tests.gateway.conftest import ClientOf
-from tests.gateway.launch.wizard_form import Wizard
+from tests.gateway.jobs.launch.wizard_form import Wizard
 from tests.gateway.models.conftest import Deployer
 from tests.gateway.web.signed_in import signed_in
 

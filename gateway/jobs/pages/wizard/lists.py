@@ -18,8 +18,8 @@ from gateway.backend import Backend
 from gateway.catalog.schemas import GpuTypeAnswer, PoolAnswer, RegionAnswer
 from gateway.catalog.service import show_catalog
 from gateway.http.access import Caller
-from gateway.launch.integrations import has_receiver, receiver
-from gateway.launch.pages.entries import GONE_DATASET, Entries
+from gateway.jobs.launch.integrations import has_receiver, receiver
+from gateway.jobs.pages.wizard.entries import GONE_DATASET, Entries
 from gateway.models.schemas import BaseModelAnswer, ModelAnswer
 from gateway.models.service import list_models
 from gateway.schemas import Money

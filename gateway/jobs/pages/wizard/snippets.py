@@ -9,7 +9,7 @@ from typing import Any
 from domain.training.hyperparameters import SUPERVISED, Group, Hyperparameters, use_of
 from domain.training.integrations import Integration, text_of
 from gateway.http.openai_vocabulary import FIELDS, file_name
-from gateway.launch.job_form import ESTIMATE, JobRequest
+from gateway.jobs.launch.job_form import ESTIMATE, JobRequest
 
 
 def command_line(wanted: JobRequest) -> str:

@@ -13,7 +13,7 @@ from domain.training.phases import Phase
 from gateway.http.openai_vocabulary import file_name
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.api_user import ApiUser
-from tests.gateway.launch.wizard_form import Wizard
+from tests.gateway.jobs.launch.wizard_form import Wizard
 from tests.gateway.web.signed_in import signed_in
 
 

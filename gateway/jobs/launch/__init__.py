@@ -1,0 +1,1 @@
+"""The request of a job, its integrations and its quote."""

@@ -1,0 +1,1 @@
+"""The wizard: the form of a job, with its quote."""

@@ -1,1 +1,0 @@
-"""Estimates, the launch form and the wizard."""
