@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from uuid import UUID, uuid4
 
 import psycopg
@@ -60,11 +61,9 @@ def order_job(backend: Backend, caller: Caller, key: str, choices: Choices, orde
         return known
     with because(caller.cause(backend)):
         if files_ready(backend, account_id, choices):
-            loads = loads_now(backend)
-            there = place(backend, account_id, choices, loads, order.max_cost_micros)
-            backend.launching.approve(
-                account_id, key, there, wait=True, loads=lambda: loads, order=order
-            )
+            there = place(backend, account_id, choices, order)
+            loads = partial(loads_now, backend)
+            backend.launching.approve(account_id, key, there, wait=True, loads=loads, order=order)
         else:
             _require_possible(backend, account_id, choices)
             backend.launching.request(account_id, key, choices, order)
@@ -157,8 +156,7 @@ def settle(backend: Backend, job_id: UUID) -> None:
         try:
             if not files_ready(backend, account_id, choices):
                 return
-            loads = loads_now(backend)
-            there = place(backend, account_id, choices, loads, request.order.max_cost_micros)
+            there = place(backend, account_id, choices, request.order)
             backend.launching.approve_requested(job_id, there)
         except (NotYetVisible, UpgradeUnfinished, VersionConflict):
             return  # temporary: the next poll retries

@@ -22,7 +22,7 @@ from domain.training.hyperparameters import SUPERVISED, Hyperparameters, Method
 from domain.training.perplexity import perplexity
 from domain.training.precision import Dtype, Precision
 from domain.training.truncation import Truncation
-from gateway.jobs.launch.job_form import MaxCost
+from gateway.jobs.launch.job_form import GpuCount, MaxCost
 from gateway.jobs.launch.schemas import EstimateAnswer
 from gateway.jobs.overruns import OverrunAnswer
 from gateway.schemas import Answer, JobId, Listed, Money
@@ -417,10 +417,8 @@ class ResumeRequest(BaseModel, extra="forbid"):
     wait: bool = Field(
         default=False, strict=True, description="If no GPU is free, queue the job free of charge."
     )
-    gpu_count: int | None = Field(
+    gpu_count: GpuCount | None = Field(
         default=None,
-        ge=1,
-        le=64,
         strict=True,
         description="Number of GPUs. By default, the job keeps its previous number. The batch "
         "of a step stays the same.",

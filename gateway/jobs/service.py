@@ -99,9 +99,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str) -> App
     repeated = backend.log.find(Job, created_id(caller.account_id, "job", key)) is not None
     if not repeated:
         receiver().require_connected(backend, caller, form.integrations)
-    if form.leaves_gpus_open and not repeated:
-        most = form.order.max_cost_micros
-        choices = place(backend, caller.account_id, choices, loads_now(backend), most)
+        choices = place(backend, caller.account_id, choices, form.order)
     with because(caller.cause(backend)):
         job = backend.launching.approve(
             caller.account_id,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
 from uuid import UUID
 
 from domain.billing.account import Account
@@ -14,7 +13,7 @@ from domain.jobs.choices import Choices
 from domain.jobs.job import maximum_of
 from domain.training.cautions import cautions, stopping_cautions
 from domain.training.start import is_fine_tuned
-from domain.training.training_plan import TrainingPlan
+from domain.training.training_plan import Order, TrainingPlan
 from domain.use_cases.placement import cheapest
 from domain.use_cases.spending_limits import CostRange, Outlook
 from gateway.backend import Backend
@@ -48,8 +47,7 @@ def quote(
     """
     receiver().require_connected(backend, caller, form.integrations)
     loads = loads_now(backend, patience_seconds=patience_seconds)
-    most = form.order.max_cost_micros
-    choices = place(backend, caller.account_id, form.choices, loads, most)
+    choices = place(backend, caller.account_id, form.choices, form.order, loads)
     quoted = backend.quoting.quote(caller.account_id, choices)
     suitable = {choices.gpu_type, *quoted.alternatives}
     loads = [load for load in loads if load.gpu_type in suitable]
@@ -114,14 +112,18 @@ def place(
     backend: Backend,
     account_id: UUID,
     choices: Choices,
-    loads: Sequence[PoolLoad],
-    max_cost: int | Literal["estimate"] | None,
+    order: Order,
+    loads: Sequence[PoolLoad] | None = None,
 ) -> Choices:
-    """Return the choices, with the cheapest region and GPU type for those that are empty."""
+    """Return the choices, with the cheapest region and GPU type for those that are empty.
+
+    `loads` are the current ones by default.
+    """
     if choices.region and choices.gpu_type:
         return choices
+    loads = loads_now(backend) if loads is None else loads
     if not loads and not caught_up(backend, GPU_POOLS, patience_seconds=0):
         raise NotYetVisible
     balance_micros = backend.log.load(Account, account_id).balance_micros
-    most = None if max_cost == "estimate" else max_cost
+    most = None if order.max_cost_micros == "estimate" else order.max_cost_micros
     return cheapest(backend.quoting, account_id, balance_micros, choices, loads, most)

@@ -13,7 +13,7 @@ from domain.core.errors import Invalid
 from domain.training.hyperparameters import SUPERVISED, Hyperparameters
 from domain.training.integrations import Integrations
 from gateway.http import openai_vocabulary as vocabulary
-from gateway.jobs.launch.job_form import ESTIMATE, MaxCost, ModelSuffix
+from gateway.jobs.launch.job_form import ESTIMATE, GpuCount, MaxCost, ModelSuffix
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
@@ -90,7 +90,7 @@ class CreateJob(BaseModel, extra="allow", strict=True):
     integrations: Integrations | None = None
     region: str | None = Field(default=None, max_length=100, examples=["local"])
     gpu_type: str | None = Field(default=None, max_length=100, examples=["cpu"])
-    gpu_count: int = Field(default=1, ge=1, le=64)
+    gpu_count: GpuCount = 1
     max_cost: MaxCost | None = Field(
         default=ESTIMATE,
         description="The job pauses before it costs more. Dollars, or `estimate` for the upper "
@@ -146,7 +146,7 @@ class CreateJob(BaseModel, extra="allow", strict=True):
 class ResumeJob(BaseModel, extra="allow", strict=True):
     """Options of a resume, sent in `extra_body`. By default, OpenAI's client sends no body."""
 
-    gpu_count: int | None = Field(default=None, ge=1, le=64)
+    gpu_count: GpuCount | None = None
 
     def accepted(self) -> int | None:
         """Return the requested number of GPUs, or None to keep it. Rejects other fields."""
