@@ -10,8 +10,8 @@ CORPUS := $(VENV)/.corpus
 MODEL := $(VENV)/.model
 AXE := $(VENV)/.axe
 
-# Each worker starts its own servers. They mostly wait, so three workers suit two cores.
-WORKERS := --numprocesses 3
+# Each worker starts its own servers, and waits for half of the time. So four workers suit two cores.
+WORKERS := --numprocesses 4
 
 BENCHES := budgets containers estimates live memory meter-truth parquet quality rebuild replay resume resume-dpo scale seals start step-times tamper trainer trl-equal trl-presets wait-eta
 
