@@ -18,6 +18,7 @@ import uvicorn
 from websockets.asyncio.client import connect
 
 from domain.core.target import Network
+from infrastructure.extensions import check_settings
 from infrastructure.http.connection_guard import ConnectionGuard, GuardedHttp, GuardedServer
 from infrastructure.http.limits import Limits
 from infrastructure.settings import Settings
@@ -308,7 +309,7 @@ def test_an_unknown_or_zero_limit_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     for changed in ({"sokets": 5}, {"sockets": 0}):
         monkeypatch.setenv("ECOLINK_LIMITS", json.dumps(changed))
         with pytest.raises(ValueError, match=next(iter(changed))):
-            Limits(Settings().limits)
+            check_settings(Settings())
 
 
 def test_limits_reach_a_process_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
