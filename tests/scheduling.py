@@ -10,7 +10,10 @@ SAMPLE_MODULES = {"test_states.py", "test_budget.py", "test_job_page.py", "test_
 """Modules that share the sample platform and its browser."""
 
 OWN_STACK = "tests/e2e/test_auto_pause.py"
-LONGEST = ("samples", "tests/e2e", OWN_STACK, "tests/browser")
+EXTENSIONS = "test_e2e.py"
+"""Name of the end-to-end tests of each extension, which share a stack."""
+
+LONGEST = ("samples", "tests/e2e", OWN_STACK, EXTENSIONS, "tests/browser")
 """Modules that start first, because they take longest."""
 
 
@@ -38,6 +41,8 @@ class ByModule(LoadScopeScheduling):
         folder, _, name = module.rpartition("/")
         if folder == "tests/browser" and name in SAMPLE_MODULES:
             return "samples"
+        if name == EXTENSIONS:
+            return name
         shares = folder in ("tests/e2e", "tests/browser") and module != OWN_STACK
         return folder if shares else module
 
