@@ -25,6 +25,7 @@ from tests.builders.platform import Platform
 from tests.gateway.jobs.owners import Owner
 from tests.gateway.ops.pages import row, shown
 from tests.gateway.web.signed_in import Browser, signed_in
+from tests.polling import eventually
 
 
 def test_a_new_platform_has_no_problem(operator: Browser) -> None:
@@ -46,7 +47,7 @@ def test_consumers_and_leaders_are_shown(
     events = f"{len(platform.topics()):,}"
     assert f" {events} " in row(page, 'data-consumer="billing"')
     assert row(page, 'data-lead="billing"').startswith("billing leads ")
-    assert "no leader" in row(shown(operator, "/ops"), 'data-lead="billing"')
+    eventually(lambda: "no leader" in row(shown(operator, "/ops"), 'data-lead="billing"'))
 
 
 def test_the_versions_of_processes_and_an_unfinished_upgrade_are_shown(
