@@ -54,6 +54,7 @@ FINAL_REPEAT_SECONDS = 1.0
 FINAL_POLL_SECONDS = 0.1
 ANSWER_LIMIT_SECONDS = 120.0
 STOPPED_ANSWER_LIMIT_SECONDS = 3.0  # the scheduler may have stopped; the report is in the stream
+CANCEL_SECONDS = 0.1
 EXIT_SECONDS = 1.0  # part of the grace period that is reserved for the exit
 OUTBOX_MESSAGES = 10_000  # limit while NATS is unreachable; the oldest are dropped
 OUTBOX_BATCH = 256
@@ -121,7 +122,7 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._loop.call_soon_threadsafe(self._left.set)
         self._thread.join(timeout=EXIT_SECONDS / 2)
 
     @property
@@ -266,10 +267,15 @@ class Reporter:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-        self._task = asyncio.ensure_future(self._converse())
+        self._wake, self._left = asyncio.Event(), asyncio.Event()
+        task = asyncio.ensure_future(self._converse())
         self._ready.set()
-        await asyncio.wait([self._task])
+        await self._left.wait()
+        while not task.done():
+            # Before Python 3.12, `asyncio.wait_for` loses a cancellation that arrives together
+            # with the result.
+            task.cancel()
+            await asyncio.wait([task], timeout=CANCEL_SECONDS)
 
     async def _converse(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,6 +112,14 @@ def test_the_final_report_repeats_unchanged_until_it_is_answered(reporting: Repo
     assert len({report["elapsed_seconds"] for report in finals}) == 1
     numbers = [report["n"] for report in finals]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_the_thread_ends_with_the_block_whatever_it_does(reporting: Reporting) -> None:
+    for moment in range(40):
+        with reporting.reporter() as reporter:
+            time.sleep(moment / 2000)
+            reporter.update(now=True)
+        eventually(lambda: "reporter" not in {thread.name for thread in threading.enumerate()})
 
 
 def test_an_answer_without_a_final_report_ends_nothing(reporting: Reporting) -> None:
