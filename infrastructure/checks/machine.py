@@ -265,7 +265,7 @@ def _hold(settings: Settings) -> Iterator[Check]:
 
 
 def _nats(settings: Settings, on_the_bus: bool) -> Check:
-    options = {"max_reconnect_attempts": 1} if on_the_bus else {"allow_reconnect": False}
+    options = {"max_reconnect_attempts": 1, "allow_reconnect": on_the_bus}
     known = settings if on_the_bus else settings.model_copy(update={"nats_credentials": None})
 
     async def ask() -> str:
