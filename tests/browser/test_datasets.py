@@ -53,6 +53,7 @@ def drop(page: Page, *files: FilePayload) -> None:
     page.dispatch_event(".drop", "drop", {"dataTransfer": carried})
 
 
+@pytest.mark.full
 def test_an_upload_becomes_ready_to_train_without_a_reload(page: Page) -> None:
     page.goto("/datasets")
     expect(page.get_by_role("heading", name="No datasets yet")).to_be_visible()
@@ -77,6 +78,7 @@ def test_an_upload_becomes_ready_to_train_without_a_reload(page: Page) -> None:
     expect(page.get_by_role("button", name="Next")).to_be_focused()
 
 
+@pytest.mark.full
 def test_dropped_files_are_uploaded_and_a_rejected_one_shows_its_invalid_lines(page: Page) -> None:
     page.goto("/datasets")
     bad = '{"messages": [{"role": "user", "content": "It said "no" to me"}]}'
@@ -91,6 +93,7 @@ def test_dropped_files_are_uploaded_and_a_rejected_one_shows_its_invalid_lines(p
     expect(page.locator("mark.wrong")).to_have_text("n")
 
 
+@pytest.mark.full
 def test_an_open_page_shows_the_end_of_the_validation(
     page: Page, person: EcoLinkUnderTest, ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from tests.running import EcoLinkUnderTest
 ESTIMATES = "**/fine-tune/new/estimate*"
 
 
+@pytest.mark.full
 def test_a_link_signs_in_and_signing_out_requires_a_key(page: Page) -> None:
     expect(page).to_have_url(re.compile("/fine-tune$"))
     page.locator("details.menu summary").click()
@@ -43,6 +44,7 @@ def test_a_violation_of_the_content_policy_fails_a_test(
     tabs.contexts.clear()
 
 
+@pytest.mark.full
 def test_a_temporary_error_is_announced_once_and_keeps_the_form(page: Page, tabs: Tabs) -> None:
     page.goto("/fine-tune/new")
     alert, epochs = page.get_by_role("alert"), page.get_by_label("Epochs", exact=True)
@@ -84,6 +86,7 @@ def test_the_notice_of_a_form_goes_when_the_form_succeeds(page: Page) -> None:
     expect(alert).to_have_count(0)
 
 
+@pytest.mark.full
 def test_choices_for_large_models_follow_the_model(page: Page) -> None:
     page.goto("/datasets/generate")
     model, judge = page.get_by_label("Written by"), page.locator("[name=judge]")

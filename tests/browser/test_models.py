@@ -17,6 +17,8 @@ from tests.browser.tabs import Tabs
 from tests.polling import eventually
 from tests.running import EcoLinkUnderTest
 
+pytestmark = pytest.mark.full
+
 SAY = "**/models/playground/say"
 
 

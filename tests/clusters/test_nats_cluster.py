@@ -96,6 +96,7 @@ async def copied(js: JetStreamContext, count: int = len(NAMES)) -> bool:
     return found == [count] * len(STREAMS)
 
 
+@pytest.mark.full
 async def test_the_number_of_copies_follows_the_setting(
     settings: Settings, cluster: NatsCluster
 ) -> None:

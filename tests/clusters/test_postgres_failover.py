@@ -90,6 +90,7 @@ def require_gapless(settings: Settings) -> None:
             last[each.originator_id] = each.originator_version
 
 
+@pytest.mark.full
 def test_no_acknowledged_event_is_lost_with_a_synchronous_standby(
     home: Path, record_property: Record
 ) -> None:
@@ -245,6 +246,7 @@ def test_a_connection_that_reaches_a_standby_is_closed(
             second.execute("DELETE FROM parked_events")
 
 
+@pytest.mark.full
 def test_the_doctor_shows_the_primary_and_its_standbys(home: Path) -> None:
     with postgres_pair(home, synchronous=False) as pair:
         old, new = (f"127.0.0.1:{each.port}" for each in (pair.primary, pair.standby))
@@ -282,6 +284,7 @@ def _raise(reason: str) -> None:
     raise Ended(reason)
 
 
+@pytest.mark.full
 def test_a_frozen_primary_that_resumes_gets_no_save(home: Path, record_property: Record) -> None:
     """The former primary accepts writes again, and is the first server of the URL."""
     with postgres_pair(home, synchronous=False) as pair:
@@ -305,6 +308,7 @@ def test_a_frozen_primary_that_resumes_gets_no_save(home: Path, record_property:
     record_property("measured", f"frozen primary: {seconds:.2f} s without a saved event")
 
 
+@pytest.mark.full
 def test_sessions_outside_the_pools_leave_a_frozen_primary(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def restarting(settings: Settings, check: Restarts) -> list[str]:
     return [each.labels["process"] for each in found]
 
 
+@pytest.mark.full
 def test_a_role_that_keeps_failing_is_reported_and_leaves_nothing_behind(
     settings: Settings,
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_role_that_keeps_failing_is_reported_and_leaves_nothing_behind(
         assert running_processes(connection) == []
 
 
+@pytest.mark.full
 def test_sigterm_ends_a_role_that_waits_for_the_lead(settings: Settings) -> None:
     with group(settings, alerts=STEADY_LEADER, webhooks=FAILING):
         eventually(lambda: starts(settings, "steady") == 1)
@@ -123,6 +125,7 @@ def test_sigterm_ends_a_role_that_waits_for_the_lead(settings: Settings) -> None
         assert starts(standby, "steady") == 0
 
 
+@pytest.mark.full
 def test_the_last_role_of_a_process_gets_its_own_variables(home: Path) -> None:
     own = home / "own"
     own.mkdir()
@@ -133,6 +136,7 @@ def test_the_last_role_of_a_process_gets_its_own_variables(home: Path) -> None:
     assert (own / "failing.starts").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("names", [("webhooks", "relay"), ("log", "alerts"), ("nonesuch",)])
 def test_roles_of_different_processes_are_refused(names: tuple[str, ...]) -> None:
     command = [sys.executable, "-P", "-m", "deploy.run", *names]
@@ -147,6 +151,7 @@ def test_at_most_eight_processes_run_by_default() -> None:
     assert not set(GROUPS) & set(PROCESSES)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("role", PROCESSES)
 def test_one_setting_gives_a_role_a_process_of_its_own(role: str, tmp_path: Path) -> None:
     plan = make_plan(Home(tmp_path), Settings(home=tmp_path, separate_roles=role), PROCESSES)

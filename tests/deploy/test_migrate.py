@@ -35,6 +35,7 @@ def reading(settings: Settings, *tables: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("table", ["ecolink_events", "ecolink_tracking", "step_measurements"])
 def test_a_migration_behind_a_long_reader_does_not_stop_writers(
     settings: Settings, log: EventLog, table: str, monkeypatch: pytest.MonkeyPatch

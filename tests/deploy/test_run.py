@@ -38,6 +38,7 @@ def test_sigterm_ends_a_process_that_does_not_handle_it_yet(home: Path) -> None:
     assert re.fullmatch(line, errors.splitlines()[0])
 
 
+@pytest.mark.full
 def test_sigterm_ends_a_process_whose_work_loses_a_cancellation(home: Path) -> None:
     settings = environment(Settings(home=home))
     process = subprocess.Popen(command(f"one={HARD_TO_CANCEL}"), env=os.environ | settings)
@@ -70,6 +71,7 @@ def test_an_error_that_ends_a_process_is_one_log_line(home: Path) -> None:
     assert "RuntimeError: this service always crashes" in last
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_the_log_has_no_urls_of_requests(home: Path, level: str) -> None:
     settings = environment(Settings(home=home, log_level=level))

@@ -72,6 +72,7 @@ def healthy(beat: Path, *arguments: str) -> bool:
     return subprocess.run(argv, env=variables, check=False).returncode == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("undo", ["DROP TABLE schema_revisions", "DELETE FROM schema_revisions"])
 def test_a_process_waits_for_the_migration(
     owner: Connection, settings: Settings, tmp_path: Path, undo: str

@@ -170,6 +170,7 @@ def test_an_approval_and_the_first_step_are_one_trace(
     assert "traceparent" not in shown
 
 
+@pytest.mark.full
 def test_spans_of_requests_keep_no_secrets_and_ignore_clients(
     owner: Owner, collector: Collector
 ) -> None:

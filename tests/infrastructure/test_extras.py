@@ -182,6 +182,7 @@ for target in PROCESSES.values():
 """
 
 
+@pytest.mark.full
 def test_everything_else_runs_without_the_packages_of_extras() -> None:
     subprocess.run([sys.executable, "-c", LEAN_PROCESS], check=True)
 

@@ -230,6 +230,7 @@ def test_a_postgresql_without_tls_is_refused(authority: Authority, tmp_path: Pat
         assert "Turn on ssl in postgresql.conf" in refused(url, authority.file, tmp_path)
 
 
+@pytest.mark.full
 def test_a_migration_without_a_connection_names_the_fix(
     authority: Authority, other: Authority, tmp_path: Path
 ) -> None:

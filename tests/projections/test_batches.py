@@ -24,6 +24,8 @@ from tests.domain.jobs.test_job_request import CHOICES, ORDER
 from tests.logs import notifications
 from tests.projections.test_projection import contents
 
+pytestmark = pytest.mark.full
+
 Rows = dict[str, list[list[dict[str, object]]]]
 
 

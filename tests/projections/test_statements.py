@@ -79,6 +79,7 @@ def test_a_day_is_a_day_of_the_accounts_time_zone(fold: Fold, bill: Bill) -> Non
     assert second.closing_micros == 9_820_000
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("opened")
 @pytest.mark.parametrize(
     ("day", "hours"), [(date(2026, 3, 29), 23), (date(2026, 10, 25), 25), (date(2026, 6, 1), 24)]

@@ -240,6 +240,7 @@ DOUBLING: Any = {
 }
 
 
+@pytest.mark.full
 def test_a_grammar_whose_patterns_multiply_is_refused() -> None:
     """The library's limits do not end its compilation, and its memory doubles with each pattern."""
     with pytest.raises(UnusableSchema):

@@ -103,6 +103,7 @@ CALLS = {
 }
 
 
+@pytest.mark.full
 def test_every_reader_of_the_bus_is_listed() -> None:
     found = set()
     packages = ("domain", "projections", "infrastructure", "services", "gateway")
@@ -319,6 +320,7 @@ async def test_reports_of_another_account_arrive_during_an_attack(
     assert attacker.errors.empty()
 
 
+@pytest.mark.full
 async def test_the_last_report_of_a_pod_may_have_any_content(
     settings: Settings, streams: JetStreamContext, attacker: Segment
 ) -> None:

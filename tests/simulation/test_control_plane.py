@@ -55,6 +55,7 @@ def test_many_stories_break_no_rule(part: int) -> None:
     assert found == {}
 
 
+@pytest.mark.full
 def test_a_seed_gives_the_same_log_in_every_process() -> None:
     """Also if Python hashes strings otherwise."""
     done = subprocess.run(
@@ -79,6 +80,7 @@ def test_a_broken_rule_is_found(name: str) -> None:
     assert outcome.violations
 
 
+@pytest.mark.full
 def test_a_broken_rule_is_shrunk_to_a_short_story() -> None:
     broken = BROKEN_RULES["two-leaders"]
     operations = generated(1, 25)

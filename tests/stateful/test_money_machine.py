@@ -35,6 +35,8 @@ from tests.simulation.platform import (
 )
 from tests.simulation.trainer import SimulatedTrainer
 
+pytestmark = pytest.mark.full
+
 REGION, CAPACITY = "local", 3
 RETENTION = timedelta(minutes=20)  # so short that it ends while the machine runs
 

@@ -93,6 +93,7 @@ def test_a_wanted_commit_replaces_the_release(
     assert release_commit(repository.folder) == "HEAD~3"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["last", "this", "next_"])
 def test_python_imports_only_from_the_tree(name: str, request: pytest.FixtureRequest) -> None:
     release: Release = request.getfixturevalue(name)

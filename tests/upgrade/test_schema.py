@@ -15,6 +15,7 @@ from tests.upgrade.releases import Release
 from tests.upgrade.schema import breaks, schema_of
 
 
+@pytest.mark.full
 def test_this_migration_removes_nothing_that_the_last_release_uses(
     migrated: Migrated, last: Release, this: Release
 ) -> None:
@@ -44,6 +45,7 @@ def test_the_next_release_migrates_and_the_way_back_leaves_its_table(
         assert all(is_prepared(connection, each) for each in PROJECTIONS)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [

@@ -128,6 +128,7 @@ def test_pods_are_asked_to_stop_and_late_ones_are_killed(home: Path) -> None:
     assert (polite.wait(), deaf.wait()) == (0, -signal.SIGKILL)
 
 
+@pytest.mark.full
 def test_a_clean_stop_stops_pods_but_no_other_process(home: Path) -> None:
     with stack.up(Settings(home=home, grace_seconds=1), {}):
         held = pod(home, "held", "trap 'exit 7' TERM; echo; while :; do sleep 0.05; done")

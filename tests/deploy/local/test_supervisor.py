@@ -85,6 +85,7 @@ def test_stored_files_are_private_whatever_the_homes_mode(home: Path) -> None:
             assert path.stat().st_mode & 0o077 == 0, path
 
 
+@pytest.mark.full
 def test_a_stack_runs_servers_and_services_and_leaves_no_process(home: Path) -> None:
     with stack.up(Settings(home=home), {"one": STEADY, "two": STEADY}) as started:
         settings = started.settings
@@ -112,6 +113,7 @@ def test_a_service_gets_every_url_but_not_the_owners(home: Path) -> None:
     assert not {"ECOLINK_OWNER_DATABASE_URL", "ECOLINK_NATS_TRAINER_SEED"} & set(names)
 
 
+@pytest.mark.full
 def test_a_killed_child_is_restarted_and_the_others_keep_running(home: Path) -> None:
     with stack.up(Settings(home=home), {"one": STEADY}) as started:
         settings = started.settings
@@ -184,6 +186,7 @@ def test_all_processes_end_with_a_killed_supervisor_and_the_next_start_recovers(
         assert execute(started.settings.owner_database_url, READ_KEPT) == [(42,)]
 
 
+@pytest.mark.full
 def test_a_stack_ends_with_the_process_that_started_it(home: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from deploy.local import stack; "
@@ -209,6 +212,7 @@ def test_a_second_supervisor_on_one_home_is_refused(home: Path) -> None:
         assert stack.running(home) == started.settings
 
 
+@pytest.mark.full
 def test_a_failed_start_reports_the_reason_and_leaves_no_process(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -265,6 +269,7 @@ def test_such_a_command_uses_the_settings_of_a_running_stack(servers: Settings, 
             assert settings == other
 
 
+@pytest.mark.full
 def test_status_and_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECOLINK_HOME", str(home))
     command = CliRunner()

@@ -95,6 +95,7 @@ def test_bases_are_listed_made_eligible_and_delisted(log: EventLog) -> None:
     assert "mine" not in offered(log).bases
 
 
+@pytest.mark.full
 def test_an_operator_deploys_and_undeploys_an_imported_base(log: EventLog) -> None:
     ecolink("catalog", "bases", "deploy", "phi-4", exit_code=1)
     ecolink("catalog", "bases", "undeploy", "phi-4", exit_code=1)

@@ -37,6 +37,7 @@ def test_nothing_fails_on_a_running_installation(settings: Settings) -> None:
     assert {"python", "packages", "disk", "postgresql", "clock", "nats", "artifacts"} <= names
 
 
+@pytest.mark.full
 def test_servers_that_do_not_answer_fail_with_their_setting(settings: Settings) -> None:
     wrong = settings.model_copy(
         update={

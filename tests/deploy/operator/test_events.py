@@ -72,6 +72,7 @@ def test_an_unknown_name_is_refused(option: str, value: str) -> None:
     assert f"Unknown {option.removeprefix('--')} '{value}'" in shown
 
 
+@pytest.mark.full
 async def test_filters_combine(js: JetStreamContext, log: EventLog, settings: Settings) -> None:
     await provision(js, ())
     History(log).run_with_a_crash()

@@ -95,6 +95,7 @@ def test_a_log_that_was_sealed_again_is_not_consistent(
     assert "does not begin with" in verified(proof, kept, key, exit_code=1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("proof", "head", "reason"),
     [

@@ -66,6 +66,7 @@ def test_a_replay_prints_the_whole_log_as_json_lines(entries: Entries) -> None:
     assert minute["text"] == "Minute 1 billed: 60 s, $0.06."
 
 
+@pytest.mark.full
 def test_the_filters_of_a_replay_combine(story: Story, entries: Entries) -> None:
     resumed = entries.last("JobResumed")
     options = ("--account", str(story.account_id), "--job", job_name(story.job_id))
@@ -130,6 +131,7 @@ def test_a_damaged_event_is_printed_with_its_position(
     assert "is damaged" in output
 
 
+@pytest.mark.full
 def test_a_forged_topic_cannot_control_the_terminal(entries: Entries, settings: Settings) -> None:
     last = entries.entries[-1]
     assert settings.owner_database_url is not None
@@ -144,6 +146,7 @@ def test_a_forged_topic_cannot_control_the_terminal(entries: Entries, settings: 
         assert "\x1b" not in output
 
 
+@pytest.mark.full
 def test_a_job_is_shown_as_of_a_time(story: Story, entries: Entries) -> None:
     name, paused = job_name(story.job_id), entries.last("JobPaused")
     then = shown("job", name, "--at", time_of(paused))
@@ -174,6 +177,7 @@ def test_a_request_without_a_job_is_shown(log: EventLog) -> None:
     assert "validating_files" in ecolink("audit", "show", "job", job_name(JOB_ID))
 
 
+@pytest.mark.full
 def test_a_shown_job_says_that_the_log_alone_decides(story: Story, entries: Entries) -> None:
     paused = entries.last("JobPaused")
     name = job_name(story.job_id)
@@ -234,6 +238,7 @@ def test_the_keys_of_an_account_are_shown_with_their_rights(history: History) ->
     assert ", ".join(key.rights.scopes) in output
 
 
+@pytest.mark.full
 def test_what_does_not_exist_at_the_moment_is_refused(story: Story, entries: Entries) -> None:
     name, approved = job_name(story.job_id), entries.last("JobApproved")
     early = (approved.event.timestamp - timedelta(days=1)).isoformat()
@@ -303,6 +308,7 @@ def test_a_time_and_an_event_exclude_each_other() -> None:
     assert "exclude each other" in output
 
 
+@pytest.mark.full
 def test_a_date_means_its_first_moment_in_utc(entries: Entries) -> None:
     (last, *_) = reversed([each for each in entries.entries if isinstance(each, Recorded)])
     day = last.event.timestamp.date()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.full
+
 HEAVY = ("apprise", "requests", "torch", "transformers", "fastapi", "numpy", "cryptography.x509")
 
 

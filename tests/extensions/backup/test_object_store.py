@@ -14,6 +14,8 @@ from infrastructure.artifacts.store import Artifacts
 from services.projector.audit import audit
 from tests.extensions.backup.conftest import Backups
 
+pytestmark = pytest.mark.full
+
 
 def test_a_backup_in_a_bucket_is_verified_and_restored(backups: Backups, s3_url: str) -> None:
     stored = replace(backups, target=BackupTarget(s3_url, create=True))

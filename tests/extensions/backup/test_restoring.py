@@ -69,6 +69,7 @@ def test_read_models_of_another_shape_are_rebuilt(backups: Backups) -> None:
     assert audit(backups.elsewhere).differences == []
 
 
+@pytest.mark.full
 def test_a_restored_store_has_what_the_log_names_and_the_documents(backups: Backups) -> None:
     signed = [f"{folder}/1/document.json" for folder in signed_folders()]
     for ref in signed:
@@ -229,6 +230,7 @@ def test_a_restore_refuses_a_database_of_another_application(backups: Backups) -
         assert scalar(store, "SELECT count(*) FROM customers") == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("table", ["web_sessions", "webhook_secrets", "ecolink_snapshots"])
 def test_a_manifest_with_a_table_that_no_backup_contains_is_refused(
     backups: Backups, table: str
@@ -265,6 +267,7 @@ def owner(backups: Backups) -> Iterator[Connection]:
         yield store
 
 
+@pytest.mark.full
 def test_a_restore_repeats_an_erasure_that_the_backup_has_only_begun(backups: Backups) -> None:
     account_id = backups.history.account_id
     texts = (
@@ -285,6 +288,7 @@ def test_a_restore_repeats_an_erasure_that_the_backup_has_only_begun(backups: Ba
     assert not any(map(Artifacts(backups.elsewhere.artifacts).exists, texts))
 
 
+@pytest.mark.full
 def test_a_restore_names_the_accounts_that_were_erased_after_the_cut(backups: Backups) -> None:
     last = backups.head
     backups.history.suspend()

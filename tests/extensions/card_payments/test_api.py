@@ -114,6 +114,7 @@ def test_the_ledger_links_to_the_receipt(
     assert client.get(address, follow_redirects=False).status_code == 403
 
 
+@pytest.mark.full
 def test_an_operator_refunds_and_a_bank_disputes(
     client: TestClient, person: Person, platform: Platform, local_stripe: LocalStripe
 ) -> None:

@@ -18,6 +18,8 @@ from tests.deploy.operator.command_line import ecolink
 from tests.deploy.operator.conftest import _configured  # noqa: F401
 from tests.extensions.card_payments.localstripe.process import LocalStripe
 
+pytestmark = pytest.mark.full
+
 
 def test_a_payment_by_card_is_confirmed_and_refunded(
     settings: Settings, running_stripe: LocalStripe, monkeypatch: pytest.MonkeyPatch

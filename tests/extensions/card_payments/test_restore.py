@@ -24,6 +24,8 @@ from tests.deploy.operator.command_line import ecolink
 from tests.deploy.operator.conftest import _configured  # noqa: F401
 from tests.extensions.card_payments.localstripe.process import LocalStripe
 
+pytestmark = pytest.mark.full
+
 
 def test_a_restored_log_gets_the_payments_that_only_stripe_has(
     log: EventLog,

@@ -96,6 +96,7 @@ def test_other_accounts_see_no_export(owner: Exporter) -> None:
         assert owner.get(f"/models/{owner.model}/exports{path}", other).status_code == 404
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
@@ -191,6 +192,7 @@ def test_an_export_is_pushed_once_and_the_token_is_in_no_response(pusher: Export
     assert pusher.get(f"/models/{pusher.model}/pushes", pusher.platform.person()).status_code == 404
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("scopes", "status"),
     [((Scope.DEPLOY,), 403), ((Scope.READ,), 403), ((Scope.DEPLOY, Scope.READ), 202)],
@@ -241,6 +243,7 @@ def test_pushes_need_a_hub_and_a_ready_export(
     assert "ECOLINK_HUB_ENDPOINT" in refused.json()["error"]["message"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "change", [{"repository": "acme/other"}, {"private": False}, {"provenance": False}]
 )

@@ -53,6 +53,7 @@ def while_it_runs(me: Owner, path: str, end: Callable[[], object]) -> Thread:
     return meanwhile(act)
 
 
+@pytest.mark.full
 def test_an_export_is_followed_and_downloaded(
     me: Owner, platform: Platform, job: PlatformJob, tmp_path: Path
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_failed_push_prints_the_reason(
     assert "You may not write." in me.run("models", "pushes", exported)
 
 
+@pytest.mark.full
 def test_a_pending_push_is_stopped(
     me: Owner, exported: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,6 +241,7 @@ def test_a_full_disk_of_the_process_fails_the_export(
     assert service.failure(export) == "no_space"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("store", "code"), [("local", None), ("remote", "no_space"), ("cached", None)]
 )
@@ -289,6 +290,7 @@ def test_a_failed_attempt_is_repeated(
     assert service.find(export).status is ExportStatus.FAILED
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "error", [GenericError("S3 is down."), psycopg.OperationalError("no server")], ids=str
 )
@@ -309,6 +311,7 @@ def test_an_outage_fails_no_export(
     assert service.find(export).status is ExportStatus.READY
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "error", [PermissionDeniedError("AccessDenied"), UnauthenticatedError("no keys")], ids=str
 )

@@ -133,6 +133,7 @@ def test_all_files_are_committed_to_a_private_repository(pusher: Pusher, tmp_pat
     assert pusher.find(push_id).status is PushStatus.COMPLETED
 
 
+@pytest.mark.full
 def test_a_push_without_provenance_leaves_out_one_file(pusher: Pusher) -> None:
     manifest = pusher.service.artifacts.manifest(pusher.export.ref)
     stored = {each.path for each in manifest.files}
@@ -144,6 +145,7 @@ def test_a_push_without_provenance_leaves_out_one_file(pusher: Pusher) -> None:
     assert all(PRIVATE.encode() not in content for content in pushed.values())
 
 
+@pytest.mark.full
 def test_a_private_push_adds_nothing_to_a_public_repository(pusher: Pusher) -> None:
     pusher.hub.models[REPOSITORY] = Repository()
     push_id = pusher.request()
@@ -157,6 +159,7 @@ def test_a_private_push_adds_nothing_to_a_public_repository(pusher: Pusher) -> N
     assert "Make the repository private" in push_advice("public_repository")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("was_private", [True, False], ids=["private", "public"])
 def test_a_public_push_leaves_the_visibility_of_a_repository(
     pusher: Pusher, was_private: bool
@@ -168,6 +171,7 @@ def test_a_public_push_leaves_the_visibility_of_a_repository(
     assert pusher.hub.models[REPOSITORY].private is was_private
 
 
+@pytest.mark.full
 def test_a_repeated_push_uploads_no_large_file_again(pusher: Pusher) -> None:
     for _ in range(2):
         pusher.request()
@@ -175,6 +179,7 @@ def test_a_repeated_push_uploads_no_large_file_again(pusher: Pusher) -> None:
     assert len(pusher.hub.uploads) == 1
 
 
+@pytest.mark.full
 def test_the_token_is_in_one_table_until_the_push_ends(
     pusher: Pusher, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,6 +216,7 @@ def everything(pusher: Pusher, *without: str) -> bytes:
     return bytes(found)
 
 
+@pytest.mark.full
 def test_a_failing_hub_is_tried_again(pusher: Pusher) -> None:
     push_id = pusher.request()
     pusher.hub.failures = [500, 503]
@@ -224,6 +230,7 @@ def test_a_failing_hub_is_tried_again(pusher: Pusher) -> None:
     assert errors == [down.format(500), down.format(503), None]
 
 
+@pytest.mark.full
 def test_a_hub_that_never_responds_fails_the_push(
     pusher: Pusher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +245,7 @@ def test_a_hub_that_never_responds_fails_the_push(
     assert (row["failure_code"], row["message"]) == ("unreachable", "The hub did not respond.")
 
 
+@pytest.mark.full
 def test_a_hub_that_always_fails_ends_the_push_with_its_response(
     pusher: Pusher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +282,7 @@ def test_a_push_that_exceeds_its_memory_fails(
     )
 
 
+@pytest.mark.full
 def test_a_push_from_a_remote_store_needs_space(
     pusher: Pusher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +364,7 @@ def test_a_stopped_push_commits_nothing_and_loses_its_token(
     assert pusher.tokens() == set()
 
 
+@pytest.mark.full
 def test_a_push_that_is_stopped_between_two_attempts_never_runs_again(pusher: Pusher) -> None:
     push_id = pusher.request()
     pusher.hub.failures = [500]
@@ -382,6 +392,7 @@ def test_the_upload_of_a_large_file_reports_that_it_still_runs(
     assert reports[0] == {"bytes": 0}
 
 
+@pytest.mark.full
 def test_a_wrong_token_fails_the_push(pusher: Pusher) -> None:
     push_id = pusher.request("hf_wrong")
     pusher.run()
@@ -416,6 +427,7 @@ def test_a_store_that_denies_access_fails_the_push_after_all_attempts(
     assert pusher.row(push_id)["failure_code"] == "store_denied"
 
 
+@pytest.mark.full
 def test_the_wait_of_an_account_is_measured_since_its_last_push(pusher: Pusher) -> None:
     service = pusher.service
     start = service.clock.time = service.platform.cause.now
@@ -468,6 +480,7 @@ def killed(call: Callable[..., object], *, after: bool) -> Callable[..., None]:
     return instead
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("token", [TOKEN, "hf_wrong"], ids=["completed", "failed"])
 @pytest.mark.parametrize("point", ["uploaded", "outcome", "event", "token"])
 def test_a_push_is_exact_after_a_kill_at_its_end(
@@ -525,6 +538,7 @@ def test_a_repeated_target_keeps_the_first_token(pusher: Pusher) -> None:
     assert target == (REPOSITORY, True, True, TOKEN)
 
 
+@pytest.mark.full
 def test_a_restored_copy_pushes_after_the_confirmation(pusher: Pusher) -> None:
     push_id = pusher.request()
     with pusher.service.pool.connection() as connection:

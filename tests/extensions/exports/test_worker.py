@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from extensions.exports.domain.export import ExportFormat, ExportStatus
 from infrastructure.process.limited_process import Limits
 from tests.extensions.exports.conftest import Service
+
+pytestmark = pytest.mark.full
 
 
 def test_a_gguf_file_has_a_modelfile(service: Service, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ IDLE = UUID(int=8)
 OCTOBER = ("--from", "2026-10-01", "--until", "2026-11-01")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("billed")
 @pytest.mark.parametrize("kind", ["json", "pdf"])
 def test_an_invoice_is_verified_with_the_public_key_alone(

@@ -20,6 +20,7 @@ from tests.polling import eventually
 MONTH = ("--month", f"{datetime.now(UTC):%Y-%m}")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["pdf", "json"])
 def test_an_invoice_is_created_and_downloaded(
     me: Owner, issue: Callable[[], None], tmp_path: Path, kind: str

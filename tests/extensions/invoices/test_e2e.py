@@ -16,6 +16,7 @@ from tests.running import EcoLinkUnderTest
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.full
 def test_an_invoice_is_issued_by_the_sealer_and_verified_offline(
     ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ from domain.core.event_log import EventLog
 from infrastructure.settings import Settings
 from tests.extensions.notifications.kills import Trial, run_trial
 
+pytestmark = pytest.mark.full
+
 SMALL = Trial(jobs=6, messages_per_job=5, kills=3, service_kills=1)
 FULL = Trial(jobs=100, messages_per_job=10, kills=20, service_kills=5)
 

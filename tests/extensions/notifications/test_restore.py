@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import UUID
 
+import pytest
+
 from extensions.backup.point_in_time import Moment
 from extensions.notifications.domain.kind import CHOSEN
 from extensions.notifications.notices import tables as notices
@@ -13,6 +15,8 @@ from tests.builders.examples import ACCOUNT_ID
 from tests.extensions.backup.conftest import Backups
 from tests.extensions.backup.conftest import backups as backups
 from tests.extensions.backup.test_point_in_time import id_of, restore
+
+pytestmark = pytest.mark.full
 
 
 def test_a_cut_keeps_the_webhooks_and_notices_of_its_events_whenever_they_were_recorded(

@@ -56,6 +56,7 @@ def test_a_cluster_is_checked_if_the_launcher_uses_it(
     assert "scontrol token" in slurm_check(settings).text
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "changes", "fix"),
     [

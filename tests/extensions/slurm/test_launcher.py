@@ -278,6 +278,7 @@ def test_a_job_that_ended_and_was_forgotten_before_its_binding_has_run(
     assert launcher.launch(spec()) == Pod(NAME, NOW, alive=False)
 
 
+@pytest.mark.full
 def test_a_pod_starts_only_once(tmp_path: Path) -> None:
     """A job that Slurm starts again must not run beside the next segment."""
     arguments = [str(tmp_path), "/bin/sh", "-c", "echo ran >> ran; kill -9 $$"]

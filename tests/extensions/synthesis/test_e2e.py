@@ -24,6 +24,8 @@ from tests.polling import eventually
 from tests.running import GPUS, TIMEOUT_SECONDS, EcoLinkUnderTest, running_ecolink
 from tests.scripted_model import Said, scripted
 
+pytestmark = pytest.mark.full
+
 SECONDS = 3600.0
 
 

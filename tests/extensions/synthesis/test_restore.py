@@ -25,6 +25,7 @@ from tests.extensions.backup.test_point_in_time import restore
 ANSWER = "attempts/000003.answer.json"
 
 
+@pytest.mark.full
 def test_a_restored_store_has_the_answers_of_an_open_batch(backups: Backups) -> None:
     backups.artifacts.put(f"syntheses/a/b/{ANSWER}", b"{}")
     backups.artifacts.put("syntheses/a/b/batches/00001.jsonl", b"unnamed")
@@ -48,6 +49,7 @@ def test_a_backup_has_the_answers_of_a_batch_that_ends_meanwhile(
     assert Artifacts(backups.elsewhere.artifacts).get(ref) == b"{}"
 
 
+@pytest.mark.full
 def test_a_cut_keeps_the_edits_of_known_syntheses(backups: Backups) -> None:
     last = backups.head
     later = History(backups.history.log, UUID(int=50))

@@ -17,6 +17,7 @@ from tests.gateway.web.signed_in import Browser
 from tests.simulation.story import Story
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("topic", ["AccountOpened", "UsageSettled", "Registered"])
 def test_a_past_state_is_that_of_the_log(
     auditor: Browser, story: Story, entries: Entries, settings: Settings, topic: str

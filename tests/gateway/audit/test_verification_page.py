@@ -151,6 +151,7 @@ def test_a_clean_log_matches(auditor: Browser, consistent: str, entries: Entries
     assert "seals, replay" in row
 
 
+@pytest.mark.full
 def test_a_changed_row_is_named_on_the_page_and_in_the_report(
     auditor: Browser, consistent: str, entries: Entries, settings: Settings
 ) -> None:
@@ -177,6 +178,7 @@ def test_a_changed_row_is_named_on_the_page_and_in_the_report(
     assert "differences" in overview(auditor)["runs"].text
 
 
+@pytest.mark.full
 def test_a_deleted_event_is_named_without_a_link(
     auditor: Browser, consistent: str, entries: Entries, settings: Settings
 ) -> None:
@@ -284,6 +286,7 @@ def test_an_own_key_and_a_kept_head_are_used(
     assert document["artifacts"]["artifacts"] >= 0
 
 
+@pytest.mark.full
 def test_a_key_that_did_not_sign_the_heads_is_reported(auditor: Browser, consistent: str) -> None:
     page = finished(auditor, started(auditor, public_key=str(OTHER), replay=""))
     assert verdict(page) == "differs"
@@ -388,6 +391,7 @@ def test_a_verification_without_a_report_shows_its_problem(
     assert "The artifact store is unreachable." in page["verdict"].text
 
 
+@pytest.mark.full
 def test_a_stopping_gateway_ends_the_process_and_its_page_is_truthful(
     settings: Settings, platform: Platform, projecting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +454,7 @@ def test_long_lists_of_differences_are_cut_on_the_page_only(
     assert len(report(auditor, path)["differences"]) == len(found)
 
 
+@pytest.mark.full
 def test_an_auditor_may_verify_and_an_owner_may_not(
     client: TestClient, platform: Platform, seal: Seal
 ) -> None:

@@ -358,6 +358,7 @@ def test_an_interrupted_generation_is_an_error(
     assert unstreamed.value.code == interrupted.value.code == "broken_off"
 
 
+@pytest.mark.full
 def test_a_silent_generation_is_abandoned(
     person: Person,
     settings: Settings,

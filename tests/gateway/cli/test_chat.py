@@ -30,6 +30,7 @@ def serving_url(tiny_model: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.full
 def test_an_answer_is_streamed_or_one_document(me: Owner) -> None:
     chat = ("models", "chat", BASE_MODEL)
     asked = (*chat, "Hello!", "--temperature", "0", "--max-tokens", "9")

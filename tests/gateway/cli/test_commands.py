@@ -117,6 +117,7 @@ def test_a_dry_run_shows_fit_estimate_and_gates(me: Owner, platform: Platform) -
     assert me.read("jobs", "list")["data"] == []
 
 
+@pytest.mark.full
 def test_a_refusal_names_the_option_or_id_and_has_an_exit_code(
     me: Owner, platform: Platform
 ) -> None:

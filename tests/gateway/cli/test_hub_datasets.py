@@ -13,6 +13,8 @@ from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import Owner
 from tests.localhub.server import COMMIT, READ_TOKEN, Hub, Repository, local_hub
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:

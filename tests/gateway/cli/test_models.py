@@ -15,6 +15,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "POLL_SECONDS", 0.05)
 
 
+@pytest.mark.full
 def test_a_deployment_is_followed_until_it_answers(
     me: Owner, platform: Platform, job: PlatformJob
 ) -> None:
@@ -38,6 +39,7 @@ def test_a_deployment_is_followed_until_it_answers(
     assert me.refused("models", "deploy", "ft:tiny:none", code=4)
 
 
+@pytest.mark.full
 def test_a_model_is_deleted(me: Owner, platform: Platform, job: PlatformJob) -> None:
     model = job.job.model_name
     assert me.read("models", "delete", model) == {"model": model, "deleted": True}

@@ -111,6 +111,7 @@ def test_json_lines_begin_with_the_approval(me: Owner, monkeypatch: pytest.Monke
     assert (lines[0]["status"], lines[-1]["status"]) == ("training", "cancelled")
 
 
+@pytest.mark.full
 def test_a_pause_and_a_failure_have_different_exit_codes(me: Owner, platform: Platform) -> None:
     paused, failed = me.start(), me.start()
     me.run("jobs", "pause", paused.name)
@@ -161,6 +162,7 @@ def test_a_terminal_shows_a_panel_within_its_width(
 LINES = [f"line {n} [of many]" for n in range(1, 6)]
 
 
+@pytest.mark.full
 def test_a_log_is_followed_line_by_line(
     me: Owner, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_deleted_log_has_a_note(me: Owner, platform: Platform) -> None:
     assert (json.loads(answer)["deleted_after_days"], problems) == (90, "")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("live", [2, 3, 5])
 def test_the_stored_output_of_a_failed_job_is_followed(
     me: Owner, platform: Platform, monkeypatch: pytest.MonkeyPatch, live: int

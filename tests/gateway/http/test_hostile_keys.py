@@ -173,6 +173,7 @@ def texts(canary: Canary, method: str, **sent: Any) -> list[str]:
     return found
 
 
+@pytest.mark.full
 def test_no_key_sees_texts_of_datasets_without_the_right(
     canary: Canary, platform: Platform
 ) -> None:
@@ -231,6 +232,7 @@ def signed_in_without_pages(client: TestClient, person: Person) -> dict[str, str
     return {"hx-request": "true", "x-csrf-token": token}
 
 
+@pytest.mark.full
 def test_every_websocket_is_in_this_table(canary: Canary) -> None:
     app = canary.client.app
     assert isinstance(app, FastAPI)

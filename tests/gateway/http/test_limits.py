@@ -285,6 +285,7 @@ def test_answers_of_the_apis_are_kept_by_no_cache(
     assert answer.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("projected", [True, False])
 def test_concurrent_approvals_do_not_exceed_the_limit_of_unfinished_jobs(
     settings: Settings, platform: Platform, request: pytest.FixtureRequest, projected: bool

@@ -129,6 +129,7 @@ class Links(HTMLParser):
             self.inline.append(tag)
 
 
+@pytest.mark.full
 def test_the_page_shows_everything_and_needs_no_other_host(
     document: dict[str, Any], late_client: TestClient
 ) -> None:

@@ -53,6 +53,7 @@ def test_the_cookie_is_secure_if_the_public_address_is_https(
     assert "; secure" in secured.headers["set-cookie"].lower()
 
 
+@pytest.mark.full
 def test_snippets_have_the_public_address(proxied: TestClient, platform: Platform) -> None:
     person = platform.person(dollars=20)
     platform.base_model()

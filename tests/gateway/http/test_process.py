@@ -18,6 +18,8 @@ from tests.gateway.conftest import MEBIBYTE, UPLOAD_BYTES, Gateway, healthy
 from tests.polling import eventually
 from tests.process_memory import peak_bytes, reset_peak
 
+pytestmark = pytest.mark.full
+
 
 def _files(settings: Settings) -> list[Path]:
     root = Artifacts(settings.artifacts).root

@@ -18,6 +18,8 @@ from infrastructure.settings import Settings
 from tests.builders.platform import Platform
 from tests.gateway.conftest import Gateway, running_gateway
 
+pytestmark = pytest.mark.full
+
 Pair = tuple[httpx.Client, httpx.Client]
 
 

@@ -106,6 +106,7 @@ def test_every_event_is_sent_exactly_once(reader: Reader) -> None:
             assert content(got).count("data-sequence") == len(wanted)
 
 
+@pytest.mark.full
 def test_a_page_continues_after_a_gateway_restart(reader: Reader, settings: Settings) -> None:
     with live(reader) as socket:
         reader.train()
@@ -268,6 +269,7 @@ def test_changes_of_a_deployment_are_sent(reader: Reader) -> None:
         frames(socket, lambda got: 'data-topic="DeploymentActivated"' in content(got))
 
 
+@pytest.mark.full
 def test_the_evaluation_of_the_base_model_is_sent_out_of_order(reader: Reader) -> None:
     reader.train()
     with live(reader) as socket:

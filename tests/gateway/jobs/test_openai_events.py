@@ -136,6 +136,7 @@ def test_a_succeeded_job_has_a_model_tokens_and_results(trained: Trained) -> Non
         files.delete(result)
 
 
+@pytest.mark.full
 def test_dpo_has_rewards_in_its_events_checkpoints_and_results(trained: Trained) -> None:
     with psycopg.connect(trained.platform.settings.owner_database_url or "") as owner:
         owner.execute(

@@ -113,6 +113,7 @@ def test_a_job_resumes_although_its_base_was_imported_again(
     assert whole(jobs.api.resume(job.id)).status == "queued"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ready", [True, False])
 def test_another_accounts_job_is_not_found(
     client_of: ClientOf, platform: Platform, ready: bool

@@ -323,6 +323,7 @@ def test_a_failed_job_shows_reason_payer_and_advice(reader: Reader) -> None:
     assert 'id="promote-dialog"' in reader.page()
 
 
+@pytest.mark.full
 def test_a_retry_after_two_crashes_shows_its_time(reader: Reader) -> None:
     crash_before_a_checkpoint(reader)
     assert 'data-note="retrying" data-failure="node_lost"' in reader.page()

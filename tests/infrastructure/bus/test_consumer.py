@@ -109,6 +109,7 @@ def bus(settings: Settings, log: EventLog, nats: Client, pool: ConnectionPool[Co
     return Bus(settings, log, nats, pool)
 
 
+@pytest.mark.full
 async def test_thousands_of_events_arrive_once_and_in_order(bus: Bus) -> None:
     async with bus.consuming():
         for _ in range(3):

@@ -146,6 +146,7 @@ def test_no_event_is_handled_twice(log: EventLog, mirror: Mirror) -> None:
     assert mirror.credits == credit_events(ACCOUNT_ID, count=4)
 
 
+@pytest.mark.full
 def test_conflicts_never_park_an_event(log: EventLog, mirror: Mirror) -> None:
     def conflict() -> None:
         if len(mirror.calls) <= CONFLICT_ATTEMPTS:

@@ -68,6 +68,7 @@ def test_a_costly_message_fails_only_itself(bomb: str) -> None:
     assert template.render(user("hi")) == "hi"
 
 
+@pytest.mark.full
 def test_a_looping_template_does_not_block_others() -> None:
     looping, quick = LimitedTemplate(LOOP, {}), LimitedTemplate(TEMPLATE, {})
     with ThreadPoolExecutor() as threads:

@@ -12,6 +12,8 @@ import pytest
 
 from tests.infrastructure.rebinding import CLIENTS, PERMITTED
 
+pytestmark = pytest.mark.full
+
 NAMESPACES = ("unshare", "--mount", "--net")
 
 can_rebind = (

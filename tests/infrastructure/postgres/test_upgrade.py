@@ -107,6 +107,7 @@ def test_an_older_migration_leaves_a_newer_database_unchanged(
     }
 
 
+@pytest.mark.full
 def test_the_program_of_a_service_says_which_version_it_needs(
     owner: Connection, settings: Settings
 ) -> None:

@@ -35,6 +35,7 @@ def outcome(**environment: str) -> str:
     return subprocess.check_output(command, env=inherited | environment, text=True).strip()
 
 
+@pytest.mark.full
 def test_without_a_collector_the_sdk_is_not_imported() -> None:
     assert outcome() == "False False"
 

@@ -105,6 +105,7 @@ async def printed(folder: Path, access: dict[str, str], count: int) -> list[str]
     return lines
 
 
+@pytest.mark.full
 async def test_the_example_prints_each_charge_once(
     js: JetStreamContext, log: EventLog, access: dict[str, str], tmp_path: Path
 ) -> None:

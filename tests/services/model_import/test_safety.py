@@ -57,6 +57,7 @@ def write_code(source: Path, trace: Path) -> None:
     )
 
 
+@pytest.mark.full
 def test_code_in_a_directory_never_runs(source: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     write_code(source, trace)

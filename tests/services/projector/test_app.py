@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from psycopg_pool import ConnectionPool
 
 from deploy.migrate import create_streams
@@ -17,6 +18,8 @@ from projections import PROJECTIONS
 from projections.projection import lowest_position
 from tests.logs import grow, ids
 from tests.polling import eventually
+
+pytestmark = pytest.mark.full
 
 
 def test_missing_rows_are_folded_without_a_new_event(

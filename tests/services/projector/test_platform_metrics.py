@@ -115,6 +115,7 @@ def test_without_a_database_other_metrics_remain(settings: Settings) -> None:
     assert read("jobs", status="training") is None
 
 
+@pytest.mark.full
 def test_a_process_serves_its_metrics(settings: Settings) -> None:
     place = list(PROCESSES).index("projector")
     port = free_port(0)

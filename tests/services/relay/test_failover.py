@@ -27,6 +27,8 @@ from tests.services.relay.test_restore import (
     publish,
 )
 
+pytestmark = pytest.mark.full
+
 
 @pytest.mark.usefixtures("streams")
 async def test_the_stream_and_its_consumers_follow_the_log_of_the_new_primary(

@@ -187,6 +187,7 @@ async def test_a_stream_that_grows_while_its_end_is_read_gets_no_batch(
     assert await contents(js) == envelopes(log)
 
 
+@pytest.mark.full
 async def test_a_stream_deleted_between_two_batches_is_filled_again(
     log: EventLog, nats: Client, js: JetStreamContext
 ) -> None:

@@ -108,6 +108,7 @@ def test_one_save_serves_many_claims(
     assert sorted(saves.values()) == [2, 3]
 
 
+@pytest.mark.full
 def test_a_pool_whose_large_saves_always_conflict_is_served_with_smaller_ones(
     allocated: History, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_segment_is_lost_once_and_never_after_its_final_report(
     assert len(history.events(events.SegmentEnded)) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("fields", "failure"),
     [({"failure": each}, each) for each in FailureClass] + [({}, FailureClass.TRAINER_CRASHED)],

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.full
+
 
 def test_the_training_stack_is_not_imported_before_the_first_model() -> None:
     heavy = "{'torch', 'transformers', 'peft'} & {*sys.modules}"

@@ -60,6 +60,7 @@ def test_messages_that_a_template_rejects_are_refused() -> None:
         Chat(make_tiny_tokenizer(refusing)).tokens(MESSAGES)
 
 
+@pytest.mark.full
 def test_a_template_that_loops_for_some_content_refuses_only_that_chat() -> None:
     looping = "{% for m in messages %}{% if 'loop' in m.content %}" + LOOPING
     chat = Chat(make_tiny_tokenizer(looping + "{% endif %}{{ m.content }}{% endfor %}"))

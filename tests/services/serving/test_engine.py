@@ -59,6 +59,7 @@ def generated(base: Path, adapter: Path | None, question: str, new_tokens: int) 
     return output[0, prompt["input_ids"].shape[1] :].tolist()
 
 
+@pytest.mark.full
 def test_mixed_requests_are_answered_as_by_peft(
     answers: Answers, adapters: Adapters, dora_adapter: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_mixed_requests_are_answered_as_by_peft(
     assert len(set(said)) > len(QUESTIONS)  # the adapters change the answers
 
 
+@pytest.mark.full
 def test_long_prompts_and_little_memory_change_nothing(
     tiny_model: Path, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +212,7 @@ def test_one_account_cannot_fill_the_queue(
             each.wait()
 
 
+@pytest.mark.full
 def test_a_flood_of_one_account_does_not_delay_another(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def stored_steps(trainer: Trainer, spec: SegmentSpec) -> set[int]:
     return {int(key.split("/step-")[1][:6]) for key in keys}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("error", [FULL, GenericError("connection refused")])
 def test_after_a_failed_upload_training_waits_for_the_next(
     trainer: Trainer, error: Exception

@@ -12,6 +12,8 @@ from infrastructure.training.reports import SegmentSpec
 from services.trainer.model import StartLost
 from tests.services.trainer.segments import Trainer, resuming
 
+pytestmark = pytest.mark.full
+
 ONE_STEP_AN_EPOCH: dict[str, Any] = {
     "epochs": 2,
     "micro_batch_size": 19,

@@ -139,6 +139,7 @@ def run_worsening(
         return trainer.run(spec, **stop)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("chosen", "good_steps", "factor", "stop_after", "diverged"),
     [
@@ -178,6 +179,7 @@ def test_a_suspect_run_is_not_saved_however_low_its_held_out_loss(trainer: Train
     assert stored(trainer, spec) == {"step-000001", "step-000002"}
 
 
+@pytest.mark.full
 def test_a_checkpoint_without_a_reference_is_resumed(trainer: Trainer) -> None:
     def forget(directory: Path) -> None:
         fields = json.loads((directory / POSITION).read_text())

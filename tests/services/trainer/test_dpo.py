@@ -80,6 +80,7 @@ def _once(trainer: Trainer) -> list[int]:
     return calls
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stop", [{"stop_after": 3}, {"stop_in": 7}, {"lapse_after": 5}], ids=str)
 def test_an_interrupted_job_is_identical_and_scores_the_reference_once(
     trainer: Trainer, stop: Any
@@ -154,6 +155,7 @@ def test_beta_scales_the_rewards(trainer: Trainer) -> None:
     assert trainer.adapter_sha256(weak) != trainer.adapter_sha256(strong)
 
 
+@pytest.mark.full
 def test_two_ranks_train_as_one(trainer: Trainer) -> None:
     tuned = {"dropout": 0.0, "gradient_accumulation": 1}
     two = spec_of(trainer, tuned, gpu_count=2)

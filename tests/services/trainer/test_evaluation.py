@@ -83,6 +83,7 @@ def test_a_checkpoint_contains_the_evaluation_of_its_step(trainer: Trainer) -> N
     assert saved[-1]["best_eval_loss"] == min(by_step[4], by_step[8])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("eval_steps", "step"), [(4, 4), (1000, 10)], ids=["between", "end"])
 def test_a_stop_ends_an_evaluation_and_the_resume_evaluates(
     trainer: Trainer, eval_steps: int, step: int
@@ -106,6 +107,7 @@ def test_a_stop_ends_an_evaluation_and_the_resume_evaluates(
     assert trainer.result(spec, stopped, resumed) == trainer.result(whole, expected)
 
 
+@pytest.mark.full
 def test_the_final_adapter_is_registered_and_a_better_checkpoint_of_any_segment_logged(
     trainer: Trainer,
 ) -> None:
@@ -133,6 +135,7 @@ def test_the_lowest_held_out_loss_so_far_is_saved_between_two_checkpoints(
     assert resumed.warns("step 9")
 
 
+@pytest.mark.full
 def test_a_resume_from_the_best_checkpoint_saves_the_same_checkpoints(trainer: Trainer) -> None:
     spec = trainer.spec({"save_steps": 4, "eval_steps": 3, "dropout": 0.1})
     whole = trainer.run(spec)

@@ -293,6 +293,7 @@ def test_an_unanswered_final_report_is_stored_before_the_exit(
     assert report.ending.reason is SegmentEnd.STOPPED
 
 
+@pytest.mark.full
 def test_reports_continue_with_a_renewed_jwt(reporting: Reporting) -> None:
     spec, server = reporting.spec, reporting.server
     name = (spec.account_id, spec.job_id, spec.segment)

@@ -52,6 +52,7 @@ def test_a_whole_run_reports_learns_and_registers_plain_peft(
     assert str(tmp_path) not in (directory / "adapter_config.json").read_text()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [None, *Dtype])
 def test_an_adapter_has_its_training_environment_with_the_approved_dtype(
     trainer: Trainer, dtype: Dtype | None
@@ -104,6 +105,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run(
     assert trainer.result(spec, stopped, resumed) == trainer.result(whole, expected)
 
 
+@pytest.mark.full
 def test_a_lease_extended_during_a_save_continues_exactly(trainer: Trainer) -> None:
     chosen = {"gradient_accumulation": 3, "dropout": 0.1}
     whole, spec = trainer.spec(chosen), trainer.spec(chosen, paid_seconds=1000)
@@ -163,6 +165,7 @@ def test_a_checkpoint_of_another_job_is_refused(trainer: Trainer, name: str, val
         trainer.run(again)
 
 
+@pytest.mark.full
 def test_accumulation_does_not_change_a_step(trainer: Trainer) -> None:
     """Twenty examples a step, in fours or at once: equal gradients except for rounding."""
     fours, whole = (
@@ -198,6 +201,7 @@ def test_a_dataset_needs_two_conversations(trainer: Trainer) -> None:
     assert trainer.train(rows=chats(2)).fields["train_examples"] == 1
 
 
+@pytest.mark.full
 def test_a_missing_chat_template_is_logged_and_the_fallback_stored(trainer: Trainer) -> None:
     model = make_tiny_model(trainer.folder / "plain", chat_template=None)
     trainer.artifacts.put_directory("models/plain", model)
@@ -209,6 +213,7 @@ def test_a_missing_chat_template_is_logged_and_the_fallback_stored(trainer: Trai
         assert b"im_start" in trainer.artifacts.get(f"{ref}/{CHAT_TEMPLATE}")
 
 
+@pytest.mark.full
 def test_a_base_without_packed_attention_learns_the_same(trainer: Trainer) -> None:
     expected = trainer.train({"dropout": 0.0}).losses
     trainer.patch.setattr(segment, "pack_if_able", lambda base: None)

@@ -14,6 +14,7 @@ from services.scheduler.machine import measured, this_machine
 from services.trainer import speed_probe
 
 
+@pytest.mark.full
 async def test_the_probe_measures_the_speed_of_the_machine() -> None:
     machine = this_machine()
     assert machine is not None

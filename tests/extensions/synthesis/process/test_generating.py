@@ -44,6 +44,7 @@ def events_of(bench: Bench, id: UUID) -> list[Any]:
     return list(bench.log.events.get(id))
 
 
+@pytest.mark.full
 def test_a_deployed_model_writes_all_examples_within_the_range(
     bench: Bench, model: Scripted
 ) -> None:
@@ -110,6 +111,7 @@ def test_failures_and_limits_of_rate_are_retried(bench: Bench, model: Scripted) 
     assert len(model.requests) == 40 + 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("said", "status"),
     [
@@ -246,6 +248,7 @@ def test_an_empty_balance_pauses_the_run_and_a_top_up_resumes_it(
     assert bench.account.balance_micros == 7_000_000 - run.charged_micros
 
 
+@pytest.mark.full
 def test_the_maximum_cost_pauses_the_run(bench: Bench, model: Scripted) -> None:
     id = bench.approve(bench.deployed(), max_cost_micros=1_100)
     run = bench.work(id, model.url)
@@ -302,6 +305,7 @@ def test_a_run_that_ends_with_an_open_batch_releases_its_reserve(
     assert model.requests == []
 
 
+@pytest.mark.full
 def test_a_run_ends_its_turn_if_others_wait(bench: Bench, model: Scripted) -> None:
     id, completed = bench.approve(bench.deployed(), examples=400), list[int]()
     with bench.billing():
@@ -312,6 +316,7 @@ def test_a_run_ends_its_turn_if_others_wait(bench: Bench, model: Scripted) -> No
     assert run.counts.attempts == 16 * run.batch == 16 * TURN_BATCHES
 
 
+@pytest.mark.full
 def test_a_turn_lasts_ten_times_as_long_as_the_load_of_its_run(
     bench: Bench, model: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from tests.extensions.synthesis.process.bench import QUICK, RATES, Bench
 from tests.extensions.synthesis.process.killed import POINTS
 from tests.scripted_model import Scripted
 
+pytestmark = pytest.mark.full
+
 COUNTS = {"after a batch is stored": 2, "after a batch is recorded": 1}
 """Number of the call that kills. Other points use the last column."""
 

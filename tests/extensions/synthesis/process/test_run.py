@@ -11,6 +11,8 @@ from extensions.synthesis.process.run import load_run
 from tests.extensions.synthesis.process.bench import Bench
 from tests.scripted_model import Said, Scripted, written
 
+pytestmark = pytest.mark.full
+
 TEXT = "long and wordy " * 4_000
 
 

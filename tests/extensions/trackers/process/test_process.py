@@ -24,6 +24,8 @@ from tests.localmlflow.process import running_mlflow
 from tests.localmlflow.reading import MlflowServer
 from tests.polling import eventually
 
+pytestmark = pytest.mark.full
+
 OUTAGE_SECONDS = 300.0
 
 

@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from domain.training.integrations import Tracker
 from tests.extensions.trackers.process.conftest import TrackedJob
 from tests.extensions.trackers.process.test_wandb import RUN, TO_WANDB
 from tests.localwandb.server import KEY, LocalWandb, running_wandb
+
+pytestmark = pytest.mark.full
 
 PROGRAM = """
 import sys

@@ -77,6 +77,7 @@ def test_the_end_of_the_supervisor_ends_the_trainer(settings: Settings) -> None:
         supervisor.wait()
 
 
+@pytest.mark.full
 def test_a_trainer_reads_its_settings_without_a_supervisor(settings: Settings) -> None:
     with opened(settings, "from infrastructure.settings import Settings\nSettings()\n") as launcher:
         launcher.launch(spec())
@@ -95,6 +96,7 @@ def test_setting_the_clock_keeps_pods_alive(
         assert len(living_pods(Home(settings.home))) == 1
 
 
+@pytest.mark.full
 def test_a_trainer_that_does_not_stop_is_killed_after_its_grace(settings: Settings) -> None:
     deaf = PROGRAM.replace("lambda *_: sys.exit(7)", "signal.SIG_IGN")
     with opened(settings, deaf) as launcher:

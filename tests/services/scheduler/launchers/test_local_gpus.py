@@ -97,6 +97,7 @@ def end(launcher: LocalLauncher, segment: int) -> None:
     eventually(lambda: not living(launcher, PodName(JOB_ID, segment)))
 
 
+@pytest.mark.full
 def test_each_pod_has_its_own_gpus(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path)
     assert seen(launcher, 1, "l4") == "0"
@@ -119,6 +120,7 @@ def test_an_ended_pods_gpus_are_free_before_its_removal(tmp_path: Path) -> None:
     assert seen(launcher, 3, "l4") == "0"
 
 
+@pytest.mark.full
 def test_a_reopened_launcher_knows_occupied_gpus(tmp_path: Path) -> None:
     assert seen(open_launcher(tmp_path), 1, "l4", gpu_count=2) == "0,2"
     assert seen(open_launcher(tmp_path), 2, "l4") == "3"
@@ -150,6 +152,7 @@ def test_a_launch_waits_while_the_driver_fails(nvidia_smi: FakeNvidiaSmi, tmp_pa
     assert seen(launcher, 1, "h100") == "1"
 
 
+@pytest.mark.full
 def test_gpus_are_busy_until_the_last_process_exits(tmp_path: Path) -> None:
     """A segment ends with its final report, but its GPUs are free when its process has exited."""
     clock, stays = FixedClock(), tmp_path / "stays"
@@ -168,6 +171,7 @@ def test_gpus_are_busy_until_the_last_process_exits(tmp_path: Path) -> None:
     assert pod.bound_at == clock.time
 
 
+@pytest.mark.full
 def test_a_cpu_backed_type_sees_no_gpu(tmp_path: Path) -> None:
     launcher = open_launcher(tmp_path)
     assert seen(launcher, 1, "cpu") == ""

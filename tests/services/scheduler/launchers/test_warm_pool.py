@@ -105,6 +105,7 @@ def test_the_warm_trainer_runs_the_segment(launcher: LocalLauncher, settings: Se
     assert not list((settings.home / "warm").glob("*/"))
 
 
+@pytest.mark.full
 def test_only_waiting_trainers_end_with_the_launcher_process(tmp_path: Path) -> None:
     home = tmp_path
     process = subprocess.Popen(
@@ -177,6 +178,7 @@ def test_a_dead_warm_trainer_is_replaced_after_a_pause(
     another.close()
 
 
+@pytest.mark.full
 def test_a_failed_warm_start_starts_one_cold_trainer(
     launcher: LocalLauncher, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +193,7 @@ def test_a_failed_warm_start_starts_one_cold_trainer(
     assert launcher.launch(spec()) == pod
 
 
+@pytest.mark.full
 def test_unsupported_segments_start_cold(launcher: LocalLauncher, settings: Settings) -> None:
     (warm,) = waiting(settings.home)
     launcher.launch(spec(1).model_copy(update={"gpu_count": 2}))

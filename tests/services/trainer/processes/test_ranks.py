@@ -116,6 +116,7 @@ def test_a_follower_contributes_only_its_random_state_to_a_checkpoint(
     assert not run.checkpoints
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("in_float32")
 def test_a_resume_on_another_number_of_ranks_sees_the_same_examples(trainer: Trainer) -> None:
     """Without dropout, even the losses equal those of the uninterrupted run."""
@@ -131,6 +132,7 @@ def test_a_resume_on_another_number_of_ranks_sees_the_same_examples(trainer: Tra
     assert losses == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.full
 def test_ranks_without_a_random_state_are_seeded_from_the_checkpoint(trainer: Trainer) -> None:
     spec = trainer.spec({"dropout": 0.1}, gpu_count=2)
     (stopped,) = trainer.run_ranks(spec, stop_after=2)
