@@ -332,6 +332,8 @@ def _hasten_logins(settings: Settings) -> None:
 def _make_template(settings: Settings) -> None:
     """Create a copy of the migrated database without connections, so that it can be cloned."""
     _administer(settings, "CREATE DATABASE {} TEMPLATE {}", TEMPLATE, "ecolink")
+    # The first connection stores a cache of the catalog, which each clone then has too.
+    psycopg.connect(_with_database(settings.owner_database_url, TEMPLATE)).close()
 
 
 def _administer(settings: Settings, statement: LiteralString, *names: str) -> None:
