@@ -47,12 +47,11 @@ def contents(connection: Connection, projection: Projection) -> list[list[dict[s
     ]
 
 
-@pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
 def test_repeating_events_changes_nothing(
     pool: ConnectionPool[Connection],
     connection: Connection,
     history: History,
-    projection: Projection,
+    subtests: pytest.Subtests,
 ) -> None:
     log = history.log
     history.run_with_a_crash()
@@ -66,15 +65,17 @@ def test_repeating_events_changes_nothing(
         log.commit(JobRequest.ordered(uuid4(), ACCOUNT_ID, CHOICES, ORDER))
         for each in extension_modules("example_events"):
             each.add(log)
-    effect = ProjectionEffect(projection, pool.connection)
     batch = [recorded(log, notification) for notification in notifications(log)]
-    effect.apply(batch)
-    before = contents(connection, projection)
-    effect.apply(batch)
-    effect.apply(batch[:3])
-    assert any(before)
-    assert contents(connection, projection) == before
-    assert effect.position() == batch[-1].id
+    for projection in PROJECTIONS:
+        with subtests.test(projection.name):
+            effect = ProjectionEffect(projection, pool.connection)
+            effect.apply(batch)
+            before = contents(connection, projection)
+            effect.apply(batch)
+            effect.apply(batch[:3])
+            assert any(before)
+            assert contents(connection, projection) == before
+            assert effect.position() == batch[-1].id
 
 
 def test_rows_and_position_are_committed_together(

@@ -96,22 +96,24 @@ def left_schemas(settings: Settings) -> list[tuple[object, ...]]:
     return as_owner(settings, "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'rebuild%%'")
 
 
-@pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
 def test_new_tables_have_the_rows_indexes_and_grants_of_the_old_ones(
-    settings: Settings, history: History, fold: Fold, rebuilt: Rebuild, projection: Projection
+    settings: Settings, history: History, fold: Fold, rebuilt: Rebuild, subtests: pytest.Subtests
 ) -> None:
     history.run_with_a_crash()
     history.undeploy(history.deploy_checkpoint(10))
     history.issue_key()
     history.pay_by_card()
-    connection, events = fold(projection), ids(history.log)
-    before, rows = facts_of(settings, projection), contents(connection, projection)
-    needed = [each for each in notifications(history.log) if each.topic in projection.topics]
-    assert rebuilt(projection) == len(needed)
-    assert facts_of(settings, projection) == before
-    assert contents(connection, projection) == rows
-    assert lowest_position(connection, [projection]) == events[-1]
-    assert left_schemas(settings) == []
+    events = notifications(history.log)
+    for projection in PROJECTIONS:
+        with subtests.test(projection.name):
+            connection = fold(projection)
+            before, rows = facts_of(settings, projection), contents(connection, projection)
+            needed = [each for each in events if each.topic in projection.topics]
+            assert rebuilt(projection) == len(needed)
+            assert facts_of(settings, projection) == before
+            assert contents(connection, projection) == rows
+            assert lowest_position(connection, [projection]) == events[-1].id
+            assert left_schemas(settings) == []
 
 
 def test_readers_see_the_old_rows_with_new_events_until_the_swap(

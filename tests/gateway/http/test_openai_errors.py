@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from uuid import uuid4
 
 import pytest
@@ -22,14 +23,14 @@ from tests.builders.platform import Platform
 REQUEST = Request({"type": "http", "method": "GET", "path": "/v1/models", "headers": []})
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-@pytest.mark.parametrize(
-    "path", ["/v1", "/v1/", "/v1/nothing", "/v1/audio/speech", "/v1/chat/completions/x/y"]
-)
 def test_a_route_that_is_not_supported_has_the_error_of_its_api(
-    client: TestClient, method: str, path: str
+    client: TestClient, subtests: pytest.Subtests
 ) -> None:
-    assert_not_supported(client, method, path)
+    paths = ("/v1", "/v1/", "/v1/nothing", "/v1/audio/speech", "/v1/chat/completions/x/y")
+    methods = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+    for method, path in product(methods, paths):
+        with subtests.test(f"{method} {path}"):
+            assert_not_supported(client, method, path)
 
 
 @pytest.mark.parametrize(
