@@ -18,6 +18,7 @@ from uuid import uuid4
 import hypothesis
 import psycopg
 import pytest
+import typer.testing
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -124,6 +125,8 @@ def pytest_configure() -> None:
         if name != CI and not name.startswith(TEST_PREFIX):
             del os.environ[name]
     os.environ["XDG_CONFIG_HOME"] = os.devnull  # the null device has no login
+    # Typer would make all commands again for each call, in 0.1 s.
+    typer.testing._get_command = cache(typer.testing._get_command)
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         # Servers bind their ports late, so workers must not choose the same ports.
         number, count = int(worker[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
