@@ -177,14 +177,14 @@ def test_the_ledger_as_csv_has_every_posting(history: History, fold: Fold) -> No
     assert (rows[0]["reference"], rows[0]["job_id"]) == ("first", "")
 
 
-@pytest.mark.parametrize("reference", ["=1+2", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1"])
-def test_a_reference_is_never_a_formula(history: History, fold: Fold, reference: str) -> None:
+def test_a_reference_is_never_a_formula(history: History, fold: Fold) -> None:
+    references = ("=1+2", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1")
     history.open_account(1000)
     with history.changing_account() as account:
-        # Triggered directly, because `grant_credit` refuses such a reference.
-        account.trigger_event(Account.CreditGranted, amount_micros=1, reference=reference)
-    (_, row) = cells(ledger_csv(postings_of(fold(BILLING_LEDGER), ACCOUNT_ID)))
-    assert row["reference"] == f"'{reference}"
+        for each in references:  # directly, because `grant_credit` refuses such a reference
+            account.trigger_event(Account.CreditGranted, amount_micros=1, reference=each)
+    _, *rows = cells(ledger_csv(postings_of(fold(BILLING_LEDGER), ACCOUNT_ID)))
+    assert [row["reference"] for row in rows] == [f"'{each}" for each in references]
 
 
 def test_statements_as_csv_have_signs_and_both_units(history: History, fold: Fold) -> None:

@@ -109,7 +109,8 @@ def test_every_reader_of_the_bus_is_listed() -> None:
     packages = ("domain", "projections", "infrastructure", "services", "gateway")
     for package in (*packages, "extensions", "deploy"):
         for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
+            text = path.read_text()
+            for node in ast.walk(ast.parse(text)) if any(each in text for each in CALLS) else ():
                 if isinstance(node, ast.Call):
                     function = node.func
                     name = getattr(function, "attr", getattr(function, "id", ""))
@@ -523,28 +524,25 @@ async def closed(segment: Segment) -> bool:
     return segment.client.is_closed
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
+async def test_headers_of_jetstream_change_no_message_of_others(
+    streams: JetStreamContext, victim: Segment, attacker: Segment, subtests: pytest.Subtests
+) -> None:
+    honest = victim.messages()[0]
+    await victim.js.publish(honest.subject, honest.model_dump_json().encode())
+    for headers in (
         *({"Nats-Rollup": each} for each in ("all", "sub")),
         {"Nats-Expected-Stream": "EVENTS"},
         {"Nats-Expected-Last-Sequence": "99"},
         {"Nats-TTL": "1s"},
         {"Nats-Schedule": "@every 1s", "Nats-Schedule-Target": "events.a.Job.1.JobApproved"},
         {"Nats-Batch-Id": "a", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"},
-    ],
-    ids=str,
-)
-async def test_headers_of_jetstream_change_no_message_of_others(
-    streams: JetStreamContext, victim: Segment, attacker: Segment, headers: dict[str, str]
-) -> None:
-    honest = victim.messages()[0]
-    await victim.js.publish(honest.subject, honest.model_dump_json().encode())
-    with pytest.raises(APIError):
-        await attacker.js.publish(f"reports.{attacker.name}", b"{}", headers=headers)
-    assert (await streams.stream_info(REPORTS, subjects_filter=">")).state.subjects == {
-        honest.subject: 1
-    }
+    ):
+        with subtests.test(str(headers)):
+            with pytest.raises(APIError):
+                await attacker.js.publish(f"reports.{attacker.name}", b"{}", headers=headers)
+            assert (await streams.stream_info(REPORTS, subjects_filter=">")).state.subjects == {
+                honest.subject: 1
+            }
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ def test_an_operator_deploys_and_undeploys_an_imported_base(log: EventLog) -> No
     assert "is undeployed" in ecolink("catalog", "bases", "undeploy", "phi-4")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "value"),
-    [
+def test_a_refused_change_changes_nothing(log: EventLog, subtests: pytest.Subtests) -> None:
+    version = offered(log).version
+    for arguments, value in (
         (("gpu-types", "withdraw", "cpu"), "cpu"),
         (("gpu-types", "withdraw", "tpu"), "tpu"),
         (("gpu-types", "set", "l4", "--price", "-1"), ""),
@@ -119,11 +119,7 @@ def test_an_operator_deploys_and_undeploys_an_imported_base(log: EventLog) -> No
         (("capacity", "moon", "cpu", "1"), "local"),
         (("capacity", "local", "tpu", "1"), "tpu"),
         (("bases", "withdraw", "moon"), "moon"),
-    ],
-)
-def test_a_refused_change_changes_nothing(
-    log: EventLog, arguments: tuple[str, ...], value: str
-) -> None:
-    version = offered(log).version
-    assert value in ecolink("catalog", *arguments, exit_code=1)
-    assert offered(log).version == version
+    ):
+        with subtests.test(" ".join(arguments)):
+            assert value in ecolink("catalog", *arguments, exit_code=1)
+            assert offered(log).version == version

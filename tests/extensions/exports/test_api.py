@@ -214,21 +214,17 @@ def test_a_push_needs_the_scopes_of_a_download_too(
             assert connection.execute("SELECT FROM hub_targets").fetchall() == []
 
 
-@pytest.mark.parametrize(
-    ("change", "status"),
-    [
+def test_a_malformed_push_stores_nothing(pusher: Exporter, subtests: pytest.Subtests) -> None:
+    for change, status in (
         ({"repository": "no-owner"}, 422),
         ({"repository": "../../etc"}, 422),
         ({"token": ""}, 422),
         ({"token": "x" * 301}, 422),
-    ],
-)
-def test_a_malformed_push_stores_nothing(
-    pusher: Exporter, change: dict[str, object], status: int
-) -> None:
-    assert push(pusher, **change).status_code == status
-    with connect(pusher.platform.settings) as connection:
-        assert connection.execute("SELECT FROM hub_targets").fetchall() == []
+    ):
+        with subtests.test(str(change)):
+            assert push(pusher, **change).status_code == status
+            with connect(pusher.platform.settings) as connection:
+                assert connection.execute("SELECT FROM hub_targets").fetchall() == []
 
 
 def test_pushes_need_a_hub_and_a_ready_export(

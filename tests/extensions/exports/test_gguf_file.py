@@ -90,40 +90,39 @@ def make_base(directory: Path, config: PretrainedConfig) -> Path:
     return widened(directory, torch.float32)
 
 
-@pytest.mark.parametrize("kind", [F16, Q8_0], ids=["f16", "q8_0"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_answers_as_the_merged_model(
-    name: str, kind: GGMLQuantizationType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
 ) -> None:
     base = make_base(tmp_path / "base", CONFIGS[name])
     options: dict[str, Any] = {"target_modules": TARGETS[name]} if name in TARGETS else {}
     weights = MergedWeights(base, make_adapter(base, tmp_path / "adapter", **options))
     merged = load_merged(weights, base, tmp_path / "merged")
-    file = written(weights, base, tmp_path, kind)
-
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = load_gguf(file)
     text = "<|im_start|>user\nWhat is 2 and 3?<|im_end|>\n<|im_start|>assistant\n"
-    own = AutoTokenizer.from_pretrained(base)
-    assert tokenizer(text).input_ids == own(text).input_ids
-    tokens = own(text, return_tensors="pt").input_ids
+    tokens = AutoTokenizer.from_pretrained(base)(text, return_tensors="pt").input_ids
     chosen = merged.generate(tokens, max_new_tokens=24, do_sample=False, eos_token_id=None)
     with torch.no_grad():
-        expected, found = merged(chosen).logits, model(chosen).logits
-        exact = rounded(merged, kind)(chosen).logits
-    difference, error = (float((found - each).abs().max()) for each in (expected, exact))
-    with capsys.disabled():
-        print(
-            f"\n{name} {kind.name}: logits differ by {difference:.2g} from the merged model, and "
-            f"by {error:.2g} from the one with rounded weights",
-            end="",
-        )
-    assert error < ATOL
-    assert difference < ROUNDING[kind]
+        expected = merged(chosen).logits
     best, second = expected.topk(2).values.unbind(-1)
-    clear = best - second > 2 * difference  # otherwise, rounding may choose the other one
-    assert clear.float().mean() > (0.6 if kind is F16 else 0.1)
-    assert torch.equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
+    for kind in (F16, Q8_0):
+        with subtests.test(kind.name), torch.no_grad():
+            file = written(weights, base, tmp_path, kind)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            assert tokenizer(text).input_ids == tokens[0].tolist()
+            found = load_gguf(file)(chosen).logits
+            exact = rounded(merged, kind)(chosen).logits
+            difference, error = (float((found - each).abs().max()) for each in (expected, exact))
+            with capsys.disabled():
+                print(
+                    f"\n{name} {kind.name}: logits differ by {difference:.2g} from the merged "
+                    f"model, and by {error:.2g} from the one with rounded weights",
+                    end="",
+                )
+            assert error < ATOL
+            assert difference < ROUNDING[kind]
+            clear = best - second > 2 * difference  # otherwise, rounding may choose the other one
+            assert clear.float().mean() > (0.6 if kind is F16 else 0.1)
+            assert torch.equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
 
 
 def test_vectors_stay_in_float32_and_matrices_are_quantized_in_blocks(

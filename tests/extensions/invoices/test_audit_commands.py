@@ -129,9 +129,8 @@ def test_an_account_has_a_name_and_an_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("billed")
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
+def test_a_wrong_option_is_named(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for arguments, reason in (
         (("bob", *OCTOBER, "--out", "a.json"), "Unknown account 'bob'"),
         (("alice", *OCTOBER, "--out", "a.txt"), "ends in .pdf or .json"),
         (("alice", "--out", "a.json"), "--period"),
@@ -142,12 +141,11 @@ def test_an_account_has_a_name_and_an_id(tmp_path: Path) -> None:
             ("alice", "--from", "2026-11-01", "--until", "2026-10-01", "--out", "a.json"),
             "later --until",
         ),
-    ],
-)
-def test_a_wrong_option_is_named(arguments: tuple[str, ...], reason: str, tmp_path: Path) -> None:
-    named = [str(tmp_path / each) if each.startswith("a.") else each for each in arguments]
-    assert reason in ecolink("audit", "invoice", "create", *named, exit_code=1)
-    assert list(tmp_path.glob("a.*")) == []
+    ):
+        with subtests.test(" ".join(arguments)):
+            named = [str(tmp_path / each) if each.startswith("a.") else each for each in arguments]
+            assert reason in ecolink("audit", "invoice", "create", *named, exit_code=1)
+            assert list(tmp_path.glob("a.*")) == []
 
 
 def test_without_a_seal_key_there_is_no_invoice(tmp_path: Path) -> None:

@@ -44,9 +44,8 @@ def test_an_invoice_is_created_and_downloaded(
     assert "ready" in listed
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
+def test_a_wrong_option_is_named(me: Owner, subtests: pytest.Subtests) -> None:
+    for arguments, reason in (
         ((*MONTH, "--out", "a.txt"), "ends in .pdf or .json"),
         (("--out", "a.pdf"), "either a month"),
         (("--month", "2999-01", "--out", "a.pdf"), "has not begun"),
@@ -54,9 +53,8 @@ def test_an_invoice_is_created_and_downloaded(
             ("--first", "2026-11-02", "--last", "2026-11-01", "--out", "a.pdf"),
             "before the first",
         ),
-    ],
-)
-def test_a_wrong_option_is_named(me: Owner, arguments: tuple[str, ...], reason: str) -> None:
-    refused = me.refused("invoices", "create", *arguments, code=2)
-    assert reason in " ".join(refused.replace("│", " ").split())
-    assert not Path(arguments[-1]).exists()
+    ):
+        with subtests.test(reason):
+            refused = me.refused("invoices", "create", *arguments, code=2)
+            assert reason in " ".join(refused.replace("│", " ").split())
+            assert not Path(arguments[-1]).exists()

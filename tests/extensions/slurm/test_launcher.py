@@ -202,22 +202,20 @@ def test_removing_a_launch_without_an_answer_cancels_its_job(
     assert slurm.jobs[job_of(slurm)].state == "CANCELLED"
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
+def test_a_job_that_slurm_cannot_run_is_not_queued(
+    launcher: SlurmLauncher, slurm: FakeSlurm, subtests: pytest.Subtests
+) -> None:
+    for change, reason in (
         ({"gpu_count": ALL_GPUS + 1}, "cannot place 5 GPUs of type cpu"),
         ({"gpu_count": GPUS + 1}, "cannot place 3 GPUs of type cpu"),
         ({"gpu_type": "l4"}, "has no GPUs of type l4"),
         ({"gpu_type": "abacus"}, "has no GPU type 'abacus'"),
         ({"region": "moon"}, "Add it to ECOLINK_SLURM_REGIONS"),
-    ],
-)
-def test_a_job_that_slurm_cannot_run_is_not_queued(
-    launcher: SlurmLauncher, slurm: FakeSlurm, change: dict[str, Any], reason: str
-) -> None:
-    with pytest.raises(LaunchFailed, match=reason):
-        launcher.launch(spec().model_copy(update=change))
-    assert (launcher.pods(), slurm.jobs) == ([], {})
+    ):
+        with subtests.test(reason):
+            with pytest.raises(LaunchFailed, match=reason):
+                launcher.launch(spec().model_copy(update=change))
+            assert (launcher.pods(), slurm.jobs) == ([], {})
 
 
 def test_a_job_that_a_limit_refuses_now_is_submitted_later(

@@ -517,26 +517,20 @@ def test_commands_and_their_states(holder: Holder) -> None:
     assert holder.post(f"{path}/resume", None, 409)["error"]["code"] == "wrong_state"
 
 
-@pytest.mark.parametrize(
-    ("changes", "status", "field"),
-    [
-        pytest.param({"instructions": "", "topics": []}, 422, "instructions", id="no material"),
-        pytest.param({"endpoint": None}, 422, "model", id="no model"),
-        pytest.param({"endpoint_model": None}, 422, "endpoint_model", id="no external model"),
-        pytest.param({"endpoint": str(UUID(int=5))}, 422, "endpoint", id="unknown endpoint"),
-        pytest.param(
-            {"endpoint": None, "model": "unknown"}, 409, "model", id="model that is not deployed"
-        ),
-        pytest.param({"max_cost": "cheap"}, 422, "max_cost", id="no amount"),
-        pytest.param({"seed_dataset": str(UUID(int=5))}, 404, None, id="unknown seed dataset"),
-    ],
-)
-def test_a_bad_form_is_refused(
-    holder: Holder, changes: dict[str, Any], status: int, field: str | None
-) -> None:
-    answer = holder.post("/syntheses", holder.form | changes, status)
-    assert answer["error"].get("field") == field
-    assert holder.get("/syntheses")["data"] == []
+def test_a_bad_form_is_refused(holder: Holder, subtests: pytest.Subtests) -> None:
+    for changes, status, field in (
+        ({"instructions": "", "topics": []}, 422, "instructions"),
+        ({"endpoint": None}, 422, "model"),
+        ({"endpoint_model": None}, 422, "endpoint_model"),
+        ({"endpoint": str(UUID(int=5))}, 422, "endpoint"),
+        ({"endpoint": None, "model": "unknown"}, 409, "model"),
+        ({"max_cost": "cheap"}, 422, "max_cost"),
+        ({"seed_dataset": str(UUID(int=5))}, 404, None),
+    ):
+        with subtests.test(str(changes)):
+            answer = holder.post("/syntheses", holder.form | changes, status)
+            assert answer["error"].get("field") == field
+            assert holder.get("/syntheses")["data"] == []
 
 
 def test_without_the_money_a_synthesis_is_refused(

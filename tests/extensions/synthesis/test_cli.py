@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from uuid import UUID
 
@@ -17,24 +18,19 @@ def me(url: str, platform: Platform) -> CommandLine:
     return CommandLine(url, platform.person().key)
 
 
-@pytest.mark.parametrize("option", ["--document", "--topics-file"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param("Größe".encode("latin-1"), id="latin-1"),
-        pytest.param(b"\x89PNG\r\n\xff", id="binary"),
-    ],
-)
 def test_a_file_that_is_not_a_text_is_refused(
-    me: CommandLine, tmp_path: Path, option: str, content: bytes
+    me: CommandLine, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     file = tmp_path / "sizes.txt"
-    file.write_bytes(content)
-    order = ("datasets", "generate", "--name", "x", "--model", "tiny", option, str(file))
-    shown = me.refused(*order, code=2)
-    assert "sizes.txt is not a text in UTF-8." in shown
-    assert option in shown
-    assert me.read("syntheses", "list")["data"] == []
+    contents = ("Größe".encode("latin-1"), b"\x89PNG\r\n\xff")
+    for option, content in product(("--document", "--topics-file"), contents):
+        with subtests.test(f"{option} {content!r}"):
+            file.write_bytes(content)
+            order = ("datasets", "generate", "--name", "x", "--model", "tiny", option, str(file))
+            shown = me.refused(*order, code=2)
+            assert "sizes.txt is not a text in UTF-8." in shown
+            assert option in shown
+            assert me.read("syntheses", "list")["data"] == []
 
 
 def test_a_generation_has_the_sampling_of_its_options(me: CommandLine, platform: Platform) -> None:

@@ -35,19 +35,20 @@ def test_the_page_shows_the_newest_state(auditor: Browser, story: Story) -> None
     assert slider["value"] == slider["max"]
 
 
-@pytest.mark.parametrize("topic", ["JobApproved", "CheckpointSaved", "JobPaused", "JobResumed"])
 def test_a_past_state_is_that_of_the_log(
-    auditor: Browser, story: Story, entries: Entries, settings: Settings, topic: str
+    auditor: Browser, story: Story, entries: Entries, settings: Settings, subtests: pytest.Subtests
 ) -> None:
-    position = entries.last(topic).id
-    page = job_page(auditor, story, at=position)
-    with connect(settings) as connection:
-        past = Auditor(connection).job(story.job_id, Moment(event=position))
-    assert page["state"].attributes["data-status"] == past.status
-    assert f"Cost {exact_dollars(past.cost_micros)}" in page["state"].text
-    assert f"Reserved {exact_dollars(past.reserved_micros)}" in page["state"].text
-    assert page["moment-title"].text.startswith(f"Event {past.log.events} of ")
-    assert topic in page["moment-event"].text
+    for topic in ("JobApproved", "CheckpointSaved", "JobPaused", "JobResumed"):
+        with subtests.test(topic):
+            position = entries.last(topic).id
+            page = job_page(auditor, story, at=position)
+            with connect(settings) as connection:
+                past = Auditor(connection).job(story.job_id, Moment(event=position))
+            assert page["state"].attributes["data-status"] == past.status
+            assert f"Cost {exact_dollars(past.cost_micros)}" in page["state"].text
+            assert f"Reserved {exact_dollars(past.reserved_micros)}" in page["state"].text
+            assert page["moment-title"].text.startswith(f"Event {past.log.events} of ")
+            assert topic in page["moment-event"].text
 
 
 def test_a_position_between_two_events_shows_the_earlier_one(

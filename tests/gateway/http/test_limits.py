@@ -277,12 +277,13 @@ def test_an_address_without_a_key_is_limited_too(settings: Settings, projecting:
     assert said == [200, 200, 200, 429]
 
 
-@pytest.mark.parametrize("path", ["/api/account", "/v1/models", "/api/nothing", "/v1/nothing"])
 def test_answers_of_the_apis_are_kept_by_no_cache(
-    client: TestClient, platform: Platform, path: str
+    client: TestClient, platform: Platform, subtests: pytest.Subtests
 ) -> None:
-    answer = client.get(path, headers=platform.person().headers)
-    assert answer.headers["cache-control"] == "no-store"
+    for path in ("/api/account", "/v1/models", "/api/nothing", "/v1/nothing"):
+        with subtests.test(path):
+            answer = client.get(path, headers=platform.person().headers)
+            assert answer.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.full

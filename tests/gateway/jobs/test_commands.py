@@ -114,11 +114,12 @@ def test_a_command_in_the_wrong_state_is_refused(owner: Owner, command: str) -> 
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_state")
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "cancel", "promote"])
 def test_a_command_on_another_accounts_job_is_refused(
-    owner: Owner, platform: Platform, command: str
+    owner: Owner, platform: Platform, subtests: pytest.Subtests
 ) -> None:
-    assert owner.give(command, platform.person(dollars=10)).status_code == 404
+    for command in ("pause", "resume", "cancel", "promote"):
+        with subtests.test(command):
+            assert owner.give(command, platform.person(dollars=10)).status_code == 404
 
 
 def test_a_job_resumes_on_an_undeployed_base_model(owner: Owner, platform: Platform) -> None:

@@ -170,9 +170,8 @@ def test_a_rejected_file_is_refused_with_its_errors(jobs: OpenAIJobs, platform: 
     assert "line 3: no JSON" in refused.value.message
 
 
-@pytest.mark.parametrize(
-    ("param", "fields"),
-    [
+def test_an_error_names_the_sent_parameter(jobs: OpenAIJobs, subtests: pytest.Subtests) -> None:
+    for param, fields in (
         ("model", {"model": "gpt-none"}),
         ("max_sequence_length", {"extra_body": {"max_sequence_length": 40}}),
         ("lora_rank", {"extra_body": {"lora_rank": 8}}),
@@ -181,12 +180,9 @@ def test_a_rejected_file_is_refused_with_its_errors(jobs: OpenAIJobs, platform: 
         ("gpu_count", {"extra_body": {"gpu_count": 9}}),
         ("max_cost", {"extra_body": {"max_cost": "cheap"}}),
         ("max_cost", {"extra_body": {"max_cost": "0.000001"}}),
-    ],
-)
-def test_an_error_names_the_sent_parameter(
-    jobs: OpenAIJobs, param: str, fields: dict[str, Any]
-) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        jobs.create(**fields)
-    assert refused.value.param == param
-    assert not jobs.api.list().data
+    ):
+        with subtests.test(str(fields)):
+            with pytest.raises(openai.BadRequestError) as refused:
+                jobs.create(**fields)
+            assert refused.value.param == param
+            assert not jobs.api.list().data

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from fastapi.testclient import TestClient
 from markupsafe import escape
 from rich.console import Console
 
@@ -89,9 +89,10 @@ def score(reader: Reader) -> None:
     reader.score()
 
 
-@pytest.mark.parametrize(
-    ("act", "notes", "others"),
-    [
+def test_each_state_has_notes(
+    client: TestClient, platform: Platform, subtests: pytest.Subtests
+) -> None:
+    for act, notes, others in (
         (Reader.page, {"waiting-for-gpu", "pause-leaves-queue", "cancel-keeps-nothing"}, ()),
         (Reader.train, {"pause-saves", "cancel-keeps"}, ()),
         (lambda reader: reader.train(checkpoint=None), {"pause-saves", "cancel-saves"}, ()),
@@ -101,15 +102,13 @@ def score(reader: Reader) -> None:
         (lose_gpus, {"paused-capacity"}, {"balance-zero"}),
         (crash_before_a_checkpoint, {"pause-leaves-queue", "cancel-keeps-nothing"}, ()),
         (run_out_of_memory, {"micro-batch-halved"}, ()),
-    ],
-)
-def test_each_state_has_notes(
-    reader: Reader, act: Callable[[Reader], object], notes: set[str], others: set[str]
-) -> None:
-    act(reader)
-    shown = reader.notes()
-    assert notes <= shown
-    assert not shown & set(others)
+    ):
+        with subtests.test(str(notes)):
+            reader = Reader(client, platform)
+            act(reader)
+            shown = reader.notes()
+            assert notes <= shown
+            assert not shown & set(others)
 
 
 def test_another_accounts_job_is_not_found(reader: Reader, platform: Platform) -> None:

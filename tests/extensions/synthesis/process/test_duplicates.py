@@ -23,13 +23,14 @@ def reported(chosen: list[dict[str, Any]]) -> int:
 
 
 @pytest.mark.parametrize("language", WORDS)
-@pytest.mark.parametrize("similarity", [LEAST_SIMILARITY, 0.6, DEFAULT_SIMILARITY])
 def test_the_report_lists_no_example_that_a_synthesis_calls_new(
-    language: str, similarity: float
+    language: str, subtests: pytest.Subtests
 ) -> None:
     found = list(examples(language))
     assert reported(found) > 20
-    seen = SeenExamples(similarity)
-    diverse = [each for each in found if seen.add(each["messages"])]
-    assert 0 < len(diverse) < len(found)
-    assert reported(diverse) == 0
+    for similarity in (LEAST_SIMILARITY, 0.6, DEFAULT_SIMILARITY):
+        with subtests.test(f"{similarity}"):
+            seen = SeenExamples(similarity)
+            diverse = [each for each in found if seen.add(each["messages"])]
+            assert 0 < len(diverse) < len(found)
+            assert reported(diverse) == 0

@@ -149,15 +149,17 @@ NONSENSE = [
 ]
 
 
-@pytest.mark.parametrize("text", NONSENSE, ids=range(len(NONSENSE)))
 def test_an_endpoint_that_answers_nonsense_pauses_the_run(
-    bench: Bench, model: Scripted, text: str
+    bench: Bench, model: Scripted, subtests: pytest.Subtests
 ) -> None:
-    model.script = always(Said(text))
-    run = bench.work(bench.approve(bench.external(model.url)))
-    assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.UNUSABLE)
-    assert (run.counts.invalid, run.counts.accepted) == (16, 0)
-    assert len(model.requests) == 16
+    endpoint = bench.external(model.url)
+    for text in NONSENSE:
+        with subtests.test(repr(text)):
+            model.script, asked = always(Said(text)), len(model.requests)
+            run = bench.work(bench.approve(endpoint))
+            assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.UNUSABLE)
+            assert (run.counts.invalid, run.counts.accepted) == (16, 0)
+            assert len(model.requests) == asked + 16
 
 
 LOW = '{"helpful": "yes", "score": 3}'
@@ -416,29 +418,28 @@ def test_a_stopped_run_keeps_its_examples(bench: Bench, model: Scripted) -> None
 KEY = UUID("0c000000-0000-4000-8000-000000000001")
 
 
-@pytest.mark.parametrize("room", ["enough", "some", "none"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        BudgetName(BudgetPeriod.DAY),
-        BudgetName(BudgetPeriod.MONTH),
-        *(BudgetName(period, KEY) for period in BudgetPeriod),
-    ],
-    ids=lambda name: f"{name.period}-{'key' if name.key_id else 'account'}",
-)
-def test_a_budget_limits_a_run(bench: Bench, model: Scripted, name: BudgetName, room: str) -> None:
-    id = bench.approve(bench.deployed(), actor=f"key:{KEY}")
-    limit = {"enough": 1_000_000, "some": 1_200, "none": 1}[room]
-    bench.set_budget(name, limit)
-    run = bench.work(id, model.url)
-    if room != "enough":
-        assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.BUDGET)
-        assert (run.charged_micros > 0) == (room == "some")
-        assert run.charged_micros <= limit
-        bench.set_budget(name, 1_000_000)
-        with bench.commanding() as use_case:
-            use_case.resume(ACCOUNT_ID, id, None)
-        run = bench.work(id, model.url)
-    assert (run.status, run.counts.accepted) == (DONE, 20)
-    assert bench.account.budgets[name].spent_micros == run.charged_micros
-    assert bench.account.reserved_for(name.key_id) == 0
+BUDGETS = [
+    BudgetName(BudgetPeriod.DAY),
+    BudgetName(BudgetPeriod.MONTH),
+    *(BudgetName(period, KEY) for period in BudgetPeriod),
+]
+
+
+def test_a_budget_limits_a_run(bench: Bench, model: Scripted, subtests: pytest.Subtests) -> None:
+    generator = bench.deployed()
+    for name in BUDGETS:
+        with subtests.test(f"{name.period} of {'a key' if name.key_id else 'the account'}"):
+            id = bench.approve(generator, actor=f"key:{KEY}")
+            for limit in (1, 1_200):
+                bench.set_budget(name, limit)
+                run = bench.work(id, model.url)
+                assert (run.status, run.pause_reason) == (SynthesisStatus.PAUSED, StopReason.BUDGET)
+                assert (run.charged_micros > 0) == (limit > 1)
+                assert run.charged_micros <= limit
+                bench.set_budget(name, 1_000_000)
+                with bench.commanding() as use_case:
+                    use_case.resume(ACCOUNT_ID, id, None)
+            run = bench.work(id, model.url)
+            assert (run.status, run.counts.accepted) == (DONE, 20)
+            assert bench.account.budgets[name].spent_micros == run.charged_micros
+            assert bench.account.reserved_for(name.key_id) == 0

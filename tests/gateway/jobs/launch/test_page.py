@@ -180,9 +180,10 @@ def test_alpha_follows_the_root_of_r_with_rank_stabilized_lora(wizard: Wizard) -
     assert wizard.change(use_rslora="").fields["lora_alpha"] == "512"
 
 
-@pytest.mark.parametrize(
-    ("name", "entry"),
-    [
+def test_a_wrong_value_is_refused_beside_its_field(
+    wizard: Wizard, subtests: pytest.Subtests
+) -> None:
+    for name, entry in (
         ("epochs", "abc"),
         ("epochs", ""),
         ("epochs", "2.5"),
@@ -194,16 +195,17 @@ def test_alpha_follows_the_root_of_r_with_rank_stabilized_lora(wizard: Wizard) -
         ("gpu_count", "0"),
         ("suffix", "a b"),
         ("save_steps", "1,000"),
-    ],
-)
-def test_a_wrong_value_is_refused_beside_its_field(wizard: Wizard, name: str, entry: str) -> None:
-    wizard.complete()
-    shown = wizard.change(**{name: entry})
-    assert problem(shown, name) == refusal(name, entry)
-    assert shown.fields[name] == entry
-    assert not wizard.is_clickable
-    assert wizard.approve() is None
-    assert wizard.jobs() == []
+    ):
+        valid = wizard.complete().fields[name]
+        with subtests.test(f"{name} {entry}"):
+            shown = wizard.change(**{name: entry})
+            assert problem(shown, name) == refusal(name, entry)
+            assert shown.fields[name] == entry
+            assert not wizard.is_clickable
+            assert wizard.approve() is None
+            assert wizard.jobs() == []
+        wizard.change(**{name: valid})
+        assert wizard.is_clickable
 
 
 @pytest.mark.parametrize(
