@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import kubernetes_validate
 import yaml
 from aiohttp import web
 from kmock import KubernetesEmulator, Request, Server
+
+from tests.kubernetes_schemas import validate
 
 NAMESPACE = "ecolink-trainers"
 JOBS, PODS, SECRETS, NODES = "batch/v1/jobs", "v1/pods", "v1/secrets", "v1/nodes"
@@ -125,7 +126,7 @@ class FakeCluster:
         if verb in ("create", "patch"):
             self.bodies.append((verb, plural, json.loads(json.dumps(request.data))))
         if verb == "create":
-            kubernetes_validate.validate(request.data, VERSION, strict=True)
+            validate(request.data, VERSION)
             request.data["metadata"] |= {
                 "uid": str(uuid4()),
                 "namespace": NAMESPACE,
@@ -185,7 +186,7 @@ class FakeCluster:
             "spec": template["spec"],
             "status": {"phase": "Pending"},
         }
-        kubernetes_validate.validate(pod, VERSION, strict=True)
+        validate(pod, VERSION)
         self._api.objects[PODS, NAMESPACE, name] = pod
         self._patch("jobs", job["metadata"]["name"], {"status": {"startTime": stamp(self.now())}})
         if self._runs_processes:
