@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -130,10 +131,12 @@ def test_the_length_of_one_prompt_does_not_change_other_answers(
 
 def _longest(answers: Answers, tokens: int) -> str:
     """Return a prompt of as many tokens, or a few less."""
-    text, encode = "", answers.batch.base.tokenizer.apply_chat_template
-    while len(encode([{"role": "user", "content": text}], return_dict=False)) < tokens - 8:
-        text += "fox "
-    return text
+    encode = answers.batch.base.tokenizer.apply_chat_template
+
+    def length(words: int) -> int:
+        return len(encode([{"role": "user", "content": "fox " * words}], return_dict=False))
+
+    return "fox " * bisect_left(range(tokens), tokens - 8, key=length)
 
 
 def test_an_unknown_attention_is_refused(tmp_path: Path) -> None:

@@ -322,26 +322,24 @@ def test_exhausted_memory_does_not_refuse_an_adapter_or_change_the_base(
     assert answers.ask("second", "Hello!", max_tokens=10).wait().error is None
 
 
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
+def test_an_invalid_adapter_is_refused_and_does_not_change_the_base(
+    answers: Answers, adapters: Adapters, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    answers.attach("first", adapters[0])
+    before = answers.ask("first", "Hello!", max_tokens=10).wait().tokens
+    for change, code in (
         ({"peft_type": "LOHA"}, "unsupported_adapter"),
         ({"use_dora": True}, "adapter_mismatch"),
         ({"r": 9}, "adapter_mismatch"),
         ({"target_modules": ["embed_tokens"]}, "unsupported_adapter"),
-    ],
-)
-def test_an_invalid_adapter_is_refused_and_does_not_change_the_base(
-    answers: Answers, adapters: Adapters, tmp_path: Path, change: dict, code: str
-) -> None:
-    answers.attach("first", adapters[0])
-    before = answers.ask("first", "Hello!", max_tokens=10).wait().tokens
-    broken = shutil.copytree(adapters[1], tmp_path / "broken")
-    config = json.loads((broken / "adapter_config.json").read_text())
-    (broken / "adapter_config.json").write_text(json.dumps(config | change))
-    with pytest.raises(CannotServe) as refused:
-        answers.attach("broken", broken)
-    assert refused.value.code == code
-    assert answers.ask("first", "Hello!", max_tokens=10).wait().tokens == before
-    with pytest.raises(NotLoaded):
-        answers.ask("broken", "Hello!")
+    ):
+        with subtests.test(str(change)):
+            broken = shutil.copytree(adapters[1], tmp_path / "broken", dirs_exist_ok=True)
+            config = json.loads((broken / "adapter_config.json").read_text())
+            (broken / "adapter_config.json").write_text(json.dumps(config | change))
+            with pytest.raises(CannotServe) as refused:
+                answers.attach("broken", broken)
+            assert refused.value.code == code
+            assert answers.ask("first", "Hello!", max_tokens=10).wait().tokens == before
+            with pytest.raises(NotLoaded):
+                answers.ask("broken", "Hello!")
