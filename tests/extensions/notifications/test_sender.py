@@ -83,37 +83,36 @@ async def test_the_excerpt_is_short_and_has_no_control_characters(receiver: Rece
     assert attempt.excerpt.isprintable()
 
 
-@pytest.mark.parametrize(
-    ("status", "reason"),
-    [(302, "does not follow redirects"), (404, "Status 404"), (410, "no more"), (500, "500")],
-)
 async def test_a_status_other_than_2xx_is_a_failure(
-    receiver: Receiver, status: int, reason: str
+    receiver: Receiver, subtests: pytest.Subtests
 ) -> None:
     await connected(receiver)
-    attempt = await send(f"{receiver.url}/status/{status}")
-    assert attempt.status_code == status
-    assert attempt.error is not None
-    assert reason in attempt.error
+    for status, reason in (
+        (302, "does not follow redirects"),
+        (404, "Status 404"),
+        (410, "no more"),
+        (500, "500"),
+    ):
+        with subtests.test(str(status)):
+            attempt = await send(f"{receiver.url}/status/{status}")
+            assert attempt.status_code == status
+            assert attempt.error is not None
+            assert reason in attempt.error
 
 
-@pytest.mark.parametrize(
-    ("status", "header", "delay"),
-    [
+async def test_a_receiver_requests_a_delay(receiver: Receiver, subtests: pytest.Subtests) -> None:
+    await connected(receiver)
+    for status, header, delay in (
         (429, "120", 120),
         (503, "9" * 40, 999_999_999),
         (503, "soon", None),
         (503, "-5", None),
         (503, "Sat, 28 Nov 2020 06:00:00 GMT", 0),
         (500, "120", None),
-    ],
-)
-async def test_a_receiver_requests_a_delay(
-    receiver: Receiver, status: int, header: str, delay: int | None
-) -> None:
-    await connected(receiver)
-    attempt = await send(f"{receiver.url}/status/{status}?after={quote(header)}")
-    assert attempt.retry_after == (None if delay is None else timedelta(seconds=delay))
+    ):
+        with subtests.test(f"{status} {header}"):
+            attempt = await send(f"{receiver.url}/status/{status}?after={quote(header)}")
+            assert attempt.retry_after == (None if delay is None else timedelta(seconds=delay))
 
 
 async def test_a_requested_time_becomes_a_delay(receiver: Receiver) -> None:
