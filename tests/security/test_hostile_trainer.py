@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -545,19 +545,17 @@ async def test_headers_of_jetstream_change_no_message_of_others(
             }
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
+async def test_a_trainer_changes_no_stream_and_no_consumer(
+    streams: JetStreamContext, attacker: Segment, subtests: pytest.Subtests
+) -> None:
+    requests = (
         *("STREAM.CREATE.MINE", "STREAM.UPDATE.REPORTS", "STREAM.PURGE.REPORTS", "STREAM.LIST"),
         *("CONSUMER.CREATE.REPORTS", "CONSUMER.DURABLE.CREATE.REPORTS.mine"),
         *("CONSUMER.DELETE.REPORTS.billing-evidence", "CONSUMER.PAUSE.REPORTS.billing-evidence"),
         "STREAM.MSG.DELETE.REPORTS",
-    ],
-)
-async def test_a_trainer_changes_no_stream_and_no_consumer(
-    streams: JetStreamContext, attacker: Segment, request_: str
-) -> None:
-    for prefix in ("$JS.API", "ECOLINK.API"):
-        await attacker.client.publish(f"{prefix}.{request_}", b"{}")
-        error = await asyncio.wait_for(attacker.errors.get(), SECONDS)
-        assert "permissions violation for publish" in str(error).lower()
+    )
+    for prefix, request in product(("$JS.API", "ECOLINK.API"), requests):
+        with subtests.test(f"{prefix}.{request}"):
+            await attacker.client.publish(f"{prefix}.{request}", b"{}")
+            error = await asyncio.wait_for(attacker.errors.get(), SECONDS)
+            assert "permissions violation for publish" in str(error).lower()
