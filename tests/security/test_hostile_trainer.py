@@ -103,7 +103,6 @@ CALLS = {
 }
 
 
-@pytest.mark.full
 def test_every_reader_of_the_bus_is_listed() -> None:
     found = set()
     packages = ("domain", "projections", "infrastructure", "services", "gateway")
