@@ -12,6 +12,8 @@ from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.running import EcoLinkUnderTest
 
+pytestmark = pytest.mark.full
+
 SLOW_BYTES_PER_SECOND = 100_000
 POLL_MS = 1_000  # interval at which a page polls
 
@@ -53,7 +55,6 @@ def drop(page: Page, *files: FilePayload) -> None:
     page.dispatch_event(".drop", "drop", {"dataTransfer": carried})
 
 
-@pytest.mark.full
 def test_an_upload_becomes_ready_to_train_without_a_reload(page: Page) -> None:
     page.goto("/datasets")
     expect(page.get_by_role("heading", name="No datasets yet")).to_be_visible()
@@ -78,7 +79,6 @@ def test_an_upload_becomes_ready_to_train_without_a_reload(page: Page) -> None:
     expect(page.get_by_role("button", name="Next")).to_be_focused()
 
 
-@pytest.mark.full
 def test_dropped_files_are_uploaded_and_a_rejected_one_shows_its_invalid_lines(page: Page) -> None:
     page.goto("/datasets")
     bad = '{"messages": [{"role": "user", "content": "It said "no" to me"}]}'
@@ -93,7 +93,6 @@ def test_dropped_files_are_uploaded_and_a_rejected_one_shows_its_invalid_lines(p
     expect(page.locator("mark.wrong")).to_have_text("n")
 
 
-@pytest.mark.full
 def test_an_open_page_shows_the_end_of_the_validation(
     page: Page, person: EcoLinkUnderTest, ecolink: EcoLinkUnderTest, tmp_path: Path
 ) -> None:
@@ -157,7 +156,6 @@ def test_an_invalid_file_shows_the_reason_and_is_not_uploaded(page: Page) -> Non
     expect(page.get_by_role("button", name="Remove nothing.jsonl")).to_be_focused()
 
 
-@pytest.mark.full
 def test_a_dataset_is_uploaded_and_deleted_by_keyboard(page: Page) -> None:
     page.on("filechooser", lambda _: None)  # without a listener, the browser opens its own dialog
     page.goto("/datasets")

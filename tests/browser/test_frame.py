@@ -13,10 +13,11 @@ from gateway.web.errors import answer
 from tests.browser.tabs import Tabs
 from tests.running import EcoLinkUnderTest
 
+pytestmark = pytest.mark.full
+
 ESTIMATES = "**/fine-tune/new/estimate*"
 
 
-@pytest.mark.full
 def test_a_link_signs_in_and_signing_out_requires_a_key(page: Page) -> None:
     expect(page).to_have_url(re.compile("/fine-tune$"))
     page.locator("details.menu summary").click()
@@ -44,7 +45,6 @@ def test_a_violation_of_the_content_policy_fails_a_test(
     tabs.contexts.clear()
 
 
-@pytest.mark.full
 def test_a_temporary_error_is_announced_once_and_keeps_the_form(page: Page, tabs: Tabs) -> None:
     page.goto("/fine-tune/new")
     alert, epochs = page.get_by_role("alert"), page.get_by_label("Epochs", exact=True)
@@ -86,7 +86,6 @@ def test_the_notice_of_a_form_goes_when_the_form_succeeds(page: Page) -> None:
     expect(alert).to_have_count(0)
 
 
-@pytest.mark.full
 def test_choices_for_large_models_follow_the_model(page: Page) -> None:
     page.goto("/datasets/generate")
     model, judge = page.get_by_label("Written by"), page.locator("[name=judge]")
