@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PARQUET, QUALITY, TIMESTAMPS, TRACING = "parquet", "quality", "timestamps", "tracing"
@@ -15,7 +16,7 @@ PARQUET, QUALITY, TIMESTAMPS, TRACING = "parquet", "quality", "timestamps", "tra
 COMBINED = ("all", "dev")
 """Extras that belong to no feature."""
 
-_REQUIREMENT = re.compile(r"""([\w.-]+).*\bextra == ['"]([\w-]+)['"]""")
+_EXTRA = re.compile(r"""\bextra == ['"]([\w-]+)['"]""")
 
 
 class MissingExtra(ImportError):
@@ -23,9 +24,15 @@ class MissingExtra(ImportError):
 
 
 def missing(extra: str) -> list[str]:
-    """Return the packages of an extra that are not installed. An unknown extra has none."""
-    packages = _packages().get(canonicalize_name(extra), ())
-    return [name for name in packages if installed_version(name) is None]
+    """Return the packages of an extra that are not installed in a version that it allows.
+
+    An unknown extra has none.
+    """
+    return [
+        each.name if installed_version(each.name) is None else f"{each.name}{each.specifier}"
+        for each in packages_of(extra)
+        if not is_met(each)
+    ]
 
 
 def require(extra: str, feature: str) -> None:
@@ -35,6 +42,11 @@ def require(extra: str, feature: str) -> None:
             f"{feature} needs packages that are not installed: {', '.join(names)}. Run "
             f"`pip install 'ecolink[{extra}]'`."
         )
+
+
+def packages_of(extra: str) -> tuple[Requirement, ...]:
+    """Return the packages of an extra."""
+    return _packages().get(canonicalize_name(extra), ())
 
 
 def extras_of_features() -> tuple[str, ...]:
@@ -50,16 +62,22 @@ def installed_version(package: str) -> str | None:
         return None
 
 
+def is_met(requirement: Requirement) -> bool:
+    """Return True if a version that the requirement allows is installed."""
+    found = installed_version(requirement.name)
+    return found is not None and requirement.specifier.contains(found, prereleases=True)
+
+
 @cache
-def _packages() -> Mapping[str, tuple[str, ...]]:
+def _packages() -> Mapping[str, tuple[Requirement, ...]]:
     """Return the packages of each extra. Without EcoLink's metadata, there is no extra."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[Requirement, ...]] = {}
     try:
         requirements = requires("ecolink") or ()
     except PackageNotFoundError:
         return found
-    for each in requirements:
-        if match := _REQUIREMENT.match(each):
-            extra = canonicalize_name(match[2])
-            found[extra] = (*found.get(extra, ()), match[1])
+    for each in map(Requirement, requirements):
+        if match := _EXTRA.search(str(each.marker)):
+            extra = canonicalize_name(match[1])
+            found[extra] = (*found.get(extra, ()), each)
     return found

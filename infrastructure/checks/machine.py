@@ -34,7 +34,9 @@ from infrastructure.extras import (
     MissingExtra,
     extras_of_features,
     installed_version,
+    is_met,
     missing,
+    packages_of,
     require,
 )
 from infrastructure.postgres.database_url import connection_problem, version_problem
@@ -112,7 +114,11 @@ def _packages(settings: Settings) -> Iterator[Check]:
         if url is not None
     }
     needed = [each for each in requires("ecolink") or () if Requirement(each).name not in unused]
-    used = tuple(extra for extra in extras_of_features() if not missing(extra))
+    used = tuple(
+        extra
+        for extra in extras_of_features()
+        if all(installed_version(each.name) for each in packages_of(extra))
+    )
     wrong = sorted(filter(None, (_unmet(each, used) for each in needed)))
     if wrong:
         fix = "Run `pip install 'ecolink[all]'` with the file constraints.txt."
@@ -163,12 +169,12 @@ def _unmet(text: str, extras: Collection[str] = ()) -> str | None:
         wanted.marker.evaluate({"extra": each}) for each in ("", *extras)
     ):
         return None
+    if is_met(wanted):
+        return None
     found = installed_version(wanted.name)
     if found is None:
         return f"{wanted.name} is not installed"
-    if not wanted.specifier.contains(found, prereleases=True):
-        return f"{wanted.name} {found} is installed, but {wanted.specifier} is needed"
-    return None
+    return f"{wanted.name} {found} is installed, but {wanted.specifier} is needed"
 
 
 def _disk(settings: Settings) -> Check:

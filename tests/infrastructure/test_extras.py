@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from infrastructure import extras
+from infrastructure.checks import machine
 from infrastructure.checks.machine import Level, machine_checks, require_extras
 from infrastructure.extensions import (
     SELECTION,
@@ -82,6 +83,20 @@ def test_a_selected_extension_needs_its_packages(
     monkeypatch.setenv(SELECTION, name)
     with pytest.raises(MissingExtra, match=rf"pip install 'ecolink\[{name}\]'"):
         selected()
+
+
+def test_a_package_in_an_excluded_version_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    versions = {"pyarrow": "27.0rc1+local"}
+    monkeypatch.setattr(extras, "installed_version", lambda name: versions.get(name, "99"))
+    monkeypatch.setattr(machine, "installed_version", extras.installed_version)
+    assert missing(PARQUET) == []
+    versions["pyarrow"] = "25.9"
+    assert missing(PARQUET) == ["pyarrow>=26"]
+    found = {each.name: each for each in machine_checks(Settings(home=tmp_path))}
+    assert "pyarrow 25.9 is installed, but >=26 is needed" in found["packages"].text
+    assert PARQUET in found["extras"].text
 
 
 @pytest.mark.usefixtures("lean")
@@ -157,7 +172,9 @@ from importlib.metadata import packages_distributions
 
 from infrastructure import extras
 
-packages = {name for extra in extras.extras_of_features() for name in extras._packages()[extra]}
+packages = {
+    each.name for extra in extras.extras_of_features() for each in extras.packages_of(extra)
+}
 modules = {name for name, of in packages_distributions().items() if packages.issuperset(of)}
 assert modules >= {"apprise", "fpdf", "kubernetes", "pyarrow", "stripe", "torch"}, modules
 
