@@ -78,6 +78,9 @@ EXTENSION = Extension(
     },
     api=("api:router", "endpoints_api:router"),
     pages=("pages:router",),
-    panels={"datasets.actions": Panel("synthesis/link.html")},
+    panels={
+        "billing.charge": Panel("synthesis/charge.html"),
+        "datasets.actions": Panel("synthesis/link.html"),
+    },
     commands={"syntheses": "cli:syntheses", "datasets": "cli:dataset_commands"},
 )
