@@ -11,6 +11,7 @@ from uuid import uuid4
 import psycopg
 from nats.errors import Error as NatsError
 
+import deploy.selection  # noqa: F401 - first
 from deploy.database_roles import grant_access
 from deploy.progress import RebuildProgress
 from deploy.schema import REVISION, TABLES
@@ -24,7 +25,8 @@ from domain.core.identity import CATALOG_ID
 from infrastructure.bus import streams as bus
 from infrastructure.bus.service import provision_patiently
 from infrastructure.bus.tls import UntrustedServer
-from infrastructure.extensions import check_settings
+from infrastructure.extensions import InvalidSetting, check_settings
+from infrastructure.extras import MissingExtra
 from infrastructure.postgres import format_in_use, presence
 from infrastructure.postgres.database_url import (
     OldServer,
@@ -154,7 +156,10 @@ def main() -> None:
         )
         if migrated and settings.nats_url is not None:
             create_streams(settings)
-    except (NewerFormat, OldServer, SchemaLocked, BusUnavailable) as error:
+    except (
+        *(InvalidSetting, MissingExtra, NewerFormat),
+        *(OldServer, SchemaLocked, BusUnavailable),
+    ) as error:
         sys.exit(str(error))
     except psycopg.OperationalError as error:
         sys.exit(f"PostgreSQL: {connection_problem(error)}")

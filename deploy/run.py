@@ -17,6 +17,7 @@ from functools import partial
 from importlib import import_module
 from typing import NoReturn
 
+import deploy.selection  # noqa: F401 - first
 from deploy.group import Group, Member
 from deploy.processes import (
     GROUPS,
@@ -29,6 +30,7 @@ from deploy.processes import (
 )
 from deploy.schema import REVISION
 from domain.core.event_format import NewerFormat
+from infrastructure.extras import MissingExtra
 from infrastructure.postgres.presence import EXIT_CODE, present
 from infrastructure.postgres.schema_revision import await_revision
 from infrastructure.process import tracing
@@ -113,7 +115,10 @@ def main() -> None:
         settings = Settings()
     os.umask(PRIVATE_UMASK)
     set_up_logging(settings, name)
-    tracing.start(name)
+    try:
+        tracing.start(name)
+    except MissingExtra as error:
+        sys.exit(f"Error: {error}")
     known = [role for role in roles if role in PROCESSES]
     if known:
         process = next((each for each in arguments.names if each in GROUPS), name)

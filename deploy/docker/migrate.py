@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 
+import deploy.selection  # noqa: F401 - first
 from deploy.local import postgres
 from deploy.migrate import FORCE, SINGLE_MACHINE, BusUnavailable, create_streams, migrate
 from deploy.run import set_up_logging
@@ -21,6 +22,7 @@ from domain.core.event_format import NewerFormat
 from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
 from infrastructure.checks.machine import Level, artifact_checks
 from infrastructure.extensions import InvalidSetting
+from infrastructure.extras import MissingExtra
 from infrastructure.postgres.database_url import OldServer
 from infrastructure.postgres.schema_change import SchemaLocked
 from infrastructure.process.secret_files import load_secret_files
@@ -49,7 +51,7 @@ def prepare(
     try:
         postgres.provision(settings.owner_database_url, json.loads(role_passwords.read_text()))
         migrated = migrate(settings, single_machine=single_machine, force=force)
-    except (InvalidSetting, NewerFormat, OldServer, SchemaLocked) as error:
+    except (InvalidSetting, MissingExtra, NewerFormat, OldServer, SchemaLocked) as error:
         raise NotPrepared(str(error)) from error
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import deploy.selection  # noqa: F401 - first
 from deploy.local.home import Home
 from deploy.local.pods import stop_pods
 from deploy.run import set_up_logging

@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy import migrate, run
 from infrastructure import extras
 from infrastructure.checks import machine
 from infrastructure.checks.machine import Level, machine_checks, require_extras
@@ -204,14 +205,49 @@ def test_everything_else_runs_without_the_packages_of_extras() -> None:
     subprocess.run([sys.executable, "-c", LEAN_PROCESS], check=True)
 
 
-def test_the_command_names_the_problem_of_a_selection() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", "from deploy.command import main; main()", "--help"],
+@pytest.mark.parametrize(
+    "program",
+    [
+        ("-c", "from deploy.command import main; main()", "--help"),
+        ("-m", "deploy.run", "gateway"),
+        ("-m", "deploy.migrate"),
+        ("-m", "deploy.docker.migrate", "database-roles.json"),
+        ("-m", "deploy.docker.trainer_host"),
+    ],
+)
+def test_a_program_names_the_problem_of_a_selection(program: tuple[str, ...]) -> None:
+    ended = subprocess.run(
+        [sys.executable, *program],
         env={SELECTION: "nothing"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert run.returncode == 1
-    assert run.stderr.startswith("Error: ECOLINK_EXTENSIONS names 'nothing'")
-    assert len(io.StringIO(run.stderr).readlines()) == 1
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: ECOLINK_EXTENSIONS names 'nothing'")
+    assert len(io.StringIO(ended.stderr).readlines()) == 1
+
+
+@pytest.mark.usefixtures("lean")
+@pytest.mark.parametrize(
+    ("main", "arguments", "variable", "message"),
+    [
+        (run.main, ("gateway",), "OTEL_EXPORTER_OTLP_ENDPOINT", "pip install 'ecolink[tracing]'"),
+        (migrate.main, (), KEY, "pip install 'ecolink[card_payments]'"),
+        (migrate.main, (), "ECOLINK_LIMITS", "unknown limit 'nothing'"),
+    ],
+)
+def test_a_program_names_the_problem_of_a_variable(
+    main: Callable[[], None],
+    arguments: tuple[str, ...],
+    variable: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    monkeypatch.setattr(run, "set_up_logging", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("os.umask", lambda _: 0)
+    monkeypatch.setenv(variable, '{"nothing": 3}')
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        main()
