@@ -22,6 +22,7 @@ from deploy.operator.events import commands as events_commands
 from deploy.operator.heads import head, verify_head
 from deploy.operator.models import delete_base, import_model, verify_model
 from deploy.operator.nats_config import commands as nats_config_commands
+from deploy.operator.parked import commands as parked_commands
 from deploy.operator.projections import commands as projections_commands
 from deploy.operator.replay import replay, show, why
 from deploy.operator.security import commands as security_commands
@@ -69,6 +70,7 @@ audit_commands.command("verify-head")(verify_head)
 audit_commands.command("replay")(replay)
 audit_commands.command("why")(why)
 audit_commands.add_typer(show)
+events_commands.add_typer(parked_commands)
 for commands in (
     local_commands,
     demo_commands,

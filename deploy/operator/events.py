@@ -1,4 +1,4 @@
-"""`ecolink events`, which shows the event stream and manages parked events."""
+"""`ecolink events`, which shows and empties the event stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from domain.core.aggregate import Event
 from gateway.schemas import parsed_job_id
 from infrastructure.accounts.profiles import account_id_of
 from infrastructure.bus import streams as bus
-from infrastructure.bus.event_handlers import parked_events, request_replay
 from infrastructure.bus.streams import AGGREGATE_OF, EVENTS, Envelope
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
@@ -226,40 +225,6 @@ async def _empty(settings: Settings) -> None:
         await connection.jetstream().purge_stream(EVENTS)
     finally:
         await connection.close()
-
-
-@commands.command()
-def parked() -> None:
-    """List parked events. A service failed to process them several times."""
-    with connect(_running()) as connection:
-        rows = parked_events(connection)
-    for row in rows:
-        again = " (replay requested)" if row["replay"] else ""
-        typer.echo(
-            f"{row['consumer']} {row['notification_id']} {row['topic']} of {row['originator_id']} "
-            f"at {row['parked_at']:%Y-%m-%d %H:%M:%S}: {row['error']}{again}"
-        )
-    if not rows:
-        typer.echo("No event is parked.")
-
-
-@commands.command()
-def replay(
-    consumer: Annotated[
-        str, typer.Argument(help="Consumer that parked the event.", show_default=False)
-    ],
-    notification_id: Annotated[
-        int, typer.Argument(help="Notification ID of the event.", show_default=False)
-    ],
-) -> None:
-    """Retry a parked event, and the later parked events of the same aggregate."""
-    with connect(_running()) as connection:
-        found = request_replay(connection, consumer, notification_id)
-    if not found:
-        message = f"{consumer} has no parked event {notification_id}. See `ecolink events parked`."
-        typer.echo(message, err=True)
-        raise typer.Exit(1)
-    typer.echo(f"{consumer} retries the parked events of {found['originator_id']}, in order.")
 
 
 def _running() -> Settings:

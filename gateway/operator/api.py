@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from uuid import UUID
-
 from fastapi import APIRouter
-from pydantic import Field
 
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.permissions import OperatorDeploys, OperatorReads
 from gateway.operator import service
-from gateway.schemas import Answer, Listed
+from gateway.operator.schemas import ParkedReaction
+from gateway.schemas import Listed
 
 router = APIRouter(
     prefix="/operator", tags=["operator"], responses=refusals(403), route_class=Operation
 )
-
-
-class ParkedReaction(Answer):
-    """An event that a service could not process. It blocks later events of the same aggregate."""
-
-    consumer: str = Field(examples=["scheduler"])
-    notification_id: int
-    originator_id: UUID
-    topic: str
-    error: str
-    parked_at: datetime
-    replay: bool = Field(description="True if a retry was requested.")
 
 
 @router.get("/parked")
