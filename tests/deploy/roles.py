@@ -47,7 +47,7 @@ def steady(settings: Settings) -> None:
 
 def failing_leader(settings: Settings) -> None:
     """Lead, use a pool, and fail. Write the number of threads and sessions before that."""
-    with leading(settings, "webhooks"), open_pool(settings).connection() as connection:
+    with leading(settings, "relay"), open_pool(settings).connection() as connection:
         _start(settings, "failing")
         found = connection.execute(
             "SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database()"
@@ -60,7 +60,7 @@ def failing_leader(settings: Settings) -> None:
 
 def steady_leader(settings: Settings) -> None:
     """Lead until the process stops."""
-    with leading(settings, "alerts"):
+    with leading(settings, "projector"):
         _start(settings, "steady")
 
         async def wait() -> None:

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -30,11 +29,7 @@ from deploy.processes import (
     shared_variables,
     variables_of,
 )
-from extensions.alerts.checks.processes import Restarts
-from extensions.alerts.checks.surroundings import Surroundings
-from extensions.alerts.domain.parameters import RestartParameters
 from infrastructure.artifacts.object_stores import own_keys
-from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.presence import running_processes
 from infrastructure.postgres.store import connect
 from infrastructure.process.log_format import JsonLine, OneLine
@@ -70,7 +65,7 @@ def starts(settings: Settings, work: str) -> int:
 def test_a_role_that_fails_starts_again_while_its_neighbour_works(home: Path) -> None:
     settings = Settings(home=home)
     count = home / "count"
-    with group(settings, webhooks=FAILING, alerts=STEADY) as process:
+    with group(settings, relay=FAILING, projector=STEADY) as process:
         eventually(lambda: starts(settings, "failing") >= 3)
         eventually(count.exists)
         before = int(count.read_text() or 0)
@@ -78,32 +73,21 @@ def test_a_role_that_fails_starts_again_while_its_neighbour_works(home: Path) ->
         assert process.poll() is None
     assert starts(settings, "steady") == 1
     lines = (home / "log").read_text().splitlines()
-    failed = [line for line in lines if "CRITICAL webhooks/deploy.run: webhooks failed" in line]
+    failed = [line for line in lines if "CRITICAL relay/deploy.run: relay failed" in line]
     assert "RuntimeError: this role always fails" in failed[0]
-    assert any("alerts/deploy.run: alerts ended" in line for line in lines)
-    assert lines[-1].endswith("deploy.run: outbound ended")
-
-
-def restarting(settings: Settings, check: Restarts) -> list[str]:
-    with connect(settings) as connection:
-        artifacts = Artifacts(settings.artifacts)
-        around = Surroundings(settings, connection, artifacts, datetime.now(UTC))
-        found = check.restarting(around, RestartParameters())
-    return [each.labels["process"] for each in found]
+    assert any("projector/deploy.run: projector ended" in line for line in lines)
+    assert lines[-1].endswith("deploy.run: log ended")
 
 
 @pytest.mark.full
-def test_a_role_that_keeps_failing_is_reported_and_leaves_nothing_behind(
-    settings: Settings,
-) -> None:
-    check = Restarts()
-    assert restarting(settings, check) == []
+def test_a_role_that_keeps_failing_leaves_nothing_behind(settings: Settings) -> None:
     left = settings.home / "left"
-    with group(settings, webhooks=FAILING_LEADER, alerts=STEADY_LEADER) as process:
+    with group(settings, relay=FAILING_LEADER, projector=STEADY_LEADER) as process:
         eventually(lambda: starts(settings, "steady") == 1)
-        eventually(lambda: restarting(settings, check) == ["webhooks"])
         with connect(settings) as connection:
-            running = [each for each in running_processes(connection) if each.service == "alerts"]
+            running = [
+                each for each in running_processes(connection) if each.service == "projector"
+            ]
         assert [each.pid for each in running] == [process.pid]
         eventually(lambda: starts(settings, "failing") >= 5)
     threads, sessions = zip(*(map(int, each.split()) for each in left.open()), strict=True)
@@ -115,13 +99,13 @@ def test_a_role_that_keeps_failing_is_reported_and_leaves_nothing_behind(
 
 @pytest.mark.full
 def test_sigterm_ends_a_role_that_waits_for_the_lead(settings: Settings) -> None:
-    with group(settings, alerts=STEADY_LEADER, webhooks=FAILING):
+    with group(settings, projector=STEADY_LEADER, relay=FAILING):
         eventually(lambda: starts(settings, "steady") == 1)
         standby = settings.model_copy(update={"home": settings.home / "standby"})
         standby.home.mkdir()
-        with group(standby, alerts=STEADY_LEADER, webhooks=FAILING):
+        with group(standby, projector=STEADY_LEADER, relay=FAILING):
             log = standby.home / "log"
-            eventually(lambda: "another alerts process leads" in log.read_text())
+            eventually(lambda: "another projector process leads" in log.read_text())
         assert starts(standby, "steady") == 0
 
 
@@ -129,15 +113,15 @@ def test_sigterm_ends_a_role_that_waits_for_the_lead(settings: Settings) -> None
 def test_the_last_role_of_a_process_gets_its_own_variables(home: Path) -> None:
     own = home / "own"
     own.mkdir()
-    variables = {"WEBHOOKS__ECOLINK_HOME": str(own), "ALERTS__ECOLINK_HOME": str(home)}
-    command = [sys.executable, "-P", "-m", "deploy.run", f"webhooks={FAILING}"]
+    variables = {"RELAY__ECOLINK_HOME": str(own), "PROJECTOR__ECOLINK_HOME": str(home)}
+    command = [sys.executable, "-P", "-m", "deploy.run", f"relay={FAILING}"]
     ended = subprocess.run(command, env=os.environ | variables, capture_output=True, check=False)
     assert ended.returncode == 1
     assert (own / "failing.starts").exists()
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("names", [("webhooks", "relay"), ("log", "alerts"), ("nonesuch",)])
+@pytest.mark.parametrize("names", [("billing", "relay"), ("log", "billing"), ("nonesuch",)])
 def test_roles_of_different_processes_are_refused(names: tuple[str, ...]) -> None:
     command = [sys.executable, "-P", "-m", "deploy.run", *names]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2
@@ -217,7 +201,7 @@ def in_role(role: Role) -> dict[str, object]:
     def look() -> None:
         found["keys"] = own_keys()
         found["line"] = OneLine().format(record)
-        found["json"] = json.loads(JsonLine("outbound").format(record))
+        found["json"] = json.loads(JsonLine("log").format(record))
 
     def begin() -> None:
         enter(role)
