@@ -322,24 +322,18 @@ IMPORTERS: dict[str, set[str]] = {
         "infrastructure/artifacts/s3_requests.py",
         "infrastructure/seals/timestamps.py",
         "services/sealer/app.py",
-        "extensions/trackers/process/server_client.py",
-        "extensions/notifications/webhooks/sender.py",
     },
     "huggingface_hub": {
         "gateway/datasets/hub_worker.py",
-        "extensions/exports/worker/hub.py",
-        "extensions/exports/worker/safetensors_files.py",
         "services/model_import/importer.py",
     },
     "zipfile": {
         "gateway/http/downloads.py",
-        "extensions/trackers/event_file.py",
         "services/datasets/unpacking.py",
     },
     "yaml": {
         "deploy/demo/chats.py",
         "infrastructure/training/bus_document.py",
-        "extensions/exports/documents.py",
         "services/scheduler/model_card.py",
     },
     "xml": {

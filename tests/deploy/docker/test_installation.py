@@ -25,7 +25,6 @@ from deploy.artifact_access import ARTIFACT_ACCESS, STORED
 from deploy.local.ports import free_port
 from deploy.processes import PROCESSES, grouped
 from domain.core.money import SECONDS_PER_HOUR
-from extensions.trackers.schemas import ConnectionAnswer
 from gateway.cli.client import Endpoint, Refused, Unreachable
 from tests.builders.tiny_model import make_tiny_model
 from tests.deploy.docker.installation import (
@@ -229,6 +228,7 @@ def test_the_openai_client_trains_the_demo_model_and_chats_with_it(
     assert eventually(answer, LONG_SECONDS).choices[0].message.content
 
 
+@pytest.mark.skipif("exporter" not in PROCESSES, reason="no exporter")
 def test_a_model_is_exported(client: PatientClient, dataset: str) -> None:
     job = awaited(client, approved(client, dataset))
     path = f"/models/{job['model']}/exports"
@@ -245,6 +245,7 @@ def test_a_model_is_exported(client: PatientClient, dataset: str) -> None:
     assert {"model.safetensors", "config.json", "export.json"} <= names
 
 
+@pytest.mark.skipif("synthesis" not in PROCESSES, reason="no synthesis")
 def test_a_deployed_model_generates_examples(client: PatientClient, smol: str) -> None:
     form = {
         "name": "orders",
@@ -269,7 +270,10 @@ def test_a_deployed_model_generates_examples(client: PatientClient, smol: str) -
     assert found["status"] == "reviewing" or found["pause_reason"] == "unusable", found
 
 
+@pytest.mark.skipif("trackers" not in PROCESSES, reason="no trackers")
 def test_the_connection_to_a_tracker_is_tested(client: PatientClient) -> None:
+    from extensions.trackers.schemas import ConnectionAnswer
+
     server = {"url": "https://mlflow.example.invalid", "secret": "token"}
     client.replace(ConnectionAnswer, "/trackers/mlflow", server)
     client.post("/trackers/mlflow/test", {})

@@ -8,13 +8,17 @@ from fastapi.testclient import TestClient
 from domain.access.role import Role
 from domain.jobs.job import Job
 from gateway.http.permissions import WEBSOCKET, declared_routes
+from infrastructure.extensions import installed
 from tests.builders.platform import Platform
 from tests.gateway.api_user import ApiUser
 from tests.gateway.http.test_permissions import address
 from tests.gateway.jobs.owners import Reader
 from tests.gateway.web.signed_in import signed_in
 
-PAGES = ("/datasets", "/fine-tune", "/fine-tune/new", "/models", "/billing", "/webhooks")
+PAGES = (
+    *("/datasets", "/fine-tune", "/fine-tune/new", "/models", "/billing"),
+    *(path for each in installed() for path in each.account_links),
+)
 
 
 def test_a_suspended_account_may_call_only_routes_that_read(

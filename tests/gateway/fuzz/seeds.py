@@ -21,6 +21,7 @@ from infrastructure.postgres.store import connect
 from services.datasets.report import Report
 from tests.builders.platform import BASE_MODEL, Person, Platform
 from tests.builders.platform_job import PlatformJob
+from tests.extension_modules import extension_modules
 from tests.gateway.jobs.owners import Owner
 
 FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -53,7 +54,9 @@ def seed(client: httpx.Client | TestClient, platform: Platform) -> dict[str, Any
     _park_event(platform)
     with because(platform.cause):
         spare, _ = platform.ecolink.issue_key(operator.account_id)
-    webhook_id, delivery_id = _send_webhook(client, operator)
+    of_extensions: dict[str, list[Any]] = {}
+    for each in extension_modules("seeds"):
+        of_extensions |= each.seed(client, operator)
     platform.project()
     names = [job.path.rpartition("/")[2] for job in jobs.values()]
     every_dataset = [str(dataset) for dataset in datasets]
@@ -70,8 +73,7 @@ def seed(client: httpx.Client | TestClient, platform: Platform) -> dict[str, Any
             "validation_dataset": [str(ready[1])],
             "model": [*models, BASE_MODEL],
             "key_id": [str(spare.id)],
-            "webhook_id": [webhook_id],
-            "delivery_id": [delivery_id],
+            **of_extensions,
             "step": [10],
             "path": [*FILES, "manifest.json"],
             "account_id": [str(operator.account_id), str(user.account_id)],
@@ -138,14 +140,6 @@ def _rejected(platform: Platform, person: Person) -> UUID:
         dataset.reject(3, "datasets/x/report.json")
         platform.log.commit(dataset)
     return dataset_id
-
-
-def _send_webhook(client: httpx.Client | TestClient, person: Person) -> tuple[str, int]:
-    """Create a webhook with one delivery. Return their IDs."""
-    form, headers = {"url": "https://example.com/"}, person.headers
-    made = client.post("/api/webhooks", json=form, headers=headers).json()["id"]
-    sent = client.post(f"/api/webhooks/{made}/test", headers=headers)
-    return made, sent.json()["id"]
 
 
 def _park_event(platform: Platform) -> None:
