@@ -45,7 +45,13 @@ DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["opti
 NEEDY = [each.name for each in installed() if each.name in DECLARED]
 """Extensions that need packages."""
 
-KEY = "ECOLINK_STRIPE_SECRET_KEY"
+VARIABLES = [
+    (f"ECOLINK_{name}".upper(), each.name)
+    for each in installed()
+    if each.name in NEEDY
+    for name in sorted(each.own_settings)[:1]
+]
+"""A variable of each of them that has some."""
 
 
 @pytest.fixture
@@ -107,9 +113,7 @@ def test_an_extra_has_the_packages_of_its_declaration(name: str) -> None:
 
 
 @pytest.mark.usefixtures("lean")
-@pytest.mark.parametrize(
-    ("variable", "extra"), [(KEY, "card_payments"), ("ECOLINK_SMTP_HOST", "notifications")]
-)
+@pytest.mark.parametrize(("variable", "extra"), VARIABLES)
 def test_a_variable_of_an_extension_needs_its_packages(
     variable: str, extra: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -233,7 +237,7 @@ def test_a_program_names_the_problem_of_a_selection(program: tuple[str, ...]) ->
     ("main", "arguments", "variable", "message"),
     [
         (run.main, ("gateway",), "OTEL_EXPORTER_OTLP_ENDPOINT", "pip install 'ecolink[tracing]'"),
-        (migrate.main, (), KEY, "pip install 'ecolink[card_payments]'"),
+        *((migrate.main, (), name, f"pip install 'ecolink[{of}]'") for name, of in VARIABLES),
         (migrate.main, (), "ECOLINK_LIMITS", "unknown limit 'nothing'"),
     ],
 )
