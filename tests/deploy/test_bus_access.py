@@ -56,7 +56,6 @@ DURABLES = {
             "scheduler",
             "datasets",
             "serving",
-            "exporter",
             *EXTENSIONS,
         ),
         "someone-else",
@@ -110,7 +109,7 @@ EXPECTED: dict[str, set[str]] = {
     }
     | durable(EVENTS, "scheduler")
     | durable(REPORTS, "scheduler-reports"),
-    **{name: durable(EVENTS, name) for name in ("datasets", "serving", "exporter", *EXTENSIONS)},
+    **{name: durable(EVENTS, name) for name in ("datasets", "serving", *EXTENSIONS)},
     SUBSCRIBER: (durable(EVENTS, "someone-else") | {f"CONSUMER.CREATE.{EVENTS}.someone-else"})
     - {f"CONSUMER.DURABLE.CREATE.{EVENTS}.someone-else"},
     OPERATOR: {

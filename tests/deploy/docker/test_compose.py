@@ -25,6 +25,9 @@ from deploy.docker.secrets import (
 from deploy.processes import MARK, PROCESSES, grouped
 from infrastructure.postgres.store import LEAST_CONNECTIONS
 from infrastructure.settings import Settings
+from tests.deploy.manifests import need_all_processes
+
+pytestmark = need_all_processes
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "docker"

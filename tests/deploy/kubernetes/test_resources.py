@@ -18,7 +18,10 @@ from deploy.processes import PROCESSES
 from infrastructure.settings import Settings
 from infrastructure.training.store_credentials import required_store_issuer
 from tests.deploy.docker.test_compose import BACKUP, ROLES, secrets_of_role
+from tests.deploy.manifests import need_all_processes
 from tests.kubernetes_schemas import validate
+
+pytestmark = need_all_processes
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -13,7 +13,7 @@ from deploy.database_roles import role_of
 from extensions.exports import tables
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from tests.deploy.test_database_roles import PASSWORD, known_passwords  # noqa: F401
+from tests.deploy.test_database_roles import PASSWORD, known_passwords, writers_of  # noqa: F401
 
 
 def test_the_gateway_stores_tokens_of_a_hub_and_only_the_exporter_reads_them(
@@ -42,3 +42,17 @@ def test_the_gateway_stores_tokens_of_a_hub_and_only_the_exporter_reads_them(
             connection.execute("UPDATE hub_targets SET repository = 'acme/other'")
     with connect(settings) as connection:
         connection.execute("DELETE FROM hub_targets WHERE account_id = %s", [account_id])
+
+
+@pytest.mark.parametrize(
+    ("topic", "writers"),
+    [
+        ("ExportRequested", {"gateway"}),
+        ("ExportCompleted", {"exporter"}),
+        ("ExportDeleted", {"gateway", "exporter"}),
+    ],
+)
+def test_each_service_appends_only_its_own_events(
+    settings: Settings, topic: str, writers: set[str]
+) -> None:
+    assert writers_of(settings, topic) == writers

@@ -9,6 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
 
 from deploy.database_roles import role_of
 from extensions.notifications.domain.kind import CHOSEN, NoticeKind
@@ -30,6 +31,8 @@ from extensions.notifications.webhooks.endpoints import (
     old_secret_ends,
     rotate_secret,
 )
+from infrastructure.accounts.personal_data import delete_personal_data
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.http.dispatcher import Busy
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
@@ -100,3 +103,26 @@ def test_the_gateway_sets_an_address_and_the_webhooks_process_only_uses_it(
         notices.delete_old_notices(connection, now + timedelta(days=1))
     with connect(settings.model_copy(update={"database_url": url})) as connection:
         notices.delete_address(connection, account_id)
+
+
+def test_the_scheduler_erases_webhooks_that_it_cannot_read(settings: Settings) -> None:
+    account_id, endpoint_id = uuid4(), uuid4()
+    assert settings.owner_database_url is not None
+    with psycopg.connect(settings.owner_database_url, autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO webhook_endpoints (id, account_id, url, description, event_types, "
+            "enabled, created_at, after_position) "
+            "VALUES (%s, %s, 'https://a.example', '', '{}', true, now(), 0)",
+            [endpoint_id, account_id],
+        )
+        owner.execute(
+            "INSERT INTO webhook_secrets VALUES (gen_random_uuid(), %s, 'whsec_1', now())",
+            [endpoint_id],
+        )
+        with logged_in(settings, "scheduler") as connection:
+            refused(connection, "SELECT url FROM webhook_endpoints")
+            connection.row_factory = dict_row
+            artifacts = Artifacts(settings.artifacts)
+            deleted = delete_personal_data(connection, artifacts, account_id)  # type: ignore[arg-type]
+        assert deleted == (1, 0)
+        assert owner.execute("SELECT 1 FROM webhook_secrets").fetchall() == []
