@@ -13,7 +13,7 @@ AXE := $(VENV)/.axe
 # Each worker starts its own servers, and waits for half of the time. So four workers suit two cores.
 WORKERS := --numprocesses 4
 
-BENCHES := budgets containers estimates live memory meter-truth parquet quality rebuild replay resume resume-dpo scale seals start step-times tamper trainer trl-equal trl-presets wait-eta
+BENCHES := budgets containers estimates live memory meter-truth parquet rebuild replay resume resume-dpo scale seals start step-times tamper trainer trl-equal trl-presets wait-eta
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1

@@ -86,8 +86,7 @@ CORE: dict[str, Access] = {
         events=(Dataset,),
         handles_events=True,
         tables=_each(("datasets", "dataset_tokens", "dataset_refusals", "base_models"), READ)
-        | {"wanted_counts": REMOVE, "dataset_names": REMOVE, "dataset_progress": KEEP}
-        | {"dataset_comparisons": "SELECT, UPDATE, DELETE"},
+        | {"wanted_counts": REMOVE, "dataset_names": REMOVE, "dataset_progress": KEEP},
     ),
     "serving": Access(events=(Deployment,), handles_events=True),
     "gateway": Access(
@@ -113,7 +112,7 @@ CORE: dict[str, Access] = {
         | _each(MEASUREMENTS, READ)
         | _each(("projection_positions", "segment_evidence", "dataset_progress"), READ)
         | _each(("profiles", "dataset_names", "key_names", "job_metadata", "security_events"), ADD)
-        | {"wanted_counts": ADD, "dataset_comparisons": "SELECT, INSERT", "key_uses": KEEP}
+        | {"wanted_counts": ADD, "key_uses": KEEP}
         | _each(("web_sessions", "sign_in_links", "job_drafts", "request_keys"), CHANGE)
         | {"verifications": CHANGE}
         | {"parked_events": "SELECT, UPDATE (replay)"}

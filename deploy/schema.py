@@ -9,7 +9,7 @@ from deploy.database_roles import ACCESS, OPERATOR
 from domain.core.topics import topics_of
 from infrastructure.accounts import key_uses, profiles, security_log, sessions
 from infrastructure.bus.event_handlers import PARKED_DDL
-from infrastructure.datasets import comparisons, wanted_counts
+from infrastructure.datasets import wanted_counts
 from infrastructure.extensions import extension_tables
 from infrastructure.http import idempotency
 from infrastructure.postgres import (
@@ -37,7 +37,6 @@ TABLES = (
     POSITIONS_DDL,
     measurements.DDL,
     profiles.DDL,
-    comparisons.DDL,
     drafts.DDL,
     idempotency.DDL,
     sessions.DDL,

@@ -151,6 +151,19 @@ class Extension:
 
     They raise WrongState.
     """
+    dataset_work: tuple[str, ...] = ()
+    """References to subclasses of `services.datasets.limited_work.LimitedWork`.
+
+    The process `datasets` does their work.
+    """
+    dataset_warnings: tuple[str, ...] = ()
+    """References to `(backend, account_id, dataset_id, validation_id) -> list[str]`.
+
+    They return warnings about the datasets of a new job.
+    """
+    recorded_warnings: tuple[str, ...] = ()
+    """References to `(connection, jobs) -> dict[UUID, list[str]]`, warnings about the datasets of
+    jobs, by job ID."""
     endings: tuple[str, ...] = ()
     """References to `(log, connection, account_id)`, which end work before an account is erased.
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PARQUET, QUALITY, TIMESTAMPS, TRACING = "parquet", "quality", "timestamps", "tracing"
+PARQUET, TIMESTAMPS, TRACING = "parquet", "timestamps", "tracing"
 """Extras of the core."""
 
 COMBINED = ("all", "dev")

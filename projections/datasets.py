@@ -213,23 +213,16 @@ A pair whose tokens cannot be counted does not match.
 """
 
 
-def unvalidated(connection: Connection, without: Sequence[UUID]) -> list[Row]:
-    """Return each account's oldest dataset that is not validated, except for those in `without`."""
+def unvalidated(connection: Connection, without: Sequence[UUID], *, filtered: bool) -> list[Row]:
+    """Return each account's oldest dataset that is not validated, except for those in `without`.
+
+    All of them have filters, or none has.
+    """
     return connection.execute(
         "SELECT DISTINCT ON (account_id) account_id, dataset_id FROM datasets "
-        "WHERE status = 'validating' AND NOT dataset_id = ANY(%s) "
+        "WHERE status = 'validating' AND (filters IS NOT NULL) = %s AND NOT dataset_id = ANY(%s) "
         "ORDER BY account_id, uploaded_at, dataset_id",
-        [list(without)],
-    ).fetchall()
-
-
-def unanalyzed(connection: Connection, without: Sequence[UUID]) -> list[Row]:
-    """Return each account's oldest valid dataset that is not analyzed, except for `without`."""
-    return connection.execute(
-        "SELECT DISTINCT ON (account_id) account_id, dataset_id FROM datasets "
-        "WHERE status = 'ready_for_training' AND quality_ref IS NULL AND NOT dataset_id = ANY(%s) "
-        "ORDER BY account_id, uploaded_at, dataset_id",
-        [list(without)],
+        [filtered, list(without)],
     ).fetchall()
 
 

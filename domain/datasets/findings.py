@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -40,21 +39,3 @@ PERSONAL = (
 
 ANSWERS = (Finding.SHORT_ANSWER, Finding.REFUSAL, Finding.TRUNCATED_ANSWER)
 """Kinds of findings about the last answer of an example."""
-
-TITLES: Mapping[Finding, str] = {
-    Finding.NEAR_DUPLICATE: "Near-duplicates",
-    Finding.HELD_OUT_LEAK: "Held-out examples that are also trained",
-    Finding.EMAIL_ADDRESS: "E-mail addresses",
-    Finding.PHONE_NUMBER: "Phone numbers",
-    Finding.CREDIT_CARD: "Card numbers",
-    Finding.IBAN: "Bank accounts (IBAN)",
-    Finding.IP_ADDRESS: "Public IP addresses",
-    Finding.NATIONAL_ID: "National ID numbers",
-    Finding.CRYPTO_ADDRESS: "Cryptocurrency addresses",
-    Finding.SECRET: "Keys and passwords",
-    Finding.SHORT_ANSWER: "Very short answers",
-    Finding.REFUSAL: "Refusals",
-    Finding.TRUNCATED_ANSWER: "Answers that seem cut off",
-    Finding.UNUSUALLY_LONG: "Unusually long examples",
-    Finding.OTHER_LANGUAGE: "Examples in another language",
-}

@@ -36,12 +36,12 @@ FIRST = "first"
 
 FOLDERS = ("datasets", "jobs", *signed_folders())
 DOCUMENTS = re.compile(
-    r"datasets/[^/]+/[^/]+/((report|sample)\.json|lines\.txt|comparisons/.+)|"
+    r"datasets/[^/]+/[^/]+/((report|sample)\.json|lines\.txt|[^/]+/.+)|"
     r"jobs/[^/]+/[^/]+/logs/.+" + "".join(f"|{each}/.+" for each in signed_folders()),
     re.ASCII,
 )
-"""Files that no event names: reports, first rows, line numbers and comparisons of datasets, logs of
-trainers, and documents that the sealer signed."""
+"""Files that no event names: reports, first rows and line numbers of datasets, files of extensions
+in the folders of datasets, logs of trainers, and documents that the sealer signed."""
 
 
 class Named(NamedTuple):

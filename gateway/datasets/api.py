@@ -12,19 +12,15 @@ from pydantic import StringConstraints
 
 from domain.core.identity import created_id
 from domain.datasets.dataset import UploadOptions
-from domain.datasets.quality_report import QualityReport
 from domain.datasets.validation_report import ValidationReport
 from gateway.backend import BackendOf
-from gateway.datasets import quality, service
+from gateway.datasets import service
 from gateway.datasets.columns import MAX_COLUMNS_TEXT, columns_of, read_again, shown_columns
 from gateway.datasets.hub_import import import_from_hub, source_of
 from gateway.datasets.schemas import (
     ColumnsAnswer,
     ColumnsRequest,
-    ContaminationAnswer,
     DatasetAnswer,
-    DifferenceAnswer,
-    FiltersRequest,
     HubDatasetRequest,
     HubSourceAnswer,
 )
@@ -193,68 +189,10 @@ def change_columns(
     return service.dataset_answer(backend, row)
 
 
-@router.get("/{dataset_id}/quality", responses=refusals(404, 409, 503))
-def show_quality(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> QualityReport:
-    """Show the quality report of a dataset: findings with line numbers, and statistics.
-
-    An excerpt hides personal data. `before` and `after` show what masking would change. Returns
-    409 until the analysis is complete.
-    """
-    return quality.quality_of(backend, caller, dataset_id)
-
-
-@router.post("/{dataset_id}/filters", status_code=202, responses=refusals(404, 409))
-def apply_filters(
-    dataset_id: UUID,
-    wanted: FiltersRequest,
-    caller: MayTrain,
-    backend: BackendOf,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> DatasetAnswer:
-    """Create a new version of a dataset from its filtered examples.
-
-    The existing dataset does not change. The same filters of the same dataset give the same
-    examples. Repeating a request with the same `Idempotency-Key` returns the existing new version.
-    """
-    new_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
-    row = quality.apply_filters(backend, caller, dataset_id, new_id, wanted)
-    return service.dataset_answer(backend, row)
-
-
 @router.get("/{dataset_id}/versions", responses=refusals(404))
 def list_versions(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> Listed[DatasetAnswer]:
     """List all versions of a dataset, oldest first. Each names its `parent`."""
-    return Listed(data=quality.versions_of(backend, caller, dataset_id))
-
-
-@router.get("/{dataset_id}/difference", responses=refusals(404, 409))
-def show_difference(
-    dataset_id: UUID,
-    caller: MayDownload,
-    backend: BackendOf,
-    base: Annotated[
-        UUID | None, Query(description="Dataset to compare with. By default, the parent.")
-    ] = None,
-) -> DifferenceAnswer:
-    """Show the examples that a version adds, removes or changes.
-
-    The first request starts the comparison. Repeat it until `state` is `done`.
-    """
-    return quality.difference_of(backend, caller, dataset_id, base)
-
-
-@router.get("/{dataset_id}/contamination", responses=refusals(404, 409))
-def show_contamination(
-    dataset_id: UUID,
-    validation_dataset: Annotated[UUID, Query(description="The validation dataset.")],
-    caller: MayRead,
-    backend: BackendOf,
-) -> ContaminationAnswer:
-    """Show the training examples that are also in a validation dataset, exactly or nearly.
-
-    The first request starts the comparison. Repeat it until `state` is `done`.
-    """
-    return quality.contamination_of(backend, caller, dataset_id, validation_dataset)
+    return Listed(data=service.versions_of(backend, caller, dataset_id))
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=refusals(404, 409))

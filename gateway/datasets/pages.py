@@ -14,16 +14,14 @@ from domain.core.identity import created_id
 from domain.datasets.columns import TITLES, Role
 from domain.datasets.dataset import Dataset, DatasetStatus
 from gateway.backend import Backend, BackendOf
-from gateway.datasets import hub_import, quality, service
+from gateway.datasets import hub_import, service
 from gateway.datasets.columns import read_again, shown_columns
 from gateway.datasets.histogram import histogram
 from gateway.datasets.preview_worker import Preview, PreviewRequest
 from gateway.datasets.previews import PreviewsOf
-from gateway.datasets.quality_view import filters_of, marked, quality_view
 from gateway.datasets.schemas import (
     ColumnsRequest,
     DatasetAnswer,
-    FiltersRequest,
     HubDatasetRequest,
 )
 from gateway.datasets.service import BaseView, base_views, show_dataset
@@ -31,10 +29,10 @@ from gateway.datasets.uploads import NATIVE_PATH, upload_slot
 from gateway.http.access import Caller
 from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
-from gateway.web.rendering import fragment, is_htmx, page
+from gateway.web.rendering import fragment, is_htmx, page, panel_data
 
 PAGE_SIZE, EXAMPLES_SHOWN = 50, 5
-MAX_NAME, MOST_FIELDS, MOST_FILTERS = 200, 20, 100
+MAX_NAME, MOST_FIELDS = 200, 20
 
 STATUSES: dict[DatasetStatus, tuple[str, str]] = {
     DatasetStatus.VALIDATING: ("validating", "calm is-live"),
@@ -115,8 +113,7 @@ def show_one(dataset_id: UUID, request: Request, caller: MayRead, backend: Backe
         "bases": [],
         "titles": TITLES,
         "moving": _is_changing(dataset),
-        "quality": None,
-        "key": str(uuid4()),
+        "versions": [],
         "source": None,
     }
     if dataset.hub_commit is not None:
@@ -125,7 +122,8 @@ def show_one(dataset_id: UUID, request: Request, caller: MayRead, backend: Backe
         shown["report"] = service.report_of(backend, caller, dataset_id)
     if dataset.status is DatasetStatus.READY_FOR_TRAINING:
         shown["bases"] = base_views(backend, dataset_id)
-        shown["quality"] = quality_view(backend, caller, dataset)
+        shown["versions"] = service.versions_of(backend, caller, dataset_id)
+        shown |= panel_data("dataset.cards", backend, caller, dataset)
     if is_htmx(request):
         return fragment("datasets/state.html", **shown)
     return page(request, backend, caller, "datasets/one.html", **shown)
@@ -204,65 +202,6 @@ async def change_columns(
     new_id = created_id(caller.account_id, "dataset", key)
     await run_in_threadpool(read_again, backend, caller, dataset_id, new_id, wanted)
     return Response(headers={"hx-redirect": f"/datasets/{new_id}"})
-
-
-@router.post("/{dataset_id}/filters")
-async def apply_filters(
-    dataset_id: UUID, request: Request, caller: MayTrain, backend: BackendOf
-) -> Response:
-    """Create a new version with the filtered examples of a dataset, and open it."""
-    form = await request.form(max_files=0, max_fields=MOST_FILTERS)
-    name, key = form.get("name"), form.get("key")
-    wanted = FiltersRequest(
-        filters=filters_of(form), name=str(name or "").strip()[:MAX_NAME] or None
-    )
-    new_id = created_id(caller.account_id, "dataset", str(key or uuid4()))
-    await run_in_threadpool(quality.apply_filters, backend, caller, dataset_id, new_id, wanted)
-    return Response(headers={"hx-redirect": f"/datasets/{new_id}"})
-
-
-@router.get("/{dataset_id}/difference")
-def show_difference(
-    dataset_id: UUID,
-    request: Request,
-    caller: MayDownload,
-    backend: BackendOf,
-    base: Annotated[UUID | None, Query()] = None,
-) -> Response:
-    """Show how a dataset differs from another version."""
-    dataset = show_dataset(backend, caller, dataset_id)
-    found = quality.difference_of(backend, caller, dataset_id, base)
-    shown: dict[str, Any] = {
-        "dataset": dataset,
-        "found": found,
-        "older": show_dataset(backend, caller, found.base),
-        "marked": marked,
-    }
-    if is_htmx(request):
-        return fragment("datasets/changes.html", **shown)
-    return page(request, backend, caller, "datasets/difference.html", **shown)
-
-
-@router.get("/{dataset_id}/contamination")
-def show_contamination(
-    dataset_id: UUID,
-    caller: MayRead,
-    backend: BackendOf,
-    validation_dataset: Annotated[UUID | None, Query()] = None,
-) -> Response:
-    """Show the examples that a dataset shares with a validation dataset."""
-    found = None
-    if validation_dataset is not None:
-        found = quality.contamination_of(backend, caller, dataset_id, validation_dataset)
-    dataset = show_dataset(backend, caller, dataset_id)
-    view = quality_view(backend, caller, dataset)
-    return fragment(
-        "datasets/contamination.html",
-        dataset=dataset,
-        quality=view,
-        found=found,
-        chosen=validation_dataset,
-    )
 
 
 def _entered(fields: dict[str, str]) -> dict[str, str]:

@@ -10,9 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr, StringConstra
 
 from domain.datasets.dataset import DatasetKind, DatasetStatus
 from domain.datasets.filters import Filters
-from domain.datasets.quality_report import Contamination, Difference
 from gateway.schemas import Answer
-from infrastructure.datasets.comparisons import ComparisonState
 
 
 class Progress(Answer):
@@ -176,38 +174,6 @@ class ColumnsRequest(BaseModel, extra="forbid"):
         max_length=200,
         description="Display name of the new dataset. By default, that of the existing one.",
     )
-
-
-class FiltersRequest(BaseModel, extra="forbid"):
-    """Filters of a new version of a dataset."""
-
-    filters: Filters
-    name: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=200,
-        description="Display name of the new version. By default, that of the dataset, and "
-        "`(filtered)`.",
-    )
-
-
-class ContaminationAnswer(Answer):
-    """A comparison of a training dataset with a validation dataset."""
-
-    state: ComparisonState = Field(
-        description="`waiting` until the comparison is done. `failed` if it exceeded a limit."
-    )
-    result: Contamination | None = None
-
-
-class DifferenceAnswer(Answer):
-    """The difference between an older and a newer dataset."""
-
-    state: ComparisonState = Field(
-        description="`waiting` until the comparison is done. `failed` if it exceeded a limit."
-    )
-    base: UUID = Field(description="The older dataset.")
-    result: Difference | None = None
 
 
 class PreviewMessage(Answer):

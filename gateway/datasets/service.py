@@ -61,6 +61,14 @@ def show_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetA
     return dataset_answer(backend, own_dataset(backend, caller, dataset_id))
 
 
+def versions_of(backend: Backend, caller: Caller, dataset_id: UUID) -> list[DatasetAnswer]:
+    """Return all versions of a dataset, oldest first. Raise NotFound if there is none."""
+    own_dataset(backend, caller, dataset_id)
+    with backend.pool.connection() as connection:
+        found = rows.versions_of(connection, caller.account_id, dataset_id)
+        return dataset_answers(connection, found)
+
+
 def dataset_answer(backend: Backend, row: Mapping[str, Any]) -> DatasetAnswer:
     """Return the schema of a dataset's row."""
     with backend.pool.connection() as connection:

@@ -22,12 +22,12 @@ from domain.training.checkpoint import checkpoint_model
 from domain.use_cases.spending_limits import CostRange
 from gateway.backend import Backend
 from gateway.catalog.availability import loads_now, remaining_seconds, waits_of
-from gateway.datasets.quality import quality_warnings, recorded_warnings
 from gateway.http.access import Caller
 from gateway.http.paging import Page
 from gateway.http.permissions import DOWNLOAD
 from gateway.http.read_your_writes import caught_up, found
 from gateway.jobs.curve import Curve, curve_of
+from gateway.jobs.dataset_warnings import dataset_warnings, recorded_warnings
 from gateway.jobs.describe import Description, describe
 from gateway.jobs.kept_log import joined
 from gateway.jobs.launch.integrations import receiver
@@ -115,7 +115,7 @@ def approve(backend: Backend, caller: Caller, form: JobRequest, key: str) -> App
         row = job_row(connection, caller.account_id, job.id)
     approved = summary(row or _new_row(job))
     plan = job.plan
-    about_datasets = quality_warnings(
+    about_datasets = dataset_warnings(
         backend,
         caller.account_id,
         plan.dataset_id,

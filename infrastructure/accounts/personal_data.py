@@ -25,7 +25,6 @@ from infrastructure.extensions import extension_folders, extension_tables, insta
 from infrastructure.postgres.store import Connection
 
 PERSONAL: dict[str, str] = {
-    "dataset_comparisons": "account_id",
     "dataset_names": "dataset_id",
     "dataset_progress": "dataset_id",
     "job_drafts": "account_id",

@@ -1,7 +1,8 @@
-"""The datasets process: it validates uploads, counts their tokens and analyzes their quality."""
+"""The datasets process: it validates uploads, counts tokens, and does the work of extensions."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,14 +10,12 @@ from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.consumer import OrderedConsumer
 from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.bus.service import Work, broker_of, every, serve
-from infrastructure.extras import QUALITY, missing
+from infrastructure.extensions import loaded
 from infrastructure.postgres.leadership import Leadership, leading
 from infrastructure.postgres.log_identity import watch_log
 from infrastructure.postgres.store import open_log, open_pool
 from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
-from services.datasets.analyzing import Analyzing
-from services.datasets.comparing import Comparing
 from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
 from services.datasets.limited_work import LimitedWork, Resources
@@ -43,13 +42,9 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
     consumer = OrderedConsumer(effect, log)
     consumer.subscribe(broker)
     sizes = Sizes(settings.dataset_max_bytes, settings.dataset_max_unpacked_bytes)
-    resources = Resources(log, clock, artifacts, pool)
-    kinds = (
-        Validating(resources, sizes),
-        Counting(resources),
-        Comparing(resources),
-        *(() if missing(QUALITY) else (Analyzing(resources),)),
-    )
+    resources = Resources(log, clock, artifacts, pool, sizes)
+    added: Iterator[type[LimitedWork[Any]]] = loaded(lambda extension: extension.dataset_work)
+    kinds = [kind(resources) for kind in (Validating, Counting, *added)]
     work = [*map(_polling, kinds), every(REPLAY_SECONDS, effect.replay_requested, "replay")]
     serve(broker, [consumer.durable], [*work, partial(watch_log, log)])
 

@@ -12,7 +12,6 @@ from domain.datasets.dataset import Dataset
 from infrastructure.accounts.profiles import delete_dataset_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.event_handlers import Handlers
-from infrastructure.datasets.comparisons import delete_comparisons
 from infrastructure.datasets.wanted_counts import delete_wanted_counts
 from infrastructure.postgres.store import Connection
 from services.datasets.validating import home
@@ -46,7 +45,4 @@ class Cleaning:
         with self._pool.connection() as connection:
             delete_dataset_name(connection, dataset.id)
             delete_wanted_counts(connection, dataset.id)
-            results = delete_comparisons(connection, dataset.id)
-        for ref in results:  # a difference has texts of both datasets
-            self._artifacts.delete(ref)
         return []

@@ -1,4 +1,4 @@
-"""Work on datasets in resource-limited processes: validation, counting, analysis, comparison."""
+"""Work on datasets in resource-limited processes, such as validation and counting."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from infrastructure.process.limited_process import (
     ProcessFailed,
     run,
 )
+from services.datasets.unpacking import Sizes
 
-WORKER = "services.datasets.worker"
 MOST_FAILURES = 3
 """Number of failures, other than exceeded limits, after which a task ends without a result."""
 
@@ -49,18 +49,21 @@ class Resources(NamedTuple):
     clock: Clock
     artifacts: Artifacts
     pool: ConnectionPool[Connection]
+    sizes: Sizes
 
 
 class LimitedWork(ABC, Generic[Key]):
     """Tasks of one kind, by key. Accounts take turns."""
 
     NAME: ClassVar[str]
+    WORKER: ClassVar[str] = "services.datasets.worker"
+    """Module of the processes."""
     AT_ONCE: ClassVar[int] = fair_work.AT_ONCE
     """Number of tasks at the same time."""
 
     def __init__(self, resources: Resources, limits: Limits | None = None) -> None:
         """Create it. By default, the limits of processes grow with the size of the files."""
-        self._log, self._clock, self._artifacts, self._pool = resources
+        self._log, self._clock, self._artifacts, self._pool, self._sizes = resources
         self._limits = limits
         self._logger = logging.getLogger(self.NAME)
         self.work = FairWork[Key](self.NAME, self._clock, self.AT_ONCE)
@@ -76,7 +79,7 @@ class LimitedWork(ABC, Generic[Key]):
         on_progress: Callable[[dict[str, Any]], object] = lambda _: None,
     ) -> dict[str, Any]:
         """Run a task of the worker in a process. Return its result, or raise as the process did."""
-        return run(WORKER, request, self._limits or limits, on_progress)
+        return run(self.WORKER, request, self._limits or limits, on_progress)
 
     def _finish(
         self,

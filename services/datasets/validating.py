@@ -7,7 +7,7 @@ import json
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from domain.datasets.dataset import Contents, Dataset, DatasetStatus
@@ -15,12 +15,9 @@ from infrastructure.artifacts.store import ArtifactCorrupt
 from infrastructure.process.limited_process import Limits
 from infrastructure.training.measurements import set_progress
 from projections.datasets import unvalidated
-from services.datasets.limited_work import LimitedWork, Resources, Unfinished
+from services.datasets.limited_work import LimitedWork, Unfinished
 from services.datasets.line_numbers import LINES
-from services.datasets.process_limits import FILTER_SECONDS_PER_MIB, limits_of
-from services.datasets.report import Progress, Report, refused, stopped
-from services.datasets.stored_examples import stored_examples
-from services.datasets.unpacking import Sizes
+from services.datasets.report import Progress, Report, stopped
 from services.datasets.validation import SAMPLE
 
 PACKED = (b"\x1f\x8b", b"PK", b"PAR1")
@@ -37,15 +34,13 @@ class Validating(LimitedWork[UUID]):
     """A validator of the uploads that the read model lists as not validated yet."""
 
     NAME = "validating"
-
-    def __init__(self, resources: Resources, sizes: Sizes, limits: Limits | None = None) -> None:
-        super().__init__(resources, limits)
-        self._sizes = sizes
+    FILTERED: ClassVar[bool] = False
+    """True if it validates the versions with filters, which an extension applies."""
 
     def start_waiting(self) -> None:
         """Start validating the oldest upload of each account while threads are free."""
         with self._pool.connection() as connection:
-            rows = unvalidated(connection, self.work.excluded)
+            rows = unvalidated(connection, self.work.excluded, filtered=self.FILTERED)
         oldest = {row["account_id"]: row["dataset_id"] for row in rows}
         self.work.start_in_turn(
             {account_id: (id, partial(self.validate, id)) for account_id, id in oldest.items()}
@@ -73,13 +68,7 @@ class Validating(LimitedWork[UUID]):
         return report
 
     def _report(self, dataset: Dataset, directory: Path, examples: Path) -> Report:
-        try:
-            files = self._files(dataset, directory)
-        except FileNotFoundError:
-            if not dataset.options.is_filtered:
-                raise
-            return stopped_without_parent()
-        upload, filtered_size = Path(files["upload"]), files.pop("size", None)
+        task, limits = self._task(dataset, directory)
         read = Progress(lines=0, bytes=0)
 
         def on_progress(progress: dict[str, int]) -> None:
@@ -89,7 +78,6 @@ class Validating(LimitedWork[UUID]):
                 set_progress(connection, dataset.id, *read, dataset.total_bytes)
 
         request = {
-            "task": "validate",
             "examples": str(examples),
             "max_bytes": self._sizes.upload,
             "max_unpacked_bytes": self._sizes.unpacked,
@@ -98,44 +86,26 @@ class Validating(LimitedWork[UUID]):
                 "ignore_tools": dataset.options.ignore_tools,
             },
             "columns": self._columns(dataset),
-            **files,
+            **task,
         }
-        with upload.open("rb") as file:
-            times = PACKED_TIMES if file.read(4).startswith(PACKED) else 1
-        limits = (
-            limits_of(filtered_size, FILTER_SECONDS_PER_MIB)
-            if filtered_size is not None
-            else Limits.for_file(
-                times * dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
-            )
-        )
         try:
             return Report(**self._finish(dataset.id, request, limits, on_progress))
         except Unfinished as error:
             return stopped(error.exceeded, *read)
 
-    def _files(self, dataset: Dataset, directory: Path) -> dict[str, Any]:
-        """Return the local files and facts that the validation of a dataset needs.
-
-        Raise FileNotFoundError if one was deleted, such as the examples of a parent.
-        """
-        filters, parent_id = dataset.options.filters, dataset.options.parent
-        (directory / "upload").mkdir()
-        upload = str(self._artifacts.local_file(dataset.upload_ref, directory / "upload"))
-        if filters is None or parent_id is None:
-            return {"upload": upload, "filters": None}
-        parent = stored_examples(self._log, self._artifacts, parent_id, directory / "parent")
-        other = filters.contaminates and stored_examples(
-            self._log, self._artifacts, filters.contaminates, directory / "other"
+    def _task(self, dataset: Dataset, directory: Path) -> tuple[dict[str, Any], Limits]:
+        """Return the task of the process and the files that it needs, and its limits."""
+        upload = self._upload(dataset, directory)
+        with upload.open("rb") as file:
+            times = PACKED_TIMES if file.read(4).startswith(PACKED) else 1
+        limits = Limits.for_file(
+            times * dataset.total_bytes, CPU_SECONDS, CPU_SECONDS_PER_MIB, MEMORY_MIB
         )
-        return {
-            "upload": upload,
-            "filters": filters.model_dump(mode="json"),
-            "lines": parent.lines,
-            "unit": parent.unit,
-            "other_examples": other and other.examples,
-            "size": parent.size + (other.size if other else 0),
-        }
+        return {"task": "validate", "upload": str(upload)}, limits
+
+    def _upload(self, dataset: Dataset, directory: Path) -> Path:
+        (directory / "upload").mkdir()
+        return self._artifacts.local_file(dataset.upload_ref, directory / "upload")
 
     def _columns(self, dataset: Dataset) -> dict[str, str] | None:
         """Return the columns that the owner chose, if any. Raise ArtifactCorrupt if they differ."""
@@ -145,13 +115,6 @@ class Validating(LimitedWork[UUID]):
         if hashlib.sha256(content).hexdigest() != dataset.options.columns_sha256:
             raise ArtifactCorrupt(f"{dataset.columns_ref} differs from its hash.")
         return json.loads(content)
-
-
-def stopped_without_parent() -> Report:
-    """Return the report of filters whose parent or validation dataset was deleted."""
-    return refused(
-        "A dataset that the filters need was deleted. Apply the filters to a dataset that exists."
-    )
 
 
 def conclude(dataset: Dataset, report: Report) -> None:

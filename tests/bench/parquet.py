@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from domain.datasets.dataset import UploadOptions
 from infrastructure.process.limited_process import Limits, run
-from services.datasets.limited_work import WORKER
+from services.datasets.limited_work import LimitedWork
 from services.datasets.validating import MEMORY_MIB
 
 MIB = 1024**2
@@ -63,7 +63,7 @@ def validated(upload: Path, size: int) -> tuple[dict[str, Any], float, float]:
         "columns": None,
     }
     started = time.monotonic()
-    report = run(WORKER, request, Limits(3_600, 36_000, MEMORY_MIB))
+    report = run(LimitedWork.WORKER, request, Limits(3_600, 36_000, MEMORY_MIB))
     seconds = time.monotonic() - started
     return report, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 

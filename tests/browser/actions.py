@@ -92,19 +92,6 @@ def open_hub(page: Page) -> None:
     page.get_by_label("Repository").fill("acme/chats")
 
 
-def open_findings(page: Page) -> None:
-    """Open the first examples of each finding."""
-    for each in page.locator("#findings details summary").all():
-        each.click()
-
-
-def compare_validation(page: Page) -> None:
-    """Compare a dataset with the first version of another one."""
-    found = page.locator("#contamination select option", has_text="all regions").last
-    page.locator("#contamination select").select_option(found.get_attribute("value"))
-    expect(page.locator("#contamination [data-affected]")).to_be_visible()
-
-
 def open_budgets(page: Page) -> None:
     """Open the form of the budgets of API keys, and enter a wrong amount for one."""
     form = page.locator("details.budget").first

@@ -47,7 +47,6 @@ from services.datasets.validating import Validating
 from services.sealer.sealer import Sealer
 from services.serving.deployed import REASONS
 from tests.browser.sample_operations import add_operations, add_trainer_output
-from tests.browser.sample_quality import SampleQuality
 from tests.builders.commands import FixedClock
 from tests.builders.examples import revision
 from tests.builders.past_job import PastJob
@@ -236,7 +235,6 @@ class Samples:
         mary = self._person("mary", 40)
         self._dataset(mary, "tickets", lines(self.random, 1_500))
         self._dataset(mary, "agent-calls", with_tools(lines(self.random, 1_100)))
-        self.sample.paths |= SampleQuality(self.backend, self._person("nora", 40)).add()
         theirs = self._dataset(poor, "faq", lines(self.random, 1_200))
         self.sample.paths["wizard no balance"] = f"/fine-tune/new?dataset={theirs}"
         self._show("paused-balance", self._job(poor, theirs, 50).train(160).exhaust_balance())
@@ -383,9 +381,9 @@ class Samples:
     def _validate(self, dataset: Dataset, minutes_ago: float) -> None:
         backend = self.backend
         clock = FixedClock(self.now - timedelta(minutes=minutes_ago))
-        resources = Resources(backend.log, clock, backend.artifacts, backend.pool)
         sizes = Sizes(backend.settings.dataset_max_bytes, 10**9)
-        Validating(resources, sizes).validate(dataset.id)
+        resources = Resources(backend.log, clock, backend.artifacts, backend.pool, sizes)
+        Validating(resources).validate(dataset.id)
 
     def _dataset(self, person: UUID, name: str, content: bytes) -> UUID:
         dataset = self._upload(person, name, content, 60 * 49)

@@ -27,7 +27,6 @@ from infrastructure.extensions import (
 )
 from infrastructure.extras import (
     PARQUET,
-    QUALITY,
     TIMESTAMPS,
     TRACING,
     MissingExtra,
@@ -155,12 +154,12 @@ def test_a_setting_that_needs_missing_packages_is_refused(
 def test_the_doctor_names_missing_extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (check,) = [each for each in machine_checks(Settings(home=tmp_path)) if each.name == "extras"]
     assert check.level is Level.WARNING
-    named = (*map(canonicalize_name, NEEDY), PARQUET, QUALITY, TIMESTAMPS, TRACING)
+    named = (*map(canonicalize_name, NEEDY), PARQUET, TIMESTAMPS, TRACING)
     assert all(name in check.text for name in named)
     monkeypatch.setenv(SELECTION, "")
     (check,) = [each for each in machine_checks(Settings(home=tmp_path)) if each.name == "extras"]
     assert not any(canonicalize_name(name) in check.text for name in NEEDY)
-    assert QUALITY in check.text
+    assert PARQUET in check.text
 
 
 @pytest.mark.usefixtures("lean")

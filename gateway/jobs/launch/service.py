@@ -18,10 +18,10 @@ from domain.use_cases.placement import cheapest
 from domain.use_cases.spending_limits import CostRange, Outlook
 from gateway.backend import Backend
 from gateway.catalog.availability import loads_now
-from gateway.datasets.quality import quality_warnings
 from gateway.http.access import Caller
 from gateway.http.errors import NotYetVisible
 from gateway.http.read_your_writes import WAIT_SECONDS, caught_up
+from gateway.jobs.dataset_warnings import dataset_warnings
 from gateway.jobs.launch.integrations import receiver
 from gateway.jobs.launch.job_form import JobRequest
 from gateway.jobs.launch.schemas import (
@@ -61,7 +61,7 @@ def quote(
     ]
     budgets_permit = all(each.outlook is not Outlook.USED_UP for each in notices)
     capacity = CapacityGate.of(loads, choices, form.wait)
-    about_datasets = quality_warnings(
+    about_datasets = dataset_warnings(
         backend, caller.account_id, choices.dataset_id, choices.validation_dataset_id
     )
     stopping = stopping_cautions(form.hyperparameters, quoted.estimate.total_steps)

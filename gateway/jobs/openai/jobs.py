@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,14 +11,12 @@ from fastapi import APIRouter, Body, Request
 from fastapi.concurrency import run_in_threadpool
 
 from domain.core.aggregate import because
-from domain.core.errors import DomainError
 from domain.core.identity import job_request_id
 from domain.jobs.choices import Choices
 from domain.jobs.job_request import JobRequest
 from domain.training.training_plan import Order
 from gateway.backend import Backend, BackendOf
 from gateway.catalog.availability import loads_now
-from gateway.datasets.quality import contamination_of
 from gateway.http.access import Caller
 from gateway.http.errors import refusals
 from gateway.http.openai_idempotency import KeyOf, RetryOf, command_key, fingerprint
@@ -28,6 +25,7 @@ from gateway.http.openai_vocabulary import dataset_of, job_of
 from gateway.http.operations import OpenAIOperation
 from gateway.http.permissions import MayRead, MayTrain
 from gateway.http.read_your_writes import caught_up
+from gateway.jobs.dataset_warnings import dataset_warnings
 from gateway.jobs.launch.integrations import receiver
 from gateway.jobs.launch.job_form import max_cost_micros
 from gateway.jobs.openai.form import CreateJob, ResumeJob
@@ -75,9 +73,10 @@ async def create_job(
             max_cost_micros=max_cost_micros(wanted.max_cost),
         )
         job_id = _ordered(backend, caller, key, choices, order)
-        if (validation_id := choices.validation_dataset_id) is not None:
-            with suppress(DomainError):  # the files may not be validated yet
-                contamination_of(backend, caller, choices.dataset_id, validation_id)
+        # If the files are validated, this starts a comparison for the warnings.
+        dataset_warnings(
+            backend, caller.account_id, choices.dataset_id, choices.validation_dataset_id
+        )
         with backend.pool.connection() as connection:
             set_job_metadata(connection, job_id, wanted.metadata or {})
         receiver().track(backend, caller, job_id, integrations)

@@ -18,9 +18,9 @@ from domain.training.hyperparameters import DPO, SUPERVISED, Method
 from domain.training.integrations import Integration
 from gateway.backend import Backend
 from gateway.catalog.availability import remaining_seconds, waits_of
-from gateway.datasets.quality import recorded_warnings
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.http.access import Caller
+from gateway.jobs.dataset_warnings import recorded_warnings
 from gateway.jobs.launch.integrations import receiver
 from gateway.jobs.results import has_results, trained_tokens
 from gateway.jobs.schemas import FailureAnswer, warnings_of_job

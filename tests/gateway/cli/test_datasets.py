@@ -8,17 +8,12 @@ from threading import Thread
 from uuid import UUID
 
 import pytest
-from psycopg_pool import ConnectionPool
 
 from domain.access.role import Role
 from gateway.cli.datasets import name_of
 from gateway.cli.exits import ExitCode
-from infrastructure.datasets.comparisons import ComparisonKind, Key, request_comparison
-from infrastructure.postgres.store import Connection
-from tests.builders.planted import Writer, line_of
 from tests.builders.platform import Platform
 from tests.gateway.cli.conftest import CommandLine, meanwhile
-from tests.services.datasets.conftest import Service
 from tests.services.datasets.formats import table
 
 
@@ -94,52 +89,6 @@ def test_columns_are_shown_and_changed(me: CommandLine, platform: Platform, tmp_
 )
 def test_a_dataset_has_the_name_of_its_file_without_endings(file: str, name: str) -> None:
     assert name_of(Path(file)) == name
-
-
-def test_findings_versions_and_comparisons_are_printed(
-    me: CommandLine, platform: Platform, pool: ConnectionPool[Connection], tmp_path: Path
-) -> None:
-    service, chats = Service(platform, pool), [Writer(seed).chat() for seed in range(6)]
-    near = [chats[0][0], chats[0][1].replace(".", "!", 1)]
-
-    def uploaded(name: str, given: list[list[str]]) -> str:
-        file = tmp_path / name
-        file.write_bytes(b"".join(line_of(chat) + b"\n" for chat in given))
-        return me.read("datasets", "upload", str(file), "--no-follow")["id"]
-
-    train = uploaded("train.v1.jsonl.gz", [chats[0], near, *chats[1:4]])
-    validation = uploaded("validation.jsonl", chats[3:])
-    assert me.refused("datasets", "quality", train, "--no-follow", code=6)
-    service.catch_up()
-    service.analyze()
-    shown = me.run("datasets", "quality", train)
-    assert "Near-duplicates: 1 (lines 2)" in shown
-    assert "line 2, like line 1 (" in shown
-    chosen = ("--near-duplicates", "--similarity", "0.6")
-    new = me.read("datasets", "filter", train, *chosen, "--no-follow")
-    assert (new["name"], new["filters"]["similarity"]) == ("train.v1 (filtered)", 0.6)
-    service.catch_up()
-    origin = "Removes near-duplicates, from a similarity of 60%."
-    assert origin in me.run("datasets", "versions", train)
-    assert origin in me.run("datasets", "show", new["id"])
-    assert "near duplicate 1" in me.run("datasets", "show", train)
-    assert "refusl is not allowed" in me.refused(
-        "datasets", "filter", train, "--answer", "refusl", code=2
-    )
-    keys: list[Key] = [
-        (UUID(train), UUID(validation), ComparisonKind.CONTAMINATION),
-        (UUID(new["id"]), UUID(validation), ComparisonKind.DIFFERENCE),
-        (UUID(new["id"]), UUID(train), ComparisonKind.DIFFERENCE),
-    ]
-    with pool.connection() as connection:
-        for key in keys:
-            request_comparison(connection, service.dataset(UUID(train)).account_id, key)
-    service.compare()
-    shown = me.run("datasets", "quality", train, "--validation", validation)
-    assert "1 of 3 validation examples are also in the dataset" in shown
-    assert "4 unchanged, 0 added, 1 removed" in me.run("datasets", "diff", new["id"])
-    other = me.read("datasets", "diff", new["id"], "--base", validation)
-    assert (other["base"], other["result"]["unchanged"]) == (validation, 1)
 
 
 def test_only_an_operator_confirms_a_payment(me: CommandLine, platform: Platform) -> None:

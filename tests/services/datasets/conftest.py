@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,21 +13,15 @@ from domain.datasets.dataset import Dataset
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.consumer import OrderedConsumer
 from infrastructure.bus.event_handlers import EventHandlers, HandlerEffect
-from infrastructure.datasets.comparisons import waiting_comparisons
 from infrastructure.postgres.store import Connection
 from infrastructure.process.limited_process import Limits
 from infrastructure.settings import Settings
-from projections.datasets import unanalyzed
-from services.datasets import limited_work, worker
-from services.datasets.analyzing import Analyzing
-from services.datasets.comparing import Comparing
 from services.datasets.counting import Counting
 from services.datasets.handlers import Cleaning
 from services.datasets.limited_work import Resources
 from services.datasets.report import Report
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating, home, refs_of
-from services.datasets.worker import handle
 from tests.builders.commands import FixedClock
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.platform import Platform
@@ -50,11 +41,12 @@ class Service:
 
     def limit(self, limits: Limits | None = None, max_bytes: int = 10**9) -> None:
         """Start validation and counting with other limits."""
-        resources = Resources(self.platform.log, self.clock, self.platform.artifacts, self.pool)
-        self.validating = Validating(resources, Sizes(max_bytes, 10**10), limits)
-        self.counting = Counting(resources, limits)
-        self.analyzing = Analyzing(resources, limits)
-        self.comparing = Comparing(resources, limits)
+        self.resources = Resources(
+            *(self.platform.log, self.clock, self.platform.artifacts, self.pool),
+            Sizes(max_bytes, 10**10),
+        )
+        self.validating = Validating(self.resources, limits)
+        self.counting = Counting(self.resources, limits)
 
     def upload(self, content: bytes = VALID, account_id: UUID = ACCOUNT_ID) -> UUID:
         return self.platform.upload(account_id, content)
@@ -98,25 +90,6 @@ class Service:
             self.counting.start_waiting()
             assert self.counting.work.finish(TIMEOUT_SECONDS)
 
-    def analyze(self) -> None:
-        """Analyze all valid datasets that are due, and project the results."""
-        while True:
-            self.platform.project()
-            with self.pool.connection() as connection:
-                if not unanalyzed(connection, self.analyzing.work.excluded):
-                    return
-            self.analyzing.start_waiting()
-            assert self.analyzing.work.finish(TIMEOUT_SECONDS)
-
-    def compare(self) -> None:
-        """Make all requested comparisons that are due."""
-        while True:
-            with self.pool.connection() as connection:
-                if not waiting_comparisons(connection, self.comparing.work.waiting):
-                    return
-            self.comparing.start_waiting()
-            assert self.comparing.work.finish(TIMEOUT_SECONDS)
-
 
 @pytest.fixture
 def platform(settings: Settings, log: EventLog) -> Platform:
@@ -131,23 +104,3 @@ def artifacts(platform: Platform) -> Artifacts:
 @pytest.fixture
 def service(platform: Platform, pool: ConnectionPool[Connection]) -> Service:
     return Service(platform, pool)
-
-
-@pytest.fixture
-def analyses_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Analyze and compare in the process of the test, which does not import presidio each time."""
-    in_a_process = limited_work.run
-
-    def run(
-        module: str,
-        asked: dict[str, Any],
-        limits: Limits,
-        on_progress: Callable[[dict[str, Any]], None],
-    ) -> dict[str, Any]:
-        if asked["task"] in ("validate", "count"):
-            return in_a_process(module, asked, limits, on_progress)
-        result = handle(json.loads(json.dumps(asked)), lambda made: on_progress(dict(made)))
-        return json.loads(json.dumps(result))
-
-    monkeypatch.setattr(worker, "without_unused_libraries", lambda: None)
-    monkeypatch.setattr(limited_work, "run", run)

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 from domain.core.aggregate import because
 from domain.datasets.columns import Role, columns_document, columns_sha256
 from domain.datasets.dataset import Dataset, DatasetStatus, Uncountable, UploadOptions
+from domain.datasets.filters import Filters
 from infrastructure.accounts.profiles import dataset_names, set_dataset_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.event_handlers import parked_events
@@ -84,6 +85,18 @@ def test_each_upload_is_validated_once(service: Service, pool: ConnectionPool[Co
     assert [service.dataset(each).version for each in uploads] == [2, 2, 2]
     with pool.connection() as connection:
         assert parked_events(connection) == []
+
+
+def test_filters_wait_for_an_extension_that_applies_them(service: Service) -> None:
+    parent = service.dataset(service.upload())
+    service.catch_up()
+    filtered_id = uuid4()
+    options = UploadOptions(parent=parent.id, filters=Filters(near_duplicates=True))
+    with because(service.platform.cause):
+        filtered = Dataset.uploaded(filtered_id, ACCOUNT_ID, parent.ref, "0" * 64, 1, options)
+        service.platform.log.commit(filtered)
+    service.catch_up()
+    assert service.dataset(filtered_id).status is DatasetStatus.VALIDATING
 
 
 def test_a_small_upload_does_not_wait_for_another_account(

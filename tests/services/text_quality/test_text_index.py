@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from domain.datasets.filters import Filters
-from services.datasets.quality.filtering import Filtering
 from services.text_quality.near_duplicates import TextIndex
-from tests.builders.planted import Writer, line_of
+from tests.builders.planted import Writer
 
 
 @pytest.mark.parametrize(
@@ -31,18 +29,6 @@ def test_the_similarity_decides_which_copies_count(
     found = [index.find(copy) for copy in copies]
     right = sum(match is not None and match.key == at for at, match in enumerate(found))
     assert least <= right / len(chats) <= most
-
-
-def test_a_lower_similarity_lets_a_filter_remove_more() -> None:
-    writer = Writer(22)
-    chats = [writer.chat() for _ in range(40)]
-    lines = [line_of(chat) for chat in [*chats, *(writer.edited(each, 0.2) for each in chats)]]
-
-    def kept(similarity: float) -> int:
-        filtering = Filtering(Filters(near_duplicates=True, similarity=similarity))
-        return sum(filtering(line) is not None for line in lines)
-
-    assert 40 <= kept(0.5) <= 42 < 60 <= kept(0.7) <= kept(1) == 80
 
 
 def test_texts_that_share_a_part_are_compared_with_a_limited_number() -> None:

@@ -11,8 +11,9 @@ from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY
 from domain.datasets.findings import Finding
 from extensions.synthesis.process.duplicates import SeenExamples
 from services.datasets.line_numbers import LineNumbers
-from services.datasets.quality.analysis import Analysis
 from tests.services.text_quality.test_near_duplicates import WORDS, examples
+
+Analysis = pytest.importorskip("extensions.quality.worker.analysis").Analysis
 
 
 def reported(chosen: list[dict[str, Any]]) -> int:

@@ -1,0 +1,1 @@
+"""Limited processes that analyze, filter and compare the examples of datasets."""

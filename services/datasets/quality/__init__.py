@@ -1,1 +1,0 @@
-"""Quality of the examples of a dataset: findings, statistics, filters and comparisons."""
