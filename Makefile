@@ -11,7 +11,7 @@ MODEL := $(VENV)/.model
 AXE := $(VENV)/.axe
 
 # Each worker starts its own servers, and waits for half of the time. So four workers suit two cores.
-WORKERS := --numprocesses 4
+WORKERS := --numprocesses 3
 
 BENCHES := budgets containers estimates live memory meter-truth parquet rebuild replay resume resume-dpo scale seals start step-times tamper trainer trl-equal trl-presets wait-eta
 

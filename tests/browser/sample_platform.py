@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from random import Random
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,12 +38,14 @@ from infrastructure.accounts.sessions import add_sign_in_link
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import Connection, connect
+from infrastructure.process.limited_process import Limits
 from infrastructure.seals import verifications
 from infrastructure.seals.archive import SealArchive, origin_of
 from infrastructure.seals.verifications import Options, Outcome, Stage, Verdict
 from infrastructure.settings import Settings
 from infrastructure.training.measurements import set_progress
 from services.auditor.verifying import Request, run
+from services.datasets import limited_work
 from services.datasets.limited_work import Resources
 from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating
@@ -120,7 +125,8 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
     with running_gateway(settings) as gateway:
         sample = SamplePlatform(gateway.url, settings)
         with open_backend(settings) as backend:
-            Samples(backend, sample).add_all()
+            with tasks_in_this_process():
+                Samples(backend, sample).add_all()
             with connect(settings) as connection:
                 project(backend.log, connection)
                 key = seal(backend, connection)
@@ -143,6 +149,25 @@ def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
             _add_audit_paths(backend, sample)
         with sample.lock:
             yield sample
+
+
+@contextmanager
+def tasks_in_this_process() -> Iterator[None]:
+    """Work on datasets in this process, which imports the libraries only once."""
+
+    def run(
+        module: str,
+        request: dict[str, Any],
+        limits: Limits,
+        on_progress: Callable[[dict[str, Any]], object] = lambda _: None,
+    ) -> dict[str, Any]:
+        result = import_module(module).handle(request, on_progress)
+        return json.loads(json.dumps(result))
+
+    with patch.object(limited_work, "run", run):
+        yield
+    for name in [name for name, module in sys.modules.items() if module is None]:
+        del sys.modules[name]  # a task blocked its import
 
 
 def seal(backend: Backend, connection: Connection) -> Ed25519PrivateKey:

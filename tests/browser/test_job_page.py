@@ -117,6 +117,7 @@ def test_a_zoom_stays_until_it_is_reset(sample_tabs: Tabs, sample: SamplePlatfor
     expect(show_all).to_be_hidden()
 
 
+@pytest.mark.full
 def test_a_job_is_saved_as_a_template_without_leaving_its_live_page(
     sample_tabs: Tabs, sample: SamplePlatform
 ) -> None:

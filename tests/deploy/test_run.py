@@ -25,6 +25,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "deploy.run", *arguments]
 
 
+@pytest.mark.full
 def test_sigterm_ends_a_process_that_does_not_handle_it_yet(home: Path) -> None:
     settings = environment(Settings(home=home))
     process = subprocess.Popen(
@@ -57,6 +58,7 @@ def test_a_process_without_a_selected_role_waits_for_sigterm(home: Path) -> None
     assert process.wait() == 0
 
 
+@pytest.mark.full
 def test_an_error_that_ends_a_process_is_one_log_line(home: Path) -> None:
     settings = environment(Settings(home=home))
     result = subprocess.run(
@@ -87,6 +89,7 @@ def test_the_log_has_no_urls_of_requests(home: Path, level: str) -> None:
     assert "secret-token" not in result.stderr
 
 
+@pytest.mark.full
 def test_an_unknown_process_is_refused() -> None:
     result = subprocess.run(command("nonesuch"), capture_output=True, text=True, check=False)
     assert result.returncode == 2

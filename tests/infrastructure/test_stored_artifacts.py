@@ -93,6 +93,7 @@ async def test_a_stream_of_several_parts_is_stored(artifacts: Artifacts, content
     assert b"".join(middle) == content[7 : PART_BYTES + 7]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stored", [0, PART_BYTES, 2 * PART_BYTES + 1])
 async def test_a_failed_stream_stores_nothing(
     artifacts: Artifacts, content: bytes, stored: int

@@ -147,6 +147,7 @@ def test_a_store_that_ignores_session_policies_fails(
     assert "ignores session policies" in check.text
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("variable", "wrong", "words"),
     [

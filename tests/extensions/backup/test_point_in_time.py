@@ -134,6 +134,7 @@ def test_a_consumer_handles_an_event_again_if_its_reaction_was_cut(backups: Back
         assert scalar(store, "SELECT count(*) FROM parked_events") == 0
 
 
+@pytest.mark.full
 def test_a_parked_event_that_was_replayed_later_is_parked_again(backups: Backups) -> None:
     parked, cause = backups.head - 1, backups.head
     react(backups, cause)

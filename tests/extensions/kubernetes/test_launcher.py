@@ -314,6 +314,7 @@ def test_a_refused_deletion_is_repeated(
         launcher.remove(bound.name)
 
 
+@pytest.mark.full
 def test_an_unknown_gpu_type_fails_the_launch(
     launcher: KubernetesLauncher, cluster: FakeCluster
 ) -> None:

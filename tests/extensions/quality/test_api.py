@@ -57,6 +57,7 @@ def call(client: TestClient, person: Person) -> Call:
     return called
 
 
+@pytest.mark.full
 def test_a_report_filters_and_comparisons_through_the_api(
     call: Call, client_of: ClientOf, person: Person, service: QualityService
 ) -> None:
@@ -140,6 +141,7 @@ def test_filtered_versions_have_different_names(
     assert filtered_name("dataset (filtered 2)", []) == "dataset (filtered)"
 
 
+@pytest.mark.full
 def test_a_repeated_request_returns_the_version_after_the_deletion_of_its_parent(
     call: Call, person: Person, service: QualityService
 ) -> None:
@@ -192,6 +194,7 @@ def test_errors_of_filters_name_the_field_the_value_and_a_fix(
     assert "0.2" in answer.text
 
 
+@pytest.mark.full
 def test_the_pages_show_findings_filters_versions_and_changes(
     pages: Pages, service: QualityService, pool: ConnectionPool[Connection]
 ) -> None:
@@ -238,6 +241,7 @@ def test_the_pages_show_findings_filters_versions_and_changes(
     assert "data-parent" in pages.open(f"?parent={train}")
 
 
+@pytest.mark.full
 def test_a_quote_warns_about_near_duplicates_and_shared_examples(
     client: TestClient, platform: Platform, person: Person, service: QualityService
 ) -> None:

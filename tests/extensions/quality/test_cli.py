@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import UUID
 
+import pytest
 from psycopg_pool import ConnectionPool
 
 from extensions.quality.comparisons import ComparisonKind, Key, request_comparison
@@ -13,6 +14,8 @@ from tests.builders.planted import Writer, line_of
 from tests.builders.platform import Platform
 from tests.extensions.quality.conftest import QualityService
 from tests.gateway.cli.conftest import CommandLine
+
+pytestmark = pytest.mark.full
 
 
 def test_findings_versions_and_comparisons_are_printed(

@@ -55,6 +55,7 @@ def filtered(service: QualityService, parent_id: UUID, filters: Filters) -> UUID
     return new_id
 
 
+@pytest.mark.full
 def test_the_limits_of_filters_grow_with_all_files_that_they_read(
     service: QualityService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_dataset_deleted_during_its_comparison_leaves_no_result(
     assert not [each for each in service.platform.artifacts.list(home) if "comparisons" in each]
 
 
+@pytest.mark.full
 def test_filters_need_their_parent_and_leave_an_example(service: QualityService) -> None:
     first = service.upload(with_findings())
     service.catch_up()
@@ -178,6 +180,7 @@ def test_filters_need_their_parent_and_leave_an_example(service: QualityService)
     assert "was deleted" in service.report(orphan).errors[0].message
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("analyses_in_this_process")
 def test_training_and_validation_datasets_are_compared_once_requested(
     service: QualityService, pool: ConnectionPool[Connection]
@@ -208,6 +211,7 @@ def test_training_and_validation_datasets_are_compared_once_requested(
         assert comparison(connection, key) is None
 
 
+@pytest.mark.full
 def test_an_analysis_beyond_its_limits_is_recorded_without_findings(
     service: QualityService,
 ) -> None:

@@ -289,6 +289,7 @@ def test_a_pod_starts_only_once(tmp_path: Path) -> None:
 # End of a pod
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED", "CANCELLED"])
 def test_a_job_that_slurm_ended_is_a_lost_pod(
     launcher: SlurmLauncher, slurm: FakeSlurm, state: str

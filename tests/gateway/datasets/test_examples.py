@@ -55,6 +55,7 @@ def test_highlighted_text_is_what_the_trainer_learns(pages: Pages, base: BaseMod
     assert whole == "".join(map(str, texts))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("template", [TAGGED, CHAT_TEMPLATE], ids=["tools", "no tools"])
 def test_tools_are_shown_as_the_model_sees_them(
     pages: Pages, platform: Platform, template: str
@@ -86,6 +87,7 @@ def test_a_template_that_rewrites_history_splits_the_conversation(
     assert learnt(html) == [f"{ASSISTANT['content']}<|im_end|>"] * 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("chat", [CHAT, SHORT], ids=["own system message", "none"])
 def test_a_system_message_that_the_template_adds_is_not_the_users(
     pages: Pages, platform: Platform, chat: dict[str, Any]

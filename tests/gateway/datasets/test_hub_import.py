@@ -95,6 +95,7 @@ def test_parquet_files_become_one_dataset_with_its_commit(
     assert b"acme/chats" not in states
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("packed", [False, True], ids=["jsonl", "gzip"])
 def test_jsonl_files_are_joined(
     packed: bool, client: TestClient, platform: Platform, person: Person, chats: Repository
@@ -123,6 +124,7 @@ HUB_FILES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", HUB_FILES)
 def test_the_corpus_of_all_formats_has_the_same_hash_from_a_hub(
     name: str, client: TestClient, platform: Platform, person: Person, chats: Repository
@@ -152,6 +154,7 @@ def test_a_repeated_request_returns_the_same_dataset_without_the_hub(
     assert ask(client, person, revision="main", columns=columns).status_code == 409
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stored", [0, 1, 2])
 def test_a_failed_request_leaves_no_files(
     stored: int,
@@ -202,6 +205,7 @@ def test_a_private_repository_needs_a_token_which_is_not_stored(
     assert READ_TOKEN not in source.text
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("change", "field"),
     [

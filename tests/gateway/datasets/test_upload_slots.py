@@ -120,6 +120,7 @@ def test_simultaneous_uploads_of_an_account_are_limited(
             assert all(each.finish() < 300 for each in held)
 
 
+@pytest.mark.full
 def test_simultaneous_uploads_of_a_gateway_are_limited(
     settings: Settings, platform: Platform, projecting: None
 ) -> None:

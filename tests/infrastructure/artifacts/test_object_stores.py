@@ -44,6 +44,7 @@ def test_a_location_has_a_bucket_and_a_prefix() -> None:
     assert s3_location("s3://bucket/a/b/") == ("bucket", "a/b")
 
 
+@pytest.mark.full
 def test_a_broken_download_continues_where_it_broke(
     gate: Gate, impatient: Artifacts, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_resumed_download_is_verified(gate: Gate, impatient: Artifacts, tmp_pa
     assert len(downloads(gate, "weights")) == 2
 
 
+@pytest.mark.full
 def test_a_store_that_is_away_raises_a_store_error(gate: Gate, impatient: Artifacts) -> None:
     gate.close()
     for call in (

@@ -55,6 +55,7 @@ def test_the_output_equals_the_templates() -> None:
             assert limited.render(user("Hello\n🙂 "), tools, prompt=prompt) == expected
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_costly_message_fails_only_itself(bomb: str) -> None:
     template = LimitedTemplate(

@@ -232,6 +232,7 @@ async def test_an_address_has_a_connection_limit() -> None:
         assert b" 200 " in await in_time(reader.readuntil(b"0\r\n\r\n"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("proxies", "limited"),
     [("127.0.0.1", False), ("127.0.0.0/8", False), ("10.0.0.0/8, ::/0", True), ("", True)],

@@ -78,6 +78,7 @@ def test_a_file_beyond_the_limit_is_rejected(service: Service) -> None:
     assert service.dataset(dataset_id).status is DatasetStatus.REJECTED
 
 
+@pytest.mark.full
 def test_each_upload_is_validated_once(service: Service, pool: ConnectionPool[Connection]) -> None:
     uploads = [service.upload(content) for content in (VALID, b"", VALID)]
     service.catch_up()
@@ -99,6 +100,7 @@ def test_filters_wait_for_an_extension_that_applies_them(service: Service) -> No
     assert service.dataset(filtered_id).status is DatasetStatus.VALIDATING
 
 
+@pytest.mark.full
 def test_a_small_upload_does_not_wait_for_another_account(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +194,7 @@ def test_chosen_columns_are_used_and_deleted_with_their_dataset(
     assert artifacts.list("uploads") == []
 
 
+@pytest.mark.full
 def test_new_datasets_and_new_bases_are_counted_once(
     service: Service, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

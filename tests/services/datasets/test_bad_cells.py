@@ -89,6 +89,7 @@ def _check(content: bytes, answer: str, at: int, column: str, shown: str) -> Non
     assert answer in other or "(assistant) is empty" in other
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("at", [0, 30, 90, ROWS - 1])
 @pytest.mark.parametrize("write", [jsonl, array])
 @pytest.mark.parametrize(("row", "answer", "column"), CELLS, ids=IDS)
@@ -115,6 +116,7 @@ TABLES = [
 """Rows of tables, in which a bad cell has text: the row, its answer, the column and its value."""
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("at", [0, 30, 90, ROWS - 1])
 @pytest.mark.parametrize("write", [table, parquet])
 @pytest.mark.parametrize(("row", "answer", "column", "bad"), TABLES)
@@ -157,6 +159,7 @@ def test_no_reading_ignores_a_known_key_with_other_values(name: str) -> None:
         assert "41" in message or '"prompt" and "completion"' in message
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "odd",
     [

@@ -32,6 +32,7 @@ MANY_CALLS = jsonl(chat(USER, {"role": "assistant", "tool_calls": CALLS}, *ANSWE
 MANY_OBJECTS = b'{"messages": [' + b",".join([b'{"":0}'] * 300_000) + b"]}\n"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("content", [MANY_KEYS, MANY_CALLS], ids=["keys", "calls"])
 def test_many_keys_and_many_calls_are_read_in_time(service: Service, content: bytes) -> None:
     """A quadratic comparison took more than a minute for each."""

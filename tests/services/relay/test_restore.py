@@ -152,6 +152,7 @@ NEW_EVENTS: dict[str, Callable[[EventLog], None]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("appended", NEW_EVENTS.values(), ids=NEW_EVENTS.keys())
 async def test_the_relay_refills_the_stream_from_a_restored_log(
     database: Database, nats: Client, js: JetStreamContext, appended: Callable[[EventLog], None]
@@ -164,6 +165,7 @@ async def test_the_relay_refills_the_stream_from_a_restored_log(
         assert await contents(js) == envelopes(log)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("appended", NEW_EVENTS.values(), ids=NEW_EVENTS.keys())
 async def test_consumers_ignore_events_that_the_log_lacks(
     database: Database, nats: Client, js: JetStreamContext, appended: Callable[[EventLog], None]

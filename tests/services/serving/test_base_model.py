@@ -106,6 +106,7 @@ ROPES: dict[str, tuple[dict[str, Any], int]] = {
 """Parameters of rotary embeddings, with the context in which they do not depend on the batch."""
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ROPES)
 def test_the_length_of_one_prompt_does_not_change_other_answers(
     kind: str, engine: Engine, tmp_path: Path

@@ -109,6 +109,7 @@ def test_text_before_a_call_is_content(size: int) -> None:
     assert (content.strip(), calls) == ("Let me look.", CALLED)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [1, 3, 1000])
 @pytest.mark.parametrize(
     "answer",

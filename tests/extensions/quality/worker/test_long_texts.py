@@ -110,6 +110,7 @@ def test_a_private_key_is_found_up_to_its_last_line() -> None:
     assert found(last) == []
 
 
+@pytest.mark.full
 def test_a_line_with_many_addresses_is_analyzed(tmp_path: Path) -> None:
     """The line has 8 MiB and 50,000 addresses in the complete tests, and fewer in others."""
     report = analyzed(tmp_path, addresses(5_000) + " and so on" * 10_000)

@@ -23,6 +23,7 @@ def reported(chosen: list[dict[str, Any]]) -> int:
     return report.counts.get(Finding.NEAR_DUPLICATE, 0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("language", WORDS)
 def test_the_report_lists_no_example_that_a_synthesis_calls_new(
     language: str, subtests: pytest.Subtests

@@ -149,6 +149,7 @@ NONSENSE = [
 ]
 
 
+@pytest.mark.full
 def test_an_endpoint_that_answers_nonsense_pauses_the_run(
     bench: Bench, model: Scripted, subtests: pytest.Subtests
 ) -> None:

@@ -128,6 +128,7 @@ def undeployed(platform: Platform, body: dict[str, Any]) -> None:
         platform.deploying.undeploy_base(BASE_MODEL, lambda: 0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("obstacle", "status", "field"),
     [

@@ -96,6 +96,7 @@ def test_a_warm_trainer_does_not_touch_cuda(trainer: Trainer, base: ExpectedBase
     assert load_expected(trainer.artifacts, base.model_copy(update={"on_gpu": True})) is not None
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("line", [b"", b'{"directory":'], ids=["nothing", "half a line"])
 def test_a_warm_trainer_without_a_segment_exits(
     line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
