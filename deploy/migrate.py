@@ -149,6 +149,7 @@ def main() -> None:
     """Upgrade the database, and the bus if its address is known."""
     load_secret_files()
     settings = Settings()
+    refusals = InvalidSetting, MissingExtra, NewerFormat, OldServer, SchemaLocked, BusUnavailable
     try:
         arguments = sys.argv[1:]
         migrated = migrate(
@@ -156,10 +157,7 @@ def main() -> None:
         )
         if migrated and settings.nats_url is not None:
             create_streams(settings)
-    except (
-        *(InvalidSetting, MissingExtra, NewerFormat),
-        *(OldServer, SchemaLocked, BusUnavailable),
-    ) as error:
+    except refusals as error:
         sys.exit(str(error))
     except psycopg.OperationalError as error:
         sys.exit(f"PostgreSQL: {connection_problem(error)}")

@@ -1,6 +1,6 @@
 """Ends the process with one line if ECOLINK_EXTENSIONS is invalid.
 
-The first import of a program, because other modules use the selection while they are imported.
+Import this module first, because other modules use the selection while they are imported.
 """
 
 import sys

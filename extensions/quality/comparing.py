@@ -34,9 +34,6 @@ class Comparing(LimitedWork[Key]):
 
     def start_waiting(self) -> None:
         """Start the oldest comparison of an account while no other one runs."""
-        if time.monotonic() >= self._cleaned_at + CLEANING_SECONDS:
-            self.delete_leftovers()
-            self._cleaned_at = time.monotonic()
         with self._pool.connection() as connection:
             rows = waiting_comparisons(connection, self.work.waiting)
         self.work.start_in_turn(
@@ -48,6 +45,9 @@ class Comparing(LimitedWork[Key]):
                 for row in rows
             }
         )
+        if time.monotonic() >= self._cleaned_at + CLEANING_SECONDS:
+            self._cleaned_at = time.monotonic()
+            self.delete_leftovers()
 
     def compare(self, key: Key) -> None:
         """Compare two datasets and store the result. One that fails is not repeated."""
@@ -66,7 +66,11 @@ class Comparing(LimitedWork[Key]):
         with self._pool.connection() as connection:
             rows = comparisons_without_dataset(connection)
         for row in rows:
-            self._delete_leftover((row["dataset_id"], row["other_id"], row["kind"]), row["ref"])
+            key = (row["dataset_id"], row["other_id"], row["kind"])
+            try:
+                self._delete_leftover(key, row["ref"])
+            except Exception:  # the next search repeats it
+                self._logger.exception("%s of %s and %s was not deleted", key[2], *key[:2])
 
     def _delete_leftover(self, key: Key, ref: str | None) -> None:
         """Delete a comparison and its result if one of its datasets was deleted."""

@@ -125,11 +125,11 @@ def finish_comparison(
 
 
 def comparisons_without_dataset(connection: Connection) -> Sequence[Mapping[str, Any]]:
-    """Return some comparisons of which the read model lacks a dataset."""
+    """Return the comparisons with a dataset that the read model does not have."""
     return connection.execute(
-        "SELECT dataset_id, other_id, kind, ref FROM dataset_comparisons AS made WHERE (SELECT "
-        "count(*) FROM datasets WHERE datasets.dataset_id IN (made.dataset_id, made.other_id)) < 2 "
-        "LIMIT 100"
+        "SELECT dataset_id, other_id, kind, ref FROM dataset_comparisons AS made WHERE "
+        "NOT EXISTS (SELECT FROM datasets WHERE datasets.dataset_id = made.dataset_id) OR "
+        "NOT EXISTS (SELECT FROM datasets WHERE datasets.dataset_id = made.other_id)"
     ).fetchall()
 
 

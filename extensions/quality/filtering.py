@@ -20,7 +20,7 @@ class DatasetDeleted(Exception):
 class Filtering(Validating):
     """A validator of versions with filters."""
 
-    NAME, WORKER, AT_ONCE = "filtering", TASKS, 1
+    NAME, WORKER = "filtering", TASKS
     FILTERED = True
 
     def _report(self, dataset: Dataset, directory: Path, examples: Path) -> Report:

@@ -39,6 +39,8 @@ def _contamination_counts(
 
     The first call asks for the comparison if both datasets are valid.
     """
+    if dataset_id == validation_id:
+        return None  # the request is refused for this
     key = (dataset_id, validation_id, ComparisonKind.CONTAMINATION)
     with backend.pool.connection() as connection:
         row = comparison(connection, key)

@@ -21,6 +21,7 @@ def replay_parked(backend: Backend, consumer: str, notification_id: int) -> dict
         row = request_replay(connection, consumer, notification_id)
     if row is None:
         raise NotFound(
-            f"{consumer} has no parked event {notification_id}. See GET /api/operator/parked."
+            f"{consumer} has no parked event {notification_id}. See `ecolink events parked` or "
+            "GET /api/operator/parked."
         )
     return row

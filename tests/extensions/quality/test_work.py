@@ -20,6 +20,7 @@ from extensions.quality import filtering
 from extensions.quality.comparisons import ComparisonKind, comparison, request_comparison
 from extensions.quality.domain.quality_report import Contamination, Difference, QualityReport
 from extensions.quality.process_limits import limits_of
+from infrastructure.artifacts.store import Artifacts
 from infrastructure.postgres.store import Connection
 from infrastructure.process.limited_process import Exceeded, LimitExceeded, Limits
 from services.datasets import limited_work
@@ -140,6 +141,39 @@ def test_an_analysis_follows_the_validation_and_filters_make_versions(
     service.clean()
     assert not service.platform.artifacts.exists(row["ref"])  # it has texts of the deleted dataset
     assert service.platform.artifacts.exists(service.dataset(third).ref)
+
+
+@pytest.mark.usefixtures("analyses_in_this_process")
+def test_a_result_that_cannot_be_deleted_delays_no_comparison(
+    service: QualityService, pool: ConnectionPool[Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (service.upload(content_of(CHATS[n:])) for n in range(3))
+    service.catch_up()
+    old, new = ((one, second, ComparisonKind.DIFFERENCE) for one in (first, third))
+    with pool.connection() as connection:
+        request_comparison(connection, ACCOUNT_ID, old)
+    service.compare()
+    service.delete(first)
+    service.catch_up()
+
+    def refuse(*_: object) -> NoReturn:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Artifacts, "delete", refuse)
+        service.clean()
+        with pool.connection() as connection:
+            request_comparison(connection, ACCOUNT_ID, new)
+        service.compare()
+        with pool.connection() as connection:
+            assert comparison(connection, old) is not None
+    with pool.connection() as connection:
+        row = comparison(connection, new)
+    assert row is not None
+    assert row["state"] == "done"
+    service.clean()
+    with pool.connection() as connection:
+        assert comparison(connection, old) is None
 
 
 @pytest.mark.usefixtures("analyses_in_this_process")
