@@ -135,8 +135,10 @@ def client_of(client: TestClient) -> ClientOf:
 
 @pytest.fixture
 def browser(client: TestClient, platform: Platform) -> Browser:
-    """The browser of a user with $20."""
-    return signed_in(client, platform.person(dollars=20))
+    """The browser of a user with $20, which all pages show already."""
+    person = platform.person(dollars=20)
+    platform.project()
+    return signed_in(client, person)
 
 
 @pytest.fixture

@@ -261,10 +261,7 @@ def test_polling_returns_only_changes(browser: Browser, platform: Platform) -> N
     assert '<hx-partial hx-target="#ledger"' in answer.text
 
 
-def test_without_postings_polling_returns_only_the_figures(
-    browser: Browser, platform: Platform
-) -> None:
-    platform.project()
+def test_without_postings_polling_returns_only_the_figures(browser: Browser) -> None:
     page = browser.client.get("/billing").text
     polled = re.search(r'hx-get="(/billing/now[^"]+)"', page)
     assert polled is not None
