@@ -10,7 +10,7 @@ CORPUS := $(VENV)/.corpus
 MODEL := $(VENV)/.model
 AXE := $(VENV)/.axe
 
-# Each worker starts its own servers, and waits for half of the time. So four workers suit two cores.
+# Each worker starts its own servers, collects all tests, and sometimes waits. So three workers suit two cores.
 WORKERS := --numprocesses 3
 
 BENCHES := budgets containers estimates live memory meter-truth parquet rebuild replay resume resume-dpo scale seals start step-times tamper trainer trl-equal trl-presets wait-eta
