@@ -22,6 +22,8 @@ STATUS = re.compile(r"error=(\d{3})\b")
 SILENT = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib")
 """Loggers whose records can contain URLs or tokens."""
 
+NOWHERE = logging.NullHandler()
+
 PAGERDUTY = ("pagerduty",)
 APP = "EcoLink"
 
@@ -122,8 +124,10 @@ def _apprise() -> Any:
     import apprise
 
     for name in SILENT:
+        # Replaces no handler: Apprise has one for each message that another thread sends.
         silent = logging.getLogger(name)
-        silent.propagate, silent.handlers = False, [logging.NullHandler()]
+        silent.propagate = False
+        silent.addHandler(NOWHERE)
     asset = apprise.AppriseAsset(app_id=APP, app_desc=APP, async_mode=False)
     return apprise.Apprise(asset=asset)
 

@@ -17,7 +17,14 @@ from extensions.alerts import delivery as delivering
 from extensions.alerts import tables
 from extensions.alerts.domain.evaluation import NoticeKind, Silence
 from extensions.alerts.domain.rule import Severity
-from extensions.alerts.receivers import DeliveryFailed, Message, Receiver, check, read_receiver
+from extensions.alerts.receivers import (
+    SILENT,
+    DeliveryFailed,
+    Message,
+    Receiver,
+    check,
+    read_receiver,
+)
 from infrastructure.postgres.store import Connection
 from infrastructure.settings import Settings
 from tests.builders.history import History
@@ -266,8 +273,12 @@ async def test_no_secret_of_a_url_is_logged_or_stored(
     ops: Webhook,
     pool: ConnectionPool[Connection],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    for name in SILENT:  # as they are before the first message, and without the handlers of pytest
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
     ops.status = HTTPStatus.UNAUTHORIZED
     empty_account(history)
     await process.step()
@@ -295,6 +306,16 @@ async def test_a_plugin_that_raises_shows_only_the_type_of_its_error(
     with pytest.raises(DeliveryFailed) as raised:
         delivering.send(receiver, message())
     assert str(raised.value) == "Apprise failed with ValueError."
+
+
+def test_a_message_keeps_the_handlers_of_a_message_that_another_thread_sends() -> None:
+    apprise_log, other = logging.getLogger("apprise"), logging.NullHandler()
+    apprise_log.addHandler(other)
+    try:
+        check(read_receiver("ops", "json://127.0.0.1"))
+        assert other in apprise_log.handlers
+    finally:
+        apprise_log.removeHandler(other)
 
 
 @pytest.mark.parametrize(
