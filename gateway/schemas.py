@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Generic, TypeVar
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from domain.jobs.public_id import JOB_PREFIX, job_name
 SHOWN_CHARACTERS = 60
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Answer(BaseModel):
@@ -26,6 +28,19 @@ class Listed(Answer, Generic[T]):
     """A list of objects."""
 
     data: list[T]
+
+
+class Page(Answer, Generic[T]):
+    """A page of a list. The next page begins after its last object."""
+
+    data: list[T]
+    has_more: bool = Field(description="True if more objects follow.")
+
+    @classmethod
+    def of(cls, read: Callable[[int], Sequence[R]], limit: int, show: Callable[[R], T]) -> Page[T]:
+        """Return a page of at most `limit` rows, after reading one more for `has_more`."""
+        rows = read(limit + 1)
+        return cls(data=[show(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
 
 class Money(Answer):

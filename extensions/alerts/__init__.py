@@ -36,5 +36,5 @@ EXTENSION = Extension(
     pages=("pages:router",),
     panels={"ops.health": Panel("alerts/health.html", data="service:firing_alerts")},
     operator_tabs={"/ops/alerts": "Alerts"},
-    operator_commands=("cli:commands",),
+    operator_commands=("operator_cli:commands",),
 )

@@ -21,8 +21,9 @@ from gateway.billing.service import PAYMENT_PAGES
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.origin import base_url
-from gateway.http.paging import LARGEST_PAGE, Limit, Page
+from gateway.http.paging import LARGEST_PAGE, Limit
 from gateway.http.permissions import MayPay, MayRead, OperatorCredits
+from gateway.schemas import Page
 
 router = APIRouter(tags=["accounts"], route_class=Operation)
 

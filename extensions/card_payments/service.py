@@ -24,9 +24,8 @@ from gateway.billing.schemas import AccountAnswer
 from gateway.billing.service import account_with_id
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
-from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up
-from gateway.schemas import Money
+from gateway.schemas import Money, Page
 from infrastructure.payments.provider import CardOrder
 from projections import ACCOUNTS, BILLING_LEDGER
 from projections.projection import Row

@@ -42,5 +42,5 @@ EXTENSION = Extension(
     },
     operator_tabs={"/ops/what-if": "What if"},
     commands={"invoices": "cli:invoices"},
-    operator_commands=("audit_commands:commands",),
+    operator_commands=("operator_cli:commands",),
 )

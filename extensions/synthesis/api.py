@@ -24,8 +24,9 @@ from gateway.datasets.schemas import DatasetAnswer
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.paging import After, Limit, Page
+from gateway.http.paging import After, Limit
 from gateway.http.permissions import MayDownload, MayEdit, MayRead, MayTrain
+from gateway.schemas import Page
 
 Number = Annotated[int, Path(ge=1, le=1_000_000, description="Number of the example, from 1.")]
 

@@ -27,8 +27,7 @@ from gateway.cli.following import patiently
 from gateway.cli.tables import fields, listing_of, pairs
 from gateway.cli.terminal import CommandGroup, counter, interrupted, show
 from gateway.datasets.schemas import DatasetAnswer
-from gateway.http.paging import Page
-from gateway.schemas import Listed
+from gateway.schemas import Listed, Page
 
 POLL_SECONDS = 0.5
 ENDINGS = {

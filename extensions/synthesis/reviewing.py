@@ -35,7 +35,7 @@ from extensions.synthesis.schemas import ExampleAnswer, ExampleMessage
 from gateway.backend import Backend
 from gateway.datasets.uploads import named_row, require_room_for, upload_ref
 from gateway.http.access import Caller
-from gateway.http.paging import Page
+from gateway.schemas import Page
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.http.ndjson import line_starts, lines_of
 from infrastructure.postgres.store import Connection

@@ -38,9 +38,8 @@ from gateway.datasets.columns import UNNAMED
 from gateway.datasets.schemas import DatasetAnswer
 from gateway.datasets.service import dataset_answer, show_dataset
 from gateway.http.access import Caller
-from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
-from gateway.schemas import Money
+from gateway.schemas import Money, Page
 from infrastructure.postgres.store import Connection
 from projections.projection import Row
 

@@ -19,11 +19,10 @@ from gateway.billing.budgets import budgets_of
 from gateway.billing.schemas import AccountAnswer, BudgetAnswer, Posting
 from gateway.billing.statements import newest_ledger
 from gateway.http.access import Caller
-from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up
 from gateway.keys.schemas import KeyAnswer
 from gateway.keys.service import list_keys
-from gateway.schemas import Answer
+from gateway.schemas import Answer, Page
 from infrastructure.accounts.personal_data import endings, holdings_of
 from infrastructure.accounts.profiles import account_id_of, name_of_account
 from infrastructure.payments.provider import card_provider

@@ -30,9 +30,9 @@ from gateway.http.access import CallerOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.origin import on_this_host
-from gateway.http.paging import LARGEST_PAGE, After, Limit, Page
+from gateway.http.paging import LARGEST_PAGE, After, Limit
 from gateway.http.permissions import MayPay, MayRead, MayReadAll, OperatorCredits
-from gateway.schemas import JobId, Listed
+from gateway.schemas import JobId, Listed, Page
 from projections.accounts import AccountFilter
 from projections.billing_ledger import PostingFilter, Reason
 

@@ -18,9 +18,8 @@ from gateway.backend import Backend
 from gateway.billing.schemas import AccountAnswer, Credit, TopUp
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
-from gateway.http.paging import Page
 from gateway.http.read_your_writes import caught_up, found
-from gateway.schemas import Money
+from gateway.schemas import Money, Page
 from infrastructure.accounts.profiles import name_of_account
 from infrastructure.payments.provider import (
     PaymentProvider,

@@ -14,9 +14,8 @@ from domain.core.errors import Invalid
 from gateway.backend import Backend
 from gateway.billing.schemas import Posting, StatementDay, StatementJob, StatementTotal
 from gateway.http.access import Caller
-from gateway.http.paging import Page
 from gateway.jobs.names import SHORT, names_by_id
-from gateway.schemas import Money
+from gateway.schemas import Money, Page
 from infrastructure.extensions import loaded
 from infrastructure.postgres.store import Connection
 from projections.billing_ledger import PostingFilter, newest_postings, postings_of

@@ -28,10 +28,10 @@ from gateway.datasets.uploads import Choices, StoredFile, record_upload, upload_
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.paging import LARGEST_PAGE, Limit, Page
+from gateway.http.paging import LARGEST_PAGE, Limit
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
 from gateway.http.uploads import store_upload
-from gateway.schemas import Listed
+from gateway.schemas import Listed, Page
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=Operation)
 

@@ -17,9 +17,9 @@ from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend
 from gateway.datasets.schemas import DatasetAnswer, Progress, TokenCount
 from gateway.http.access import Caller
-from gateway.http.paging import Page
 from gateway.http.permissions import DOWNLOAD
 from gateway.http.read_your_writes import caught_up, found
+from gateway.schemas import Page
 from infrastructure.accounts.profiles import dataset_names
 from infrastructure.bus.exchange import read
 from infrastructure.extensions import loaded

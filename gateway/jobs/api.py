@@ -14,11 +14,12 @@ from gateway.events import service as events
 from gateway.events.schemas import EventPage, PageAsked
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.paging import LARGEST_PAGE, MOST_POSITION, After, Limit, Page
+from gateway.http.paging import LARGEST_PAGE, MOST_POSITION, After, Limit
 from gateway.http.permissions import MayRead, MayTrain
 from gateway.jobs import service
 from gateway.jobs.launch import service as launch
-from gateway.jobs.launch.job_form import JobFormRoute, JobRequest
+from gateway.jobs.launch.job_form import JobRequest
+from gateway.jobs.launch.job_form_route import JobFormRoute
 from gateway.jobs.launch.schemas import QuoteAnswer
 from gateway.jobs.schemas import (
     CheckpointAnswer,
@@ -33,7 +34,7 @@ from gateway.jobs.schemas import (
     Step,
     TimelineEntry,
 )
-from gateway.schemas import JobId, Listed
+from gateway.schemas import JobId, Listed, Page
 
 forms = APIRouter(route_class=JobFormRoute)
 

@@ -6,30 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field
-
 from domain.core.durations import spoken
 from domain.estimating.estimate import Estimate
-from domain.estimating.overrun import Facts, Overrun, Reason, overrun
+from domain.estimating.overrun import Facts, Overrun, overrun
 from domain.jobs.lifecycle import JobStatus
-from gateway.schemas import Answer, Money
+from gateway.jobs.schemas import OverrunAnswer
+from gateway.schemas import Money
 from infrastructure.bus.exchange import read
-
-
-class OverrunAnswer(Answer):
-    """The overrun of a job beyond the upper bound of its estimate, with reasons."""
-
-    seconds: int = Field(
-        description="Billed time beyond the upper bound. It is 0 if the job is only late."
-    )
-    cost: Money = Field(description="Charges less credits beyond the upper bound, both in cents.")
-    late_seconds: int = Field(
-        description="Time since the approval beyond the upper bound, with waits and pauses."
-    )
-    reasons: list[Reason]
-    sentence: str = Field(
-        examples=["The GPU's memory was not enough."], description="The whole overrun in words."
-    )
 
 
 def overrun_of(

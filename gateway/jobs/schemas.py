@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from domain.core.quantities import counted
 from domain.deployments.deployment import DeploymentStatus
 from domain.estimating.estimate import Estimate
+from domain.estimating.overrun import Reason
 from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer, advice_on
 from domain.jobs.job_request import RequestStatus
 from domain.jobs.lifecycle import JobStatus, PauseReason
@@ -24,7 +25,6 @@ from domain.training.precision import Dtype, Precision
 from domain.training.truncation import Truncation
 from gateway.jobs.launch.job_form import GpuCount, MaxCost
 from gateway.jobs.launch.schemas import EstimateAnswer
-from gateway.jobs.overruns import OverrunAnswer
 from gateway.schemas import Answer, JobId, Listed, Money
 from infrastructure.bus.exchange import read
 
@@ -130,6 +130,22 @@ class ResumeGate(Answer):
     problem: str | None = Field(
         examples=[None],
         description="Sentence about another problem that prevents a resume, or null.",
+    )
+
+
+class OverrunAnswer(Answer):
+    """The overrun of a job beyond the upper bound of its estimate, with reasons."""
+
+    seconds: int = Field(
+        description="Billed time beyond the upper bound. It is 0 if the job is only late."
+    )
+    cost: Money = Field(description="Charges less credits beyond the upper bound, both in cents.")
+    late_seconds: int = Field(
+        description="Time since the approval beyond the upper bound, with waits and pauses."
+    )
+    reasons: list[Reason]
+    sentence: str = Field(
+        examples=["The GPU's memory was not enough."], description="The whole overrun in words."
     )
 
 

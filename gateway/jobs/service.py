@@ -23,7 +23,6 @@ from domain.use_cases.spending_limits import CostRange
 from gateway.backend import Backend
 from gateway.catalog.availability import loads_now, remaining_seconds, waits_of
 from gateway.http.access import Caller
-from gateway.http.paging import Page
 from gateway.http.permissions import DOWNLOAD
 from gateway.http.read_your_writes import caught_up, found
 from gateway.jobs.curve import Curve, curve_of
@@ -56,7 +55,7 @@ from gateway.jobs.schemas import (
     summary,
 )
 from gateway.jobs.unstarted import require_started
-from gateway.schemas import Money, job_name
+from gateway.schemas import Money, Page, job_name
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.consumer import recorded
 from infrastructure.training.measurements import (

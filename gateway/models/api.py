@@ -12,11 +12,11 @@ from gateway.backend import BackendOf
 from gateway.http.downloads import OCTETS, ZIP, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.paging import LARGEST_PAGE, Limit, Page
+from gateway.http.paging import LARGEST_PAGE, Limit
 from gateway.http.permissions import MayDeploy, MayDownload, MayRead, OperatorDeploys
 from gateway.models import deployments, files, service
 from gateway.models.schemas import DeploymentAnswer, FileAnswer, Models
-from gateway.schemas import JobId, Listed
+from gateway.schemas import JobId, Listed, Page
 
 ARCHIVE: dict[int | str, dict[str, Any]] = {
     200: {

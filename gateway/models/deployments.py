@@ -12,10 +12,11 @@ from domain.deployments.deployment import Deployment
 from domain.deployments.failures import advice_on
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.http.paging import LARGEST_PAGE, Page
+from gateway.http.paging import LARGEST_PAGE
 from gateway.http.read_your_writes import caught_up, found
 from gateway.models.schemas import DeploymentAnswer, DeploymentFailure
 from gateway.models.service import own_model
+from gateway.schemas import Page
 from projections import BASE_MODELS, DEPLOYMENTS, JOB_DETAIL
 from projections.base_uses import uses_of_base
 from projections.deployments import adapter_names_on, deployment_named, deployments_of

@@ -20,9 +20,10 @@ from domain.training.precision import Precision
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden, NotYetVisible
-from gateway.http.paging import LARGEST_PAGE, Page
+from gateway.http.paging import LARGEST_PAGE
 from gateway.http.read_your_writes import caught_up, found
 from gateway.models.schemas import BaseModelAnswer, KeptAdapter, ModelAnswer, Models
+from gateway.schemas import Page
 from infrastructure.bus.exchange import read
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_models import all_base_models

@@ -22,9 +22,9 @@ from extensions.notifications.webhooks.schemas import (
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
-from gateway.http.paging import MOST_POSITION, Limit, Page
+from gateway.http.paging import MOST_POSITION, Limit
 from gateway.http.permissions import MayManageKeys, MayRead
-from gateway.schemas import Listed
+from gateway.schemas import Listed, Page
 
 DeliveryId = Annotated[int, Path(ge=1, le=MOST_POSITION)]
 

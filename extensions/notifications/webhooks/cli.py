@@ -23,8 +23,7 @@ from extensions.notifications.webhooks.schemas import (
 from gateway.cli.client import Client, ClientError
 from gateway.cli.tables import fields, listing
 from gateway.cli.terminal import CommandGroup, client_of, note, show
-from gateway.http.paging import Page
-from gateway.schemas import Listed
+from gateway.schemas import Listed, Page
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0

@@ -25,7 +25,7 @@ from extensions.notifications.webhooks.schemas import (
 )
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.http.paging import Page
+from gateway.schemas import Page
 from infrastructure.postgres.store import Connection
 
 
