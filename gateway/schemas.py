@@ -18,19 +18,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """Base class of all schemas."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class Listed(Answer, Generic[T]):
+class Listed(ResponseModel, Generic[T]):
     """A list of objects."""
 
     data: list[T]
 
 
-class Page(Answer, Generic[T]):
+class Page(ResponseModel, Generic[T]):
     """A page of a list. The next page begins after its last object."""
 
     data: list[T]
@@ -43,7 +43,7 @@ class Page(Answer, Generic[T]):
         return cls(data=[show(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
 
-class Money(Answer):
+class Money(ResponseModel):
     """An amount in US dollars. `micros` is exact. `text` is in whole cents, or exact for prices."""
 
     micros: int = Field(examples=[25_000_000])

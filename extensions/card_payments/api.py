@@ -9,14 +9,14 @@ from fastapi import APIRouter, Header, Query, Request
 
 from extensions.card_payments import auto_top_ups, service
 from extensions.card_payments.schemas import (
-    AutoTopUpAnswer,
     AutoTopUpRequest,
-    CardPaymentAnswer,
+    AutoTopUpResponse,
+    CardPaymentResponse,
     PaymentRequest,
     RefundRequest,
 )
 from gateway.backend import BackendOf
-from gateway.billing.schemas import AccountAnswer
+from gateway.billing.schemas import AccountResponse
 from gateway.billing.service import PAYMENT_PAGES
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -35,7 +35,7 @@ def start_payment(
     caller: MayPay,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> CardPaymentAnswer:
+) -> CardPaymentResponse:
     """Start a payment by card. Open the returned `url` in a browser to pay at Stripe.
 
     EcoLink adds the amount to your balance when Stripe confirms the payment. Requests with the same
@@ -51,19 +51,19 @@ def list_payments(
     backend: BackendOf,
     after: Annotated[UUID | None, Query(description="Return payments after this one.")] = None,
     limit: Limit = LARGEST_PAGE,
-) -> Page[CardPaymentAnswer]:
+) -> Page[CardPaymentResponse]:
     """List your payments by card, newest first."""
     return service.list_payments(backend, caller, after, limit)
 
 
 @router.get("/account/payments/{payment_id}", responses=refusals(404))
-def show_payment(payment_id: UUID, caller: MayRead, backend: BackendOf) -> CardPaymentAnswer:
+def show_payment(payment_id: UUID, caller: MayRead, backend: BackendOf) -> CardPaymentResponse:
     """Show a payment by card."""
     return service.payment(backend, caller, payment_id)
 
 
 @router.get("/account/auto-top-up")
-def show_auto_top_up(caller: MayRead, backend: BackendOf) -> AutoTopUpAnswer:
+def show_auto_top_up(caller: MayRead, backend: BackendOf) -> AutoTopUpResponse:
     """Show your automatic top-ups."""
     return auto_top_ups.auto_top_up(backend, caller)
 
@@ -71,7 +71,7 @@ def show_auto_top_up(caller: MayRead, backend: BackendOf) -> AutoTopUpAnswer:
 @router.post("/account/auto-top-up", responses=refusals(403, 409))
 def set_auto_top_up(
     wanted: AutoTopUpRequest, caller: MayPay, backend: BackendOf
-) -> AutoTopUpAnswer:
+) -> AutoTopUpResponse:
     """Turn automatic top-ups on, or change their rule.
 
     When your balance is below the threshold, EcoLink charges your saved card once, and again only
@@ -83,13 +83,13 @@ def set_auto_top_up(
 
 
 @router.delete("/account/auto-top-up")
-def turn_off_auto_top_up(caller: MayPay, backend: BackendOf) -> AutoTopUpAnswer:
+def turn_off_auto_top_up(caller: MayPay, backend: BackendOf) -> AutoTopUpResponse:
     """Turn automatic top-ups off. The card stays saved at Stripe."""
     return auto_top_ups.turn_off(backend, caller)
 
 
 @router.delete("/account/card", responses=refusals(503))
-def remove_card(caller: MayPay, backend: BackendOf) -> AutoTopUpAnswer:
+def remove_card(caller: MayPay, backend: BackendOf) -> AutoTopUpResponse:
     """Remove your saved card from Stripe, and turn automatic top-ups off."""
     return auto_top_ups.remove_card(backend, caller)
 
@@ -97,7 +97,7 @@ def remove_card(caller: MayPay, backend: BackendOf) -> AutoTopUpAnswer:
 @router.post("/accounts/{account_id}/refunds", responses=refusals(402, 403, 404, 409, 503))
 def refund(
     account_id: UUID, wanted: RefundRequest, caller: OperatorCredits, backend: BackendOf
-) -> AccountAnswer:
+) -> AccountResponse:
     """Refund a payment by card, or a part of it.
 
     EcoLink takes the amount from the balance and returns it to the card. If Stripe does not

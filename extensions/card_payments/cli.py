@@ -10,7 +10,7 @@ from uuid import uuid4
 import typer
 
 from domain.billing.card_payment import CardPaymentStatus
-from extensions.card_payments.schemas import AutoTopUpAnswer, CardPaymentAnswer
+from extensions.card_payments.schemas import AutoTopUpResponse, CardPaymentResponse
 from gateway.cli.client import Client
 from gateway.cli.tables import fields, listing_of
 from gateway.cli.terminal import CommandGroup, show
@@ -36,7 +36,7 @@ def pay(
 ) -> None:
     """Start a payment by card, and print the page of Stripe on which you pay."""
     path, body = "/account/payments", {"amount": amount, "save_card": save_card}
-    started = client.send(CardPaymentAnswer, path, body, idempotency_key=str(uuid4()))
+    started = client.send(CardPaymentResponse, path, body, idempotency_key=str(uuid4()))
     payment = started.model
     if browser and payment.url:
         typer.launch(payment.url)
@@ -46,7 +46,7 @@ def pay(
     print(payment.url, file=sys.stderr)
     while payment.status is CardPaymentStatus.PENDING:
         time.sleep(POLL_SECONDS)
-        started = client.read(CardPaymentAnswer, f"{path}/{payment.id}")
+        started = client.read(CardPaymentResponse, f"{path}/{payment.id}")
         payment = started.model
     show(started, fields)
 
@@ -55,7 +55,7 @@ def pay(
 def payments(client: Client) -> None:
     """List your payments by card, newest first."""
     columns = ("started_at", "amount", "status", "failure", "automatic", "reference", "id")
-    found = client.read_all(CardPaymentAnswer, "/account/payments", "id")
+    found = client.read_all(CardPaymentResponse, "/account/payments", "id")
     empty = "There are no payments by card."
     show(found, lambda all_: listing_of(all_.data, *columns, empty=empty))
 
@@ -75,13 +75,13 @@ def set_auto_top_up(
 ) -> None:
     """Turn automatic top-ups on. Save a card first, with `ecolink billing pay --save-card`."""
     body = {"threshold": below, "amount": amount, "month_max": month_max}
-    show(client.send(AutoTopUpAnswer, "/account/auto-top-up", body), fields)
+    show(client.send(AutoTopUpResponse, "/account/auto-top-up", body), fields)
 
 
 @auto.command("show")
 def show_auto_top_up(client: Client) -> None:
     """Show your automatic top-ups."""
-    show(client.read(AutoTopUpAnswer, "/account/auto-top-up"), fields)
+    show(client.read(AutoTopUpResponse, "/account/auto-top-up"), fields)
 
 
 @auto.command("off")
@@ -93,4 +93,4 @@ def turn_off_auto_top_up(
 ) -> None:
     """Turn automatic top-ups off."""
     client.delete("/account/card" if remove_card else "/account/auto-top-up")
-    show(client.read(AutoTopUpAnswer, "/account/auto-top-up"), fields)
+    show(client.read(AutoTopUpResponse, "/account/auto-top-up"), fields)

@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse, Response
 from domain.billing.card_payment import CardPaymentStatus
 from domain.core.errors import Invalid
 from extensions.card_payments import auto_top_ups, service
-from extensions.card_payments.schemas import AutoTopUpAnswer, AutoTopUpRequest, RefundRequest
+from extensions.card_payments.schemas import AutoTopUpRequest, AutoTopUpResponse, RefundRequest
 from extensions.card_payments.stripe_provider import stripe_provider
 from gateway.accounts.pages import Amount, Reference, changed, required, written
 from gateway.backend import Backend, BackendOf
@@ -36,7 +36,7 @@ class AutoTopUpForm:
     action: Annotated[Literal["set", "off", "remove"], Form()] = "set"
 
 
-def shown_top_ups(backend: Backend, caller: Caller) -> AutoTopUpAnswer | None:
+def shown_top_ups(backend: Backend, caller: Caller) -> AutoTopUpResponse | None:
     """Return the automatic top-ups for the billing page, or None without payments by card."""
     return None if stripe_provider() is None else auto_top_ups.auto_top_up(backend, caller)
 

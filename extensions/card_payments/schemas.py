@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from domain.billing.auto_top_up import AutoTopUpEnd
 from domain.billing.card_payment import CardFailure, CardPaymentStatus
 from gateway.billing.schemas import AMOUNT, OwnTopUp
-from gateway.schemas import Answer, Money
+from gateway.schemas import Money, ResponseModel
 
 
-class CardPaymentAnswer(Answer):
+class CardPaymentResponse(ResponseModel):
     """A payment by card. EcoLink adds it to the balance when Stripe confirms it."""
 
     id: UUID
@@ -82,7 +82,7 @@ class AutoTopUpRequest(BaseModel):
     )
 
 
-class AutoTopUpAnswer(Answer):
+class AutoTopUpResponse(ResponseModel):
     """The automatic top-ups of an account."""
 
     card_saved: bool

@@ -17,10 +17,10 @@ from domain.use_cases.returns import Returning
 from extensions.card_payments.payment_rows import CARD_PAYMENTS, newest_card_payments
 from extensions.card_payments.payments import CardPayments
 from extensions.card_payments.returns import CardReturns, card_returns
-from extensions.card_payments.schemas import CardPaymentAnswer, PaymentRequest, RefundRequest
+from extensions.card_payments.schemas import CardPaymentResponse, PaymentRequest, RefundRequest
 from extensions.card_payments.stripe_provider import WebhookEvent, stripe_provider
 from gateway.backend import Backend
-from gateway.billing.schemas import AccountAnswer
+from gateway.billing.schemas import AccountResponse
 from gateway.billing.service import account_with_id
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
@@ -35,7 +35,7 @@ CARDS_DISABLED = "Payments by card are disabled. Ask your operator to top up thi
 
 def start(
     backend: Backend, caller: Caller, wanted: PaymentRequest, key: str | None, page_url: str
-) -> CardPaymentAnswer:
+) -> CardPaymentResponse:
     """Start a payment. Calls with the same idempotency key start only one payment."""
     cards = cards_of(backend)
     amount_micros = payment_micros_of(wanted.amount, field="amount")
@@ -47,7 +47,7 @@ def start(
     return _of(backend, payment).model_copy(update={"url": url})
 
 
-def payment(backend: Backend, caller: Caller, id: UUID) -> CardPaymentAnswer:
+def payment(backend: Backend, caller: Caller, id: UUID) -> CardPaymentResponse:
     """Return a payment of the caller. Raise NotFound."""
     found = backend.log.find(CardPayment, id)
     if found is None or found.account_id != caller.account_id:
@@ -68,13 +68,13 @@ def receipt_url(backend: Backend, caller: Caller, reference: str) -> str:
 
 def list_payments(
     backend: Backend, caller: Caller, after: UUID | None, limit: int
-) -> Page[CardPaymentAnswer]:
+) -> Page[CardPaymentResponse]:
     """Return the payments of the caller, newest first. Raise NotFound for an unknown `after`."""
     if after is not None:
         payment(backend, caller, after)
     with backend.pool.connection() as connection:
         read = partial(newest_card_payments, connection, caller.account_id, after)
-        return Page[CardPaymentAnswer].of(read, limit, _of_row)
+        return Page[CardPaymentResponse].of(read, limit, _of_row)
 
 
 def take_event(backend: Backend, event: WebhookEvent) -> None:
@@ -91,7 +91,7 @@ def take_event(backend: Backend, event: WebhookEvent) -> None:
 
 def refund(
     backend: Backend, operator: Caller, account_id: UUID, wanted: RefundRequest
-) -> AccountAnswer:
+) -> AccountResponse:
     """Refund a part of a payment, once per reference of the refund."""
     returns = CardReturns(Returning(backend.log), cards_of(backend))
     amount_micros = payment_micros_of(wanted.amount, field="amount")
@@ -110,9 +110,9 @@ def cards_of(backend: Backend) -> CardPayments:
     return CardPayments(Paying(backend.log), provider)
 
 
-def _of(backend: Backend, payment: CardPayment) -> CardPaymentAnswer:
+def _of(backend: Backend, payment: CardPayment) -> CardPaymentResponse:
     started = backend.log.first_event(payment.id)
-    return CardPaymentAnswer(
+    return CardPaymentResponse(
         id=payment.id,
         amount=Money.of(payment.amount_micros),
         status=payment.status,
@@ -123,9 +123,9 @@ def _of(backend: Backend, payment: CardPayment) -> CardPaymentAnswer:
     )
 
 
-def _of_row(row: Row) -> CardPaymentAnswer:
+def _of_row(row: Row) -> CardPaymentResponse:
     names = ("id", "automatic", "failure", "reference", "started_at")
-    return CardPaymentAnswer(
+    return CardPaymentResponse(
         amount=Money.of(row["amount_micros"]),
         status=CardPaymentStatus(row["status"]),
         **{name: row[name] for name in names},

@@ -23,7 +23,7 @@ from domain.use_cases.payments import Paying
 from extensions.card_payments.payments import CardPayments
 from extensions.card_payments.stripe_provider import (
     PAYMENT_FIELD,
-    ChargeAnswer,
+    ChargeResponse,
     ChargeStatus,
     Checkout,
     CheckoutStatus,
@@ -164,7 +164,7 @@ class StripeProvider:
         session = _called(lambda: self.client.v1.checkout.sessions.retrieve(checkout, expanded))  # type: ignore[arg-type]
         return _checkout(session, payment)
 
-    def charge(self, payment: CardPayment, card: SavedCard) -> ChargeAnswer:
+    def charge(self, payment: CardPayment, card: SavedCard) -> ChargeResponse:
         """Charge a saved card while its holder is absent, or return the answer to that charge.
 
         The ID of the payment is the idempotency key, which Stripe keeps for a day. For this key,
@@ -188,10 +188,10 @@ class StripeProvider:
         except stripe.CardError as error:
             asks = error.code in APPROVAL_CODES
             status = ChargeStatus.AUTHENTICATION_REQUIRED if asks else ChargeStatus.DECLINED
-            return self.find_charge(payment, card.customer) or ChargeAnswer(status)
+            return self.find_charge(payment, card.customer) or ChargeResponse(status)
         except stripe.InvalidRequestError as error:  # for example, the card was removed at Stripe
             _unavailable(error)
-            return ChargeAnswer(ChargeStatus.DECLINED)
+            return ChargeResponse(ChargeStatus.DECLINED)
         except stripe.StripeError as error:
             unavailable = _unavailable(error)
             answer = self.find_charge(payment, card.customer) if error.http_status else None
@@ -200,7 +200,7 @@ class StripeProvider:
             return answer
         return self._answer(intent if intent.status == "succeeded" else self._now(intent), payment)
 
-    def find_charge(self, payment: CardPayment, customer: str) -> ChargeAnswer | None:
+    def find_charge(self, payment: CardPayment, customer: str) -> ChargeResponse | None:
         """Return the current answer to an earlier charge; None if Stripe never got it."""
         about = {"customer": customer, "limit": 100}
 
@@ -211,27 +211,27 @@ class StripeProvider:
         intent = _called(find)
         return None if intent is None else self._answer(intent, payment)
 
-    def _answer(self, intent: stripe.PaymentIntent, payment: CardPayment) -> ChargeAnswer:
+    def _answer(self, intent: stripe.PaymentIntent, payment: CardPayment) -> ChargeResponse:
         """Return an intent's answer. A failed charge is canceled, or it could be approved later."""
         problem = intent.last_payment_error
         asks = problem is None or problem.code in APPROVAL_CODES
         if intent.status not in ("succeeded", "processing", "canceled"):
             intent = self._canceled(intent)
         if intent.status == "processing":
-            return ChargeAnswer(ChargeStatus.PENDING)
+            return ChargeResponse(ChargeStatus.PENDING)
         if intent.status == "canceled":
             status = ChargeStatus.AUTHENTICATION_REQUIRED if asks else ChargeStatus.DECLINED
-            return ChargeAnswer(status)
+            return ChargeResponse(status)
         if intent.status != "succeeded":
             log.error("charge %s is %s and cannot be canceled", intent.id, intent.status)
             raise ProviderUnavailable
         if intent.currency != CURRENCY or intent.amount != _cents(payment.amount_micros):
             log.error("charge %s of payment %s has another amount", intent.id, payment.id)
-            return ChargeAnswer(ChargeStatus.MISMATCH)
+            return ChargeResponse(ChargeStatus.MISMATCH)
         receipt = Receipt(
             provider=STRIPE_PROVIDER, reference=intent.id, amount_micros=payment.amount_micros
         )
-        return ChargeAnswer(ChargeStatus.PAID, receipt)
+        return ChargeResponse(ChargeStatus.PAID, receipt)
 
     def _now(self, intent: stripe.PaymentIntent) -> stripe.PaymentIntent:
         """Return the current state of an intent. A repeated request repeats the first state."""

@@ -74,7 +74,7 @@ class ChargeStatus(StrEnum):
 
 
 @dataclass(frozen=True)
-class ChargeAnswer:
+class ChargeResponse:
     """The provider's answer to a charge. `receipt` is set once it is paid."""
 
     status: ChargeStatus

@@ -13,7 +13,7 @@ from domain.core.identity import created_id
 from extensions.exports import pushes as pushing
 from extensions.exports import service
 from extensions.exports.domain.export import ExportFormat
-from extensions.exports.schemas import ExportAnswer, ExportRequest, PushAnswer, PushRequest
+from extensions.exports.schemas import ExportRequest, ExportResponse, PushRequest, PushResponse
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.downloads import OCTETS, Archive, ConditionsOf, download, file_answers
@@ -22,7 +22,7 @@ from gateway.http.operations import Operation
 from gateway.http.permissions import MayDeploy, MayDownload, MayPublish, MayRead
 from gateway.models import files
 from gateway.models.api import ARCHIVE
-from gateway.models.schemas import FileAnswer
+from gateway.models.schemas import ModelFileResponse
 from gateway.schemas import Listed
 
 exports = APIRouter(prefix="/models/{model}/exports", tags=["exports"], route_class=Operation)
@@ -34,7 +34,7 @@ router = APIRouter()
 @exports.post("", responses=refusals(404))
 def request_export(
     model: str, wanted: Annotated[ExportRequest, Body()], caller: MayDeploy, backend: BackendOf
-) -> ExportAnswer:
+) -> ExportResponse:
     """Merge your model into its base model, and write it in a format. This is free of charge.
 
     If this export exists already, the response is the existing one. EcoLink deletes the files after
@@ -44,19 +44,19 @@ def request_export(
 
 
 @exports.get("", responses=refusals(404))
-def list_exports(model: str, caller: MayRead, backend: BackendOf) -> Listed[ExportAnswer]:
+def list_exports(model: str, caller: MayRead, backend: BackendOf) -> Listed[ExportResponse]:
     """List the exports of your model, newest first."""
     return Listed(data=service.list_exports(backend, caller, model))
 
 
 @pushes.get("", responses=refusals(404))
-def list_pushes(model: str, caller: MayRead, backend: BackendOf) -> Listed[PushAnswer]:
+def list_pushes(model: str, caller: MayRead, backend: BackendOf) -> Listed[PushResponse]:
     """List the pushes of your model to a hub, newest first."""
     return Listed(data=pushing.list_pushes(backend, caller, model))
 
 
 @pushes.post("/{push_id}/stop", responses=refusals(404, 409))
-def stop_push(model: str, push_id: UUID, caller: MayDeploy, backend: BackendOf) -> PushAnswer:
+def stop_push(model: str, push_id: UUID, caller: MayDeploy, backend: BackendOf) -> PushResponse:
     """Stop a pending push to a hub, and delete its token.
 
     A commit that has begun stays in the repository. Returns 409 if the push has completed or
@@ -73,7 +73,7 @@ def push_export(
     caller: MayPublish,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> PushAnswer:
+) -> PushResponse:
     """Push a ready export to a repository of a Hugging Face hub.
 
     Events and logs do not have the token. Later requests with the same `Idempotency-Key` return the
@@ -86,7 +86,7 @@ def push_export(
 @exports.get("/{format}", responses=refusals(404))
 def show_export(
     model: str, format: ExportFormat, caller: MayRead, backend: BackendOf
-) -> ExportAnswer:
+) -> ExportResponse:
     """Get the export of your model in a format, with its progress."""
     return service.show_export(backend, caller, model, format)
 
@@ -100,11 +100,11 @@ def delete_export(model: str, format: ExportFormat, caller: MayDeploy, backend: 
 @exports.get("/{format}/files", responses=refusals(404))
 def list_export_files(
     model: str, format: ExportFormat, caller: MayRead, backend: BackendOf
-) -> Listed[FileAnswer]:
+) -> Listed[ModelFileResponse]:
     """List the files of a ready export, with their manifest."""
     ref = service.export_ref(backend, caller, model, format)
     found = files.files_of(backend, ref)
-    return Listed(data=[FileAnswer(**each.model_dump()) for each in found])
+    return Listed(data=[ModelFileResponse(**each.model_dump()) for each in found])
 
 
 @exports.get("/{format}/archive", response_class=Response, responses=ARCHIVE)

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 
 from extensions.exports.domain.export import ExportFormat, ExportStatus
 from extensions.exports.domain.hub_push import PushStatus
-from extensions.exports.schemas import ExportAnswer, PushAnswer
+from extensions.exports.schemas import ExportResponse, PushResponse
 from gateway.cli.client import Client, ClientError, Reply
 from gateway.cli.downloads import fetch
 from gateway.cli.exits import ExitCode
@@ -58,7 +58,7 @@ def export(
     Repeat the command to resume an interrupted download.
     """
     path = f"/models/{quote(model)}/exports"
-    answer = client.send(ExportAnswer, path, {"format": format})
+    answer = client.send(ExportResponse, path, {"format": format})
     if not download:
         show(answer, _export)
         return
@@ -69,12 +69,12 @@ def export(
     fetch(client, f"{path}/{format}", f"{model}-{format}", to)
 
 
-def _exported(client: Client, path: str, answer: Reply[ExportAnswer]) -> Reply[ExportAnswer]:
+def _exported(client: Client, path: str, answer: Reply[ExportResponse]) -> Reply[ExportResponse]:
     """Wait until an export ends. Show its progress in percent."""
     shown = 0
     with counter("exporting", PERCENT) as advance:
 
-        def progress(export: ExportAnswer) -> None:
+        def progress(export: ExportResponse) -> None:
             nonlocal shown
             done = round(PERCENT * (export.progress or 0))
             advance(done - shown)
@@ -83,7 +83,7 @@ def _exported(client: Client, path: str, answer: Reply[ExportAnswer]) -> Reply[E
         return followed(
             answer,
             lambda export: export.status is ExportStatus.PENDING,
-            partial(client.read, ExportAnswer, path),
+            partial(client.read, ExportResponse, path),
             "\nThe export continues. `ecolink models exports` shows it.",
             progress,
         )
@@ -93,7 +93,7 @@ def _exported(client: Client, path: str, answer: Reply[ExportAnswer]) -> Reply[E
 def list_exports(client: Client, model: ModelName) -> None:
     """List the exports of a model."""
     path = f"/models/{quote(model)}/exports"
-    show(client.read(Listed[ExportAnswer], path), _exports)
+    show(client.read(Listed[ExportResponse], path), _exports)
 
 
 @commands.command("delete-export")
@@ -105,25 +105,25 @@ def delete_export(client: Client, model: ModelName, format: ExportFormat) -> Non
     show(Reply(deleted, deleted), pairs)
 
 
-def _exports(answer: Listed[ExportAnswer]) -> RenderableType:
+def _exports(answer: Listed[ExportResponse]) -> RenderableType:
     names = ("format", "status", "total_bytes", "ended_at", "expires_at")
     empty = "There are no exports. `ecolink models export MODEL` requests one."
     return listing((_with_reason(each, *names) for each in answer.data), empty)
 
 
-def _with_reason(answer: ExportAnswer | PushAnswer, *names: str) -> dict[str, object]:
+def _with_reason(answer: ExportResponse | PushResponse, *names: str) -> dict[str, object]:
     failure = answer.failure
     return selected(answer, *names) | {"failure": failure and failure.message}
 
 
-def _with_last_error(answer: PushAnswer, *names: str) -> dict[str, object]:
+def _with_last_error(answer: PushResponse, *names: str) -> dict[str, object]:
     shown = _with_reason(answer, *names)
     if answer.last_error is not None:
         shown["failure"] = f"Trying again: {answer.last_error}"
     return shown
 
 
-def _export(answer: ExportAnswer) -> RenderableType:
+def _export(answer: ExportResponse) -> RenderableType:
     names = ("model", "format", "status", "requested_at", "ended_at", "expires_at", "total_bytes")
     return pairs(selected(answer, *names) | failure_of(answer))
 
@@ -163,7 +163,7 @@ def push(
     path = f"/models/{quote(model)}"
     target = {"repository": repository, "private": private, "provenance": provenance}
     body = {**target, "token": token}
-    answer = client.send(PushAnswer, f"{path}/exports/{format}/pushes", body, str(uuid4()))
+    answer = client.send(PushResponse, f"{path}/exports/{format}/pushes", body, str(uuid4()))
     if follow:
         answer = followed(
             answer,
@@ -176,8 +176,8 @@ def push(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _pushed(client: Client, path: str, push_id: UUID) -> Reply[PushAnswer]:
-    listed = client.read(Listed[PushAnswer], f"{path}/pushes")
+def _pushed(client: Client, path: str, push_id: UUID) -> Reply[PushResponse]:
+    listed = client.read(Listed[PushResponse], f"{path}/pushes")
     found = next((each for each in listed.model.data if each.id == push_id), None)
     if found is None:
         raise ClientError(f"The push {push_id} was deleted. See `ecolink models pushes`.")
@@ -187,7 +187,7 @@ def _pushed(client: Client, path: str, push_id: UUID) -> Reply[PushAnswer]:
 @commands.command("pushes")
 def list_pushes(client: Client, model: ModelName) -> None:
     """List the pushes of a model to a hub."""
-    show(client.read(Listed[PushAnswer], f"/models/{quote(model)}/pushes"), _pushes)
+    show(client.read(Listed[PushResponse], f"/models/{quote(model)}/pushes"), _pushes)
 
 
 @commands.command("stop-push")
@@ -197,15 +197,15 @@ def stop_push(
     push: Annotated[UUID, typer.Argument(help="ID of the push. See `ecolink models pushes`.")],
 ) -> None:
     """Stop a pending push to a hub. EcoLink deletes its token."""
-    show(client.send(PushAnswer, f"/models/{quote(model)}/pushes/{push}/stop", {}), _push)
+    show(client.send(PushResponse, f"/models/{quote(model)}/pushes/{push}/stop", {}), _push)
 
 
-def _pushes(answer: Listed[PushAnswer]) -> RenderableType:
+def _pushes(answer: Listed[PushResponse]) -> RenderableType:
     names = ("id", "repository", "format", "status", "requested_at", "commit")
     empty = "There are no pushes. `ecolink models push MODEL REPOSITORY` requests one."
     return listing((_with_last_error(each, *names) for each in answer.data), empty)
 
 
-def _push(answer: PushAnswer) -> RenderableType:
+def _push(answer: PushResponse) -> RenderableType:
     names = ("model", "format", "repository", "private", "provenance", "status", "commit", "url")
     return pairs(selected(answer, *names) | failure_of(answer))

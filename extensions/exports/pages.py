@@ -13,13 +13,13 @@ from domain.core.identity import created_id
 from extensions.exports import pushes, service
 from extensions.exports.domain.export import ExportFormat, ExportStatus
 from extensions.exports.domain.hub_push import PushStatus
-from extensions.exports.schemas import ExportAnswer, PushAnswer, PushRequest
+from extensions.exports.schemas import ExportResponse, PushRequest, PushResponse
 from extensions.exports.settings import ExportSettings
 from gateway.backend import Backend, BackendOf
 from gateway.http.access import Caller
 from gateway.http.permissions import MayDeploy, MayPublish
 from gateway.models.pages import updated_lists
-from gateway.models.schemas import ModelAnswer
+from gateway.models.schemas import ModelResponse
 from infrastructure.process.role import settings_of
 
 SHOWN_PUSHES = 3
@@ -32,8 +32,8 @@ router = APIRouter(prefix="/models")
 class ShownExports:
     """A snapshot of the exports and pushes of an account."""
 
-    exports: dict[UUID, list[ExportAnswer]]
-    pushes: dict[UUID, list[PushAnswer]]
+    exports: dict[UUID, list[ExportResponse]]
+    pushes: dict[UUID, list[PushResponse]]
     days: int
     hub: bool
 
@@ -49,16 +49,16 @@ class ShownExports:
         pushes = (each.status for some in self.pushes.values() for each in some)
         return PushStatus.PENDING in pushes
 
-    def of(self, model: ModelAnswer) -> list[ExportAnswer]:
+    def of(self, model: ModelResponse) -> list[ExportResponse]:
         """Return the exports of a model, newest first."""
         return self.exports.get(model.job_id, [])
 
-    def pushes_of(self, model: ModelAnswer, export: ExportAnswer) -> list[PushAnswer]:
+    def pushes_of(self, model: ModelResponse, export: ExportResponse) -> list[PushResponse]:
         """Return the last pushes of an export, newest first."""
         found = self.pushes.get(model.job_id, [])
         return [each for each in found if each.format is export.format][:SHOWN_PUSHES]
 
-    def formats_left(self, model: ModelAnswer) -> list[ExportFormat]:
+    def formats_left(self, model: ModelResponse) -> list[ExportFormat]:
         """Return the formats in which a model has no export that is pending or ready."""
         known = {each.format for each in self.of(model) if each.status.is_wanted}
         return [each for each in ExportFormat if each not in known]

@@ -12,7 +12,7 @@ from extensions.exports.domain.failures import push_advice
 from extensions.exports.domain.hub_push import HubPush, PushStatus
 from extensions.exports.domain.use_cases import Exporting
 from extensions.exports.push_rows import HUB_PUSHES, pushes_of
-from extensions.exports.schemas import PushAnswer, PushFailure, PushRequest
+from extensions.exports.schemas import PushFailure, PushRequest, PushResponse
 from extensions.exports.service import ready_export
 from extensions.exports.tables import Target, add_target, delete_target, shown_targets
 from gateway.backend import Backend
@@ -35,7 +35,7 @@ def request_push(
     format: ExportFormat,
     wanted: PushRequest,
     push_id: UUID,
-) -> PushAnswer:
+) -> PushResponse:
     """Push a ready export to a repository. The same `push_id` returns the same push.
 
     Raise NotFound if there is no export, WrongState if it is not ready or pushes are disabled, and
@@ -90,13 +90,13 @@ def _require_same(connection: Connection, push_id: UUID, wanted: PushRequest) ->
         raise CommandReused(REUSED)
 
 
-def list_pushes(backend: Backend, caller: Caller, model: str) -> list[PushAnswer]:
+def list_pushes(backend: Backend, caller: Caller, model: str) -> list[PushResponse]:
     """Return the pushes of a model, newest first. Raise NotFound for an unknown model."""
     job_id = own_model(backend, caller, model)["job_id"]
     return pushes_by_job(backend, caller, [job_id]).get(job_id, [])
 
 
-def stop_push(backend: Backend, caller: Caller, model: str, push_id: UUID) -> PushAnswer:
+def stop_push(backend: Backend, caller: Caller, model: str, push_id: UUID) -> PushResponse:
     """Stop a pending push. A stopped push stays stopped."""
     job_id = own_model(backend, caller, model)["job_id"]
     with because(caller.cause(backend)):
@@ -107,22 +107,22 @@ def stop_push(backend: Backend, caller: Caller, model: str, push_id: UUID) -> Pu
 
 def pushes_by_job(
     backend: Backend, caller: Caller, job_ids: Sequence[UUID] | None = None
-) -> dict[UUID, list[PushAnswer]]:
+) -> dict[UUID, list[PushResponse]]:
     """Return the pushes of an account by the job of their models, newest first."""
     with backend.pool.connection() as connection:
         rows = pushes_of(connection, caller.account_id, job_ids)
         targets = shown_targets(connection, [row["push_id"] for row in rows])
-    found: dict[UUID, list[PushAnswer]] = {}
+    found: dict[UUID, list[PushResponse]] = {}
     for row in rows:
         if (target := targets.get(row["push_id"])) is not None:
             found.setdefault(row["job_id"], []).append(_answer(row, target))
     return found
 
 
-def _answer(row: Row, target: Row) -> PushAnswer:
+def _answer(row: Row, target: Row) -> PushResponse:
     code, running = row["failure_code"], row["status"] == PushStatus.PENDING
-    return PushAnswer(
-        **{name: row[name] for name in PushAnswer.model_fields if name in row},
+    return PushResponse(
+        **{name: row[name] for name in PushResponse.model_fields if name in row},
         id=row["push_id"],
         **{name: target[name] for name in SAME},
         progress=target["done_bytes"] / max(1, row["total_bytes"]) if running else None,

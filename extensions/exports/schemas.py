@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from extensions.exports.domain.export import ExportFormat, ExportStatus
 from extensions.exports.domain.hub_push import PushStatus
-from gateway.schemas import Answer, JobId
+from gateway.schemas import JobId, ResponseModel
 
 MODEL = "ft:smollm2-135m-instruct:0b0f8f5c3a4e"
 
@@ -24,7 +24,7 @@ class ExportRequest(BaseModel, extra="forbid"):
     )
 
 
-class ExportFailure(Answer):
+class ExportFailure(ResponseModel):
     """The reason for a failed export."""
 
     code: str = Field(examples=["no_space"])
@@ -32,7 +32,7 @@ class ExportFailure(Answer):
     advice: str = Field(description="What to do about the failure.")
 
 
-class ExportAnswer(Answer):
+class ExportResponse(ResponseModel):
     """An export of a fine-tuned model. A model has at most one in each format."""
 
     id: UUID
@@ -85,7 +85,7 @@ class PushRequest(BaseModel, extra="forbid"):
     )
 
 
-class PushFailure(Answer):
+class PushFailure(ResponseModel):
     """The reason for a failed push."""
 
     code: str = Field(examples=["unauthorized"])
@@ -93,7 +93,7 @@ class PushFailure(Answer):
     advice: str = Field(description="What to do about the failure.")
 
 
-class PushAnswer(Answer):
+class PushResponse(ResponseModel):
     """A push of an export to a repository of a hub."""
 
     id: UUID

@@ -14,7 +14,7 @@ from extensions.exports.domain.failures import export_advice
 from extensions.exports.domain.use_cases import Exporting
 from extensions.exports.export_rows import EXPORTS, exports_of, wanted_exports
 from extensions.exports.gguf_support import NoGguf, require_gguf_of
-from extensions.exports.schemas import ExportAnswer, ExportFailure
+from extensions.exports.schemas import ExportFailure, ExportResponse
 from extensions.exports.tables import export_progress
 from gateway.backend import Backend
 from gateway.http.access import Caller
@@ -29,7 +29,7 @@ SUPPORT_CACHE = 256
 
 def request_export(
     backend: Backend, caller: Caller, model: str, format: ExportFormat
-) -> ExportAnswer:
+) -> ExportResponse:
     """Export a model. Return the existing export if it is pending or ready.
 
     Raise NotFound for an unknown model, Invalid if the base model cannot be expressed in the
@@ -49,13 +49,15 @@ def request_export(
     return show_export(backend, caller, model, format)
 
 
-def list_exports(backend: Backend, caller: Caller, model: str) -> list[ExportAnswer]:
+def list_exports(backend: Backend, caller: Caller, model: str) -> list[ExportResponse]:
     """Return the exports of a model, newest first. Raise NotFound for an unknown model."""
     job_id = own_model(backend, caller, model)["job_id"]
     return exports_by_job(backend, caller, [job_id]).get(job_id, [])
 
 
-def show_export(backend: Backend, caller: Caller, model: str, format: ExportFormat) -> ExportAnswer:
+def show_export(
+    backend: Backend, caller: Caller, model: str, format: ExportFormat
+) -> ExportResponse:
     """Return the export of a model in a format. Raise NotFound if there is none."""
     found = next((e for e in list_exports(backend, caller, model) if e.format is format), None)
     if found is None:
@@ -108,13 +110,13 @@ def ready_export(backend: Backend, caller: Caller, model: str, format: ExportFor
 
 def exports_by_job(
     backend: Backend, caller: Caller, job_ids: Sequence[UUID] | None = None
-) -> dict[UUID, list[ExportAnswer]]:
+) -> dict[UUID, list[ExportResponse]]:
     """Return the exports of an account by the job of their models, newest first."""
     with backend.pool.connection() as connection:
         rows = exports_of(connection, caller.account_id, job_ids)
         pending = [row["export_id"] for row in rows if row["status"] == ExportStatus.PENDING]
         progress = export_progress(connection, pending)
-    found: dict[UUID, list[ExportAnswer]] = {}
+    found: dict[UUID, list[ExportResponse]] = {}
     for row in rows:
         answer = _answer(row, progress.get(row["export_id"]))
         found.setdefault(row["job_id"], []).append(answer)
@@ -150,11 +152,11 @@ def _require_room(backend: Backend, caller: Caller) -> None:
     backend.quotas.require_room("exports", used)
 
 
-def _answer(row: Row, progress: tuple[int, int] | None) -> ExportAnswer:
+def _answer(row: Row, progress: tuple[int, int] | None) -> ExportResponse:
     done, total = progress or (0, 0)
     code = row["failure_code"]
-    return ExportAnswer(
-        **{name: row[name] for name in ExportAnswer.model_fields if name in row},
+    return ExportResponse(
+        **{name: row[name] for name in ExportResponse.model_fields if name in row},
         id=row["export_id"],
         progress=done / total if total else None,
         failure=None

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from extensions.invoices import service
 from extensions.invoices.files import MEDIA_TYPES, file_response
-from extensions.invoices.schemas import InvoiceAnswer, InvoiceForm
+from extensions.invoices.schemas import InvoiceForm, InvoiceResponse
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/invoices", tags=["billing"], route_class=Operation)
 
 
 @router.post("", status_code=202)
-def request_invoice(form: InvoiceForm, caller: MayRead, backend: BackendOf) -> InvoiceAnswer:
+def request_invoice(form: InvoiceForm, caller: MayRead, backend: BackendOf) -> InvoiceResponse:
     """Request an invoice for a month or for any days, in UTC. It is ready within seconds.
 
     If the last day is not over, the invoice ends now, and a later request for the same days gives
@@ -41,13 +41,13 @@ def request_invoice(form: InvoiceForm, caller: MayRead, backend: BackendOf) -> I
 
 
 @router.get("")
-def list_invoices(caller: MayRead, backend: BackendOf) -> Listed[InvoiceAnswer]:
+def list_invoices(caller: MayRead, backend: BackendOf) -> Listed[InvoiceResponse]:
     """List the invoices of your account, the latest period first."""
     return Listed(data=service.list_invoices(backend, caller.account_id))
 
 
 @router.get("/{invoice_id}", responses=refusals(404))
-def show_invoice(invoice_id: UUID, caller: MayRead, backend: BackendOf) -> InvoiceAnswer:
+def show_invoice(invoice_id: UUID, caller: MayRead, backend: BackendOf) -> InvoiceResponse:
     """Show an invoice."""
     return service.answer(service.invoice(backend, invoice_id, caller.account_id))
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
-from extensions.invoices.schemas import InvoiceAnswer
+from extensions.invoices.schemas import InvoiceResponse
 from gateway.cli.client import Client, ClientError, Reply
 from gateway.cli.tables import fields, listing, selected
 from gateway.cli.terminal import CommandGroup, client_of, note, show
@@ -27,7 +27,7 @@ invoices = CommandGroup(no_args_is_help=True, help="Create, download and list in
 @invoices.command("list")
 def list_invoices(client: Client) -> None:
     """List the invoices of your account, the latest period first."""
-    show(client.read(Listed[InvoiceAnswer], "/invoices"), _rows)
+    show(client.read(Listed[InvoiceResponse], "/invoices"), _rows)
 
 
 @invoices.command()
@@ -50,7 +50,7 @@ def create(
         raise typer.BadParameter(f"--out is {out}. Enter a name that ends in .pdf or .json.")
     body = {"month": month, "first": first, "last": last}
     with client_of(ctx) as client:
-        asked = client.send(InvoiceAnswer, "/invoices", body)
+        asked = client.send(InvoiceResponse, "/invoices", body)
         if asked.model.is_complete is False:
             note(
                 "The period is not over, so the invoice will not be proven to be complete. "
@@ -66,26 +66,26 @@ def create(
     show(reply, fields)
 
 
-def _ready(client: Client, reply: Reply[InvoiceAnswer]) -> Reply[InvoiceAnswer]:
+def _ready(client: Client, reply: Reply[InvoiceResponse]) -> Reply[InvoiceResponse]:
     """Wait until an invoice is ready. Raise ClientError if it cannot be issued."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while reply.model.is_waiting:
         if time.monotonic() > deadline:
             raise ClientError("The invoice is not ready. Repeat the command in a minute.")
         time.sleep(POLL_SECONDS)
-        reply = client.read(InvoiceAnswer, f"/invoices/{reply.model.id}")
+        reply = client.read(InvoiceResponse, f"/invoices/{reply.model.id}")
     if reply.model.status == "failed":
         raise ClientError(f"The invoice could not be issued. {reply.model.problem}")
     return reply
 
 
-def _write(client: Client, invoice: InvoiceAnswer, out: Path) -> None:
+def _write(client: Client, invoice: InvoiceResponse, out: Path) -> None:
     path = f"/invoices/{invoice.id}/invoice{out.suffix}"
     with client.file(path, "") as (_, chunks), out.open("wb") as file:
         file.writelines(chunks)
 
 
-def _rows(answer: Listed[InvoiceAnswer]) -> RenderableType:
+def _rows(answer: Listed[InvoiceResponse]) -> RenderableType:
     rows = (
         selected(each, "first", "last", "status", "is_complete", "charges", "closing", "problem")
         for each in answer.data

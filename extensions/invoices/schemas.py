@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.schemas import Answer, Money
+from gateway.schemas import Money, ResponseModel
 
 Status = Literal["preparing", "ready", "failed"]
 
@@ -27,7 +27,7 @@ class InvoiceForm(BaseModel):
     last: date | None = Field(default=None, description="Last day, which is included.")
 
 
-class InvoiceAnswer(Answer):
+class InvoiceResponse(ResponseModel):
     """An invoice, calculated from the event log. Its files can be verified offline."""
 
     id: UUID

@@ -11,7 +11,7 @@ from domain.core.errors import Invalid, NotFound, WrongState
 from extensions.invoices.domain.invoice import Period
 from extensions.invoices.domain.sealed_invoice import Result
 from extensions.invoices.invoice_file import verify_file
-from extensions.invoices.schemas import InvoiceAnswer, InvoiceForm
+from extensions.invoices.schemas import InvoiceForm, InvoiceResponse
 from extensions.invoices.tables import (
     RequestedInvoice,
     invoice_with,
@@ -26,7 +26,9 @@ from gateway.schemas import Money
 from infrastructure.seals.archive import SealArchive, SealDamaged
 
 
-def request(backend: Backend, caller: Caller, account_id: UUID, form: InvoiceForm) -> InvoiceAnswer:
+def request(
+    backend: Backend, caller: Caller, account_id: UUID, form: InvoiceForm
+) -> InvoiceResponse:
     """Request an invoice of an account. The sealer issues it within seconds.
 
     Raise Invalid for wrong days, and QuotaExceeded or RateLimited at a limit.
@@ -65,7 +67,7 @@ def opened_at(backend: Backend, account_id: UUID) -> datetime:
     return account.created_on
 
 
-def list_invoices(backend: Backend, account_id: UUID) -> list[InvoiceAnswer]:
+def list_invoices(backend: Backend, account_id: UUID) -> list[InvoiceResponse]:
     """Return the invoices of an account, the latest period first."""
     with backend.pool.connection() as connection:
         return [answer(each) for each in invoices_of(connection, account_id)]
@@ -79,7 +81,7 @@ def public_key(backend: Backend) -> LogKey | None:
         return None
 
 
-def list_latest(backend: Backend, limit: int) -> list[InvoiceAnswer]:
+def list_latest(backend: Backend, limit: int) -> list[InvoiceResponse]:
     """Return the latest invoices of all accounts."""
     with backend.pool.connection() as connection:
         return [answer(each) for each in latest_invoices(connection, limit)]
@@ -115,9 +117,9 @@ def file_of(backend: Backend, found: RequestedInvoice, kind: str) -> bytes:
     return content
 
 
-def answer(found: RequestedInvoice) -> InvoiceAnswer:
+def answer(found: RequestedInvoice) -> InvoiceResponse:
     """Return the schema of an invoice."""
-    return InvoiceAnswer(
+    return InvoiceResponse(
         id=found.id,
         account_id=found.account_id,
         first=found.first_day,

@@ -8,7 +8,7 @@ import typer
 from rich.console import RenderableType
 
 from domain.training.hyperparameters import title_of, written
-from extensions.job_templates.schemas import TemplateAnswer
+from extensions.job_templates.schemas import JobTemplateResponse
 from gateway.cli.client import Client, ClientError
 from gateway.cli.tables import listing, pairs
 from gateway.cli.terminal import CommandGroup, note, show
@@ -23,7 +23,7 @@ Name = Annotated[str, typer.Argument(help="Name or ID of the template.", show_de
 @templates.command("list")
 def list_templates(client: Client) -> None:
     """List your job templates."""
-    show(client.read(Listed[TemplateAnswer], "/job-templates"), _listed)
+    show(client.read(Listed[JobTemplateResponse], "/job-templates"), _listed)
 
 
 @templates.command()
@@ -35,14 +35,14 @@ def save(
     ],
 ) -> None:
     """Save the choices of a job. `ecolink jobs launch --template` uses them."""
-    show(client.send(TemplateAnswer, "/job-templates", {"name": name, "job": job}), _choices)
+    show(client.send(JobTemplateResponse, "/job-templates", {"name": name, "job": job}), _choices)
 
 
 @templates.command("show")
 def show_template(client: Client, name: Name) -> None:
     """Show the choices of a job template."""
     found = found_template(client, name)
-    show(client.read(TemplateAnswer, f"/job-templates/{found.id}"), _choices)
+    show(client.read(JobTemplateResponse, f"/job-templates/{found.id}"), _choices)
 
 
 @templates.command()
@@ -53,7 +53,7 @@ def rename(
 ) -> None:
     """Rename a job template."""
     path = f"/job-templates/{found_template(client, name).id}"
-    show(client.change(TemplateAnswer, path, {"name": new_name}), _choices)
+    show(client.change(JobTemplateResponse, path, {"name": new_name}), _choices)
 
 
 @templates.command()
@@ -64,9 +64,9 @@ def delete(client: Client, name: Name) -> None:
     note(f"The template {found.name} is deleted.")
 
 
-def found_template(client: Client, name: str) -> TemplateAnswer:
+def found_template(client: Client, name: str) -> JobTemplateResponse:
     """Return the template with a name or ID. Raise ClientError without one."""
-    known = client.read(Listed[TemplateAnswer], "/job-templates").model.data
+    known = client.read(Listed[JobTemplateResponse], "/job-templates").model.data
     for each in known:
         if name in (each.name, str(each.id)):
             return each
@@ -82,7 +82,7 @@ def usable_request(client: Client, name: str) -> JobRequest:
     return found.request
 
 
-def _choices(template: TemplateAnswer) -> RenderableType:
+def _choices(template: JobTemplateResponse) -> RenderableType:
     request = template.request
     chosen = request.model_dump(mode="json", exclude_defaults=True) if request else {}
     tuned = chosen.pop("hyperparameters", {})
@@ -96,7 +96,7 @@ def _choices(template: TemplateAnswer) -> RenderableType:
     return pairs(own | {title_of(n): written(v) for n, v in (chosen | tuned).items()})
 
 
-def _listed(answer: Listed[TemplateAnswer]) -> RenderableType:
+def _listed(answer: Listed[JobTemplateResponse]) -> RenderableType:
     return listing(
         (
             {

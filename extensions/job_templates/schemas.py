@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_core import PydanticCustomError
 
 from gateway.jobs.launch.job_form import JobRequest
-from gateway.schemas import Answer, JobId
+from gateway.schemas import JobId, ResponseModel
 
 MOST_CHARACTERS = 100
 
@@ -55,7 +55,7 @@ class TemplateChange(BaseModel):
     name: TemplateName
 
 
-class TemplateAnswer(Answer):
+class JobTemplateResponse(ResponseModel):
     """A job template."""
 
     id: UUID

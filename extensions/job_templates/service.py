@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from domain.core.errors import Invalid, NotFound
 from extensions.job_templates import tables
-from extensions.job_templates.schemas import TemplateAnswer, TemplateForm
+from extensions.job_templates.schemas import JobTemplateResponse, TemplateForm
 from extensions.job_templates.tables import JobTemplate
 from gateway.backend import Backend
 from gateway.http.access import Caller
@@ -18,14 +18,14 @@ from gateway.jobs.service import request_of
 MOST_TEMPLATES = 100
 
 
-def templates(backend: Backend, caller: Caller) -> list[TemplateAnswer]:
+def templates(backend: Backend, caller: Caller) -> list[JobTemplateResponse]:
     """Return the templates of the account, by name."""
     with backend.pool.connection() as connection:
         found = tables.templates_of(connection, caller.account_id)
     return [_answer(each) for each in found]
 
 
-def template(backend: Backend, caller: Caller, template_id: UUID) -> TemplateAnswer:
+def template(backend: Backend, caller: Caller, template_id: UUID) -> JobTemplateResponse:
     """Return a template of the account. Raise NotFound."""
     with backend.pool.connection() as connection:
         found = tables.template_of(connection, caller.account_id, template_id)
@@ -34,7 +34,7 @@ def template(backend: Backend, caller: Caller, template_id: UUID) -> TemplateAns
     return _answer(found)
 
 
-def save(backend: Backend, caller: Caller, form: TemplateForm) -> TemplateAnswer:
+def save(backend: Backend, caller: Caller, form: TemplateForm) -> JobTemplateResponse:
     """Save the choices of a job, or a request, under a name.
 
     A repeated call returns the existing template. Raise NotFound without such a job, and Invalid if
@@ -55,7 +55,7 @@ def usable_request(backend: Backend, caller: Caller, template_id: UUID) -> JobRe
     return found.request
 
 
-def rename(backend: Backend, caller: Caller, template_id: UUID, name: str) -> TemplateAnswer:
+def rename(backend: Backend, caller: Caller, template_id: UUID, name: str) -> JobTemplateResponse:
     """Rename a template. Raise NotFound, or Invalid if the name is taken."""
     with backend.pool.connection() as connection:
         if not tables.rename_template(connection, caller.account_id, template_id, name):
@@ -72,7 +72,7 @@ def delete(backend: Backend, caller: Caller, template_id: UUID) -> None:
 
 def _add(
     backend: Backend, caller: Caller, name: str, request: JobRequest, job_id: UUID | None
-) -> TemplateAnswer:
+) -> JobTemplateResponse:
     new = JobTemplate(uuid4(), name, request.model_dump(mode="json"), job_id, backend.clock.now())
     with backend.pool.connection() as connection:
         if tables.add_template(connection, caller.account_id, new, MOST_TEMPLATES):
@@ -88,7 +88,7 @@ def _add(
     )
 
 
-def _answer(known: JobTemplate) -> TemplateAnswer:
+def _answer(known: JobTemplate) -> JobTemplateResponse:
     request, problem = None, None
     try:
         request = JobRequest.model_validate(known.request)
@@ -96,7 +96,7 @@ def _answer(known: JobTemplate) -> TemplateAnswer:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
         problem = f"{field}: {first['msg']} (the value is {first['input']!r})."
-    return TemplateAnswer(
+    return JobTemplateResponse(
         id=known.template_id,
         name=known.name,
         job=known.job_id,

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Header, Query
 from domain.core.identity import created_id
 from extensions.quality import service
 from extensions.quality.domain.quality_report import QualityReport
-from extensions.quality.schemas import ContaminationAnswer, DifferenceAnswer, FiltersRequest
+from extensions.quality.schemas import ContaminationResponse, DifferenceResponse, FiltersRequest
 from gateway.backend import BackendOf
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import DatasetResponse
 from gateway.datasets.service import dataset_answer
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -38,7 +38,7 @@ def apply_filters(
     caller: MayTrain,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> DatasetAnswer:
+) -> DatasetResponse:
     """Create a new version of a dataset from its filtered examples.
 
     The existing dataset does not change. The same filters of the same dataset give the same
@@ -57,7 +57,7 @@ def show_difference(
     base: Annotated[
         UUID | None, Query(description="Dataset to compare with. By default, the parent.")
     ] = None,
-) -> DifferenceAnswer:
+) -> DifferenceResponse:
     """Show the examples that a version adds, removes or changes.
 
     The first request starts the comparison. Repeat it until `state` is `done`.
@@ -71,7 +71,7 @@ def show_contamination(
     validation_dataset: Annotated[UUID, Query(description="The validation dataset.")],
     caller: MayRead,
     backend: BackendOf,
-) -> ContaminationAnswer:
+) -> ContaminationResponse:
     """Show the training examples that are also in a validation dataset, exactly or nearly.
 
     The first request starts the comparison. Repeat it until `state` is `done`.

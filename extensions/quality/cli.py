@@ -17,12 +17,12 @@ from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY, Person
 from domain.datasets.findings import PERSONAL
 from extensions.quality.comparisons import ComparisonState
 from extensions.quality.domain.quality_report import TITLES, QualityReport, Sample
-from extensions.quality.schemas import ContaminationAnswer, DifferenceAnswer
+from extensions.quality.schemas import ContaminationResponse, DifferenceResponse
 from gateway.cli.client import Client, Refused, Reply
 from gateway.cli.datasets import POLL_SECONDS, DatasetId, Follow, finish
 from gateway.cli.following import patiently
 from gateway.cli.terminal import CommandGroup, agreed, interrupted, note, show
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import DatasetResponse
 
 LINES_SHOWN, CHANGES_SHOWN, SAMPLES_SHOWN = 20, 20, 3
 EXCEEDED = (
@@ -30,7 +30,7 @@ EXCEEDED = (
     "parts."
 )
 
-Compared = TypeVar("Compared", ContaminationAnswer, DifferenceAnswer)
+Compared = TypeVar("Compared", ContaminationResponse, DifferenceResponse)
 
 dataset_commands = CommandGroup()
 
@@ -61,7 +61,7 @@ def show_quality(
         return
     path = f"/datasets/{dataset}/contamination"
     show(
-        _compared(lambda: client.read(ContaminationAnswer, path, validation_dataset=validation)),
+        _compared(lambda: client.read(ContaminationResponse, path, validation_dataset=validation)),
         _contamination,
     )
 
@@ -69,7 +69,7 @@ def show_quality(
 def _wait_until_analyzed(client: Client, dataset: str) -> None:
     """Wait until a dataset is validated and analyzed, or the gateway says that it will not be."""
     path, noted = f"/datasets/{dataset}", False
-    while (now := patiently(lambda: client.read(DatasetAnswer, path)).model).analyzed is None:
+    while (now := patiently(lambda: client.read(DatasetResponse, path)).model).analyzed is None:
         if now.status is DatasetStatus.READY_FOR_TRAINING:
             try:
                 client.read(QualityReport, f"{path}/quality")
@@ -137,7 +137,7 @@ def _sample(unit: str, sample: Sample) -> str:
     return ": ".join(filter(None, (said, sample.language, text)))
 
 
-def _contamination(found: ContaminationAnswer) -> RenderableType:
+def _contamination(found: ContaminationResponse) -> RenderableType:
     result = found.result
     if result is None:
         return Text(EXCEEDED, style="red")
@@ -250,7 +250,7 @@ def filter_dataset(
                     note(f"  {_sample(report.unit, one)}")
         if not agreed("Make a new version with these masks?"):
             return
-    finish(client, client.send(DatasetAnswer, f"/datasets/{dataset}/filters", body), follow)
+    finish(client, client.send(DatasetResponse, f"/datasets/{dataset}/filters", body), follow)
 
 
 @dataset_commands.command("diff")
@@ -264,10 +264,10 @@ def show_difference(
 ) -> None:
     """Show the examples that a version adds, removes or changes."""
     path = f"/datasets/{dataset}/difference"
-    show(_compared(lambda: client.read(DifferenceAnswer, path, base=base)), _difference)
+    show(_compared(lambda: client.read(DifferenceResponse, path, base=base)), _difference)
 
 
-def _difference(found: DifferenceAnswer) -> RenderableType:
+def _difference(found: DifferenceResponse) -> RenderableType:
     result = found.result
     if result is None:
         return Text(EXCEEDED, style="red")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from domain.datasets.filters import Filters
 from extensions.quality.comparisons import ComparisonState
 from extensions.quality.domain.quality_report import Contamination, Difference
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 
 class FiltersRequest(BaseModel, extra="forbid"):
@@ -25,7 +25,7 @@ class FiltersRequest(BaseModel, extra="forbid"):
     )
 
 
-class ContaminationAnswer(Answer):
+class ContaminationResponse(ResponseModel):
     """A comparison of a training dataset with a validation dataset."""
 
     state: ComparisonState = Field(
@@ -34,7 +34,7 @@ class ContaminationAnswer(Answer):
     result: Contamination | None = None
 
 
-class DifferenceAnswer(Answer):
+class DifferenceResponse(ResponseModel):
     """The difference between an older and a newer dataset."""
 
     state: ComparisonState = Field(

@@ -20,12 +20,12 @@ from extensions.quality.comparisons import (
 )
 from extensions.quality.domain.quality_report import Contamination, Difference, QualityReport
 from extensions.quality.schemas import (
-    ContaminationAnswer,
-    DifferenceAnswer,
+    ContaminationResponse,
+    DifferenceResponse,
     FiltersRequest,
 )
 from gateway.backend import Backend
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import DatasetResponse
 from gateway.datasets.service import content_of, own_dataset, versions_of
 from gateway.datasets.uploads import (
     Choices,
@@ -123,7 +123,7 @@ def _require_other(dataset_id: UUID, validation_id: UUID, field: str) -> None:
         )
 
 
-def filtered_name(parent: str | None, versions: Sequence[DatasetAnswer]) -> str:
+def filtered_name(parent: str | None, versions: Sequence[DatasetResponse]) -> str:
     """Return a name for a filtered version that differs from those of all versions."""
     base = FILTERED.sub("", parent or UNNAMED)[:MOST_BASE_NAME]
     taken = {each.name for each in versions}
@@ -133,19 +133,19 @@ def filtered_name(parent: str | None, versions: Sequence[DatasetAnswer]) -> str:
 
 def contamination_of(
     backend: Backend, caller: Caller, dataset_id: UUID, validation_id: UUID
-) -> ContaminationAnswer:
+) -> ContaminationResponse:
     """Return the examples that two valid datasets share. The first call asks for a comparison."""
     _require_other(dataset_id, validation_id, "validation_dataset")
     for each in (dataset_id, validation_id):
         content_of(backend, caller, each)
     kind = ComparisonKind.CONTAMINATION
     row = _requested(backend, caller, (dataset_id, validation_id, kind))
-    return ContaminationAnswer(state=row["state"], result=_result(backend, Contamination, row))
+    return ContaminationResponse(state=row["state"], result=_result(backend, Contamination, row))
 
 
 def difference_of(
     backend: Backend, caller: Caller, dataset_id: UUID, base: UUID | None = None
-) -> DifferenceAnswer:
+) -> DifferenceResponse:
     """Return how a dataset differs from the one that it is a version of, or from `base`.
 
     The first call asks for the comparison. Raise NotFound if the account lacks one of them, Invalid
@@ -166,7 +166,7 @@ def difference_of(
     content_of(backend, caller, base)
     row = _requested(backend, caller, (dataset_id, base, ComparisonKind.DIFFERENCE))
     result = _result(backend, Difference, row)
-    return DifferenceAnswer(state=row["state"], base=base, result=result)
+    return DifferenceResponse(state=row["state"], base=base, result=result)
 
 
 def _requested(

@@ -19,7 +19,7 @@ from extensions.quality import service
 from extensions.quality.domain.quality_report import TITLES, Distribution, QualityReport
 from gateway.backend import Backend
 from gateway.datasets import service as datasets
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import DatasetResponse
 from gateway.http.access import Caller
 from infrastructure.accounts.profiles import dataset_names
 from projections.datasets import ready_datasets
@@ -115,7 +115,7 @@ class QualityView:
         return ANSWERS
 
 
-def quality_view(backend: Backend, caller: Caller, dataset: DatasetAnswer) -> QualityView:
+def quality_view(backend: Backend, caller: Caller, dataset: DatasetResponse) -> QualityView:
     """Return the view of a valid dataset. Raise NotFound if the account has no such dataset."""
     row = datasets.own_dataset(backend, caller, dataset.id)
     report = service.stored_quality(backend, caller, row)

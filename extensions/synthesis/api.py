@@ -11,16 +11,16 @@ from fastapi.responses import Response
 from extensions.synthesis import reviewing, service
 from extensions.synthesis.domain.use_cases import Synthesizing
 from extensions.synthesis.schemas import (
-    ExampleAnswer,
     ExampleEdit,
+    ExampleResponse,
     FinishForm,
     ResumeForm,
-    SynthesisAnswer,
+    SynthesisEstimateResponse,
     SynthesisForm,
-    SynthesisQuoteAnswer,
+    SynthesisResponse,
 )
 from gateway.backend import BackendOf
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import DatasetResponse
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -36,7 +36,7 @@ router = APIRouter(prefix="/syntheses", tags=["syntheses"], route_class=Operatio
 @router.post("/quote", responses=refusals(404, 409))
 def quote_synthesis(
     form: SynthesisForm, caller: MayTrain, backend: BackendOf
-) -> SynthesisQuoteAnswer:
+) -> SynthesisEstimateResponse:
     """Show the cost range of a synthesis without starting it."""
     return service.quote(backend, caller, form)
 
@@ -47,7 +47,7 @@ def approve_synthesis(
     caller: MayTrain,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> SynthesisAnswer:
+) -> SynthesisResponse:
     """Approve a synthesis, which then generates examples.
 
     If the balance is below the upper bound of the range, or the maximum cost if that is lower,
@@ -65,19 +65,19 @@ def list_syntheses(
         UUID | None, Query(description="Return only syntheses after this one in the list.")
     ] = None,
     limit: Limit = 100,
-) -> Page[SynthesisAnswer]:
+) -> Page[SynthesisResponse]:
     """List your syntheses, newest first."""
     return service.list_syntheses(backend, caller, after, limit)
 
 
 @router.get("/{synthesis_id}", responses=refusals(404))
-def show_synthesis(synthesis_id: UUID, caller: MayRead, backend: BackendOf) -> SynthesisAnswer:
+def show_synthesis(synthesis_id: UUID, caller: MayRead, backend: BackendOf) -> SynthesisResponse:
     """Show a synthesis with its progress and its cost so far."""
     return service.show(backend, caller, synthesis_id)
 
 
 @router.post("/{synthesis_id}/pause", responses=refusals(404, 409))
-def pause_synthesis(synthesis_id: UUID, caller: MayTrain, backend: BackendOf) -> SynthesisAnswer:
+def pause_synthesis(synthesis_id: UUID, caller: MayTrain, backend: BackendOf) -> SynthesisResponse:
     """Pause the generation. Requests in progress still end, and complete attempts are charged.
 
     With a judge, an answer is charged when it is judged, after a resume.
@@ -91,19 +91,19 @@ def resume_synthesis(
     caller: MayTrain,
     backend: BackendOf,
     how: Annotated[ResumeForm | None, Body()] = None,
-) -> SynthesisAnswer:
+) -> SynthesisResponse:
     """Continue a paused generation. The balance must cover what is left of the range."""
     return service.resume(backend, caller, synthesis_id, (how or ResumeForm()).max_cost)
 
 
 @router.post("/{synthesis_id}/stop", responses=refusals(404, 409))
-def stop_synthesis(synthesis_id: UUID, caller: MayTrain, backend: BackendOf) -> SynthesisAnswer:
+def stop_synthesis(synthesis_id: UUID, caller: MayTrain, backend: BackendOf) -> SynthesisResponse:
     """End the generation early, and review the accepted examples."""
     return service.give(backend, caller, synthesis_id, Synthesizing(backend.log).stop)
 
 
 @router.post("/{synthesis_id}/cancel", responses=refusals(404, 409))
-def cancel_synthesis(synthesis_id: UUID, caller: MayTrain, backend: BackendOf) -> SynthesisAnswer:
+def cancel_synthesis(synthesis_id: UUID, caller: MayTrain, backend: BackendOf) -> SynthesisResponse:
     """End a synthesis without a dataset."""
     return service.give(backend, caller, synthesis_id, Synthesizing(backend.log).cancel)
 
@@ -115,7 +115,7 @@ def list_examples(
     backend: BackendOf,
     after: Annotated[After, Query(description="Return only examples with a higher number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of examples.")] = 100,
-) -> Page[ExampleAnswer]:
+) -> Page[ExampleResponse]:
     """List the generated examples with their origins, as you edited them.
 
     A page has at least one example, and otherwise at most 4 MiB. If it has fewer examples than the
@@ -127,7 +127,7 @@ def list_examples(
 @router.patch("/{synthesis_id}/examples/{number}", responses=refusals(404, 409))
 def edit_example(
     synthesis_id: UUID, number: Number, edit: ExampleEdit, caller: MayEdit, backend: BackendOf
-) -> ExampleAnswer:
+) -> ExampleResponse:
     """Replace the messages of an example. Their texts have at most 64 KiB in total."""
     return reviewing.edit(backend, caller, synthesis_id, number, edit.messages)
 
@@ -135,7 +135,7 @@ def edit_example(
 @router.delete("/{synthesis_id}/examples/{number}", responses=refusals(404, 409))
 def remove_example(
     synthesis_id: UUID, number: Number, caller: MayEdit, backend: BackendOf
-) -> ExampleAnswer:
+) -> ExampleResponse:
     """Leave an example out of the dataset. You can restore it."""
     return reviewing.remove(backend, caller, synthesis_id, number, removed=True)
 
@@ -143,7 +143,7 @@ def remove_example(
 @router.post("/{synthesis_id}/examples/{number}/restore", responses=refusals(404, 409))
 def restore_example(
     synthesis_id: UUID, number: Number, caller: MayEdit, backend: BackendOf
-) -> ExampleAnswer:
+) -> ExampleResponse:
     """Restore a removed example."""
     return reviewing.remove(backend, caller, synthesis_id, number, removed=False)
 
@@ -154,7 +154,7 @@ def finish_synthesis(
     caller: MayTrain,
     backend: BackendOf,
     how: Annotated[FinishForm | None, Body()] = None,
-) -> DatasetAnswer:
+) -> DatasetResponse:
     """Create the dataset of the reviewed examples, once. EcoLink then validates it."""
     return service.finish(backend, caller, synthesis_id, (how or FinishForm()).name)
 

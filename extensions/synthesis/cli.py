@@ -16,17 +16,17 @@ from rich.text import Text
 from domain.datasets.filters import DEFAULT_SIMILARITY, LEAST_SIMILARITY
 from extensions.synthesis.domain.synthesis import SynthesisStatus
 from extensions.synthesis.schemas import (
-    EndpointAnswer,
-    ExampleAnswer,
-    SynthesisAnswer,
-    SynthesisQuoteAnswer,
+    EndpointResponse,
+    ExampleResponse,
+    SynthesisEstimateResponse,
+    SynthesisResponse,
 )
 from gateway.cli.client import Client, Reply
 from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.tables import fields, listing_of, pairs
 from gateway.cli.terminal import CommandGroup, counter, interrupted, show
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import DatasetResponse
 from gateway.schemas import Listed, Page
 
 POLL_SECONDS = 0.5
@@ -142,15 +142,15 @@ def generate(
         "max_cost": max_cost,
     }
     if quote:
-        show(client.send(SynthesisQuoteAnswer, "/syntheses/quote", body), fields)
+        show(client.send(SynthesisEstimateResponse, "/syntheses/quote", body), fields)
         return
-    made = client.send(SynthesisAnswer, "/syntheses", body, str(uuid4()))
+    made = client.send(SynthesisResponse, "/syntheses", body, str(uuid4()))
     if not (follow or finish_at_once):
         show(made, fields)
         return
     ended = _followed(client, made)
     if finish_at_once and ended.model.status is SynthesisStatus.REVIEWING:
-        show(client.send(DatasetAnswer, f"/syntheses/{ended.model.id}/finish", {}), fields)
+        show(client.send(DatasetResponse, f"/syntheses/{ended.model.id}/finish", {}), fields)
         return
     _end(ended)
 
@@ -170,7 +170,7 @@ def _text(file: Path, option: str) -> str:
         ) from error
 
 
-def _followed(client: Client, synthesis: Reply[SynthesisAnswer]) -> Reply[SynthesisAnswer]:
+def _followed(client: Client, synthesis: Reply[SynthesisResponse]) -> Reply[SynthesisResponse]:
     """Wait until the generation pauses or ends."""
     path = f"/syntheses/{synthesis.model.id}"
     done = synthesis.model.counts.accepted
@@ -180,7 +180,7 @@ def _followed(client: Client, synthesis: Reply[SynthesisAnswer]) -> Reply[Synthe
         try:
             while synthesis.model.status is SynthesisStatus.GENERATING:
                 time.sleep(POLL_SECONDS)
-                synthesis = patiently(lambda: client.read(SynthesisAnswer, path))
+                synthesis = patiently(lambda: client.read(SynthesisResponse, path))
                 advance(synthesis.model.counts.accepted - done)
                 done = synthesis.model.counts.accepted
         except KeyboardInterrupt:
@@ -192,7 +192,7 @@ def _followed(client: Client, synthesis: Reply[SynthesisAnswer]) -> Reply[Synthe
     return synthesis
 
 
-def _end(synthesis: Reply[SynthesisAnswer]) -> None:
+def _end(synthesis: Reply[SynthesisResponse]) -> None:
     show(synthesis, fields)
     if (code := ENDINGS.get(synthesis.model.status)) is not None:
         raise typer.Exit(code)
@@ -201,10 +201,10 @@ def _end(synthesis: Reply[SynthesisAnswer]) -> None:
 @syntheses.command("list")
 def list_syntheses(client: Client) -> None:
     """List your syntheses, newest first."""
-    show(client.read(Listed[SynthesisAnswer], "/syntheses"), _syntheses)
+    show(client.read(Listed[SynthesisResponse], "/syntheses"), _syntheses)
 
 
-def _syntheses(answer: Listed[SynthesisAnswer]) -> RenderableType:
+def _syntheses(answer: Listed[SynthesisResponse]) -> RenderableType:
     names = ("id", "name", "status", "examples", "cost", "approved_at")
     empty = "You have no syntheses. `ecolink datasets generate` starts one."
     return listing_of(answer.data, *names, empty=empty)
@@ -213,38 +213,38 @@ def _syntheses(answer: Listed[SynthesisAnswer]) -> RenderableType:
 @syntheses.command("show")
 def show_synthesis(client: Client, synthesis: SynthesisId) -> None:
     """Show a synthesis with its progress and its cost so far."""
-    show(client.read(SynthesisAnswer, f"/syntheses/{synthesis}"), fields)
+    show(client.read(SynthesisResponse, f"/syntheses/{synthesis}"), fields)
 
 
 @syntheses.command()
 def watch(client: Client, synthesis: SynthesisId) -> None:
     """Wait until the generation pauses or ends."""
-    _end(_followed(client, client.read(SynthesisAnswer, f"/syntheses/{synthesis}")))
+    _end(_followed(client, client.read(SynthesisResponse, f"/syntheses/{synthesis}")))
 
 
 @syntheses.command()
 def pause(client: Client, synthesis: SynthesisId) -> None:
     """Pause the generation."""
-    show(client.send(SynthesisAnswer, f"/syntheses/{synthesis}/pause", {}), fields)
+    show(client.send(SynthesisResponse, f"/syntheses/{synthesis}/pause", {}), fields)
 
 
 @syntheses.command()
 def resume(client: Client, synthesis: SynthesisId, max_cost: MaxCost = None) -> None:
     """Continue a paused generation."""
     body = {"max_cost": max_cost} if max_cost else {}
-    show(client.send(SynthesisAnswer, f"/syntheses/{synthesis}/resume", body), fields)
+    show(client.send(SynthesisResponse, f"/syntheses/{synthesis}/resume", body), fields)
 
 
 @syntheses.command()
 def stop(client: Client, synthesis: SynthesisId) -> None:
     """End the generation early, to review the accepted examples."""
-    show(client.send(SynthesisAnswer, f"/syntheses/{synthesis}/stop", {}), fields)
+    show(client.send(SynthesisResponse, f"/syntheses/{synthesis}/stop", {}), fields)
 
 
 @syntheses.command()
 def cancel(client: Client, synthesis: SynthesisId) -> None:
     """End a synthesis without a dataset."""
-    show(client.send(SynthesisAnswer, f"/syntheses/{synthesis}/cancel", {}), fields)
+    show(client.send(SynthesisResponse, f"/syntheses/{synthesis}/cancel", {}), fields)
 
 
 @syntheses.command()
@@ -256,10 +256,10 @@ def examples(
 ) -> None:
     """Show generated examples, as you edited them."""
     path = f"/syntheses/{synthesis}/examples"
-    show(client.read(Page[ExampleAnswer], path, after=after, limit=limit), _examples)
+    show(client.read(Page[ExampleResponse], path, after=after, limit=limit), _examples)
 
 
-def _examples(page: Page[ExampleAnswer]) -> RenderableType:
+def _examples(page: Page[ExampleResponse]) -> RenderableType:
     lines: list[Text] = []
     for example in page.data:
         lines.append(_title(example))
@@ -269,7 +269,7 @@ def _examples(page: Page[ExampleAnswer]) -> RenderableType:
     return Group(*lines)
 
 
-def _title(example: ExampleAnswer) -> Text:
+def _title(example: ExampleResponse) -> Text:
     marks = [name for name in ("edited", "removed") if getattr(example, name)]
     score = example.origin.get("score")
     if score is not None:
@@ -293,10 +293,10 @@ def edit(
     except ValueError as error:
         raise typer.BadParameter(f"{file} is not JSON: {error}.") from error
     path = f"/syntheses/{synthesis}/examples/{number}"
-    show(client.change(ExampleAnswer, path, body), lambda each: _examples(_page(each)))
+    show(client.change(ExampleResponse, path, body), lambda each: _examples(_page(each)))
 
 
-def _page(example: ExampleAnswer) -> Page[ExampleAnswer]:
+def _page(example: ExampleResponse) -> Page[ExampleResponse]:
     return Page(data=[example], has_more=False)
 
 
@@ -312,7 +312,7 @@ def remove(client: Client, synthesis: SynthesisId, number: Number) -> None:
 def restore(client: Client, synthesis: SynthesisId, number: Number) -> None:
     """Restore a removed example."""
     path = f"/syntheses/{synthesis}/examples/{number}/restore"
-    show(client.send(ExampleAnswer, path, {}), lambda each: _examples(_page(each)))
+    show(client.send(ExampleResponse, path, {}), lambda each: _examples(_page(each)))
 
 
 @syntheses.command()
@@ -325,16 +325,16 @@ def finish(
 ) -> None:
     """Create the dataset of the reviewed examples."""
     body = {"name": name} if name else {}
-    show(client.send(DatasetAnswer, f"/syntheses/{synthesis}/finish", body), fields)
+    show(client.send(DatasetResponse, f"/syntheses/{synthesis}/finish", body), fields)
 
 
 @syntheses.command()
 def endpoints(client: Client) -> None:
     """List your external endpoints."""
-    show(client.read(Listed[EndpointAnswer], "/synthesis-endpoints"), _endpoints)
+    show(client.read(Listed[EndpointResponse], "/synthesis-endpoints"), _endpoints)
 
 
-def _endpoints(answer: Listed[EndpointAnswer]) -> RenderableType:
+def _endpoints(answer: Listed[EndpointResponse]) -> RenderableType:
     empty = "You have no external endpoints. `ecolink syntheses add-endpoint` adds one."
     return listing_of(answer.data, "id", "name", "url", "has_key", "key_lost", empty=empty)
 
@@ -354,7 +354,7 @@ def add_endpoint(
     """Store an external endpoint. Without --key-file, EcoLink sends no key."""
     key = "" if key_file is None else key_file.read_text().strip()
     body = {"name": name, "url": url, "key": key}
-    show(client.send(EndpointAnswer, "/synthesis-endpoints", body), fields)
+    show(client.send(EndpointResponse, "/synthesis-endpoints", body), fields)
 
 
 @syntheses.command("replace-endpoint-key")
@@ -367,7 +367,7 @@ def replace_endpoint_key(
 ) -> None:
     """Replace the key of an external endpoint."""
     body = {"key": key_file.read_text().strip()}
-    show(client.replace(EndpointAnswer, f"/synthesis-endpoints/{endpoint}/key", body), fields)
+    show(client.replace(EndpointResponse, f"/synthesis-endpoints/{endpoint}/key", body), fields)
 
 
 @syntheses.command("delete-endpoint")

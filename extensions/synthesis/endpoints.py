@@ -8,12 +8,12 @@ from uuid import UUID
 from domain.access.scope import Scope
 from domain.core.errors import Invalid, NotFound
 from extensions.synthesis import endpoint_rows as stored
-from extensions.synthesis.schemas import EndpointAnswer, EndpointForm, EndpointKeyForm
+from extensions.synthesis.schemas import EndpointForm, EndpointKeyForm, EndpointResponse
 from gateway.backend import Backend
 from gateway.http.access import Caller
 
 
-def create(backend: Backend, caller: Caller, form: EndpointForm) -> EndpointAnswer:
+def create(backend: Backend, caller: Caller, form: EndpointForm) -> EndpointResponse:
     """Store an external endpoint. Raise Invalid for a refused URL, and QuotaExceeded."""
     backend.settings.webhook_policy.require_url(form.url)
     if query := urlsplit(form.url).query:
@@ -31,7 +31,7 @@ def create(backend: Backend, caller: Caller, form: EndpointForm) -> EndpointAnsw
     return _answer(caller, made)
 
 
-def list_endpoints(backend: Backend, caller: Caller) -> list[EndpointAnswer]:
+def list_endpoints(backend: Backend, caller: Caller) -> list[EndpointResponse]:
     """Return the external endpoints of the account, oldest first."""
     with backend.pool.connection() as connection:
         return [
@@ -41,7 +41,7 @@ def list_endpoints(backend: Backend, caller: Caller) -> list[EndpointAnswer]:
 
 def replace_key(
     backend: Backend, caller: Caller, endpoint_id: UUID, form: EndpointKeyForm
-) -> EndpointAnswer:
+) -> EndpointResponse:
     """Replace the key of an external endpoint. Raise NotFound."""
     with backend.pool.connection() as connection:
         stored.replace_key(connection, caller.account_id, endpoint_id, form.key)
@@ -62,8 +62,8 @@ def _unknown(endpoint_id: UUID) -> NotFound:
     return NotFound(f"Unknown endpoint {endpoint_id}. See GET /api/synthesis-endpoints.")
 
 
-def _answer(caller: Caller, endpoint: stored.SynthesisEndpoint) -> EndpointAnswer:
-    return EndpointAnswer(
+def _answer(caller: Caller, endpoint: stored.SynthesisEndpoint) -> EndpointResponse:
+    return EndpointResponse(
         id=endpoint.id,
         name=endpoint.name,
         url=endpoint.url if Scope.KEYS in caller.rights.scopes else _origin(endpoint.url),

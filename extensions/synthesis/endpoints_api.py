@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter
 
 from extensions.synthesis import endpoints
-from extensions.synthesis.schemas import EndpointAnswer, EndpointForm, EndpointKeyForm
+from extensions.synthesis.schemas import EndpointForm, EndpointKeyForm, EndpointResponse
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/synthesis-endpoints", tags=["syntheses"], route_clas
 @router.post("", status_code=201)
 def create_endpoint(
     form: EndpointForm, caller: MayManageKeys, backend: BackendOf
-) -> EndpointAnswer:
+) -> EndpointResponse:
     """Store an OpenAI-compatible endpoint of another provider, which charges you directly.
 
     No response shows the key. EcoLink connects only to public addresses, unless the operator allows
@@ -30,7 +30,7 @@ def create_endpoint(
 
 
 @router.get("")
-def list_endpoints(caller: MayRead, backend: BackendOf) -> Listed[EndpointAnswer]:
+def list_endpoints(caller: MayRead, backend: BackendOf) -> Listed[EndpointResponse]:
     """List your external endpoints, oldest first."""
     return Listed(data=endpoints.list_endpoints(backend, caller))
 
@@ -38,7 +38,7 @@ def list_endpoints(caller: MayRead, backend: BackendOf) -> Listed[EndpointAnswer
 @router.put("/{endpoint_id}/key", responses=refusals(404))
 def replace_key(
     endpoint_id: UUID, form: EndpointKeyForm, caller: MayManageKeys, backend: BackendOf
-) -> EndpointAnswer:
+) -> EndpointResponse:
     """Replace the key of an external endpoint. Syntheses that run use the new key."""
     return endpoints.replace_key(backend, caller, endpoint_id, form)
 

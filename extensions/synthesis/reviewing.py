@@ -31,7 +31,7 @@ from extensions.synthesis.edits import (
     set_messages,
     set_removed,
 )
-from extensions.synthesis.schemas import ExampleAnswer, ExampleMessage
+from extensions.synthesis.schemas import ExampleMessage, ExampleResponse
 from gateway.backend import Backend
 from gateway.datasets.uploads import named_row, require_room_for, upload_ref
 from gateway.http.access import Caller
@@ -52,7 +52,7 @@ KEPT_STARTS = 100
 
 def examples(
     backend: Backend, caller: Caller, synthesis_id: UUID, after: int, limit: int
-) -> Page[ExampleAnswer]:
+) -> Page[ExampleResponse]:
     """Return generated examples after a number, as edited: at least one, up to `PAGE_BYTES`.
 
     Raise NotFound, and WrongState until the generation has ended.
@@ -119,10 +119,10 @@ def _starts(artifacts: Artifacts, ref: str) -> array[int]:
     return line_starts(artifacts.stream(ref))
 
 
-def _shown(number: int, line: bytes, origin: bytes, edit: Edit | None) -> ExampleAnswer:
+def _shown(number: int, line: bytes, origin: bytes, edit: Edit | None) -> ExampleResponse:
     is_edited = edit is not None and bool(edit.messages)
     messages = edit.messages if edit is not None and is_edited else json.loads(line)["messages"]
-    return ExampleAnswer(
+    return ExampleResponse(
         number=number,
         messages=[ExampleMessage(**each) for each in messages],
         edited=is_edited,
@@ -137,7 +137,7 @@ def edit(
     synthesis_id: UUID,
     number: int,
     messages: list[ExampleMessage],
-) -> ExampleAnswer:
+) -> ExampleResponse:
     """Replace the messages of an example. Raise NotFound, WrongState or Invalid."""
     stored = [each.model_dump() for each in messages]
 
@@ -151,7 +151,7 @@ def edit(
 
 def remove(
     backend: Backend, caller: Caller, synthesis_id: UUID, number: int, *, removed: bool
-) -> ExampleAnswer:
+) -> ExampleResponse:
     """Remove an example, or restore it. Raise NotFound or WrongState."""
 
     def change(connection: Connection) -> None:
@@ -173,7 +173,7 @@ def _change(
     synthesis_id: UUID,
     number: int,
     change: Callable[[Connection], None],
-) -> ExampleAnswer:
+) -> ExampleResponse:
     synthesis = _generated(backend, caller, synthesis_id)
     if not 1 <= number <= synthesis.counts.accepted:
         raise NotFound(f"The synthesis has {synthesis.counts.accepted} examples, and no {number}.")

@@ -25,7 +25,7 @@ from extensions.synthesis.domain.request import (
     Topic,
 )
 from extensions.synthesis.domain.synthesis import StopReason, SynthesisFailure, SynthesisStatus
-from gateway.schemas import Answer, Money
+from gateway.schemas import Money, ResponseModel
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Instructions = Annotated[
@@ -129,7 +129,7 @@ class SynthesisForm(BaseModel):
     )
 
 
-class SynthesisQuoteAnswer(Answer):
+class SynthesisEstimateResponse(ResponseModel):
     """The price of a synthesis before its approval."""
 
     low: Money
@@ -147,7 +147,7 @@ class SynthesisQuoteAnswer(Answer):
     allowed: bool = Field(description="True if the balance covers the upper bound.")
 
 
-class SynthesisCounts(Answer):
+class SynthesisCounts(ResponseModel):
     """Numbers of attempts so far, by outcome."""
 
     attempts: int
@@ -157,7 +157,7 @@ class SynthesisCounts(Answer):
     duplicates: int = Field(description="Chats that repeat another one.")
 
 
-class SynthesisAnswer(Answer):
+class SynthesisResponse(ResponseModel):
     """A synthesis with its progress."""
 
     id: UUID
@@ -200,7 +200,7 @@ class ExampleMessage(BaseModel):
     content: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
 
 
-class ExampleAnswer(Answer):
+class ExampleResponse(ResponseModel):
     """A generated example, as edited, with its origin."""
 
     number: int = Field(description="Number of the example, from 1.")
@@ -289,7 +289,7 @@ class EndpointKeyForm(BaseModel):
     )
 
 
-class EndpointAnswer(Answer):
+class EndpointResponse(ResponseModel):
     """An external endpoint, without its key."""
 
     id: UUID

@@ -27,15 +27,15 @@ from extensions.synthesis.names import set_synthesis_name, synthesis_names
 from extensions.synthesis.planning import max_cost_of, planned, repeated_plan
 from extensions.synthesis.reviewing import create_dataset
 from extensions.synthesis.schemas import (
-    SynthesisAnswer,
     SynthesisCounts,
+    SynthesisEstimateResponse,
     SynthesisForm,
-    SynthesisQuoteAnswer,
+    SynthesisResponse,
 )
 from extensions.synthesis.synthesis_rows import SYNTHESES
 from gateway.backend import Backend
 from gateway.datasets.columns import UNNAMED
-from gateway.datasets.schemas import DatasetAnswer
+from gateway.datasets.schemas import DatasetResponse
 from gateway.datasets.service import dataset_answer, show_dataset
 from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up, found
@@ -65,14 +65,14 @@ FAILURES: dict[SynthesisFailure, str] = {
 }
 
 
-def quote(backend: Backend, caller: Caller, form: SynthesisForm) -> SynthesisQuoteAnswer:
+def quote(backend: Backend, caller: Caller, form: SynthesisForm) -> SynthesisEstimateResponse:
     """Return the price of a synthesis. Raise the errors of `planned`."""
     found = planned(backend, caller, created_id(caller.account_id, "synthesis", "quote"), form)
     account = backend.log.load(Account, caller.account_id)
     high = found.cost.high_micros
     needed = high if found.max_cost_micros is None else min(high, found.max_cost_micros)
     rates = found.plan.rates
-    return SynthesisQuoteAnswer(
+    return SynthesisEstimateResponse(
         low=Money.of(min(found.cost.low_micros, needed), Toward.DOWN),
         high=Money.of(needed, Toward.UP),
         external=found.plan.generator.external,
@@ -86,7 +86,7 @@ def quote(backend: Backend, caller: Caller, form: SynthesisForm) -> SynthesisQuo
 
 def approve(
     backend: Backend, caller: Caller, form: SynthesisForm, command_key: str
-) -> SynthesisAnswer:
+) -> SynthesisResponse:
     """Approve a synthesis, once per command key. A repetition must have the same form."""
     synthesis_id = created_id(caller.account_id, "synthesis", command_key)
     existing = backend.log.find(Synthesis, synthesis_id)
@@ -119,7 +119,7 @@ def _approve_new(backend: Backend, caller: Caller, synthesis_id: UUID, form: Syn
 
 def list_syntheses(
     backend: Backend, caller: Caller, after: UUID | None, limit: int
-) -> Page[SynthesisAnswer]:
+) -> Page[SynthesisResponse]:
     """Return the syntheses of the account, newest first. Raise NotFound for an unknown `after`."""
     if after is not None:
         own_row(backend, caller, after)
@@ -139,7 +139,7 @@ def own_row(backend: Backend, caller: Caller, synthesis_id: UUID) -> Row:
     )
 
 
-def show(backend: Backend, caller: Caller, synthesis_id: UUID) -> SynthesisAnswer:
+def show(backend: Backend, caller: Caller, synthesis_id: UUID) -> SynthesisResponse:
     """Return a synthesis of the account. Raise NotFound."""
     row = own_row(backend, caller, synthesis_id)
     with backend.pool.connection() as connection:
@@ -150,7 +150,9 @@ def show(backend: Backend, caller: Caller, synthesis_id: UUID) -> SynthesisAnswe
 Command = Callable[[UUID, UUID], Synthesis]
 
 
-def give(backend: Backend, caller: Caller, synthesis_id: UUID, command: Command) -> SynthesisAnswer:
+def give(
+    backend: Backend, caller: Caller, synthesis_id: UUID, command: Command
+) -> SynthesisResponse:
     """Give a command to a synthesis. Raise NotFound and the errors of the command."""
     own_row(backend, caller, synthesis_id)
     with because(caller.cause(backend)):
@@ -161,7 +163,7 @@ def give(backend: Backend, caller: Caller, synthesis_id: UUID, command: Command)
 
 def resume(
     backend: Backend, caller: Caller, synthesis_id: UUID, max_cost: str | None
-) -> SynthesisAnswer:
+) -> SynthesisResponse:
     """Resume a generation. Raise the errors of `Synthesizing.resume`."""
     micros = micros_of(max_cost, field="max_cost") if max_cost else None
     return give(
@@ -172,7 +174,9 @@ def resume(
     )
 
 
-def finish(backend: Backend, caller: Caller, synthesis_id: UUID, name: str | None) -> DatasetAnswer:
+def finish(
+    backend: Backend, caller: Caller, synthesis_id: UUID, name: str | None
+) -> DatasetResponse:
     """Create the dataset of the reviewed examples, once. EcoLink then validates it.
 
     Raise NotFound, WrongState before the review, and QuotaExceeded.
@@ -190,7 +194,7 @@ def finish(backend: Backend, caller: Caller, synthesis_id: UUID, name: str | Non
     return dataset_answer(backend, row)
 
 
-def _answers(connection: Connection, found: Sequence[Row]) -> list[SynthesisAnswer]:
+def _answers(connection: Connection, found: Sequence[Row]) -> list[SynthesisResponse]:
     ids = [row["synthesis_id"] for row in found]
     names, edits = synthesis_names(connection, ids), counts_of_edits(connection, ids)
     accounts = {row["account_id"] for row in found if row["pause_reason"] == StopReason.ENDPOINT}
@@ -208,7 +212,7 @@ def _answers(connection: Connection, found: Sequence[Row]) -> list[SynthesisAnsw
 
 def _answer(
     row: Row, name: str | None, edits: EditCounts, explanation: str | None
-) -> SynthesisAnswer:
+) -> SynthesisResponse:
     rates = TokenRates(
         prompt_micros=row["prompt_micros"], completion_micros=row["completion_micros"]
     )
@@ -217,8 +221,8 @@ def _answer(
     )
     counts = {key: row[key] for key in ("accepted", "invalid", "rejected", "duplicates")}
     most = row["max_cost_micros"]
-    fields: dict[str, Any] = {key: row[key] for key in SynthesisAnswer.model_fields if key in row}
-    return SynthesisAnswer(
+    fields: dict[str, Any] = {key: row[key] for key in SynthesisResponse.model_fields if key in row}
+    return SynthesisResponse(
         **fields,
         id=row["synthesis_id"],
         name=name,

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from domain.training.integrations import Tracker
 from extensions.trackers import event_file as tensorboard
 from extensions.trackers import service
-from extensions.trackers.schemas import ConnectionAnswer, ConnectionForm, RunAnswer
+from extensions.trackers.schemas import ConnectionForm, ConnectionResponse, RunResponse
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -22,7 +22,7 @@ router = APIRouter(tags=["trackers"], route_class=Operation)
 
 
 @router.get("/trackers")
-def list_tracker_connections(caller: MayRead, backend: BackendOf) -> Listed[ConnectionAnswer]:
+def list_tracker_connections(caller: MayRead, backend: BackendOf) -> Listed[ConnectionResponse]:
     """List the connections of your account to MLflow and Weights & Biases."""
     return Listed(data=service.connections(backend, caller))
 
@@ -30,7 +30,7 @@ def list_tracker_connections(caller: MayRead, backend: BackendOf) -> Listed[Conn
 @router.get("/trackers/{tracker}", responses=refusals(404))
 def show_tracker_connection(
     tracker: Tracker, caller: MayRead, backend: BackendOf
-) -> ConnectionAnswer:
+) -> ConnectionResponse:
     """Show a connection to a tracker."""
     return service.connection_of(backend, caller, tracker)
 
@@ -38,7 +38,7 @@ def show_tracker_connection(
 @router.put("/trackers/{tracker}", responses=refusals(404))
 def connect_tracker(
     tracker: Tracker, form: ConnectionForm, caller: MayManageKeys, backend: BackendOf
-) -> ConnectionAnswer:
+) -> ConnectionResponse:
     """Connect your account to a tracker, or replace the connection with its credentials.
 
     EcoLink connects only to public addresses, unless the operator allows others. If the URL
@@ -59,13 +59,13 @@ def disconnect_tracker(tracker: Tracker, caller: MayManageKeys, backend: Backend
 @router.post("/trackers/{tracker}/test", status_code=202, responses=refusals(404))
 def test_tracker_connection(
     tracker: Tracker, caller: MayManageKeys, backend: BackendOf
-) -> ConnectionAnswer:
+) -> ConnectionResponse:
     """Test a connection, once. Show the connection for the result."""
     return service.request_test(backend, caller, tracker)
 
 
 @router.get("/jobs/{job_id}/trackers", responses=refusals(404))
-def list_job_runs(job_id: JobId, caller: MayRead, backend: BackendOf) -> Listed[RunAnswer]:
+def list_job_runs(job_id: JobId, caller: MayRead, backend: BackendOf) -> Listed[RunResponse]:
     """List the trackers of a job, with the last step that each has, and the last error."""
     own_job(backend, caller, job_id)
     return Listed(data=service.runs_of_job(backend, caller, job_id))
@@ -94,7 +94,7 @@ def download_tensorboard(job_id: JobId, caller: MayRead, backend: BackendOf) -> 
 )
 def retry_job_run(
     job_id: JobId, tracker: Tracker, caller: MayTrain, backend: BackendOf
-) -> RunAnswer:
+) -> RunResponse:
     """Send the metrics of a job to a failing tracker immediately, also if EcoLink has given up."""
     own_job(backend, caller, job_id)
     return service.retry(backend, caller, job_id, tracker)

@@ -12,10 +12,10 @@ from rich.console import RenderableType
 
 from domain.training.integrations import Tracker
 from extensions.trackers.schemas import (
-    ConnectionAnswer,
     ConnectionForm,
+    ConnectionResponse,
     ConnectionStatus,
-    RunAnswer,
+    RunResponse,
 )
 from gateway.cli.client import Client, ClientError
 from gateway.cli.jobs import JobName
@@ -65,13 +65,13 @@ def connect(
     secret = None if no_secret else _secret()
     form = ConnectionForm.model_construct(url=url, username=username, secret=secret)
     body = form.model_dump(mode="json", exclude_none=True)
-    show(client.replace(ConnectionAnswer, f"/trackers/{tracker}", body), fields)
+    show(client.replace(ConnectionResponse, f"/trackers/{tracker}", body), fields)
 
 
 @trackers.command("list")
 def list_connections(client: Client) -> None:
     """List your connections to trackers."""
-    show(client.read(Listed[ConnectionAnswer], "/trackers"), _connections)
+    show(client.read(Listed[ConnectionResponse], "/trackers"), _connections)
 
 
 @trackers.command()
@@ -79,7 +79,7 @@ def test(ctx: typer.Context, tracker: Name) -> None:
     """Test a connection. The exit code is 1 if the tracker refuses it."""
     path = f"/trackers/{tracker}"
     with client_of(ctx) as client:
-        found = client.send(ConnectionAnswer, f"{path}/test", {})
+        found = client.send(ConnectionResponse, f"{path}/test", {})
         deadline = time.monotonic() + PATIENCE_SECONDS
         while found.model.status is ConnectionStatus.TESTING:
             if time.monotonic() > deadline:
@@ -87,7 +87,7 @@ def test(ctx: typer.Context, tracker: Name) -> None:
                     "The connection is not tested yet. See `ecolink trackers list` later."
                 )
             time.sleep(POLL_SECONDS)
-            found = client.read(ConnectionAnswer, path)
+            found = client.read(ConnectionResponse, path)
     show(found, fields)
     if found.model.status is ConnectionStatus.FAILING:
         raise ClientError(found.model.error or "The test failed.")
@@ -122,7 +122,7 @@ def write_tensorboard(
 @job_commands.command("trackers")
 def show_trackers(client: Client, job: JobName) -> None:
     """Show the trackers of a job: the run, the last step that it has, and the last error."""
-    show(client.read(Listed[RunAnswer], f"/jobs/{job}/trackers"), _runs)
+    show(client.read(Listed[RunResponse], f"/jobs/{job}/trackers"), _runs)
 
 
 @job_commands.command("retry-tracker")
@@ -132,7 +132,7 @@ def retry_tracker(
     tracker: Annotated[Tracker, typer.Argument(help="mlflow or wandb.", show_default=False)],
 ) -> None:
     """Send the metrics of a job to a failing tracker immediately."""
-    show(client.send(RunAnswer, f"/jobs/{job}/trackers/{tracker}/retry", {}), fields)
+    show(client.send(RunResponse, f"/jobs/{job}/trackers/{tracker}/retry", {}), fields)
 
 
 def _secret() -> str:
@@ -141,7 +141,7 @@ def _secret() -> str:
     return sys.stdin.readline().strip()
 
 
-def _connections(answer: Listed[ConnectionAnswer]) -> RenderableType:
+def _connections(answer: Listed[ConnectionResponse]) -> RenderableType:
     return listing(
         (
             {
@@ -157,7 +157,7 @@ def _connections(answer: Listed[ConnectionAnswer]) -> RenderableType:
     )
 
 
-def _runs(answer: Listed[RunAnswer]) -> RenderableType:
+def _runs(answer: Listed[RunResponse]) -> RenderableType:
     """Render one line per tracker of a job."""
     rows = (
         selected(each, "tracker", "status", "last_step", "sent_at", "url", "error")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from domain.core.target import MAX_URL
 from domain.training.integrations import Integration, Tracker
 from extensions.trackers.runs import RunStatus, TrackedRun
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 WANDB_URL = "https://api.wandb.ai"
 
@@ -56,7 +56,7 @@ class ConnectionForm(BaseModel):
     )
 
 
-class ConnectionAnswer(Answer):
+class ConnectionResponse(ResponseModel):
     """A connection to a tracker."""
 
     tracker: Tracker
@@ -76,7 +76,7 @@ class ConnectionAnswer(Answer):
     created_at: datetime | None
 
 
-class RunAnswer(Answer):
+class RunResponse(ResponseModel):
     """A job in a tracker."""
 
     tracker: Tracker
@@ -103,7 +103,7 @@ class RunAnswer(Answer):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, run: TrackedRun) -> RunAnswer:
+    def of(cls, run: TrackedRun) -> RunResponse:
         """Return the schema of a run."""
         waits = run.error is not None and run.status in (RunStatus.WAITING, RunStatus.SENDING)
         return cls(

@@ -14,10 +14,10 @@ from extensions.trackers.connections import Server, TrackerConnection
 from extensions.trackers.runs import RunStatus, TrackedRun
 from extensions.trackers.schemas import (
     WANDB_URL,
-    ConnectionAnswer,
     ConnectionForm,
+    ConnectionResponse,
     ConnectionStatus,
-    RunAnswer,
+    RunResponse,
 )
 from extensions.trackers.settings import TrackerSettings
 from gateway.backend import Backend
@@ -30,7 +30,7 @@ HIDDEN_ERROR = "The tracker accepts no metrics. The scope `keys` is required to 
 CONNECT = "on the page Trackers, with `ecolink trackers connect`, or with PUT /api/trackers"
 
 
-def connections(backend: Backend, caller: Caller) -> list[ConnectionAnswer]:
+def connections(backend: Backend, caller: Caller) -> list[ConnectionResponse]:
     """Return the connections of the account. They include the operator's MLflow server."""
     with backend.pool.connection() as connection:
         found = tracker_connections.connections_of(connection, caller.account_id)
@@ -40,7 +40,7 @@ def connections(backend: Backend, caller: Caller) -> list[ConnectionAnswer]:
     return sorted(answers, key=lambda each: REMOTE.index(each.tracker))
 
 
-def connection_of(backend: Backend, caller: Caller, tracker: Tracker) -> ConnectionAnswer:
+def connection_of(backend: Backend, caller: Caller, tracker: Tracker) -> ConnectionResponse:
     """Return one connection. Raise NotFound."""
     for each in connections(backend, caller):
         if each.tracker is tracker:
@@ -50,7 +50,7 @@ def connection_of(backend: Backend, caller: Caller, tracker: Tracker) -> Connect
 
 def connect(
     backend: Backend, caller: Caller, tracker: Tracker, form: ConnectionForm
-) -> ConnectionAnswer:
+) -> ConnectionResponse:
     """Store or replace a connection with its credentials. Raise Invalid.
 
     With another URL, the runs of unfinished jobs start again at the new server.
@@ -79,7 +79,7 @@ def disconnect(backend: Backend, caller: Caller, tracker: Tracker) -> None:
         tracked_runs.stop_runs(connection, caller.account_id, tracker, error, now)
 
 
-def request_test(backend: Backend, caller: Caller, tracker: Tracker) -> ConnectionAnswer:
+def request_test(backend: Backend, caller: Caller, tracker: Tracker) -> ConnectionResponse:
     """Ask for a test of a connection. Raise NotFound or RateLimited."""
     with backend.pool.connection() as connection:
         _own(connection, caller, tracker)
@@ -89,14 +89,14 @@ def request_test(backend: Backend, caller: Caller, tracker: Tracker) -> Connecti
     return connection_of(backend, caller, tracker)
 
 
-def runs_of_job(backend: Backend, caller: Caller, job_id: UUID) -> list[RunAnswer]:
+def runs_of_job(backend: Backend, caller: Caller, job_id: UUID) -> list[RunResponse]:
     """Return the runs of a job, which must be the caller's."""
     with backend.pool.connection() as connection:
         found = tracked_runs.runs_of(connection, [job_id]).get(job_id, [])
     return [_shown(caller, each) for each in found]
 
 
-def retry(backend: Backend, caller: Caller, job_id: UUID, tracker: Tracker) -> RunAnswer:
+def retry(backend: Backend, caller: Caller, job_id: UUID, tracker: Tracker) -> RunResponse:
     """Send to a failing or stopped run immediately. Raise NotFound or WrongState."""
     with backend.pool.connection() as connection:
         run = tracked_runs.run_of(connection, job_id, tracker)
@@ -144,7 +144,7 @@ def _unknown(tracker: Tracker) -> NotFound:
     return NotFound(f"Your account has no connection to {tracker.product}. Set it up {CONNECT}.")
 
 
-def _answer(caller: Caller, found: TrackerConnection) -> ConnectionAnswer:
+def _answer(caller: Caller, found: TrackerConnection) -> ConnectionResponse:
     manages = _manages(caller)
     if found.test_requested_at is not None:
         status = ConnectionStatus.TESTING
@@ -153,7 +153,7 @@ def _answer(caller: Caller, found: TrackerConnection) -> ConnectionAnswer:
     else:
         status = ConnectionStatus.FAILING if found.test_error else ConnectionStatus.WORKING
     shown = found.username if found.tracker is Tracker.MLFLOW else None
-    return ConnectionAnswer(
+    return ConnectionResponse(
         tracker=found.tracker,
         url=found.url if manages else _origin(found.url),
         username=shown if manages else None,
@@ -171,16 +171,16 @@ def _manages(caller: Caller) -> bool:
     return Scope.KEYS in caller.rights.scopes
 
 
-def _shown(caller: Caller, run: TrackedRun) -> RunAnswer:
-    answer = RunAnswer.of(run)
+def _shown(caller: Caller, run: TrackedRun) -> RunResponse:
+    answer = RunResponse.of(run)
     if _manages(caller):
         return answer
     error = None if run.error is None else HIDDEN_ERROR
     return answer.model_copy(update={"url": None, "error": error})
 
 
-def _of_operator() -> ConnectionAnswer:
-    return ConnectionAnswer(
+def _of_operator() -> ConnectionResponse:
+    return ConnectionResponse(
         tracker=Tracker.MLFLOW,
         url=None,
         username=None,

@@ -10,26 +10,28 @@ from fastapi import APIRouter, Body
 from gateway.accounts import service
 from gateway.accounts.schemas import AccountForm, SuspensionForm
 from gateway.backend import BackendOf
-from gateway.billing.schemas import AccountAnswer
+from gateway.billing.schemas import AccountResponse
 from gateway.billing.service import account_with_id
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.permissions import MayReadAll, OperatorManages
 from gateway.keys import service as keys
-from gateway.keys.schemas import KeyAnswer, KeyForm, NewKey
+from gateway.keys.schemas import KeyForm, KeyResponse, NewKey
 from gateway.schemas import Listed
 
 router = APIRouter(prefix="/accounts", tags=["accounts"], route_class=Operation)
 
 
 @router.post("", status_code=201)
-def create_account(form: AccountForm, caller: OperatorManages, backend: BackendOf) -> AccountAnswer:
+def create_account(
+    form: AccountForm, caller: OperatorManages, backend: BackendOf
+) -> AccountResponse:
     """Create an account with a balance of 0 and without keys."""
     return service.create_account(backend, caller, form)
 
 
 @router.get("/{account_id}", responses=refusals(404))
-def show_any_account(account_id: UUID, caller: MayReadAll, backend: BackendOf) -> AccountAnswer:
+def show_any_account(account_id: UUID, caller: MayReadAll, backend: BackendOf) -> AccountResponse:
     """Show an account. Only operators and auditors can do this."""
     return account_with_id(backend, account_id)
 
@@ -37,7 +39,7 @@ def show_any_account(account_id: UUID, caller: MayReadAll, backend: BackendOf) -
 @router.post("/{account_id}/suspend", responses=refusals(404, 409))
 def suspend_account(
     account_id: UUID, form: SuspensionForm, caller: OperatorManages, backend: BackendOf
-) -> AccountAnswer:
+) -> AccountResponse:
     """Suspend an account, or change the reason of its suspension.
 
     A suspended account is read-only. Its running jobs save a checkpoint and pause, and its
@@ -50,7 +52,7 @@ def suspend_account(
 @router.post("/{account_id}/reinstate", responses=refusals(404))
 def reinstate_account(
     account_id: UUID, caller: OperatorManages, backend: BackendOf
-) -> AccountAnswer:
+) -> AccountResponse:
     """End the suspension of an account. Its deployments respond again, and its jobs can resume."""
     return service.reinstate_account(backend, caller, account_id)
 
@@ -58,7 +60,7 @@ def reinstate_account(
 @router.get("/{account_id}/keys", responses=refusals(404))
 def list_keys_of_account(
     account_id: UUID, caller: MayReadAll, backend: BackendOf
-) -> Listed[KeyAnswer]:
+) -> Listed[KeyResponse]:
     """List the keys of an account, oldest first, including revoked and expired ones."""
     return Listed(data=keys.list_keys(backend, service.acting_for(backend, caller, account_id)))
 
@@ -82,6 +84,6 @@ def create_key_of_account(
 @router.post("/{account_id}/keys/{key_id}/revoke", responses=refusals(404, 409))
 def revoke_key_of_account(
     account_id: UUID, key_id: UUID, caller: OperatorManages, backend: BackendOf
-) -> KeyAnswer:
+) -> KeyResponse:
     """Revoke a key of an account immediately."""
     return keys.revoke_key(backend, service.acting_for(backend, caller, account_id), key_id)

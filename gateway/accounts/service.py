@@ -16,13 +16,13 @@ from gateway.accounts.schemas import AccountForm
 from gateway.backend import Backend
 from gateway.billing import service as billing
 from gateway.billing.budgets import budgets_of
-from gateway.billing.schemas import AccountAnswer, BudgetAnswer, Posting
+from gateway.billing.schemas import AccountResponse, BudgetResponse, Posting
 from gateway.billing.statements import newest_ledger
 from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up
-from gateway.keys.schemas import KeyAnswer
+from gateway.keys.schemas import KeyResponse
 from gateway.keys.service import list_keys
-from gateway.schemas import Answer, Page
+from gateway.schemas import Page, ResponseModel
 from infrastructure.accounts.personal_data import endings, holdings_of
 from infrastructure.accounts.profiles import account_id_of, name_of_account
 from infrastructure.payments.provider import card_provider
@@ -36,10 +36,10 @@ SHOWN_PAYMENTS = 20
 PAID_IN = PostingFilter(reasons=(Reason.CREDIT_GRANTED, Reason.TOPPED_UP))
 
 
-class ListedAccount(Answer):
+class ListedAccount(ResponseModel):
     """An account, and the number of its jobs that run on a GPU."""
 
-    account: AccountAnswer
+    account: AccountResponse
     running_jobs: int
 
 
@@ -47,10 +47,10 @@ class ListedAccount(Answer):
 class AccountDetail:
     """An account with its keys, budgets and newest credits and payments."""
 
-    account: AccountAnswer
+    account: AccountResponse
     runway: billing.Runway
-    keys: list[KeyAnswer]
-    budgets: list[BudgetAnswer]
+    keys: list[KeyResponse]
+    budgets: list[BudgetResponse]
     payments: Page[Posting]
 
 
@@ -60,7 +60,7 @@ def acting_for(backend: Backend, operator: Caller, account_id: UUID) -> Caller:
     return replace(operator, account_id=account_id, rights=replace(operator.rights, role=role))
 
 
-def create_account(backend: Backend, operator: Caller, form: AccountForm) -> AccountAnswer:
+def create_account(backend: Backend, operator: Caller, form: AccountForm) -> AccountResponse:
     """Open an account without keys. Raise Invalid for an invalid name, role or time zone."""
     with backend.pool.connection() as connection, because(operator.cause(backend)):
         account = open_named(connection, backend.ecolink, form.name, form.role, form.time_zone)
@@ -69,12 +69,12 @@ def create_account(backend: Backend, operator: Caller, form: AccountForm) -> Acc
 
 def suspend_account(
     backend: Backend, operator: Caller, account_id: UUID, reason: SuspensionReason
-) -> AccountAnswer:
+) -> AccountResponse:
     """Suspend an account with the role `owner`, or change the reason of its suspension."""
     return _command(backend, operator, lambda: backend.ecolink.suspend(account_id, reason))
 
 
-def reinstate_account(backend: Backend, operator: Caller, account_id: UUID) -> AccountAnswer:
+def reinstate_account(backend: Backend, operator: Caller, account_id: UUID) -> AccountResponse:
     """End the suspension of an account. Raise NotFound if the account does not exist."""
     return _command(backend, operator, lambda: backend.ecolink.reinstate(account_id))
 
@@ -101,13 +101,13 @@ def erase_account(backend: Backend, operator: Caller, account_id: UUID, name: st
     caught_up(backend, ACCOUNTS, API_KEYS)
 
 
-def _command(backend: Backend, operator: Caller, command: Callable[[], Account]) -> AccountAnswer:
+def _command(backend: Backend, operator: Caller, command: Callable[[], Account]) -> AccountResponse:
     with because(operator.cause(backend)):
         account = command()
     return _changed(backend, account)
 
 
-def _changed(backend: Backend, account: Account) -> AccountAnswer:
+def _changed(backend: Backend, account: Account) -> AccountResponse:
     caught_up(backend, ACCOUNTS)
     return billing.account_answer(backend, account.id, vars(account))
 

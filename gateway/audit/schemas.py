@@ -13,7 +13,7 @@ from domain.billing.budget import BudgetPeriod
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import Created
 from domain.replay.causes import Basis, Origin
-from gateway.schemas import Answer, JobId
+from gateway.schemas import JobId, ResponseModel
 
 MeterStatus = Literal["none", "open", "refused", "closed"]
 
@@ -21,7 +21,7 @@ ENVELOPE = set(Created.model_fields)
 ID_CHARACTERS = 36
 
 
-class ActingKey(Answer):
+class ActingKey(ResponseModel):
     """The API key that caused an event, as it was issued. Its name is not in the log."""
 
     id: UUID
@@ -33,7 +33,7 @@ class ActingKey(Answer):
     name: str | None
 
 
-class LoggedEvent(Answer):
+class LoggedEvent(ResponseModel):
     """An event with all that the log has of it. `position` is its notification ID."""
 
     position: int
@@ -63,7 +63,7 @@ class LoggedEvent(Answer):
         return f"{kind}{separator}{id[:8] if len(id) == ID_CHARACTERS else id}{doubt}"
 
 
-class UnreadableEvent(Answer):
+class UnreadableEvent(ResponseModel):
     """A damaged event."""
 
     position: int
@@ -75,14 +75,14 @@ class UnreadableEvent(Answer):
 Logged = LoggedEvent | UnreadableEvent
 
 
-class Place(Answer):
+class Place(ResponseModel):
     """A place in the log. The time of a damaged event is unknown."""
 
     position: int
     time: datetime | None
 
 
-class Folded(Answer):
+class Folded(ResponseModel):
     """The part of the log that a state was folded from."""
 
     source: Literal["event log"] = "event log"
@@ -97,7 +97,7 @@ class Folded(Answer):
     """The damaged or contradictory event at which the fold had to stop."""
 
 
-class PastSegment(Answer):
+class PastSegment(ResponseModel):
     """One launch of a job."""
 
     segment: int
@@ -114,7 +114,7 @@ class PastSegment(Answer):
     meter: MeterStatus
 
 
-class PastCheckpoint(Answer):
+class PastCheckpoint(ResponseModel):
     """A checkpoint that was not deleted at that moment."""
 
     segment: int
@@ -126,7 +126,7 @@ class PastCheckpoint(Answer):
     manifest_sha256: str
 
 
-class PastPlan(Answer):
+class PastPlan(ResponseModel):
     """The plan that the owner approved."""
 
     base_model: str
@@ -138,7 +138,7 @@ class PastPlan(Answer):
     high_micros: int
 
 
-class PastJob(Answer):
+class PastJob(ResponseModel):
     """A job as of a moment. `plan` is None before the approval."""
 
     log: Folded
@@ -161,7 +161,7 @@ class PastJob(Answer):
     checkpoints: list[PastCheckpoint]
 
 
-class Reservation(Answer):
+class Reservation(ResponseModel):
     """The part of a balance that a segment's lease reserves."""
 
     job_id: JobId
@@ -171,7 +171,7 @@ class Reservation(Answer):
     reserved_micros: int
 
 
-class PastKey(Answer):
+class PastKey(ResponseModel):
     """An API key. `hint` is the end of its secret."""
 
     key_id: UUID
@@ -183,7 +183,7 @@ class PastKey(Answer):
     revoked_at: datetime | None
 
 
-class PastBudget(Answer):
+class PastBudget(ResponseModel):
     """A budget as of a moment, with the charges of its last period.
 
     `key_id` is None if the budget limits all jobs. `starts_on` is None for a budget in total.
@@ -197,7 +197,7 @@ class PastBudget(Answer):
     warned_percent: int
 
 
-class PastAccount(Answer):
+class PastAccount(ResponseModel):
     """An account as of a moment."""
 
     log: Folded
@@ -222,7 +222,7 @@ class PastAccount(Answer):
     keys: list[PastKey]
 
 
-class CauseOf(Answer):
+class CauseOf(ResponseModel):
     """A cause of an event.
 
     `problem` states why the cause is missing or unusable. It is None if the cause is valid.
@@ -234,7 +234,7 @@ class CauseOf(Answer):
     problem: str | None
 
 
-class ChainStep(Answer):
+class ChainStep(ResponseModel):
     """An event in a chain of causes. `followed` is False if its own causes are omitted."""
 
     event: LoggedEvent
@@ -243,7 +243,7 @@ class ChainStep(Answer):
     followed: bool
 
 
-class Why(Answer):
+class Why(ResponseModel):
     """The causes of an event, oldest first, which end with the event, and its direct effects.
 
     Without `has_all_causes`, earlier causes are omitted. Without `has_all_effects`, later effects.

@@ -15,9 +15,9 @@ from domain.core.errors import Invalid
 from gateway.backend import BackendOf
 from gateway.billing import budgets, service, statements
 from gateway.billing.schemas import (
-    AccountAnswer,
-    BudgetAnswer,
+    AccountResponse,
     BudgetRequest,
+    BudgetResponse,
     Credit,
     OwnTopUp,
     Posting,
@@ -46,7 +46,7 @@ billing = APIRouter(tags=["billing"], route_class=Operation)
 
 
 @accounts.get("/account")
-def show_account(caller: MayRead, backend: BackendOf) -> AccountAnswer:
+def show_account(caller: MayRead, backend: BackendOf) -> AccountResponse:
     """Show your account."""
     return service.account_of(backend, caller)
 
@@ -61,7 +61,7 @@ def list_accounts(
     suspended: Annotated[bool, Query(description="Return only suspended accounts.")] = False,
     after: Annotated[UUID | None, Query(description="Return accounts after this one.")] = None,
     limit: Limit = LARGEST_PAGE,
-) -> Page[AccountAnswer]:
+) -> Page[AccountResponse]:
     """List all accounts, oldest first. Only operators and auditors can do this.
 
     An auditor reads an account by sending its ID in the header `Ecolink-Account` of any GET.
@@ -76,7 +76,7 @@ def top_up_own(
     caller: MayPay,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> AccountAnswer:
+) -> AccountResponse:
     """Top up your balance. Requests with the same `Idempotency-Key` create only one payment.
 
     Returns 403 if self-service top-up is disabled. EcoLink accepts test payments only from its own
@@ -87,13 +87,13 @@ def top_up_own(
 
 
 @accounts.get("/account/budgets")
-def list_budgets(caller: MayRead, backend: BackendOf) -> Listed[BudgetAnswer]:
+def list_budgets(caller: MayRead, backend: BackendOf) -> Listed[BudgetResponse]:
     """List your budgets with the charges of their current periods."""
     return Listed(data=budgets.budgets_of(backend, caller))
 
 
 @accounts.post("/account/budgets", responses=refusals(404))
-def set_budget(wanted: BudgetRequest, caller: MayPay, backend: BackendOf) -> Listed[BudgetAnswer]:
+def set_budget(wanted: BudgetRequest, caller: MayPay, backend: BackendOf) -> Listed[BudgetResponse]:
     """Set a budget for each calendar day or month in UTC. Returns all budgets.
 
     With `key_id`, the budget limits only the jobs that this API key approved or last resumed. Such
@@ -123,7 +123,7 @@ def remove_budget(
 @accounts.post("/accounts/{account_id}/credits", responses=refusals(403, 404, 409))
 def grant_credit(
     account_id: UUID, credit: Credit, caller: OperatorCredits, backend: BackendOf
-) -> AccountAnswer:
+) -> AccountResponse:
     """Grant a credit to an account. EcoLink adds each `reference` only once."""
     return service.grant_credit(backend, caller, account_id, credit)
 
@@ -131,7 +131,7 @@ def grant_credit(
 @accounts.post("/accounts/{account_id}/top-ups", responses=refusals(403, 404, 409))
 def top_up(
     account_id: UUID, payment: TopUp, caller: OperatorCredits, backend: BackendOf
-) -> AccountAnswer:
+) -> AccountResponse:
     """Add a received payment to an account. EcoLink adds each `reference` only once."""
     return service.confirm_top_up(backend, caller, account_id, payment)
 

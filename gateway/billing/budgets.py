@@ -11,7 +11,7 @@ from domain.billing.budget import Budget, BudgetName
 from domain.core.aggregate import because
 from domain.core.money import Toward, micros_of
 from gateway.backend import Backend
-from gateway.billing.schemas import BudgetAnswer, BudgetKey
+from gateway.billing.schemas import BudgetKey, BudgetResponse
 from gateway.http.access import Caller
 from gateway.schemas import Money
 from infrastructure.accounts.profiles import key_names
@@ -25,14 +25,14 @@ class BudgetRefused(NamedTuple):
     why: str
 
 
-def budgets_of(backend: Backend, caller: Caller) -> list[BudgetAnswer]:
+def budgets_of(backend: Backend, caller: Caller) -> list[BudgetResponse]:
     """Return the caller's budgets in their current periods, first those for all jobs."""
     return _answers(backend, backend.log.load(Account, caller.account_id))
 
 
 def set_budget(
     backend: Backend, caller: Caller, name: BudgetName, limit: str
-) -> list[BudgetAnswer]:
+) -> list[BudgetResponse]:
     """Set a budget, and return all budgets."""
     limit_micros = micros_of(limit, field="limit")
     with because(caller.cause(backend)):
@@ -40,14 +40,14 @@ def set_budget(
     return _answers(backend, account)
 
 
-def remove_budget(backend: Backend, caller: Caller, name: BudgetName) -> list[BudgetAnswer]:
+def remove_budget(backend: Backend, caller: Caller, name: BudgetName) -> list[BudgetResponse]:
     """Remove a budget, if it is set, and return the others."""
     with because(caller.cause(backend)):
         account = backend.ecolink.remove_budget(caller.account_id, name)
     return _answers(backend, account)
 
 
-def _answers(backend: Backend, account: Account) -> list[BudgetAnswer]:
+def _answers(backend: Backend, account: Account) -> list[BudgetResponse]:
     today = backend.clock.now().date()
     keys = _keys(backend, {id for _, id in account.budgets if id is not None})
     found = [
@@ -67,8 +67,8 @@ def _keys(backend: Backend, key_ids: set[UUID]) -> dict[UUID, BudgetKey]:
     }
 
 
-def _answer(budget: Budget, key: BudgetKey | None) -> BudgetAnswer:
-    return BudgetAnswer(
+def _answer(budget: Budget, key: BudgetKey | None) -> BudgetResponse:
+    return BudgetResponse(
         period=budget.period,
         key=key,
         limit=Money.price(budget.limit_micros),

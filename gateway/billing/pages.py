@@ -24,7 +24,7 @@ from domain.jobs.lifecycle import PauseReason
 from gateway.backend import Backend, BackendOf
 from gateway.billing import statements
 from gateway.billing.budgets import BudgetRefused, budgets_of, remove_budget, set_budget
-from gateway.billing.schemas import AccountAnswer, BudgetAnswer
+from gateway.billing.schemas import AccountResponse, BudgetResponse
 from gateway.billing.service import (
     PAYMENT_PAGES,
     Runway,
@@ -191,10 +191,10 @@ class PausedJob:
 class MoneyNow:
     """Values that change while the page is open."""
 
-    account: AccountAnswer
+    account: AccountResponse
     runway: Runway
     waiting: tuple[JobId, ...]
-    budgets: tuple[BudgetAnswer, ...]
+    budgets: tuple[BudgetResponse, ...]
     position: int
     """Position of the newest posting."""
 

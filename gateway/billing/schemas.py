@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from domain.access.role import Role
 from domain.billing.budget import BudgetPeriod
 from domain.billing.suspension import SuspensionReason
-from gateway.schemas import Answer, JobId, Money
+from gateway.schemas import JobId, Money, ResponseModel
 
 AMOUNT = "Dollars, with at most six decimals."
 
 
-class AccountAnswer(Answer):
+class AccountResponse(ResponseModel):
     """An account with its balance. `available` is the part that no running job reserves."""
 
     id: UUID
@@ -89,7 +89,7 @@ class BudgetRequest(BaseModel):
     )
 
 
-class BudgetKey(Answer):
+class BudgetKey(ResponseModel):
     """The API key of a budget."""
 
     id: UUID
@@ -97,7 +97,7 @@ class BudgetKey(Answer):
     hint: str = Field(description="Last characters of the secret.", examples=["x7Qa"])
 
 
-class BudgetAnswer(Answer):
+class BudgetResponse(ResponseModel):
     """A budget in its current period. Days and months are in UTC, as on invoices."""
 
     period: BudgetPeriod
@@ -115,7 +115,7 @@ class BudgetAnswer(Answer):
     renews_on: date | None = Field(description="First day of the next period, or null for `total`.")
 
 
-class Posting(Answer):
+class Posting(ResponseModel):
     """A ledger posting. It moves an amount from one ledger account to another."""
 
     event_id: str
@@ -136,7 +136,7 @@ class Posting(Answer):
     )
 
 
-class StatementDay(Answer):
+class StatementDay(ResponseModel):
     """One day of a statement. `closing` is `opening` plus incoming amounts minus net charges."""
 
     day: date
@@ -152,7 +152,7 @@ class StatementDay(Answer):
     event_ids: dict[str, list[str]] = Field(description="IDs of the events behind each amount.")
 
 
-class StatementTotal(Answer):
+class StatementTotal(ResponseModel):
     """Totals over all days of a statement."""
 
     opening: Money
@@ -164,7 +164,7 @@ class StatementTotal(Answer):
     closing: Money
 
 
-class StatementJob(Answer):
+class StatementJob(ResponseModel):
     """The charges of one job, or of one synthesis."""
 
     job_id: JobId | None = Field(description="Null for a synthesis.")

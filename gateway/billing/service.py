@@ -15,7 +15,7 @@ from domain.core.errors import NotFound
 from domain.core.identity import created_id
 from domain.core.money import payment_micros_of, seconds_bought
 from gateway.backend import Backend
-from gateway.billing.schemas import AccountAnswer, Credit, TopUp
+from gateway.billing.schemas import AccountResponse, Credit, TopUp
 from gateway.http.access import Caller
 from gateway.http.errors import Forbidden
 from gateway.http.read_your_writes import caught_up, found
@@ -61,12 +61,12 @@ class Runway:
         return cls(now.jobs, Money.price(rate), seconds_bought(left, rate))
 
 
-def account_of(backend: Backend, caller: Caller) -> AccountAnswer:
+def account_of(backend: Backend, caller: Caller) -> AccountResponse:
     """Return the caller's account. Raise NotFound or NotYetVisible if it is not visible."""
     return account_with_id(backend, caller.account_id)
 
 
-def account_with_id(backend: Backend, account_id: UUID) -> AccountAnswer:
+def account_with_id(backend: Backend, account_id: UUID) -> AccountResponse:
     """Return any account. Raise NotFound or NotYetVisible if it is not visible."""
     row = found(
         backend,
@@ -77,7 +77,7 @@ def account_with_id(backend: Backend, account_id: UUID) -> AccountAnswer:
     return account_answer(backend, account_id, row)
 
 
-def runway_of(backend: Backend, account: AccountAnswer) -> Runway:
+def runway_of(backend: Backend, account: AccountResponse) -> Runway:
     """Return the seconds until running jobs use up the balance; None if they cost nothing."""
     with backend.pool.connection() as connection:
         now = burns(connection, [account.id])[account.id]
@@ -93,7 +93,7 @@ def own_provider(backend: Backend, *, local: bool) -> PaymentProvider | None:
 
 def top_up_own(
     backend: Backend, caller: Caller, amount: str, key: str | None, *, local: bool
-) -> AccountAnswer:
+) -> AccountResponse:
     """Top up the caller's balance. Calls with the same idempotency key add only one payment.
 
     Raise Forbidden if self-service top-up is disabled, Invalid if the amount is invalid, and
@@ -113,7 +113,7 @@ def top_up_own(
 
 def grant_credit(
     backend: Backend, operator: Caller, account_id: UUID, credit: Credit
-) -> AccountAnswer:
+) -> AccountResponse:
     """Grant a credit, once per reference."""
     amount_micros = payment_micros_of(credit.amount, field="amount")
     with because(operator.cause(backend)):
@@ -123,7 +123,7 @@ def grant_credit(
 
 def confirm_top_up(
     backend: Backend, operator: Caller, account_id: UUID, payment: TopUp
-) -> AccountAnswer:
+) -> AccountResponse:
     """Add a received payment, once per reference."""
     amount_micros = payment_micros_of(payment.amount, field="amount")
     provider = provider_named(backend.settings, payment.provider)
@@ -135,33 +135,33 @@ def confirm_top_up(
 
 def list_accounts(
     backend: Backend, only: AccountFilter, after: UUID | None, limit: int
-) -> Page[AccountAnswer]:
+) -> Page[AccountResponse]:
     """Return accounts that pass a filter, oldest first. Raise NotFound for an unknown `after`."""
     with backend.pool.connection() as connection:
         if after is not None and account_row(connection, after) is None:
             raise NotFound(f"Unknown account {after}. Omit `after` for the first page.")
-        return Page[AccountAnswer].of(
+        return Page[AccountResponse].of(
             partial(accounts_after, connection, only, after),
             limit,
             lambda row: _answer(row["account_id"], row["name"], row),
         )
 
 
-def _changed(backend: Backend, account: Account) -> AccountAnswer:
+def _changed(backend: Backend, account: Account) -> AccountResponse:
     caught_up(backend, ACCOUNTS, BILLING_LEDGER)
     return account_answer(backend, account.id, vars(account))
 
 
-def account_answer(backend: Backend, account_id: UUID, state: Mapping[str, Any]) -> AccountAnswer:
+def account_answer(backend: Backend, account_id: UUID, state: Mapping[str, Any]) -> AccountResponse:
     """Return the schema of an account, from its row or from the fields of its aggregate."""
     with backend.pool.connection() as connection:
         name = name_of_account(connection, account_id)
     return _answer(account_id, name, state)
 
 
-def _answer(account_id: UUID, name: str | None, state: Mapping[str, Any]) -> AccountAnswer:
+def _answer(account_id: UUID, name: str | None, state: Mapping[str, Any]) -> AccountResponse:
     balance, reserved = state["balance_micros"], state["reserved_micros"]
-    return AccountAnswer(
+    return AccountResponse(
         id=account_id,
         name=name,
         role=state["role"],

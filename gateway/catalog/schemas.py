@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from domain.deployments.deployment import DeploymentStatus
-from gateway.schemas import Answer, Money
+from gateway.schemas import Money, ResponseModel
 
 
-class GpuTypeAnswer(Answer):
+class GpuTypeResponse(ResponseModel):
     """A GPU type with its hourly rate."""
 
     gpu_type: str = Field(examples=["l4"])
@@ -23,7 +23,7 @@ class GpuTypeAnswer(Answer):
     source: str = Field(examples=["list price, 2026-11"])
 
 
-class RegionAnswer(Answer):
+class RegionResponse(ResponseModel):
     """A region and its GPU types."""
 
     region: str = Field(examples=["local"])
@@ -31,7 +31,7 @@ class RegionAnswer(Answer):
     gpu_types: list[str]
 
 
-class PoolAnswer(Answer):
+class PoolResponse(ResponseModel):
     """GPUs of one type in one region."""
 
     region: str = Field(examples=["local"])
@@ -45,7 +45,7 @@ class PoolAnswer(Answer):
     )
 
 
-class CatalogBaseAnswer(Answer):
+class CatalogBaseResponse(ResponseModel):
     """A base model in the catalog."""
 
     name: str = Field(examples=["smollm2-135m-instruct"])
@@ -76,11 +76,11 @@ class CatalogBaseAnswer(Answer):
     )
 
 
-class CatalogAnswer(Answer):
+class CatalogResponse(ResponseModel):
     """GPU types, regions, pools and base models."""
 
     version: str
-    gpu_types: list[GpuTypeAnswer]
-    regions: list[RegionAnswer]
-    pools: list[PoolAnswer]
-    base_models: list[CatalogBaseAnswer]
+    gpu_types: list[GpuTypeResponse]
+    regions: list[RegionResponse]
+    pools: list[PoolResponse]
+    base_models: list[CatalogBaseResponse]

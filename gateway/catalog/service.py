@@ -13,11 +13,11 @@ from domain.training.precision import Precision
 from gateway.backend import Backend
 from gateway.catalog.availability import pool_loads
 from gateway.catalog.schemas import (
-    CatalogAnswer,
-    CatalogBaseAnswer,
-    GpuTypeAnswer,
-    PoolAnswer,
-    RegionAnswer,
+    CatalogBaseResponse,
+    CatalogResponse,
+    GpuTypeResponse,
+    PoolResponse,
+    RegionResponse,
 )
 from gateway.http.access import Caller
 from gateway.schemas import Money
@@ -32,7 +32,7 @@ def display_names(backend: Backend) -> DisplayNames:
     return backend.log.load(Catalog, CATALOG_ID).display_names
 
 
-def show_catalog(backend: Backend, caller: Caller) -> CatalogAnswer:
+def show_catalog(backend: Backend, caller: Caller) -> CatalogResponse:
     """Return the catalog with the current load of each pool."""
     catalog = backend.log.load(Catalog, CATALOG_ID)
     with backend.pool.connection() as connection:
@@ -40,7 +40,7 @@ def show_catalog(backend: Backend, caller: Caller) -> CatalogAnswer:
         imported = {row["name"] for row in all_base_models(connection)}
         deployed = statuses(connection, caller.account_id)
     loads = {(load.region, load.gpu_type): load for load in pool_loads(backend)}
-    return CatalogAnswer(
+    return CatalogResponse(
         version=catalog.version_text,
         gpu_types=[_gpu_type(kind) for kind in catalog.gpu_types.values()],
         regions=[_region(region, pools) for region in catalog.regions.values()],
@@ -52,8 +52,8 @@ def show_catalog(backend: Backend, caller: Caller) -> CatalogAnswer:
     )
 
 
-def _gpu_type(kind: GpuType) -> GpuTypeAnswer:
-    return GpuTypeAnswer(
+def _gpu_type(kind: GpuType) -> GpuTypeResponse:
+    return GpuTypeResponse(
         gpu_type=kind.name,
         title=kind.title,
         backing=kind.backing,
@@ -65,22 +65,22 @@ def _gpu_type(kind: GpuType) -> GpuTypeAnswer:
     )
 
 
-def _region(region: Region, pools: list[Row]) -> RegionAnswer:
+def _region(region: Region, pools: list[Row]) -> RegionResponse:
     there = [row["gpu_type"] for row in pools if row["region"] == region.name and row["capacity"]]
-    return RegionAnswer(region=region.name, title=region.title, gpu_types=sorted(there))
+    return RegionResponse(region=region.name, title=region.title, gpu_types=sorted(there))
 
 
-def _pool(row: Row, load: PoolLoad) -> PoolAnswer:
+def _pool(row: Row, load: PoolLoad) -> PoolResponse:
     wait = load.wait_seconds(1)
-    shown = {name: row[name] for name in PoolAnswer.model_fields if name in row}
-    return PoolAnswer(**shown, free=load.free, wait_seconds=None if wait is None else round(wait))
+    shown = {name: row[name] for name in PoolResponse.model_fields if name in row}
+    return PoolResponse(**shown, free=load.free, wait_seconds=None if wait is None else round(wait))
 
 
 def _base(
     base: CatalogBase, imported: bool, deployment: DeploymentStatus | None
-) -> CatalogBaseAnswer:
+) -> CatalogBaseResponse:
     shape = base.shape
-    return CatalogBaseAnswer(
+    return CatalogBaseResponse(
         name=base.name,
         repository=base.repository,
         parameters=shape.parameters,

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.core.errors import Invalid
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 from infrastructure.chat.generation import MAX_CHOICES, GenerationRequest
 from infrastructure.chat.json_schema import MAX_DEPTH, InvalidSchema, inside, require_schema
 
@@ -213,7 +213,7 @@ class ChatRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class CalledFunction(Answer):
+class CalledFunction(ResponseModel):
     """The function of a tool call."""
 
     name: str = Field(examples=["get_weather"])
@@ -223,7 +223,7 @@ class CalledFunction(Answer):
     )
 
 
-class AnswerCall(Answer):
+class ChatCompletionToolCall(ResponseModel):
     """A tool call in an answer."""
 
     id: str = Field(examples=["call_0b0f8f5c3a4e5d0c9a4d0e6b"])
@@ -231,27 +231,27 @@ class AnswerCall(Answer):
     function: CalledFunction
 
 
-class AnswerMessage(Answer):
+class ChatCompletionMessage(ResponseModel):
     """The message that the model generated. `content` is null if it only calls tools."""
 
     role: Literal["assistant"]
     content: str | None = Field(examples=["Hello!"])
     refusal: None
-    tool_calls: list[AnswerCall] | None = Field(
+    tool_calls: list[ChatCompletionToolCall] | None = Field(
         default=None, description="Tool calls. Absent if there are none."
     )
 
 
-class AnswerChoice(Answer):
+class ChatCompletionChoice(ResponseModel):
     """One of the `n` generated choices."""
 
     index: int = Field(examples=[0])
-    message: AnswerMessage
+    message: ChatCompletionMessage
     logprobs: None
     finish_reason: Literal["stop", "length", "tool_calls"]
 
 
-class Usage(Answer):
+class Usage(ResponseModel):
     """Numbers of tokens in the prompt and in the completion."""
 
     prompt_tokens: int = Field(examples=[12])
@@ -259,7 +259,7 @@ class Usage(Answer):
     total_tokens: int = Field(examples=[32])
 
 
-class ChatCompletion(Answer):
+class ChatCompletion(ResponseModel):
     """OpenAI's `chat.completion` object."""
 
     id: str = Field(examples=["chatcmpl-0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"])
@@ -267,7 +267,7 @@ class ChatCompletion(Answer):
     created: int = Field(examples=[1_795_624_800], description="Seconds since 1970.")
     model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
     system_fingerprint: None
-    choices: list[AnswerChoice]
+    choices: list[ChatCompletionChoice]
     usage: Usage
 
 

@@ -13,9 +13,9 @@ from rich.console import RenderableType
 from domain.billing.budget import BudgetPeriod
 from domain.core.money import exact_dollars
 from gateway.billing.schemas import (
-    AccountAnswer,
-    BudgetAnswer,
+    AccountResponse,
     BudgetKey,
+    BudgetResponse,
     Posting,
     StatementDay,
     StatementJob,
@@ -43,13 +43,13 @@ class Cut(StrEnum):
 @billing.command()
 def balance(client: Client) -> None:
     """Show your balance, and the part of it that running jobs have reserved."""
-    show(client.read(AccountAnswer, "/account"), fields)
+    show(client.read(AccountResponse, "/account"), fields)
 
 
 @billing.command()
 def accounts(client: Client) -> None:
     """List all accounts. Only operators and auditors can do this."""
-    found = client.read_all(AccountAnswer, "/accounts", "id")
+    found = client.read_all(AccountResponse, "/accounts", "id")
     show(found, lambda all_: listing_of(all_.data, *COLUMNS, empty="There are no accounts."))
 
 
@@ -73,8 +73,8 @@ def top_up(
     once.
     """
     body = {"amount": amount, "reference": reference, "provider": provider}
-    account_id = account or client.read(AccountAnswer, "/account").model.id
-    show(client.send(AccountAnswer, f"/accounts/{account_id}/top-ups", body), fields)
+    account_id = account or client.read(AccountResponse, "/account").model.id
+    show(client.send(AccountResponse, f"/accounts/{account_id}/top-ups", body), fields)
 
 
 budget = CommandGroup(
@@ -113,23 +113,23 @@ def set_budget(
     The budget of an API key limits the jobs that the key approved or last resumed.
     """
     body = {"period": period.value, "limit": limit, "key_id": str(key) if key else None}
-    show(client.send(Listed[BudgetAnswer], "/account/budgets", body), _budgets)
+    show(client.send(Listed[BudgetResponse], "/account/budgets", body), _budgets)
 
 
 @budget.command("list")
 def list_budgets(client: Client) -> None:
     """List your budgets with the charges of their current periods."""
-    show(client.read(Listed[BudgetAnswer], "/account/budgets"), _budgets)
+    show(client.read(Listed[BudgetResponse], "/account/budgets"), _budgets)
 
 
 @budget.command("remove")
 def remove_budget(client: Client, period: Period, key: OfKey = None) -> None:
     """Remove a budget, and list the others."""
     client.delete(f"/account/budgets/{period}" + (f"?key_id={key}" if key else ""))
-    show(client.read(Listed[BudgetAnswer], "/account/budgets"), _budgets)
+    show(client.read(Listed[BudgetResponse], "/account/budgets"), _budgets)
 
 
-def _budgets(answer: Listed[BudgetAnswer]) -> RenderableType:
+def _budgets(answer: Listed[BudgetResponse]) -> RenderableType:
     columns = ("period", "limit", "spent", "left", "used_percent", "renews_on")
     rows = (
         selected(each, *columns) | {"key": _key(each.key) if each.key else "all jobs"}

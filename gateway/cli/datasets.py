@@ -20,7 +20,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.following import patiently
 from gateway.cli.tables import listing_of, pairs
 from gateway.cli.terminal import CommandGroup, bar, interrupted, note, show
-from gateway.datasets.schemas import ColumnsAnswer, DatasetAnswer
+from gateway.datasets.schemas import ColumnsResponse, DatasetResponse
 from gateway.schemas import Listed
 
 POLL_SECONDS = 0.5
@@ -113,7 +113,7 @@ def upload(
             **({"columns": json.dumps(columns)} if columns else {}),
             **({"parent": parent} if parent else {}),
         )
-    dataset = Reply.of(DatasetAnswer, document)
+    dataset = Reply.of(DatasetResponse, document)
     finish(client, dataset, follow)
 
 
@@ -148,11 +148,11 @@ def from_hub(
         "columns": _chosen(column) or None,
     }
     note("Downloading. This may take some minutes.")
-    dataset = client.send(DatasetAnswer, "/datasets/from-hub", body, str(uuid4()), SLOW_TIMEOUT)
+    dataset = client.send(DatasetResponse, "/datasets/from-hub", body, str(uuid4()), SLOW_TIMEOUT)
     finish(client, dataset, follow)
 
 
-def finish(client: Client, dataset: Reply[DatasetAnswer], follow: bool) -> None:
+def finish(client: Client, dataset: Reply[DatasetResponse], follow: bool) -> None:
     """Wait for the validation of a new dataset, and print it. Exit with 1 if it is rejected."""
     if not follow:
         show(dataset, _fields)
@@ -173,7 +173,7 @@ def finish(client: Client, dataset: Reply[DatasetAnswer], follow: bool) -> None:
     raise typer.Exit(ExitCode.FAILED)
 
 
-def _fields(dataset: DatasetAnswer) -> RenderableType:
+def _fields(dataset: DatasetResponse) -> RenderableType:
     values = dict(dataset)
     if dataset.filters is not None:
         values["filters"] = dataset.origin
@@ -183,12 +183,12 @@ def _fields(dataset: DatasetAnswer) -> RenderableType:
     return pairs({name.replace("_", " "): value for name, value in values.items()})
 
 
-def _validated(client: Client, dataset: Reply[DatasetAnswer]) -> Reply[DatasetAnswer]:
+def _validated(client: Client, dataset: Reply[DatasetResponse]) -> Reply[DatasetResponse]:
     """Wait until the dataset is validated and its tokens are counted for each base model."""
 
-    def read() -> Reply[DatasetAnswer]:
+    def read() -> Reply[DatasetResponse]:
         path = f"/datasets/{dataset.model.id}"
-        return patiently(lambda: client.read(DatasetAnswer, path))
+        return patiently(lambda: client.read(DatasetResponse, path))
 
     total_bytes = dataset.model.total_bytes
     with bar("validating", total_bytes) as advance:
@@ -209,10 +209,10 @@ def _validated(client: Client, dataset: Reply[DatasetAnswer]) -> Reply[DatasetAn
 @datasets.command("list")
 def list_datasets(client: Client) -> None:
     """List your datasets, newest first."""
-    show(client.read(Listed[DatasetAnswer], "/datasets"), _datasets)
+    show(client.read(Listed[DatasetResponse], "/datasets"), _datasets)
 
 
-def _datasets(answer: Listed[DatasetAnswer]) -> RenderableType:
+def _datasets(answer: Listed[DatasetResponse]) -> RenderableType:
     names = ("id", "name", "status", "kind", "examples", "errors", "uploaded_at", "duplicates")
     empty = "You have no datasets. `ecolink datasets upload FILE` uploads one."
     return listing_of(answer.data, *names, empty=empty)
@@ -221,7 +221,7 @@ def _datasets(answer: Listed[DatasetAnswer]) -> RenderableType:
 @datasets.command("show")
 def show_dataset(client: Client, dataset: DatasetId) -> None:
     """Show a dataset, and the progress of its validation."""
-    show(client.read(DatasetAnswer, f"/datasets/{dataset}"), _fields)
+    show(client.read(DatasetResponse, f"/datasets/{dataset}"), _fields)
 
 
 @datasets.command()
@@ -249,7 +249,7 @@ def _report(found: ValidationReport) -> RenderableType:
     return Group(*lines)
 
 
-def _format(found: ValidationReport | ColumnsAnswer) -> str:
+def _format(found: ValidationReport | ColumnsResponse) -> str:
     chosen = found.columns_chosen if isinstance(found, ValidationReport) else found.chosen
     columns = ", ".join(f"{role}={name}" for role, name in found.columns.items())
     kind = f"{found.format}, {found.shape}" if found.shape else found.format
@@ -275,13 +275,13 @@ def columns(
     path = f"/datasets/{dataset}/columns"
     chosen = _chosen(column)
     if not chosen:
-        show(client.read(ColumnsAnswer, path), _columns)
+        show(client.read(ColumnsResponse, path), _columns)
         return
     body = {"columns": chosen} | ({"name": name} if name else {})
-    finish(client, client.send(DatasetAnswer, path, body), follow)
+    finish(client, client.send(DatasetResponse, path, body), follow)
 
 
-def _columns(found: ColumnsAnswer) -> RenderableType:
+def _columns(found: ColumnsResponse) -> RenderableType:
     lines = [Text(_format(found))]
     if found.names:
         lines.append(Text(f"columns of the file: {', '.join(found.names)}"))
@@ -313,17 +313,17 @@ def _excerpt(part: Excerpt) -> Text:
 @datasets.command()
 def versions(client: Client, dataset: DatasetId) -> None:
     """List all versions of a dataset, oldest first."""
-    show(client.read(Listed[DatasetAnswer], f"/datasets/{dataset}/versions"), _versions)
+    show(client.read(Listed[DatasetResponse], f"/datasets/{dataset}/versions"), _versions)
 
 
-def _versions(answer: Listed[DatasetAnswer]) -> RenderableType:
+def _versions(answer: Listed[DatasetResponse]) -> RenderableType:
     return listing_of(answer.data, "id", "name", "status", "examples", "origin", "parent", empty="")
 
 
 @datasets.command("ignore-tools")
 def ignore_tools(client: Client, dataset: DatasetId) -> None:
     """Confirm that jobs ignore the tool definitions of a dataset."""
-    show(client.send(DatasetAnswer, f"/datasets/{dataset}/ignore-tools", {}), _fields)
+    show(client.send(DatasetResponse, f"/datasets/{dataset}/ignore-tools", {}), _fields)
 
 
 @datasets.command()

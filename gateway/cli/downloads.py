@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from gateway.cli.client import CHUNK_BYTES, Client, ClientError, Reply, Unreachable
 from gateway.cli.tables import pairs
 from gateway.cli.terminal import bar, interrupted, show
-from gateway.models.schemas import FileAnswer
+from gateway.models.schemas import ModelFileResponse
 from gateway.schemas import Listed
 
 MANIFEST = "manifest.json"
@@ -53,7 +53,7 @@ class Downloaded(BaseModel):
     name: str
     directory: Path
     total_bytes: int
-    files: list[FileAnswer]
+    files: list[ModelFileResponse]
 
 
 def fetch(client: Client, path: str, name: str, directory: Path | None) -> None:
@@ -62,7 +62,7 @@ def fetch(client: Client, path: str, name: str, directory: Path | None) -> None:
     `name` is the default name of the directory. Raise ClientError or OSError on failure.
     """
     target = directory or Path(name.replace(":", "-"))
-    files = client.read(Listed[FileAnswer], f"{path}/files").model.data
+    files = client.read(Listed[ModelFileResponse], f"{path}/files").model.data
     total_bytes = sum(file.bytes for file in files)
     try:
         with bar(f"downloading {name}", total_bytes) as advance:
@@ -85,7 +85,7 @@ def _drawn(done: Downloaded) -> RenderableType:
 
 
 def download(
-    client: Client, path: str, files: list[FileAnswer], directory: Path, advance: Advance
+    client: Client, path: str, files: list[ModelFileResponse], directory: Path, advance: Advance
 ) -> None:
     """Download files into a directory and verify them. `advance` counts bytes already there too."""
     for file in files:
@@ -98,7 +98,7 @@ def download(
     _check(directory, files)
 
 
-def _relative(file: FileAnswer) -> PurePosixPath:
+def _relative(file: ModelFileResponse) -> PurePosixPath:
     """Return the path below the directory. Raise Damaged for a path outside it."""
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or not path.parts:
@@ -106,7 +106,9 @@ def _relative(file: FileAnswer) -> PurePosixPath:
     return path
 
 
-def _fetch(client: Client, path: str, file: FileAnswer, target: Path, advance: Advance) -> None:
+def _fetch(
+    client: Client, path: str, file: ModelFileResponse, target: Path, advance: Advance
+) -> None:
     """Download one file. Resume a partial download, or start over if its hash is wrong."""
     part = target.with_name(target.name + PART)
     continued = part.exists()
@@ -121,7 +123,9 @@ def _fetch(client: Client, path: str, file: FileAnswer, target: Path, advance: A
     part.replace(target)
 
 
-def _append(client: Client, path: str, file: FileAnswer, part: Path, advance: Advance) -> None:
+def _append(
+    client: Client, path: str, file: ModelFileResponse, part: Path, advance: Advance
+) -> None:
     """Append the rest of a partial file. Reconnect as long as bytes arrive."""
     if part.exists() and part.stat().st_size > file.bytes:
         part.unlink()
@@ -144,7 +148,7 @@ def _append(client: Client, path: str, file: FileAnswer, part: Path, advance: Ad
             time.sleep(RETRY_SECONDS)
 
 
-def _check(directory: Path, files: list[FileAnswer]) -> None:
+def _check(directory: Path, files: list[ModelFileResponse]) -> None:
     manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
     listed = {each["path"]: each["sha256"] for each in manifest["files"]}
     arrived = {file.path: file.sha256 for file in files if file.path != MANIFEST}

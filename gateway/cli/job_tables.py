@@ -13,11 +13,16 @@ from domain.jobs.lifecycle import JobStatus, PauseReason
 from domain.training.hyperparameters import settings_of
 from domain.training.precision import Precision
 from domain.use_cases.spending_limits import Outlook
-from gateway.catalog.schemas import CatalogAnswer
+from gateway.catalog.schemas import CatalogResponse
 from gateway.cli.tables import STYLES, cell, listing, number, pairs, selected, tame
-from gateway.jobs.launch.schemas import CapacityGate, EstimateAnswer, FitAnswer, QuoteAnswer
+from gateway.jobs.launch.schemas import (
+    CapacityGate,
+    CostRangeResponse,
+    FitResponse,
+    JobEstimateResponse,
+)
 from gateway.jobs.schemas import (
-    CheckpointAnswer,
+    CheckpointResponse,
     Evaluation,
     JobDetail,
     JobLog,
@@ -59,7 +64,7 @@ def jobs(answer: Listed[ListedJob]) -> RenderableType:
     )
 
 
-def gpus(catalog: CatalogAnswer) -> RenderableType:
+def gpus(catalog: CatalogResponse) -> RenderableType:
     """Render GPU types by region, with memory, price and expected wait."""
     kinds = {each.gpu_type: each for each in catalog.gpu_types}
     return listing(
@@ -201,7 +206,7 @@ def progress(job: JobDetail) -> list[str]:
     return parts
 
 
-def quote(answer: QuoteAnswer) -> RenderableType:
+def quote(answer: JobEstimateResponse) -> RenderableType:
     """Render a quote: memory, estimate and gates."""
     priced = answer.estimate
     return Group(
@@ -221,7 +226,7 @@ def quote(answer: QuoteAnswer) -> RenderableType:
     )
 
 
-def _memory(fit: FitAnswer) -> RenderableType:
+def _memory(fit: FitResponse) -> RenderableType:
     sizes = {name.replace("_", " "): size for name, size in fit.items_gib.items()}
     sizes |= {"total": sum(fit.items_gib.values())}
     sizes |= {"GPU memory": fit.vram_gib, "headroom": fit.headroom_gib}
@@ -232,7 +237,7 @@ def _memory_size(size: float) -> Text:
     return number(f"{size:.2f} GiB" if abs(size) >= LEAST_GIB else f"{size * 1024:.1f} MiB")
 
 
-def _phases(priced: EstimateAnswer) -> RenderableType:
+def _phases(priced: CostRangeResponse) -> RenderableType:
     ranges = {each.phase: (each.low_seconds, each.high_seconds) for each in priced.phases}
     ranges |= {"total": (priced.low_seconds, priced.high_seconds)}
     rows = [
@@ -246,7 +251,7 @@ def _phases(priced: EstimateAnswer) -> RenderableType:
     return listing([*rows, {"phase": "cost", "at least": priced.low, "at most": priced.high}])
 
 
-def _gates(answer: QuoteAnswer) -> list[Text]:
+def _gates(answer: JobEstimateResponse) -> list[Text]:
     balance, capacity = answer.balance, answer.capacity
     bound = "maximum" if balance.capped else "upper bound"
     left = f"{balance.balance.text} now, {balance.left.text} if the job costs its {bound}"
@@ -329,7 +334,7 @@ def _rewards(each: Evaluation) -> dict[str, Text]:
     return {name: number(f"{reward:z.4f}") for name, reward in rewards.items()}
 
 
-def checkpoints(answer: Listed[CheckpointAnswer]) -> RenderableType:
+def checkpoints(answer: Listed[CheckpointResponse]) -> RenderableType:
     """Render one line per checkpoint, with its sample response to the fixed prompt."""
     rows = (
         selected(each, "step", "segment")

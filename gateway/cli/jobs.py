@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.catalog.schemas import CatalogAnswer
+from gateway.catalog.schemas import CatalogResponse
 from gateway.cli import job_tables
 from gateway.cli.client import Client, Reply
 from gateway.cli.downloads import Directory, fetch
@@ -19,7 +19,7 @@ from gateway.cli.models import give_deployment
 from gateway.cli.tables import tame
 from gateway.cli.terminal import CommandGroup, fail, for_programs, note, screen, show, show_line
 from gateway.jobs.schemas import (
-    CheckpointAnswer,
+    CheckpointResponse,
     Evaluation,
     JobDetail,
     JobLog,
@@ -42,7 +42,7 @@ Step = Annotated[
 @jobs.command()
 def gpus(client: Client) -> None:
     """List GPUs by region, with memory, hourly price, free GPUs and expected wait."""
-    show(client.read(CatalogAnswer, "/catalog"), job_tables.gpus)
+    show(client.read(CatalogResponse, "/catalog"), job_tables.gpus)
 
 
 @jobs.command("list")
@@ -219,8 +219,8 @@ def deploy(
     give_deployment(client, path, follow)
 
 
-def _checkpoints(client: Client, job: str) -> Reply[Listed[CheckpointAnswer]]:
-    return client.read(Listed[CheckpointAnswer], f"/jobs/{job}/checkpoints")
+def _checkpoints(client: Client, job: str) -> Reply[Listed[CheckpointResponse]]:
+    return client.read(Listed[CheckpointResponse], f"/jobs/{job}/checkpoints")
 
 
 def _model_of(client: Client, job: str) -> str:

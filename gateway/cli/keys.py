@@ -16,7 +16,7 @@ from domain.access.scope import Scope
 from gateway.cli.client import Client
 from gateway.cli.tables import fields, listing
 from gateway.cli.terminal import CommandGroup, note, show
-from gateway.keys.schemas import KeyAnswer, KeyForm, NewKey
+from gateway.keys.schemas import KeyForm, KeyResponse, NewKey
 from gateway.schemas import Listed
 
 keys = CommandGroup(no_args_is_help=True, help="Create, list and revoke API keys.")
@@ -77,10 +77,10 @@ def create(
 @keys.command("list")
 def list_keys(client: Client) -> None:
     """List your API keys with their scopes and their last use."""
-    show(client.read(Listed[KeyAnswer], "/keys"), _keys)
+    show(client.read(Listed[KeyResponse], "/keys"), _keys)
 
 
-def _keys(answer: Listed[KeyAnswer]) -> RenderableType:
+def _keys(answer: Listed[KeyResponse]) -> RenderableType:
     return listing(
         (
             {
@@ -102,7 +102,7 @@ def _keys(answer: Listed[KeyAnswer]) -> RenderableType:
     )
 
 
-def _note(key: KeyAnswer) -> str | None:
+def _note(key: KeyResponse) -> str | None:
     if key.current:
         return "used by these commands"
     return "expired" if key.expired else None
@@ -113,7 +113,7 @@ def revoke(
     client: Client, key: Annotated[str, typer.Argument(help="ID of the key.", show_default=False)]
 ) -> None:
     """Revoke an API key immediately."""
-    revoked = client.send(KeyAnswer, f"/keys/{key}/revoke", {})
+    revoked = client.send(KeyResponse, f"/keys/{key}/revoke", {})
     if revoked.model.current:
         note("These commands use the revoked key. Save another key with `ecolink login`.")
     show(revoked, fields)

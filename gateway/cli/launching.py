@@ -29,7 +29,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.following import follow
 from gateway.cli.terminal import agreed, client_of, for_programs, interrupted, note, show, show_line
 from gateway.jobs.launch.job_form import JobRequest
-from gateway.jobs.launch.schemas import QuoteAnswer
+from gateway.jobs.launch.schemas import JobEstimateResponse
 from gateway.jobs.schemas import JobSummary
 from gateway.schemas import job_name
 from infrastructure.extensions import selected
@@ -223,7 +223,7 @@ def launch(
             request = _form_of(client, "template", template)
             body = _changed(request.model_dump(mode="json"), left_out, given)
         if dry_run:
-            quote = client.send(QuoteAnswer, "/estimates", body)
+            quote = client.send(JobEstimateResponse, "/estimates", body)
             show(quote, job_tables.quote)
             raise typer.Exit(ExitCode.DONE if quote.model.approvable else ExitCode.GATED)
         shown = _warned(client, body, yes=yes)
@@ -262,7 +262,7 @@ def _warned(client: Client, body: dict[str, Any], *, yes: bool) -> list[str]:
     if for_programs.get():
         return []
     try:
-        quote = client.send(QuoteAnswer, "/estimates", body).model
+        quote = client.send(JobEstimateResponse, "/estimates", body).model
     except Refused:
         return []
     for warning in quote.warnings:

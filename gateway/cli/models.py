@@ -20,7 +20,7 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.following import followed
 from gateway.cli.tables import failure_of, listing, listing_of, pairs, selected, tame
 from gateway.cli.terminal import CommandGroup, client_of, for_programs, note, show
-from gateway.models.schemas import DeploymentAnswer, Models
+from gateway.models.schemas import DeploymentResponse, Models
 from gateway.schemas import Listed
 
 TEMPERATURE = 0.7
@@ -164,14 +164,14 @@ def deploy(
 
 def give_deployment(client: Client, path: str, follow: bool) -> None:
     """Request a deployment, and wait until it is active or failed. Raise ClientError on failure."""
-    answer = client.send(DeploymentAnswer, path, {})
+    answer = client.send(DeploymentResponse, path, {})
     if not follow:
         show(answer, _deployment)
         return
     answer = followed(
         answer,
         lambda deployment: deployment.status not in DEPLOYED,
-        partial(client.read, DeploymentAnswer, f"/models/{quote(answer.model.model)}/deployment"),
+        partial(client.read, DeploymentResponse, f"/models/{quote(answer.model.model)}/deployment"),
         "\nThe deployment continues. `ecolink models deployments` shows it.",
     )
     show(answer, _deployment)
@@ -186,7 +186,7 @@ def undeploy(client: Client, model: ModelName) -> None:
     it, for example because it is the newest or the best.
     """
     path = f"/models/{quote(model)}/undeploy"
-    show(client.send(DeploymentAnswer, path, {}), _deployment)
+    show(client.send(DeploymentResponse, path, {}), _deployment)
 
 
 @models.command()
@@ -200,7 +200,7 @@ def delete(client: Client, model: ModelName) -> None:
     show(Reply(deleted, deleted), pairs)
 
 
-def _deployment(answer: DeploymentAnswer) -> RenderableType:
+def _deployment(answer: DeploymentResponse) -> RenderableType:
     names = ("model", "status", "base_model", "job_id", "step", "requested_at", "changed_at")
     return pairs(selected(answer, *names) | failure_of(answer))
 
@@ -208,10 +208,10 @@ def _deployment(answer: DeploymentAnswer) -> RenderableType:
 @models.command("deployments")
 def list_deployments(client: Client) -> None:
     """List deployments: base models, then your own models and checkpoints."""
-    show(client.read(Listed[DeploymentAnswer], "/deployments"), _deployments)
+    show(client.read(Listed[DeploymentResponse], "/deployments"), _deployments)
 
 
-def _deployments(answer: Listed[DeploymentAnswer]) -> RenderableType:
+def _deployments(answer: Listed[DeploymentResponse]) -> RenderableType:
     names = ("model", "status", "base_model", "changed_at", "job_id")
     empty = "Nothing is deployed. `ecolink models deploy MODEL` deploys a model."
     return listing_of(answer.data, *names, empty=empty)

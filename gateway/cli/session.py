@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from gateway.billing.schemas import AccountAnswer
+from gateway.billing.schemas import AccountResponse
 from gateway.cli.client import Client, Endpoint, Reply, each_of
 from gateway.cli.login import login_file, remove_login, write_login
 from gateway.cli.tables import pairs
 from gateway.cli.terminal import CommandGroup, Finder, for_programs, note, show, show_line
-from gateway.keys.schemas import KeyAnswer
+from gateway.keys.schemas import KeyResponse
 from gateway.schemas import Listed
 
 session = CommandGroup()
@@ -40,7 +40,7 @@ def login(
     address = _address(url or given_url)
     endpoint = Endpoint(address, key or given_key or _typed_key(address))
     with Client(endpoint) as client:
-        account, used = client.read(AccountAnswer, "/account"), _key_of(client)
+        account, used = client.read(AccountResponse, "/account"), _key_of(client)
     path = write_login(endpoint)
     note(f"Signed in to {endpoint.url}. The key is in {path}.")
     _show(endpoint.url, account, used)
@@ -58,16 +58,16 @@ def logout() -> None:
 @session.command()
 def whoami(client: Client) -> None:
     """Show the gateway and the account that these commands use."""
-    _show(client.url, client.read(AccountAnswer, "/account"), _key_of(client))
+    _show(client.url, client.read(AccountResponse, "/account"), _key_of(client))
 
 
-def _key_of(client: Client) -> Reply[KeyAnswer] | None:
+def _key_of(client: Client) -> Reply[KeyResponse] | None:
     """Return the API key of these commands. An auditor who reads another account gets None."""
-    keys = each_of(client.read(Listed[KeyAnswer], "/keys"))
+    keys = each_of(client.read(Listed[KeyResponse], "/keys"))
     return next((key for key in keys if key.model.current), None)
 
 
-def _show(url: str, account: Reply[AccountAnswer], key: Reply[KeyAnswer] | None) -> None:
+def _show(url: str, account: Reply[AccountResponse], key: Reply[KeyResponse] | None) -> None:
     whose = account.model
     shown = {
         "gateway": url,

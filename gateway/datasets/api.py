@@ -18,11 +18,11 @@ from gateway.datasets import service
 from gateway.datasets.columns import MAX_COLUMNS_TEXT, columns_of, read_again, shown_columns
 from gateway.datasets.hub_import import import_from_hub, source_of
 from gateway.datasets.schemas import (
-    ColumnsAnswer,
     ColumnsRequest,
-    DatasetAnswer,
+    ColumnsResponse,
+    DatasetResponse,
     HubDatasetRequest,
-    HubSourceAnswer,
+    HubSourceResponse,
 )
 from gateway.datasets.uploads import Choices, StoredFile, record_upload, upload_ref, upload_slot
 from gateway.http.downloads import JSON_LINES, ConditionsOf, download, file_answers
@@ -91,7 +91,7 @@ async def upload_dataset(
     backend: BackendOf,
     choices: ChoicesOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> DatasetAnswer:
+) -> DatasetResponse:
     """Upload a file and start its validation.
 
     Repeating a request with the same `Idempotency-Key` returns the existing dataset.
@@ -104,7 +104,7 @@ async def upload_dataset(
         size, sha256 = await store_upload(request, backend.artifacts, ref, most_bytes)
     file = StoredFile(ref, sha256, size)
 
-    def record() -> DatasetAnswer:
+    def record() -> DatasetResponse:
         row = record_upload(backend, caller, dataset_id, name, file, choices)
         return service.dataset_answer(backend, row)
 
@@ -117,7 +117,7 @@ async def import_dataset(
     caller: MayTrain,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> DatasetAnswer:
+) -> DatasetResponse:
     """Download a split of a repository on a hub, and start its validation.
 
     The response comes when the download is complete. Repeating a request with the same
@@ -132,7 +132,7 @@ async def import_dataset(
 
 
 @router.get("/{dataset_id}/source", responses=refusals(404))
-def show_source(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> HubSourceAnswer:
+def show_source(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> HubSourceResponse:
     """Show the repository, commit and files that a dataset is from."""
     return source_of(backend, caller, dataset_id)
 
@@ -145,13 +145,13 @@ def list_datasets(
         UUID | None, Query(description="Return only datasets after this one in the list.")
     ] = None,
     limit: Limit = LARGEST_PAGE,
-) -> Page[DatasetAnswer]:
+) -> Page[DatasetResponse]:
     """List your datasets, newest first."""
     return service.list_datasets(backend, caller, after, limit)
 
 
 @router.get("/{dataset_id}", responses=refusals(404))
-def show_dataset(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> DatasetAnswer:
+def show_dataset(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> DatasetResponse:
     """Show a dataset with its validation progress and its token counts."""
     return service.show_dataset(backend, caller, dataset_id)
 
@@ -159,13 +159,13 @@ def show_dataset(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> Datas
 @router.post("/{dataset_id}/ignore-tools", responses=refusals(404, 409))
 def ignore_tool_definitions(
     dataset_id: UUID, caller: MayTrain, backend: BackendOf
-) -> DatasetAnswer:
+) -> DatasetResponse:
     """Confirm that jobs ignore the tool definitions of a dataset."""
     return service.ignore_tools(backend, caller, dataset_id)
 
 
 @router.get("/{dataset_id}/columns", responses=refusals(404, 409))
-def show_columns(dataset_id: UUID, caller: MayDownload, backend: BackendOf) -> ColumnsAnswer:
+def show_columns(dataset_id: UUID, caller: MayDownload, backend: BackendOf) -> ColumnsResponse:
     """Show the format and columns of a dataset, and its first rows as messages."""
     return shown_columns(backend, caller, dataset_id)
 
@@ -177,7 +177,7 @@ def change_columns(
     caller: MayTrain,
     backend: BackendOf,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
-) -> DatasetAnswer:
+) -> DatasetResponse:
     """Create a new dataset from the same upload with other columns.
 
     The existing dataset does not change. Repeating a request with the same `Idempotency-Key`
@@ -190,7 +190,7 @@ def change_columns(
 
 
 @router.get("/{dataset_id}/versions", responses=refusals(404))
-def list_versions(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> Listed[DatasetAnswer]:
+def list_versions(dataset_id: UUID, caller: MayRead, backend: BackendOf) -> Listed[DatasetResponse]:
     """List all versions of a dataset, oldest first. Each names its `parent`."""
     return Listed(data=service.versions_of(backend, caller, dataset_id))
 

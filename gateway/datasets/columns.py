@@ -12,7 +12,7 @@ from domain.core.errors import Invalid, WrongState
 from domain.datasets.columns import Columns, Role, chosen_columns, columns_sha256
 from domain.datasets.dataset import Dataset, DatasetStatus, UploadOptions
 from gateway.backend import Backend
-from gateway.datasets.schemas import ColumnsAnswer, ColumnsRequest, PreviewMessage, PreviewRow
+from gateway.datasets.schemas import ColumnsRequest, ColumnsResponse, PreviewMessage, PreviewRow
 from gateway.datasets.service import own_dataset, report_of
 from gateway.datasets.uploads import (
     Choices,
@@ -59,7 +59,7 @@ def columns_of(text: str | None) -> Columns | None:
 
 def shown_columns(
     backend: Backend, caller: Caller, dataset_id: UUID, columns: Mapping[str, str] | None = None
-) -> ColumnsAnswer:
+) -> ColumnsResponse:
     """Return the columns of a dataset, and its first rows as messages.
 
     With `columns`, by role, the messages are those that the given columns would make. Raise
@@ -75,7 +75,7 @@ def shown_columns(
             roles = chosen_columns(known)
         except Invalid as error:
             problem = error.message
-    return ColumnsAnswer(
+    return ColumnsResponse(
         format=report.format,
         shape=report.shape if columns is None else None,
         unit=report.unit,

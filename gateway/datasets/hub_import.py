@@ -12,7 +12,7 @@ from domain.core.errors import Invalid, NotFound, WrongState
 from domain.datasets.columns import Columns, chosen_columns
 from domain.datasets.dataset import Dataset, HubSource, UploadOptions
 from gateway.backend import Backend
-from gateway.datasets.schemas import HubDatasetRequest, HubSourceAnswer
+from gateway.datasets.schemas import HubDatasetRequest, HubSourceResponse
 from gateway.datasets.service import own_dataset
 from gateway.datasets.uploads import (
     Choices,
@@ -119,7 +119,7 @@ def _downloaded(
     return answer
 
 
-def source_of(backend: Backend, caller: Caller, dataset_id: UUID) -> HubSourceAnswer:
+def source_of(backend: Backend, caller: Caller, dataset_id: UUID) -> HubSourceResponse:
     """Return the origin of a dataset on a hub. Raise NotFound if a user uploaded it."""
     own_dataset(backend, caller, dataset_id)
     ref = backend.log.load(Dataset, dataset_id).source_ref
@@ -128,4 +128,4 @@ def source_of(backend: Backend, caller: Caller, dataset_id: UUID) -> HubSourceAn
     document = json.loads(backend.artifacts.get(ref))
     endpoint = backend.settings.hub_endpoint
     path = f"datasets/{document['repository']}/tree/{document['commit']}"
-    return HubSourceAnswer(**document, url=endpoint and f"{endpoint.rstrip('/')}/{path}")
+    return HubSourceResponse(**document, url=endpoint and f"{endpoint.rstrip('/')}/{path}")

@@ -50,7 +50,7 @@ from gateway.http.openai_vocabulary import (
 )
 from gateway.http.operations import OpenAIOperation
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 from infrastructure.accounts.profiles import dataset_names
 from projections import datasets as rows
 from projections.file_list import FileKey, files_of
@@ -61,7 +61,7 @@ PAGE_SIZE = 100
 router = APIRouter(prefix=FILES_PATH, route_class=OpenAIOperation)
 
 
-class FileObject(Answer):
+class FileObject(ResponseModel):
     """OpenAI's `file` object."""
 
     id: str
@@ -78,7 +78,7 @@ class FileObject(Answer):
     )
 
 
-class FileDeleted(Answer):
+class FileDeleted(ResponseModel):
     """OpenAI's confirmation that a file was deleted."""
 
     id: str

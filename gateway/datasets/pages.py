@@ -21,7 +21,7 @@ from gateway.datasets.preview_worker import Preview, PreviewRequest
 from gateway.datasets.previews import PreviewsOf
 from gateway.datasets.schemas import (
     ColumnsRequest,
-    DatasetAnswer,
+    DatasetResponse,
     HubDatasetRequest,
 )
 from gateway.datasets.service import BaseView, base_views, show_dataset
@@ -225,7 +225,7 @@ def delete(dataset_id: UUID, caller: MayTrain, backend: BackendOf) -> Response:
 
 def _for_bases(
     dataset_id: UUID, caller: Caller, backend: Backend
-) -> tuple[DatasetAnswer, list[BaseView], str]:
+) -> tuple[DatasetResponse, list[BaseView], str]:
     """Return a valid dataset, its lengths for each base model, and the ref of its examples."""
     dataset = show_dataset(backend, caller, dataset_id)
     if dataset.status is not DatasetStatus.READY_FOR_TRAINING:
@@ -240,5 +240,5 @@ def _chosen(bases: list[BaseView], name: str | None) -> BaseView | None:
     return next(iter(named or best), None)
 
 
-def _is_changing(dataset: DatasetAnswer) -> bool:
+def _is_changing(dataset: DatasetResponse) -> bool:
     return dataset.status is DatasetStatus.VALIDATING or bool(dataset.counting)

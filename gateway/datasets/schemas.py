@@ -10,10 +10,10 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr, StringConstra
 
 from domain.datasets.dataset import DatasetKind, DatasetStatus
 from domain.datasets.filters import Filters
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 
-class Progress(Answer):
+class Progress(ResponseModel):
     """Progress of a validation."""
 
     lines: int
@@ -21,7 +21,7 @@ class Progress(Answer):
     total_bytes: int = Field(examples=[812_340])
 
 
-class TokenCount(Answer):
+class TokenCount(ResponseModel):
     """Token counts of a dataset and of its longest example, for one base model."""
 
     base_model: str = Field(examples=["smollm2-135m-instruct"])
@@ -29,7 +29,7 @@ class TokenCount(Answer):
     longest_example: int
 
 
-class DatasetAnswer(Answer):
+class DatasetResponse(ResponseModel):
     """A dataset. Its counts are null until its validation is complete."""
 
     id: UUID
@@ -136,7 +136,7 @@ class HubDatasetRequest(BaseModel, extra="forbid"):
     )
 
 
-class HubFile(Answer):
+class HubFile(ResponseModel):
     """A file of a repository."""
 
     path: str = Field(examples=["data/train-00000-of-00001.parquet"])
@@ -144,7 +144,7 @@ class HubFile(Answer):
     sha256: str
 
 
-class HubSourceAnswer(Answer):
+class HubSourceResponse(ResponseModel):
     """The origin of a dataset in a repository on a hub."""
 
     repository: str = Field(examples=["acme/support-chats"])
@@ -176,14 +176,14 @@ class ColumnsRequest(BaseModel, extra="forbid"):
     )
 
 
-class PreviewMessage(Answer):
+class PreviewMessage(ResponseModel):
     """A message of a preview. Tool calls are shown as JSON after the text."""
 
     role: str
     content: str
 
 
-class PreviewRow(Answer):
+class PreviewRow(ResponseModel):
     """A row of an upload as messages, or the reason why it has none."""
 
     row: int = Field(description="Number of the line or row, from 1.")
@@ -204,7 +204,7 @@ class PreviewRow(Answer):
     problem: str | None = None
 
 
-class ColumnsAnswer(Answer):
+class ColumnsResponse(ResponseModel):
     """The format and columns of an upload, and its first rows as messages."""
 
     format: str = Field(examples=["CSV"])

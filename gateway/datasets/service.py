@@ -15,7 +15,7 @@ from domain.datasets.dataset import Dataset, DatasetStatus, Trainability
 from domain.datasets.validation_report import ValidationReport
 from domain.training.token_lengths import TokenLengths
 from gateway.backend import Backend
-from gateway.datasets.schemas import DatasetAnswer, Progress, TokenCount
+from gateway.datasets.schemas import DatasetResponse, Progress, TokenCount
 from gateway.http.access import Caller
 from gateway.http.permissions import DOWNLOAD
 from gateway.http.read_your_writes import caught_up, found
@@ -46,7 +46,7 @@ def own_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> Row:
 
 def list_datasets(
     backend: Backend, caller: Caller, after: UUID | None, limit: int
-) -> Page[DatasetAnswer]:
+) -> Page[DatasetResponse]:
     """Return the datasets of the account, newest first."""
     if after is not None:
         own_dataset(backend, caller, after)
@@ -56,12 +56,12 @@ def list_datasets(
         return Page(data=dataset_answers(connection, page.data), has_more=page.has_more)
 
 
-def show_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
+def show_dataset(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetResponse:
     """Return a dataset of the account. Raise NotFound if there is none."""
     return dataset_answer(backend, own_dataset(backend, caller, dataset_id))
 
 
-def versions_of(backend: Backend, caller: Caller, dataset_id: UUID) -> list[DatasetAnswer]:
+def versions_of(backend: Backend, caller: Caller, dataset_id: UUID) -> list[DatasetResponse]:
     """Return all versions of a dataset, oldest first. Raise NotFound if there is none."""
     own_dataset(backend, caller, dataset_id)
     with backend.pool.connection() as connection:
@@ -69,13 +69,13 @@ def versions_of(backend: Backend, caller: Caller, dataset_id: UUID) -> list[Data
         return dataset_answers(connection, found)
 
 
-def dataset_answer(backend: Backend, row: Mapping[str, Any]) -> DatasetAnswer:
+def dataset_answer(backend: Backend, row: Mapping[str, Any]) -> DatasetResponse:
     """Return the schema of a dataset's row."""
     with backend.pool.connection() as connection:
         return dataset_answers(connection, [row])[0]
 
 
-def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetAnswer:
+def ignore_tools(backend: Backend, caller: Caller, dataset_id: UUID) -> DatasetResponse:
     """Confirm that jobs ignore the tool definitions of a valid dataset."""
     own_dataset(backend, caller, dataset_id)
     with because(caller.cause(backend)):
@@ -184,7 +184,7 @@ def _stored_report(backend: Backend, caller: Caller, report_ref: str) -> Validat
 
 def dataset_answers(
     connection: Connection, datasets: Sequence[Mapping[str, Any]]
-) -> list[DatasetAnswer]:
+) -> list[DatasetResponse]:
     """Return the schemas of rows of datasets."""
     ids = [row["dataset_id"] for row in datasets]
     names = dataset_names(connection, ids)
@@ -192,8 +192,8 @@ def dataset_answers(
     counting = _by_dataset(rows.uncounted_of(connection, ids))
     tokens = _by_dataset(rows.token_counts(connection, ids))
     return [
-        DatasetAnswer(
-            **{name: row[name] for name in DatasetAnswer.model_fields if name in row},
+        DatasetResponse(
+            **{name: row[name] for name in DatasetResponse.model_fields if name in row},
             id=row["dataset_id"],
             name=names.get(row["dataset_id"]),
             obstacle=obstacle_of(row),

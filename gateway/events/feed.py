@@ -26,7 +26,7 @@ from domain.core.event_log import EventLog
 from domain.deployments.deployment import Deployment
 from domain.jobs.events import job_of
 from gateway.backend import Backend
-from gateway.events.schemas import EventAnswer
+from gateway.events.schemas import EventResponse
 from infrastructure.bus.consumer import Recorded, recorded
 from infrastructure.postgres.log_identity import LogReplaced
 from infrastructure.postgres.store import connect_to_listen
@@ -58,9 +58,9 @@ class FeedEvent:
         return self.deployment and self.deployment.model
 
     @cached_property
-    def answer(self) -> EventAnswer:
+    def answer(self) -> EventResponse:
         """Schema of the event."""
-        return EventAnswer.of(Recorded.of(self.sequence, self.event), self.job_id)
+        return EventResponse.of(Recorded.of(self.sequence, self.event), self.job_id)
 
     @cached_property
     def text(self) -> str:

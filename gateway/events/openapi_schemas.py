@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from domain.core.aggregate import Event
-from gateway.events.schemas import EventAnswer, hidden_fields
+from gateway.events.schemas import EventResponse, hidden_fields
 from infrastructure.extensions import aggregates
 
 Schema = dict[str, Any]
@@ -18,10 +18,10 @@ def event_schemas() -> dict[str, Schema]:
 
 
 def add_event_schemas(components: dict[str, Schema]) -> None:
-    """Add the event schemas to the components of a document. Refer to them from EventAnswer."""
+    """Add the event schemas to the components of a document. Refer to them from EventResponse."""
     schemas = event_schemas()
     components.update({component(topic): schema for topic, schema in schemas.items()})
-    fields = components[EventAnswer.__name__]["properties"]["fields"]
+    fields = components[EventResponse.__name__]["properties"]["fields"]
     for key in ("type", "additionalProperties"):
         fields.pop(key)
     fields["anyOf"] = [{"$ref": f"#/components/schemas/{component(topic)}"} for topic in schemas]

@@ -11,7 +11,7 @@ from domain.access.api_key import ApiKey
 from domain.core.aggregate import Created, Event
 from domain.jobs import events
 from gateway.http.paging import MOST_POSITION
-from gateway.schemas import Answer, JobId
+from gateway.schemas import JobId, ResponseModel
 from infrastructure.bus.consumer import Recorded
 
 ENVELOPE = frozenset(Created.model_fields)
@@ -29,7 +29,7 @@ def hidden_fields(kind: type[Event]) -> frozenset[str]:
     return ENVELOPE | INTERNAL if issubclass(kind, events.PodStarted) else ENVELOPE
 
 
-class EventAnswer(Answer):
+class EventResponse(ResponseModel):
     """One event of the log."""
 
     sequence: int = Field(
@@ -64,7 +64,7 @@ class EventAnswer(Answer):
     )
 
     @classmethod
-    def of(cls, recorded: Recorded, job_id: UUID | None) -> EventAnswer:
+    def of(cls, recorded: Recorded, job_id: UUID | None) -> EventResponse:
         event = recorded.event
         return cls(
             sequence=recorded.id,
@@ -77,10 +77,10 @@ class EventAnswer(Answer):
         )
 
 
-class EventPage(Answer):
+class EventPage(ResponseModel):
     """A page of events in log order, and the start of the next page."""
 
-    data: list[EventAnswer]
+    data: list[EventResponse]
     has_more: bool = Field(description="True if more events exist now.")
     next_after: int = Field(examples=[1742], description="Value of `after` for the next page.")
 

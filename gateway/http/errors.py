@@ -195,7 +195,7 @@ class Problem(BaseModel):
     )
 
 
-class ErrorAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """The body of every error response."""
 
     error: Problem
@@ -232,7 +232,7 @@ REF_TEMPLATE = "#/components/schemas/{model}"
 
 def refusals(*statuses: int) -> Responses:
     """Return the OpenAPI responses of the given error statuses."""
-    return {status: documented(status, ErrorAnswer, _body) for status in statuses}
+    return {status: documented(status, ErrorResponse, _body) for status in statuses}
 
 
 def documented(
@@ -263,7 +263,7 @@ def answer(
 
 
 def _body(status: int, problem: Problem) -> dict[str, Any]:
-    return ErrorAnswer(error=problem).model_dump(exclude_none=True)
+    return ErrorResponse(error=problem).model_dump(exclude_none=True)
 
 
 class Errors:

@@ -10,13 +10,13 @@ from pydantic import Field
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.permissions import PUBLIC
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 from infrastructure.process.disk_space import DiskLevel, disk_space
 
 router = APIRouter(tags=["health"], dependencies=[PUBLIC])
 
 
-class Health(Answer):
+class Health(ResponseModel):
     """Health of the process and its database."""
 
     status: Literal["ok"] = "ok"

@@ -42,7 +42,7 @@ class OpenAIError(BaseModel):
     )
 
 
-class OpenAIErrorAnswer(BaseModel):
+class OpenAIErrorResponse(BaseModel):
     """The body of every error response under /v1."""
 
     error: OpenAIError
@@ -70,7 +70,7 @@ def answer(
 
 def refusals(*statuses: int) -> Responses:
     """Return the OpenAPI responses of the given error statuses under /v1."""
-    return {status: documented(status, OpenAIErrorAnswer, body) for status in statuses}
+    return {status: documented(status, OpenAIErrorResponse, body) for status in statuses}
 
 
 def body(status: int, problem: Problem) -> dict[str, JsonValue]:

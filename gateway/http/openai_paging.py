@@ -7,7 +7,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Query
 
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -16,7 +16,7 @@ AfterOf = Annotated[str | None, Query(description="ID of the last object of the 
 LimitOf = Annotated[int, Query(ge=1, le=100)]
 
 
-class Page(Answer, Generic[T]):
+class Page(ResponseModel, Generic[T]):
     """A page of a list."""
 
     object: Literal["list"] = "list"

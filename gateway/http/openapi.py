@@ -12,8 +12,8 @@ from fastapi.routing import APIRoute
 
 from gateway.events.openapi_schemas import add_event_schemas
 from gateway.http.access import SCHEME
-from gateway.http.errors import REF_TEMPLATE, ErrorAnswer
-from gateway.http.openai_errors import OpenAIErrorAnswer
+from gateway.http.errors import REF_TEMPLATE, ErrorResponse
+from gateway.http.openai_errors import OpenAIErrorResponse
 from gateway.http.permissions import declared_routes
 
 Schema = dict[str, Any]
@@ -107,7 +107,7 @@ def complete(made: Schema) -> None:
 
 def add_error_schemas(components: Schema) -> None:
     """Add the schemas of error responses, which the operations refer to."""
-    for answer in (ErrorAnswer, OpenAIErrorAnswer):
+    for answer in (ErrorResponse, OpenAIErrorResponse):
         schema = answer.model_json_schema(mode="serialization", ref_template=REF_TEMPLATE)
         components.update(schema.pop("$defs"))
         components[answer.__name__] = schema

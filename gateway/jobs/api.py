@@ -20,9 +20,9 @@ from gateway.jobs import service
 from gateway.jobs.launch import service as launch
 from gateway.jobs.launch.job_form import JobRequest
 from gateway.jobs.launch.job_form_route import JobFormRoute
-from gateway.jobs.launch.schemas import QuoteAnswer
+from gateway.jobs.launch.schemas import JobEstimateResponse
 from gateway.jobs.schemas import (
-    CheckpointAnswer,
+    CheckpointResponse,
     Evaluation,
     JobDetail,
     JobLog,
@@ -42,7 +42,7 @@ forms = APIRouter(route_class=JobFormRoute)
 @forms.post("/estimates", responses=refusals(404, 409))
 def estimate_job(
     wanted: Annotated[JobRequest, Body()], caller: MayTrain, backend: BackendOf
-) -> QuoteAnswer:
+) -> JobEstimateResponse:
     """Quote a job without approving it. EcoLink stores nothing.
 
     The quote makes the same checks as the approval, based on the current balance and the GPUs that
@@ -197,7 +197,7 @@ def show_log(
 @router.get("/jobs/{job_id}/checkpoints", responses=refusals(404))
 def show_checkpoints(
     job_id: JobId, caller: MayRead, backend: BackendOf
-) -> Listed[CheckpointAnswer]:
+) -> Listed[CheckpointResponse]:
     """List the stored checkpoints of a job, oldest first, each with a sample response."""
     return Listed(data=service.checkpoints(backend, caller, job_id))
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 from uuid import UUID
 
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 from infrastructure.postgres.store import Connection
 from infrastructure.training.measurements import MeasuredStep, evaluations_of, losses_of
 
@@ -16,7 +16,7 @@ MOST_POINTS = 1500
 LOSS, STEP = attrgetter("loss"), attrgetter("step")
 
 
-class Curve(Answer):
+class Curve(ResponseModel):
     """Losses by step, in columns.
 
     `smoothed` is the debiased moving average. `segments` has the segment of each point. `last` is

@@ -10,14 +10,14 @@ from domain.core.durations import spoken
 from domain.estimating.estimate import Estimate
 from domain.estimating.overrun import Facts, Overrun, overrun
 from domain.jobs.lifecycle import JobStatus
-from gateway.jobs.schemas import OverrunAnswer
+from gateway.jobs.schemas import OverrunResponse
 from gateway.schemas import Money
 from infrastructure.bus.exchange import read
 
 
 def overrun_of(
     row: Mapping[str, Any], last_step: Mapping[str, Any] | None, now: datetime
-) -> OverrunAnswer | None:
+) -> OverrunResponse | None:
     """Return the overrun of a job; None if it is within its estimate or has none."""
     if row["estimate"] is None:
         return None
@@ -50,7 +50,7 @@ def _step_seconds(
     return (last_step["elapsed_seconds"] - start) / steps if steps > 0 else None
 
 
-def _described(found: Overrun) -> OverrunAnswer:
+def _described(found: Overrun) -> OverrunResponse:
     over = Money.of(found.micros)
     if found.micros or found.seconds:
         time = f"{spoken(found.seconds)} of billed time" if found.seconds else ""
@@ -61,7 +61,7 @@ def _described(found: Overrun) -> OverrunAnswer:
             f"The job is {spoken(found.late_seconds)} later than estimated, but within the "
             "estimated cost."
         )
-    return OverrunAnswer(
+    return OverrunResponse(
         seconds=found.seconds,
         cost=over,
         late_seconds=found.late_seconds,

@@ -24,12 +24,12 @@ from domain.training.perplexity import perplexity
 from domain.training.precision import Dtype, Precision
 from domain.training.truncation import Truncation
 from gateway.jobs.launch.job_form import GpuCount, MaxCost
-from gateway.jobs.launch.schemas import EstimateAnswer
-from gateway.schemas import Answer, JobId, Listed, Money
+from gateway.jobs.launch.schemas import CostRangeResponse
+from gateway.schemas import JobId, Listed, Money, ResponseModel
 from infrastructure.bus.exchange import read
 
 
-class JobSummary(Answer):
+class JobSummary(ResponseModel):
     """A job in a list."""
 
     id: JobId
@@ -69,7 +69,7 @@ class JobSummary(Answer):
     warnings: list[str] = Field(description="Warnings about choices that may be mistakes.")
 
 
-class RequestedJob(Answer):
+class RequestedJob(ResponseModel):
     """A job that EcoLink approves when the tokens of its datasets are counted."""
 
     id: JobId
@@ -87,7 +87,7 @@ class ListedJob(JobSummary):
     )
 
 
-class FailureAnswer(Answer):
+class FailureResponse(ResponseModel):
     """The last failure of a job's trainer: its class, its payer, and advice."""
 
     failure: FailureClass
@@ -100,7 +100,7 @@ class FailureAnswer(Answer):
     )
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> FailureAnswer | None:
+    def of(cls, row: Mapping[str, Any]) -> FailureResponse | None:
         """Return the failure in a job's row, or None if the job has none."""
         if row["failure"] is None:
             return None
@@ -118,7 +118,7 @@ class FailureAnswer(Answer):
         )
 
 
-class ResumeGate(Answer):
+class ResumeGate(ResponseModel):
     """The checks that a paused job must pass to resume."""
 
     allowed: bool
@@ -133,7 +133,7 @@ class ResumeGate(Answer):
     )
 
 
-class OverrunAnswer(Answer):
+class OverrunResponse(ResponseModel):
     """The overrun of a job beyond the upper bound of its estimate, with reasons."""
 
     seconds: int = Field(
@@ -177,8 +177,8 @@ class JobDetail(JobSummary):
     peak_memory_bytes: int | None = Field(
         description="Measured peak of the memory that `required_bytes` predicts."
     )
-    estimate: EstimateAnswer | None = Field(description="Estimate at the time of the approval.")
-    overrun: OverrunAnswer | None = Field(
+    estimate: CostRangeResponse | None = Field(description="Estimate at the time of the approval.")
+    overrun: OverrunResponse | None = Field(
         description="Time and cost beyond the estimate's upper bound, with reasons, or null "
         "if the job is within the bound."
     )
@@ -205,7 +205,7 @@ class JobDetail(JobSummary):
     kept: str | None = Field(
         examples=[None], description="Sentence about the checkpoint that a cancelled job keeps."
     )
-    failure: FailureAnswer | None = Field(examples=[None])
+    failure: FailureResponse | None = Field(examples=[None])
     halved_micro_batch_size: int | None = Field(
         description="Micro batch size after EcoLink halved it, because a batch did not fit into "
         "memory."
@@ -294,7 +294,7 @@ class JobDetail(JobSummary):
     error_class: str | None
 
 
-class Step(Answer):
+class Step(ResponseModel):
     """One optimizer step."""
 
     step: int = Field(examples=[40])
@@ -326,7 +326,7 @@ class Step(Answer):
     measured_at: datetime
 
 
-class Evaluation(Answer):
+class Evaluation(ResponseModel):
     """One evaluation on the held-out examples. Step 0 is the base model."""
 
     step: int = Field(examples=[40])
@@ -358,7 +358,7 @@ class Evaluation(Answer):
         return cls(**shown, perplexity=None if is_dpo else perplexity(row["eval_loss"]))
 
 
-class TimelineEntry(Answer):
+class TimelineEntry(ResponseModel):
     """One event of a job, its meters, or the deployments of its models."""
 
     position: int
@@ -371,7 +371,7 @@ class TimelineEntry(Answer):
     )
 
 
-class LogLine(Answer):
+class LogLine(ResponseModel):
     """One line of a trainer's log. Other output of a failed job's process has no line number."""
 
     segment: int | None = None
@@ -391,14 +391,14 @@ class JobLog(Listed[LogLine]):
     )
 
 
-class SampleAnswer(Answer):
+class SampleResponse(ResponseModel):
     """The adapter's greedy response to a fixed prompt of the held-out examples."""
 
     prompt: list[dict[str, JsonValue]] = Field(description="Messages.")
     answer: str = Field(examples=["Your order is on its way."])
 
 
-class CheckpointAnswer(Answer):
+class CheckpointResponse(ResponseModel):
     """A stored checkpoint. Losses are in nats per trainable token."""
 
     step: int = Field(examples=[40])
@@ -421,7 +421,7 @@ class CheckpointAnswer(Answer):
     best: bool = Field(description="True for the checkpoint with the lowest held-out loss.")
     total_bytes: int = Field(examples=[812_340])
     ref: str
-    sample: SampleAnswer | None = Field(
+    sample: SampleResponse | None = Field(
         description="Sample response, or null if the trainer had no time to generate one, or for "
         "auditors."
     )
@@ -481,7 +481,7 @@ class Computed:
     resume: ResumeGate | None
     wait_seconds: int | None
     remaining_seconds: int | None
-    overrun: OverrunAnswer | None
+    overrun: OverrunResponse | None
     deployment: DeploymentStatus | None
 
 
@@ -507,7 +507,7 @@ def detail(
             "charged": Money.of(row["charged_micros"]),
             "credited": Money.of(row["credited_micros"]),
             "estimate": _estimate(row["estimate"]),
-            "failure": FailureAnswer.of(row),
+            "failure": FailureResponse.of(row),
             "kept": _kept(row),
         }
     )
@@ -616,8 +616,8 @@ def _kept(row: Mapping[str, Any]) -> str | None:
     )
 
 
-def _estimate(frozen: object) -> EstimateAnswer | None:
-    return None if frozen is None else EstimateAnswer.of(read(Estimate, frozen))
+def _estimate(frozen: object) -> CostRangeResponse | None:
+    return None if frozen is None else CostRangeResponse.of(read(Estimate, frozen))
 
 
 def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from gateway.jobs.launch.service import place
 from gateway.jobs.names import names_of
 from gateway.jobs.overruns import overrun_of
 from gateway.jobs.schemas import (
-    CheckpointAnswer,
+    CheckpointResponse,
     Computed,
     Evaluation,
     JobDetail,
@@ -46,7 +46,7 @@ from gateway.jobs.schemas import (
     RequestedJob,
     ResumeGate,
     ResumeRequest,
-    SampleAnswer,
+    SampleResponse,
     Step,
     TimelineEntry,
     best_step,
@@ -383,7 +383,7 @@ def _log_is_deleted(backend: Backend, row: Row) -> bool:
     return ran_and_is_over and over_for > timedelta(days=backend.settings.log_days)
 
 
-def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointAnswer]:
+def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointResponse]:
     """Return a job's checkpoints, oldest first, for auditors without samples (dataset texts)."""
     row = own_job(backend, caller, job_id)
     with backend.pool.connection() as connection:
@@ -396,14 +396,14 @@ def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[Checkpoi
 
 def checkpoints_of(
     backend: Backend, row: Row, deployed: Mapping[str, DeploymentStatus]
-) -> list[CheckpointAnswer]:
+) -> list[CheckpointResponse]:
     """Return the checkpoints in a job's row. `deployed` has statuses by model name."""
     if not row["checkpoints"]:
         return []
     model = backend.log.load(Job, row["job_id"]).model_name
     best = best_step(row)
     return [
-        CheckpointAnswer(
+        CheckpointResponse(
             **saved,
             model=(name := checkpoint_model(model, saved["step"])),
             deployment=deployed.get(name),
@@ -414,7 +414,7 @@ def checkpoints_of(
     ]
 
 
-def _sample(backend: Backend, ref: str) -> SampleAnswer | None:
+def _sample(backend: Backend, ref: str) -> SampleResponse | None:
     try:
         return _stored_sample(backend.artifacts, ref)
     except FileNotFoundError:  # the checkpoint never had a sample, or was just pruned
@@ -422,9 +422,9 @@ def _sample(backend: Backend, ref: str) -> SampleAnswer | None:
 
 
 @lru_cache(maxsize=KEPT_SAMPLES)
-def _stored_sample(artifacts: Artifacts, ref: str) -> SampleAnswer:
+def _stored_sample(artifacts: Artifacts, ref: str) -> SampleResponse:
     """Return the sample answer of a checkpoint, which never changes."""
-    return SampleAnswer(**json.loads(artifacts.get(f"{ref}/{SAMPLE}")))
+    return SampleResponse(**json.loads(artifacts.get(f"{ref}/{SAMPLE}")))
 
 
 def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -> JobDetail:

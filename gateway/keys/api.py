@@ -12,7 +12,7 @@ from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.permissions import MayManageKeys, MayRead
 from gateway.keys import service
-from gateway.keys.schemas import KeyAnswer, KeyForm, NewKey
+from gateway.keys.schemas import KeyForm, KeyResponse, NewKey
 from gateway.schemas import Listed
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=Operation)
@@ -30,12 +30,12 @@ def create_key(
 
 
 @router.get("")
-def list_keys(caller: MayRead, backend: BackendOf) -> Listed[KeyAnswer]:
+def list_keys(caller: MayRead, backend: BackendOf) -> Listed[KeyResponse]:
     """List the keys of your account, oldest first, including revoked and expired ones."""
     return Listed(data=service.list_keys(backend, caller))
 
 
 @router.post("/{key_id}/revoke", responses=refusals(404, 409))
-def revoke_key(key_id: UUID, caller: MayManageKeys, backend: BackendOf) -> KeyAnswer:
+def revoke_key(key_id: UUID, caller: MayManageKeys, backend: BackendOf) -> KeyResponse:
     """Revoke a key immediately. You can revoke the key that you are using."""
     return service.revoke_key(backend, caller, key_id)

@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.access.scope import Scope
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 KeyName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
@@ -43,7 +43,7 @@ class KeyForm(BaseModel):
         return KeyRequest(self.role, self.scopes, self.expires_at)
 
 
-class KeyAnswer(Answer):
+class KeyResponse(ResponseModel):
     """An API key without its secret, which EcoLink does not store."""
 
     id: UUID
@@ -64,7 +64,7 @@ class KeyAnswer(Answer):
     current: bool = Field(description="True for the key that authenticated this request.")
 
 
-class NewKey(Answer):
+class NewKey(ResponseModel):
     """A new API key with its secret, which no later response contains."""
 
     id: UUID

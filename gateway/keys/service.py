@@ -8,7 +8,7 @@ from domain.core.aggregate import because
 from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.read_your_writes import caught_up, found
-from gateway.keys.schemas import KeyAnswer, KeyForm, NewKey
+from gateway.keys.schemas import KeyForm, KeyResponse, NewKey
 from infrastructure.accounts.key_uses import last_uses
 from infrastructure.accounts.profiles import key_names, set_key_name
 from infrastructure.postgres.store import Connection
@@ -41,14 +41,14 @@ def create_key(backend: Backend, caller: Caller, form: KeyForm) -> NewKey:
     )
 
 
-def list_keys(backend: Backend, caller: Caller) -> list[KeyAnswer]:
+def list_keys(backend: Backend, caller: Caller) -> list[KeyResponse]:
     """Return all keys of the account, including revoked and expired keys, oldest first."""
     with backend.pool.connection() as connection:
         rows = keys_of(connection, caller.account_id)
         return _answers(backend, caller, connection, rows)
 
 
-def revoke_key(backend: Backend, caller: Caller, key_id: UUID) -> KeyAnswer:
+def revoke_key(backend: Backend, caller: Caller, key_id: UUID) -> KeyResponse:
     """Revoke a key.
 
     An operator can always revoke the keys of another account, for example those that a thief uses.
@@ -71,12 +71,12 @@ def revoke_key(backend: Backend, caller: Caller, key_id: UUID) -> KeyAnswer:
 
 def _answers(
     backend: Backend, caller: Caller, connection: Connection, rows: list[Row]
-) -> list[KeyAnswer]:
+) -> list[KeyResponse]:
     key_ids = [row["key_id"] for row in rows]
     names, uses = key_names(connection, key_ids), last_uses(connection, key_ids)
     now = backend.clock.now()
     return [
-        KeyAnswer(
+        KeyResponse(
             id=row["key_id"],
             name=names.get(row["key_id"]),
             hint=row["hint"],

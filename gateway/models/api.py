@@ -15,7 +15,7 @@ from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, Limit
 from gateway.http.permissions import MayDeploy, MayDownload, MayRead, OperatorDeploys
 from gateway.models import deployments, files, service
-from gateway.models.schemas import DeploymentAnswer, FileAnswer, Models
+from gateway.models.schemas import DeploymentResponse, ModelFileResponse, Models
 from gateway.schemas import JobId, Listed, Page
 
 ARCHIVE: dict[int | str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def drop_model(model: str, caller: MayDeploy, backend: BackendOf) -> None:
 
 
 @models.get("/{model}/files", responses=refusals(404))
-def list_model_files(model: str, caller: MayRead, backend: BackendOf) -> Listed[FileAnswer]:
+def list_model_files(model: str, caller: MayRead, backend: BackendOf) -> Listed[ModelFileResponse]:
     """List the files of your model, with their manifest."""
     return _listed(backend, files.model_ref(backend, caller, model))
 
@@ -81,7 +81,7 @@ def download_model_file(
 @checkpoints.get("/files", responses=refusals(404))
 def list_checkpoint_files(
     job_id: JobId, step: int, caller: MayRead, backend: BackendOf
-) -> Listed[FileAnswer]:
+) -> Listed[ModelFileResponse]:
     """List the files of a checkpoint: the adapter, and files that only a resume needs."""
     return _listed(backend, files.checkpoint_ref(backend, caller, job_id, step))
 
@@ -115,19 +115,19 @@ def list_deployments(
         str | None, Query(description="Return only deployments after this model in the list.")
     ] = None,
     limit: Limit = LARGEST_PAGE,
-) -> Page[DeploymentAnswer]:
+) -> Page[DeploymentResponse]:
     """List the deployments of base models, then your own, by name."""
     return deployments.list_deployments(backend, caller, after, limit)
 
 
 @deploying.get("/models/{model}/deployment", responses=refusals(404))
-def show_deployment(model: str, caller: MayRead, backend: BackendOf) -> DeploymentAnswer:
+def show_deployment(model: str, caller: MayRead, backend: BackendOf) -> DeploymentResponse:
     """Show the deployment of a base model, your model or your checkpoint."""
     return deployments.show_deployment(backend, caller, model)
 
 
 @deploying.post("/models/{model}/deploy", responses=refusals(404, 409))
-def deploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> DeploymentAnswer:
+def deploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> DeploymentResponse:
     """Deploy your model, usually within seconds.
 
     To deploy a checkpoint again, pass its name. If the checkpoint has been deleted, this returns
@@ -137,7 +137,7 @@ def deploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> Deploymen
 
 
 @deploying.post("/models/{model}/undeploy", responses=refusals(404))
-def undeploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> DeploymentAnswer:
+def undeploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> DeploymentResponse:
     """Undeploy your model or checkpoint.
 
     When you undeploy a checkpoint, EcoLink may delete it, unless it is the newest or the best of
@@ -149,26 +149,26 @@ def undeploy_model(model: str, caller: MayDeploy, backend: BackendOf) -> Deploym
 @deploying.post("/jobs/{job_id}/checkpoints/{step}/deploy", responses=refusals(404, 409))
 def deploy_checkpoint(
     job_id: JobId, step: int, caller: MayDeploy, backend: BackendOf
-) -> DeploymentAnswer:
+) -> DeploymentResponse:
     """Deploy a checkpoint under its own name. EcoLink keeps it until you undeploy it."""
     return deployments.deploy_checkpoint(backend, caller, job_id, step)
 
 
 @deploying.post("/operator/bases/{name}/deploy", responses=refusals(403, 404))
-def deploy_base(name: str, caller: OperatorDeploys, backend: BackendOf) -> DeploymentAnswer:
+def deploy_base(name: str, caller: OperatorDeploys, backend: BackendOf) -> DeploymentResponse:
     """Deploy a base model from the model store, so that jobs can fine-tune it."""
     return deployments.deploy_base(backend, caller, name)
 
 
 @deploying.post("/operator/bases/{name}/undeploy", responses=refusals(403, 404, 409))
-def undeploy_base(name: str, caller: OperatorDeploys, backend: BackendOf) -> DeploymentAnswer:
+def undeploy_base(name: str, caller: OperatorDeploys, backend: BackendOf) -> DeploymentResponse:
     """Undeploy a base model. Returns 409 while it serves adapters."""
     return deployments.undeploy_base(backend, caller, name)
 
 
-def _listed(backend: BackendOf, ref: str) -> Listed[FileAnswer]:
+def _listed(backend: BackendOf, ref: str) -> Listed[ModelFileResponse]:
     found = files.files_of(backend, ref)
-    return Listed(data=[FileAnswer(**file.model_dump()) for file in found])
+    return Listed(data=[ModelFileResponse(**file.model_dump()) for file in found])
 
 
 def _download(backend: BackendOf, ref: str, path: str, wanted: ConditionsOf) -> Response:

@@ -14,7 +14,7 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.http.paging import LARGEST_PAGE
 from gateway.http.read_your_writes import caught_up, found
-from gateway.models.schemas import DeploymentAnswer, DeploymentFailure
+from gateway.models.schemas import DeploymentFailure, DeploymentResponse
 from gateway.models.service import own_model
 from gateway.schemas import Page
 from projections import BASE_MODELS, DEPLOYMENTS, JOB_DETAIL
@@ -25,16 +25,16 @@ from projections.projection import Row
 
 def list_deployments(
     backend: Backend, caller: Caller, after: str | None = None, limit: int = LARGEST_PAGE
-) -> Page[DeploymentAnswer]:
+) -> Page[DeploymentResponse]:
     """Return the deployments of base models, then those of the account, by name."""
     if after is not None:
         show_deployment(backend, caller, after)
     with backend.pool.connection() as connection:
         read = partial(deployments_of, connection, caller.account_id, after)
-        return Page[DeploymentAnswer].of(read, limit, deployment_answer)
+        return Page[DeploymentResponse].of(read, limit, deployment_answer)
 
 
-def show_deployment(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
+def show_deployment(backend: Backend, caller: Caller, model: str) -> DeploymentResponse:
     """Return the deployment with this model name. Raise NotFound if there is none."""
     row = found(
         backend,
@@ -45,7 +45,7 @@ def show_deployment(backend: Backend, caller: Caller, model: str) -> DeploymentA
     return deployment_answer(row)
 
 
-def deploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
+def deploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentResponse:
     """Deploy a fine-tuned model, or a checkpoint that was deployed before."""
     deploying, account_id = backend.deploying, caller.account_id
     if backend.log.find(Deployment, deployment_id(account_id, model)) is not None:
@@ -54,14 +54,14 @@ def deploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnsw
     return _run(backend, caller, lambda: deploying.deploy_model(account_id, job_id))
 
 
-def undeploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentAnswer:
+def undeploy_model(backend: Backend, caller: Caller, model: str) -> DeploymentResponse:
     """Undeploy a fine-tuned model or a checkpoint. Raise NotFound if there is no deployment."""
     return _run(backend, caller, lambda: backend.deploying.undeploy(caller.account_id, model))
 
 
 def deploy_checkpoint(
     backend: Backend, caller: Caller, job_id: UUID, step: int
-) -> DeploymentAnswer:
+) -> DeploymentResponse:
     """Deploy a checkpoint under its own name, if its base model is deployed."""
     account_id = caller.account_id
     return _run(
@@ -69,12 +69,12 @@ def deploy_checkpoint(
     )
 
 
-def deploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnswer:
+def deploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentResponse:
     """Deploy a base model, so that jobs can fine-tune it. Raise NotFound if it is unknown."""
     return _run(backend, caller, lambda: backend.deploying.deploy_base(name))
 
 
-def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentAnswer:
+def undeploy_base(backend: Backend, caller: Caller, name: str) -> DeploymentResponse:
     """Undeploy a base model that serves no adapters."""
 
     def adapters() -> int:
@@ -98,18 +98,18 @@ def delete_base(backend: Backend, caller: Caller, name: str) -> None:
     caught_up(backend, BASE_MODELS, DEPLOYMENTS)
 
 
-def _run(backend: Backend, caller: Caller, command: Callable[[], Deployment]) -> DeploymentAnswer:
+def _run(backend: Backend, caller: Caller, command: Callable[[], Deployment]) -> DeploymentResponse:
     with because(caller.cause(backend)):
         deployment = command()
     caught_up(backend, DEPLOYMENTS)
     return show_deployment(backend, caller, deployment.model)
 
 
-def deployment_answer(row: Row) -> DeploymentAnswer:
+def deployment_answer(row: Row) -> DeploymentResponse:
     """Return the schema of a deployment's row."""
     code, message = row["failure_code"], row["failure_message"]
-    return DeploymentAnswer(
-        **{name: row[name] for name in DeploymentAnswer.model_fields if name in row},
+    return DeploymentResponse(
+        **{name: row[name] for name in DeploymentResponse.model_fields if name in row},
         id=row["deployment_id"],
         failure=None
         if code is None

@@ -21,7 +21,7 @@ from gateway.models.service import (
     find_model_name,
     model_names,
 )
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 from projections import BASE_MODELS, DEPLOYMENTS, MODELS
 
 PLATFORM = "ecolink"
@@ -29,7 +29,7 @@ PLATFORM = "ecolink"
 router = APIRouter(prefix="/models", route_class=OpenAIOperation)
 
 
-class ModelObject(Answer):
+class ModelObject(ResponseModel):
     """OpenAI's `model` object."""
 
     id: str
@@ -38,14 +38,14 @@ class ModelObject(Answer):
     owned_by: str
 
 
-class ModelList(Answer):
+class ModelList(ResponseModel):
     """OpenAI's list of models, which is not paginated."""
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
 
 
-class ModelDeleted(Answer):
+class ModelDeleted(ResponseModel):
     """OpenAI's confirmation that a model was deleted."""
 
     id: str

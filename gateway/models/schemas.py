@@ -9,10 +9,10 @@ from pydantic import Field
 
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs.lifecycle import JobStatus
-from gateway.schemas import Answer, JobId
+from gateway.schemas import JobId, ResponseModel
 
 
-class BaseModelAnswer(Answer):
+class BaseModelResponse(ResponseModel):
     """A base model in the model store."""
 
     name: str = Field(examples=["smollm2-135m-instruct"])
@@ -45,7 +45,7 @@ class BaseModelAnswer(Answer):
     )
 
 
-class ModelAnswer(Answer):
+class ModelResponse(ResponseModel):
     """A fine-tuned model of your account."""
 
     model: str = Field(examples=["ft:smollm2-135m-instruct:0b0f8f5c3a4e"])
@@ -66,7 +66,7 @@ class ModelAnswer(Answer):
     )
 
 
-class KeptAdapter(Answer):
+class KeptAdapter(ResponseModel):
     """The last checkpoint of a cancelled or failed job, which you can promote to a model."""
 
     job_id: JobId
@@ -83,16 +83,16 @@ class KeptAdapter(Answer):
     )
 
 
-class Models(Answer):
+class Models(ResponseModel):
     """Base models, fine-tuned models and kept adapters."""
 
-    base_models: list[BaseModelAnswer]
-    models: list[ModelAnswer]
+    base_models: list[BaseModelResponse]
+    models: list[ModelResponse]
     kept: list[KeptAdapter]
     has_more: bool = Field(description="True if more of your models follow.")
 
 
-class DeploymentFailure(Answer):
+class DeploymentFailure(ResponseModel):
     """The reason for a failed deployment."""
 
     code: str = Field(examples=["weights_missing"])
@@ -100,7 +100,7 @@ class DeploymentFailure(Answer):
     advice: str = Field(description="What to do about the failure.")
 
 
-class DeploymentAnswer(Answer):
+class DeploymentResponse(ResponseModel):
     """The deployment of a base model, a fine-tuned model or a checkpoint."""
 
     id: UUID
@@ -121,7 +121,7 @@ class DeploymentAnswer(Answer):
     failure: DeploymentFailure | None = Field(examples=[None])
 
 
-class FileAnswer(Answer):
+class ModelFileResponse(ResponseModel):
     """A file of a model or a checkpoint."""
 
     path: str = Field(examples=["adapter_model.safetensors"])

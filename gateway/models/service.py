@@ -22,7 +22,7 @@ from gateway.http.access import Caller
 from gateway.http.errors import Forbidden, NotYetVisible
 from gateway.http.paging import LARGEST_PAGE
 from gateway.http.read_your_writes import caught_up, found
-from gateway.models.schemas import BaseModelAnswer, KeptAdapter, ModelAnswer, Models
+from gateway.models.schemas import BaseModelResponse, KeptAdapter, ModelResponse, Models
 from gateway.schemas import Page
 from infrastructure.bus.exchange import read
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
@@ -33,7 +33,7 @@ from projections.models import model_of, models_of
 from projections.projection import Row
 
 JOB_FIELDS = ("base_model", "dataset_id", "loss_before", "loss_after")
-"""Fields of a ModelAnswer that come from the job."""
+"""Fields of a ModelResponse that come from the job."""
 
 
 class NameKind(Enum):
@@ -67,7 +67,7 @@ def list_models(
     return Models(
         base_models=base_models(backend, caller),
         models=[
-            ModelAnswer(
+            ModelResponse(
                 **row,
                 **{name: jobs[row["job_id"]][name] for name in JOB_FIELDS},
                 deployment=deployed.get(row["model"]),
@@ -79,7 +79,7 @@ def list_models(
     )
 
 
-def base_models(backend: Backend, caller: Caller) -> list[BaseModelAnswer]:
+def base_models(backend: Backend, caller: Caller) -> list[BaseModelResponse]:
     """Return the base models in the model store, by name."""
     catalog = backend.log.load(Catalog, CATALOG_ID)
     with backend.pool.connection() as connection:
@@ -139,9 +139,11 @@ def delete_model(backend: Backend, caller: Caller, model: str) -> None:
     caught_up(backend, MODELS, JOB_DETAIL, DEPLOYMENTS)
 
 
-def _base_model(row: Row, catalog: Catalog, deployment: DeploymentStatus | None) -> BaseModelAnswer:
+def _base_model(
+    row: Row, catalog: Catalog, deployment: DeploymentStatus | None
+) -> BaseModelResponse:
     shape = None if row["shape"] is None else read(ModelShape, row["shape"])
-    return BaseModelAnswer(
+    return BaseModelResponse(
         **row,
         bytes_per_parameter_bf16=shape and bytes_per_parameter(shape, Precision.BF16),
         bytes_per_parameter_nf4=shape and bytes_per_parameter(shape, Precision.NF4),

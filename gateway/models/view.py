@@ -14,7 +14,7 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.jobs.names import JobNames, names_by_id
 from gateway.models.deployments import list_deployments
-from gateway.models.schemas import BaseModelAnswer, DeploymentAnswer, KeptAdapter, ModelAnswer
+from gateway.models.schemas import BaseModelResponse, DeploymentResponse, KeptAdapter, ModelResponse
 from gateway.models.service import list_models
 from gateway.schemas import job_name
 
@@ -41,16 +41,16 @@ class Named:
 class ModelsView:
     """A snapshot of models, deployments and kept adapters."""
 
-    own: list[ModelAnswer]
+    own: list[ModelResponse]
     kept: list[KeptAdapter]
-    bases: list[BaseModelAnswer]
-    deployments: dict[str, DeploymentAnswer]
+    bases: list[BaseModelResponse]
+    deployments: dict[str, DeploymentResponse]
     jobs: dict[UUID, JobNames]
     operator: bool
     now: datetime
 
     @property
-    def checkpoints(self) -> list[DeploymentAnswer]:
+    def checkpoints(self) -> list[DeploymentResponse]:
         """Checkpoints whose deployment is active, in progress or failed."""
         own = {each.model for each in self.own}
         return [
@@ -104,7 +104,7 @@ class ModelsView:
         named = self.jobs.get(job_id)
         return (named and named.dataset) or "deleted"
 
-    def late(self, deployment: DeploymentAnswer) -> bool:
+    def late(self, deployment: DeploymentResponse) -> bool:
         """Return True if a deployment is unusually slow."""
         return self.now - deployment.requested_at > LATE
 

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from pydantic import Field
 
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 
-class ParkedReaction(Answer):
+class ParkedReaction(ResponseModel):
     """An event that a service could not process. It blocks later events of the same aggregate."""
 
     consumer: str = Field(examples=["scheduler"])

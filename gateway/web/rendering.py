@@ -22,7 +22,7 @@ from domain.core.durations import rough, spoken
 from domain.core.money import exact_dollars
 from domain.core.quantities import counted, gib, written_speed
 from gateway.backend import Backend
-from gateway.billing.schemas import AccountAnswer
+from gateway.billing.schemas import AccountResponse
 from gateway.billing.service import account_of
 from gateway.http.access import Caller, delete_stale_account
 from gateway.http.permissions import DOWNLOAD, OPERATOR_READ
@@ -163,7 +163,7 @@ def page(
     return response
 
 
-def _allowed(rights: Rights, account: AccountAnswer) -> list[str]:
+def _allowed(rights: Rights, account: AccountResponse) -> list[str]:
     """Return the scopes of a key, and `download` if it may read the content of datasets and models.
 
     A key that may read the pages for operators alone also has `operator`.

@@ -26,7 +26,7 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 900, 3600
 PATTERN = re.compile(r"[*?$]")
 """Characters with a meaning in a policy."""
 
-MALFORMED = "MalformedAnswer"
+MALFORMED = "MalformedResponse"
 
 
 @dataclass(frozen=True)

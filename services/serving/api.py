@@ -64,7 +64,7 @@ def create_app(engine: Engine, secret: str) -> FastAPI:
         except ValidationError:
             log.exception("the gateway sent an invalid chat")
             return Response(status_code=HTTPStatus.UNPROCESSABLE_ENTITY)
-        stream = AnswerStream(chat.choices, KEEPALIVE_SECONDS if chat.keepalive else None)
+        stream = ResponseStream(chat.choices, KEEPALIVE_SECONDS if chat.keepalive else None)
         try:
             handle = await run_in_threadpool(engine.generate, chat, stream.listen)
         except Refused as refused:
@@ -91,7 +91,7 @@ def _refusal(refused: Refused) -> JSONResponse:
     return JSONResponse(body.model_dump(), refused.status, headers)
 
 
-class AnswerStream:
+class ResponseStream:
     """A stream that passes text from the engine's thread to the event loop that created it."""
 
     def __init__(self, choices: int, keepalive_seconds: float | None = None) -> None:
@@ -135,7 +135,7 @@ class AnswerStream:
 class Lines(StreamingResponse):
     """An answer as a stream of JSON lines, which ends with its client."""
 
-    def __init__(self, handle: GenerationHandle, stream: AnswerStream) -> None:
+    def __init__(self, handle: GenerationHandle, stream: ResponseStream) -> None:
         self._handle = handle
         super().__init__(stream.lines(handle.prompt_tokens), media_type="application/jsonl")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from infrastructure.chat.answer_end import MARKS, answer_end
 from infrastructure.chat.chat_labels import ChatRenderer, Unrenderable
 from infrastructure.chat.chat_template import CHAT_TEMPLATE, FALLBACK_CHAT_TEMPLATE
 from infrastructure.chat.limited_rendering import LimitedTemplate
+from infrastructure.chat.response_end import MARKS, response_end
 from infrastructure.chat.template_rendering import one_template
 from infrastructure.chat.text_encoder import TextEncoder
 from services.model_libraries import core_of
@@ -55,7 +55,7 @@ class Chat:
     def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
         """Return the tokens and strings that end an answer, from the tokenizer and the template."""
         own = self._tokenizer.eos_token_id
-        end = answer_end(self._renderer, self._tokenizer.all_special_ids)
+        end = response_end(self._renderer, self._tokenizer.all_special_ids)
         tokens = frozenset(id for id in (own, end.token) if isinstance(id, int))
         return tokens, (end.text,) if end.text else ()
 

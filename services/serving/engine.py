@@ -165,7 +165,7 @@ class Engine:
         choice: int,
         listener: Listener,
     ) -> Row:
-        from services.serving.answer_text import AnswerText
+        from services.serving.response_text import ResponseText
         from services.serving.row import Row
         from services.serving.sampler import Sampler
 
@@ -181,7 +181,7 @@ class Engine:
             tokens=list(tokens),
             max_tokens=room if request.max_tokens is None else min(room, request.max_tokens),
             ends=frozenset() if request.ignore_end else chat.end_tokens | base.end_tokens,
-            text=AnswerText(base.tokenizer, stops),
+            text=ResponseText(base.tokenizer, stops),
             sampler=Sampler(request.temperature, request.top_p, seed),
             listener=listener,
             calls=chat.reader(request.tools),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from infrastructure.chat.generation import FinishReason, TextDelta, ToolCall
-from services.serving.answer_text import AnswerText
 from services.serving.grammar import Grammar
+from services.serving.response_text import ResponseText
 from services.serving.sampler import Sampler
 from services.serving.tool_calls import CallReader
 
@@ -33,7 +33,7 @@ class Row:
     tokens: list[int]
     max_tokens: int  # maximum tokens of the answer
     ends: frozenset[int]
-    text: AnswerText
+    text: ResponseText
     sampler: Sampler
     listener: Listener
     calls: CallReader | None = None  # None: the request defines no tools

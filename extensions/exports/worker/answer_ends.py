@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from infrastructure.chat.answer_end import AnswerEnd, answer_end
 from infrastructure.chat.chat_labels import ChatRenderer
+from infrastructure.chat.response_end import ResponseEnd, response_end
 from infrastructure.chat.template_rendering import TEMPLATE_FILES, ChatRefused, ChatTemplate
 from infrastructure.chat.text_encoder import TextEncoder
 from services.model_libraries import core_of
@@ -49,11 +49,13 @@ def ends_of(directory: Path) -> Ends:
     return Ends(tuple(tokens), tuple(each for each in texts if each))
 
 
-def _end_of_template(directory: Path, encoder: TextEncoder, special_tokens: list[int]) -> AnswerEnd:
+def _end_of_template(
+    directory: Path, encoder: TextEncoder, special_tokens: list[int]
+) -> ResponseEnd:
     files = {each: directory / each for each in TEMPLATE_FILES}
     found = {each: path.read_bytes() for each, path in files.items() if path.exists()}
     try:
         template = ChatTemplate.of(found)
     except ChatRefused:
-        return AnswerEnd()
-    return answer_end(ChatRenderer(template, encoder), special_tokens)
+        return ResponseEnd()
+    return response_end(ChatRenderer(template, encoder), special_tokens)

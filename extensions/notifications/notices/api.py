@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from extensions.notifications.notices import service
-from extensions.notifications.notices.schemas import NoticeAnswer, NoticeChanges, NoticeSettings
+from extensions.notifications.notices.schemas import NoticeChanges, NoticeResponse, NoticeSettings
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.operations import Operation
@@ -46,12 +46,12 @@ def request_notice_confirmation(caller: MayManageKeys, backend: BackendOf) -> No
 
 
 @router.post("/test", status_code=202, responses=refusals(409))
-def test_notices(caller: MayManageKeys, backend: BackendOf) -> NoticeAnswer:
+def test_notices(caller: MayManageKeys, backend: BackendOf) -> NoticeResponse:
     """Send a test to the e-mail address, once. List the notices for its result."""
     return service.send_test(backend, caller)
 
 
 @router.get("/newest")
-def list_notices(caller: MayRead, backend: BackendOf, limit: Limit = 50) -> Listed[NoticeAnswer]:
+def list_notices(caller: MayRead, backend: BackendOf, limit: Limit = 50) -> Listed[NoticeResponse]:
     """List the newest notices, newest first."""
     return Listed(data=service.newest(backend, caller, limit))

@@ -9,7 +9,7 @@ import typer
 from rich.console import RenderableType
 
 from extensions.notifications.domain.kind import NoticeKind
-from extensions.notifications.notices.schemas import NoticeAnswer, NoticeChanges, NoticeSettings
+from extensions.notifications.notices.schemas import NoticeChanges, NoticeResponse, NoticeSettings
 from extensions.notifications.notices.tables import NoticeStatus
 from gateway.cli.client import Client, ClientError
 from gateway.cli.tables import fields, listing
@@ -65,10 +65,10 @@ def confirm(client: Client) -> None:
 def test(ctx: typer.Context) -> None:
     """Send a test to the e-mail address, and print the result."""
     with client_of(ctx) as client:
-        sent = client.send(NoticeAnswer, "/notices/test", {}).model
+        sent = client.send(NoticeResponse, "/notices/test", {}).model
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            found = client.read(Listed[NoticeAnswer], "/notices/newest")
+            found = client.read(Listed[NoticeResponse], "/notices/newest")
             tested = next((each for each in found.model.data if each.id == sent.id), sent)
             if tested.status in (NoticeStatus.SENT, NoticeStatus.FAILED):
                 break
@@ -83,7 +83,7 @@ def test(ctx: typer.Context) -> None:
 @notices.command("list")
 def list_notices(client: Client) -> None:
     """List the newest notices, newest first."""
-    show(client.read(Listed[NoticeAnswer], "/notices/newest"), _notices)
+    show(client.read(Listed[NoticeResponse], "/notices/newest"), _notices)
 
 
 @notices.command()
@@ -93,7 +93,7 @@ def delete(client: Client) -> None:
     note("The e-mail address for notices is deleted.")
 
 
-def _notices(answer: Listed[NoticeAnswer]) -> RenderableType:
+def _notices(answer: Listed[NoticeResponse]) -> RenderableType:
     return listing(
         (
             {

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from extensions.notifications.domain.email_address import MAX_LENGTH
 from extensions.notifications.domain.kind import CHOSEN, NoticeKind
 from extensions.notifications.notices.tables import NoticeStatus
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 
 def _chosen(kind: NoticeKind) -> NoticeKind:
@@ -46,7 +46,7 @@ class NoticeChanges(BaseModel):
     )
 
 
-class NoticeSettings(Answer):
+class NoticeSettings(ResponseModel):
     """The settings of an account."""
 
     available: bool = Field(description="False if the operator has not set up e-mail.")
@@ -65,7 +65,7 @@ class NoticeSettings(Answer):
     kinds: list[NoticeKind]
 
 
-class NoticeAnswer(Answer):
+class NoticeResponse(ResponseModel):
     """A notice. `error` is the reason of its last failed attempt."""
 
     id: int

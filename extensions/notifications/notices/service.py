@@ -8,7 +8,7 @@ from extensions.notifications.domain.email_address import masked, valid_address
 from extensions.notifications.domain.kind import CHOSEN, NoticeKind
 from extensions.notifications.domain.link import LinkPurpose, address_in
 from extensions.notifications.notices import tables as notices
-from extensions.notifications.notices.schemas import NoticeAnswer, NoticeChanges, NoticeSettings
+from extensions.notifications.notices.schemas import NoticeChanges, NoticeResponse, NoticeSettings
 from extensions.notifications.notices.tables import Notice, NoticeAddress
 from extensions.notifications.settings import NotificationSettings
 from gateway.backend import Backend
@@ -82,7 +82,7 @@ def request_confirmation(backend: Backend, caller: Caller) -> NoticeSettings:
     return settings(backend, caller)
 
 
-def send_test(backend: Backend, caller: Caller) -> NoticeAnswer:
+def send_test(backend: Backend, caller: Caller) -> NoticeResponse:
     """Send a test. Raise WrongState without a confirmed address or if e-mail is off, or
     RateLimited."""
     _require_available()
@@ -97,7 +97,7 @@ def send_test(backend: Backend, caller: Caller) -> NoticeAnswer:
         return _answer(caller, notices.add_direct(connection, address.id, NoticeKind.TEST, now))
 
 
-def newest(backend: Backend, caller: Caller, limit: int) -> list[NoticeAnswer]:
+def newest(backend: Backend, caller: Caller, limit: int) -> list[NoticeResponse]:
     """Return the newest notices of the account."""
     with backend.pool.connection() as connection:
         address = notices.address_of(connection, caller.account_id)
@@ -166,10 +166,10 @@ def _require_available() -> None:
         raise WrongState("E-mail is off: your operator has not set up a mail server.")
 
 
-def _answer(caller: Caller, notice: Notice) -> NoticeAnswer:
+def _answer(caller: Caller, notice: Notice) -> NoticeResponse:
     # The response of a mail server can contain the address.
     hidden = notice.error is not None and Scope.KEYS not in caller.rights.scopes
-    return NoticeAnswer(
+    return NoticeResponse(
         id=notice.id,
         kind=notice.kind,
         status=notice.status,

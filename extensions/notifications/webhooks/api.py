@@ -10,14 +10,14 @@ from fastapi import APIRouter, Body, Path, Query
 from extensions.notifications.webhooks import service
 from extensions.notifications.webhooks.deliveries import DeliveryStatus
 from extensions.notifications.webhooks.schemas import (
-    DeliveryAnswer,
+    DeliveryResponse,
     FailedSince,
     NewWebhook,
     Replayed,
     Rotation,
-    WebhookAnswer,
     WebhookChanges,
     WebhookForm,
+    WebhookResponse,
 )
 from gateway.backend import BackendOf
 from gateway.http.errors import refusals
@@ -42,13 +42,13 @@ def create_webhook(form: WebhookForm, caller: MayManageKeys, backend: BackendOf)
 
 
 @router.get("")
-def list_webhooks(caller: MayRead, backend: BackendOf) -> Listed[WebhookAnswer]:
+def list_webhooks(caller: MayRead, backend: BackendOf) -> Listed[WebhookResponse]:
     """List the endpoints of your account, oldest first."""
     return Listed(data=service.list_webhooks(backend, caller))
 
 
 @router.get("/{webhook_id}", responses=refusals(404))
-def show_webhook(webhook_id: UUID, caller: MayRead, backend: BackendOf) -> WebhookAnswer:
+def show_webhook(webhook_id: UUID, caller: MayRead, backend: BackendOf) -> WebhookResponse:
     """Show an endpoint."""
     return service.webhook(backend, caller, webhook_id)
 
@@ -56,7 +56,7 @@ def show_webhook(webhook_id: UUID, caller: MayRead, backend: BackendOf) -> Webho
 @router.patch("/{webhook_id}", responses=refusals(404))
 def update_webhook(
     webhook_id: UUID, changes: WebhookChanges, caller: MayManageKeys, backend: BackendOf
-) -> WebhookAnswer:
+) -> WebhookResponse:
     """Change, enable or disable an endpoint.
 
     Events that occur while it is disabled wait, and are sent in order after it is enabled.
@@ -83,7 +83,7 @@ def rotate_webhook_secret(
 
 
 @router.post("/{webhook_id}/test", status_code=202, responses=refusals(404))
-def test_webhook(webhook_id: UUID, caller: MayManageKeys, backend: BackendOf) -> DeliveryAnswer:
+def test_webhook(webhook_id: UUID, caller: MayManageKeys, backend: BackendOf) -> DeliveryResponse:
     """Send an event of the type `webhook.test`, once. Request the delivery for its result."""
     return service.send_test(backend, caller, webhook_id)
 
@@ -107,7 +107,7 @@ def list_webhook_deliveries(
         Query(ge=1, le=MOST_POSITION, description="ID of the last delivery of the previous page."),
     ] = None,
     limit: Limit = 100,
-) -> Page[DeliveryAnswer]:
+) -> Page[DeliveryResponse]:
     """List the deliveries to an endpoint with their attempts, newest first."""
     return service.list_deliveries(backend, caller, webhook_id, limit, after, status)
 
@@ -115,7 +115,7 @@ def list_webhook_deliveries(
 @router.get("/{webhook_id}/deliveries/{delivery_id}", responses=refusals(404))
 def show_webhook_delivery(
     webhook_id: UUID, delivery_id: DeliveryId, caller: MayRead, backend: BackendOf
-) -> DeliveryAnswer:
+) -> DeliveryResponse:
     """Show a delivery with its attempts."""
     return service.delivery(backend, caller, webhook_id, delivery_id)
 
@@ -125,7 +125,7 @@ def show_webhook_delivery(
 )
 def replay_webhook_delivery(
     webhook_id: UUID, delivery_id: DeliveryId, caller: MayManageKeys, backend: BackendOf
-) -> DeliveryAnswer:
+) -> DeliveryResponse:
     """Send a delivered or failed message again, with the same ID.
 
     Returns 409 for a pending delivery, which EcoLink sends automatically.

@@ -13,12 +13,12 @@ from rich.text import Text
 from extensions.notifications.domain.message import WebhookType
 from extensions.notifications.webhooks.deliveries import DeliveryStatus
 from extensions.notifications.webhooks.schemas import (
-    DeliveryAnswer,
+    DeliveryResponse,
     NewWebhook,
     Replayed,
-    WebhookAnswer,
     WebhookChanges,
     WebhookForm,
+    WebhookResponse,
 )
 from gateway.cli.client import Client, ClientError
 from gateway.cli.tables import fields, listing
@@ -71,13 +71,13 @@ def create(
 @webhooks.command("list")
 def list_webhooks(client: Client) -> None:
     """List your webhooks."""
-    show(client.read(Listed[WebhookAnswer], "/webhooks"), _webhooks)
+    show(client.read(Listed[WebhookResponse], "/webhooks"), _webhooks)
 
 
 @webhooks.command("show")
 def show_webhook(client: Client, webhook: WebhookId) -> None:
     """Show a webhook."""
-    show(client.read(WebhookAnswer, f"/webhooks/{webhook}"), fields)
+    show(client.read(WebhookResponse, f"/webhooks/{webhook}"), fields)
 
 
 @webhooks.command()
@@ -103,7 +103,7 @@ def update(
         url=url, description=description, event_types=types, enabled=enabled
     )
     body = changes.model_dump(mode="json", exclude_none=True)
-    show(client.change(WebhookAnswer, f"/webhooks/{webhook}", body), fields)
+    show(client.change(WebhookResponse, f"/webhooks/{webhook}", body), fields)
 
 
 @webhooks.command()
@@ -140,7 +140,7 @@ def deliveries(
 ) -> None:
     """List the deliveries to a webhook, newest first."""
     path = f"/webhooks/{webhook}/deliveries"
-    show(client.read(Page[DeliveryAnswer], path, status=status, limit=limit), _deliveries)
+    show(client.read(Page[DeliveryResponse], path, status=status, limit=limit), _deliveries)
 
 
 @webhooks.command()
@@ -166,7 +166,7 @@ def replay(
     if since is not None:
         show(client.send(Replayed, f"{path}/replay", {"since": since.isoformat()}), fields)
     else:
-        sent = client.send(DeliveryAnswer, f"{path}/deliveries/{delivery}/replay", {})
+        sent = client.send(DeliveryResponse, f"{path}/deliveries/{delivery}/replay", {})
         show(sent, lambda each: _deliveries(Page(data=[each], has_more=False)))
 
 
@@ -174,7 +174,7 @@ def replay(
 def test(ctx: typer.Context, webhook: WebhookId) -> None:
     """Send a test event, and print how the webhook responded."""
     with client_of(ctx) as client:
-        sent = client.send(DeliveryAnswer, f"/webhooks/{webhook}/test", {})
+        sent = client.send(DeliveryResponse, f"/webhooks/{webhook}/test", {})
         deadline = time.monotonic() + PATIENCE_SECONDS
         while sent.model.status is DeliveryStatus.PENDING:
             if time.monotonic() > deadline:
@@ -184,13 +184,13 @@ def test(ctx: typer.Context, webhook: WebhookId) -> None:
                 )
             time.sleep(POLL_SECONDS)
             path = f"/webhooks/{webhook}/deliveries/{sent.model.id}"
-            sent = client.read(DeliveryAnswer, path)
+            sent = client.read(DeliveryResponse, path)
     show(sent, lambda each: _deliveries(Page(data=[each], has_more=False)))
     if sent.model.status is DeliveryStatus.FAILED:
         raise ClientError(sent.model.attempts[-1].error or "The test event failed.")
 
 
-def _webhooks(answer: Listed[WebhookAnswer]) -> RenderableType:
+def _webhooks(answer: Listed[WebhookResponse]) -> RenderableType:
     return listing(
         (
             {
@@ -208,7 +208,7 @@ def _webhooks(answer: Listed[WebhookAnswer]) -> RenderableType:
     )
 
 
-def _deliveries(answer: Page[DeliveryAnswer]) -> RenderableType:
+def _deliveries(answer: Page[DeliveryResponse]) -> RenderableType:
     return listing(
         (
             {

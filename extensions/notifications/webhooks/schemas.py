@@ -21,7 +21,7 @@ from domain.core.target import MAX_URL
 from extensions.notifications.domain.message import SUBSCRIBED, WebhookType
 from extensions.notifications.webhooks.deliveries import DeliveryStatus
 from extensions.notifications.webhooks.endpoints import DisabledReason
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 EXAMPLE_URL = "https://example.com/hooks/ecolink"
 
@@ -97,13 +97,13 @@ class FailedSince(BaseModel):
     since: AwareDatetime = Field(description="Time from which on failed deliveries are sent again.")
 
 
-class Replayed(Answer):
+class Replayed(ResponseModel):
     """The number of deliveries that EcoLink sends again."""
 
     replayed: int
 
 
-class WebhookAnswer(Answer):
+class WebhookResponse(ResponseModel):
     """An endpoint without its secret."""
 
     id: UUID
@@ -127,13 +127,13 @@ class WebhookAnswer(Answer):
     failed: int = Field(description="Deliveries whose attempts all failed.")
 
 
-class NewWebhook(WebhookAnswer):
+class NewWebhook(WebhookResponse):
     """An endpoint with its new secret, which no later response contains."""
 
     secret: str = Field(description="Secret that verifies the signatures.", examples=["whsec_..."])
 
 
-class AttemptAnswer(Answer):
+class DeliveryAttemptResponse(ResponseModel):
     """One request to an endpoint."""
 
     number: int
@@ -144,7 +144,7 @@ class AttemptAnswer(Answer):
     response: str | None = Field(description="Start of the response's body.")
 
 
-class DeliveryAnswer(Answer):
+class DeliveryResponse(ResponseModel):
     """The delivery of one message to one endpoint."""
 
     id: int
@@ -157,5 +157,5 @@ class DeliveryAnswer(Answer):
     created_at: datetime
     next_attempt_at: datetime | None = Field(description="Null if no attempt is due.")
     finished_at: datetime | None
-    attempts: list[AttemptAnswer]
+    attempts: list[DeliveryAttemptResponse]
     payload: dict[str, JsonValue] = Field(description="Body of the requests.")

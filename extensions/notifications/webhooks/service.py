@@ -16,12 +16,12 @@ from extensions.notifications.webhooks import deliveries, endpoints
 from extensions.notifications.webhooks.deliveries import Delivery, DeliveryStatus
 from extensions.notifications.webhooks.endpoints import DisabledReason, Endpoint
 from extensions.notifications.webhooks.schemas import (
-    AttemptAnswer,
-    DeliveryAnswer,
+    DeliveryAttemptResponse,
+    DeliveryResponse,
     NewWebhook,
-    WebhookAnswer,
     WebhookChanges,
     WebhookForm,
+    WebhookResponse,
 )
 from gateway.backend import Backend
 from gateway.http.access import Caller
@@ -52,13 +52,13 @@ def disabled(backend: Backend, caller: Caller) -> list[UUID]:
         return endpoints.disabled_by_ecolink(connection, caller.account_id)
 
 
-def list_webhooks(backend: Backend, caller: Caller) -> list[WebhookAnswer]:
+def list_webhooks(backend: Backend, caller: Caller) -> list[WebhookResponse]:
     """Return the endpoints of the account, oldest first."""
     with backend.pool.connection() as connection:
         return _answers(connection, caller, endpoints.endpoints_of(connection, caller.account_id))
 
 
-def webhook(backend: Backend, caller: Caller, webhook_id: UUID) -> WebhookAnswer:
+def webhook(backend: Backend, caller: Caller, webhook_id: UUID) -> WebhookResponse:
     """Return an endpoint. Raise NotFound."""
     with backend.pool.connection() as connection:
         (answer,) = _answers(connection, caller, [_found(connection, caller, webhook_id)])
@@ -67,7 +67,7 @@ def webhook(backend: Backend, caller: Caller, webhook_id: UUID) -> WebhookAnswer
 
 def update(
     backend: Backend, caller: Caller, webhook_id: UUID, changes: WebhookChanges
-) -> WebhookAnswer:
+) -> WebhookResponse:
     """Change an endpoint. Raise NotFound, or Invalid for its URL."""
     if changes.url is not None:
         backend.settings.webhook_policy.require_url(changes.url)
@@ -107,7 +107,7 @@ def list_deliveries(
     limit: int,
     after: int | None = None,
     status: DeliveryStatus | None = None,
-) -> Page[DeliveryAnswer]:
+) -> Page[DeliveryResponse]:
     """Return a page of an endpoint's deliveries, newest first. Raise NotFound."""
     with backend.pool.connection() as connection:
         _found(connection, caller, webhook_id)
@@ -118,13 +118,15 @@ def list_deliveries(
 
 def delivery(
     backend: Backend, caller: Caller, webhook_id: UUID, delivery_id: int
-) -> DeliveryAnswer:
+) -> DeliveryResponse:
     """Return a delivery. Raise NotFound."""
     with backend.pool.connection() as connection:
         return _delivery(connection, caller, webhook_id, delivery_id)
 
 
-def replay(backend: Backend, caller: Caller, webhook_id: UUID, delivery_id: int) -> DeliveryAnswer:
+def replay(
+    backend: Backend, caller: Caller, webhook_id: UUID, delivery_id: int
+) -> DeliveryResponse:
     """Send an ended delivery again, with the same ID."""
     with backend.pool.connection() as connection:
         found = _delivery(connection, caller, webhook_id, delivery_id)
@@ -145,7 +147,7 @@ def replay_failed(backend: Backend, caller: Caller, webhook_id: UUID, since: dat
         return deliveries.replay_failed(connection, webhook_id, since, backend.clock.now())
 
 
-def send_test(backend: Backend, caller: Caller, webhook_id: UUID) -> DeliveryAnswer:
+def send_test(backend: Backend, caller: Caller, webhook_id: UUID) -> DeliveryResponse:
     """Send a test message to an endpoint, also to a disabled one. Raise NotFound or RateLimited."""
     now = backend.clock.now()
     with backend.pool.connection() as connection:
@@ -166,7 +168,7 @@ def _found(connection: Connection, caller: Caller, webhook_id: UUID) -> Endpoint
 
 def _delivery(
     connection: Connection, caller: Caller, webhook_id: UUID, delivery_id: int
-) -> DeliveryAnswer:
+) -> DeliveryResponse:
     _found(connection, caller, webhook_id)
     found = deliveries.delivery_of(connection, webhook_id, delivery_id)
     if found is None:
@@ -179,11 +181,11 @@ def _delivery(
 
 def _answers(
     connection: Connection, caller: Caller, found: Sequence[Endpoint]
-) -> list[WebhookAnswer]:
+) -> list[WebhookResponse]:
     ends = endpoints.old_secret_ends(connection, caller.account_id, datetime.now(UTC))
     counts = deliveries.status_counts(connection, [each.id for each in found])
     return [
-        WebhookAnswer(
+        WebhookResponse(
             id=each.id,
             url=_shown_url(caller, each.url),
             description=each.description,
@@ -212,10 +214,10 @@ def _shown_url(caller: Caller, url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/…"
 
 
-def _deliveries(connection: Connection, rows: Sequence[Delivery]) -> list[DeliveryAnswer]:
+def _deliveries(connection: Connection, rows: Sequence[Delivery]) -> list[DeliveryResponse]:
     attempts = deliveries.attempts_of(connection, [row.id for row in rows])
     return [
-        DeliveryAnswer(
+        DeliveryResponse(
             id=row.id,
             message_id=row.message_id,
             type=row.event_type,
@@ -224,7 +226,7 @@ def _deliveries(connection: Connection, rows: Sequence[Delivery]) -> list[Delive
             next_attempt_at=row.next_attempt_at if row.status is DeliveryStatus.PENDING else None,
             finished_at=row.finished_at,
             attempts=[
-                AttemptAnswer(
+                DeliveryAttemptResponse(
                     number=each.number,
                     started_at=each.started_at,
                     duration_ms=each.duration_ms,

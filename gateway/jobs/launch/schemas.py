@@ -18,10 +18,10 @@ from domain.jobs.choices import Choices
 from domain.training.phases import Phase
 from domain.training.precision import Dtype, Precision
 from domain.use_cases.spending_limits import BudgetNotice, CostRange, Outlook
-from gateway.schemas import Answer, Money
+from gateway.schemas import Money, ResponseModel
 
 
-class PhaseAnswer(Answer):
+class PhaseResponse(ResponseModel):
     """Duration and cost of a phase."""
 
     phase: Phase
@@ -31,7 +31,7 @@ class PhaseAnswer(Answer):
     high: Money
 
     @classmethod
-    def of(cls, estimate: Estimate, priced: PhaseEstimate) -> PhaseAnswer:
+    def of(cls, estimate: Estimate, priced: PhaseEstimate) -> PhaseResponse:
         rate_micros_per_hour, lowest = estimate.rate_micros_per_hour, estimate.lowest(priced)
 
         def cost(seconds: float, toward: Toward) -> Money:
@@ -46,7 +46,7 @@ class PhaseAnswer(Answer):
         )
 
 
-class EstimateAnswer(Answer):
+class CostRangeResponse(ResponseModel):
     """Estimated range of duration and cost. The upper bound has at least 30% headroom."""
 
     low_seconds: int
@@ -61,10 +61,10 @@ class EstimateAnswer(Answer):
         description="Sentence about the source of the estimate: finished jobs, a speed test of "
         "the machine, or the catalog. It also says if a busy machine widens the range."
     )
-    phases: list[PhaseAnswer]
+    phases: list[PhaseResponse]
 
     @classmethod
-    def of(cls, estimate: Estimate) -> EstimateAnswer:
+    def of(cls, estimate: Estimate) -> CostRangeResponse:
         return cls(
             low_seconds=estimate.low_seconds,
             high_seconds=estimate.high_seconds,
@@ -75,11 +75,11 @@ class EstimateAnswer(Answer):
             total_steps=estimate.total_steps,
             calibrated_from=estimate.calibrated_from,
             basis=estimate.basis,
-            phases=[PhaseAnswer.of(estimate, each) for each in estimate.phases],
+            phases=[PhaseResponse.of(estimate, each) for each in estimate.phases],
         )
 
 
-class FitAnswer(Answer):
+class FitResponse(ResponseModel):
     """Precision and predicted memory of a job on a GPU."""
 
     precision: Precision
@@ -106,7 +106,7 @@ class FitAnswer(Answer):
     items_gib: dict[str, float] = Field(description="Memory of each GPU by use.")
 
     @classmethod
-    def of(cls, fit: Fit) -> FitAnswer:
+    def of(cls, fit: Fit) -> FitResponse:
         return cls(
             precision=fit.precision,
             gradient_checkpointing=fit.gradient_checkpointing,
@@ -120,7 +120,7 @@ class FitAnswer(Answer):
         )
 
 
-class BalanceImpact(Answer):
+class BalanceImpact(ResponseModel):
     """Effect on the balance, which must cover the highest cost."""
 
     balance: Money
@@ -146,7 +146,7 @@ class BalanceImpact(Answer):
         )
 
 
-class BudgetNoticeAnswer(Answer):
+class BudgetNoticeResponse(ResponseModel):
     """A budget that the job may reach, or of which at least 80% are used."""
 
     period: BudgetPeriod
@@ -163,7 +163,7 @@ class BudgetNoticeAnswer(Answer):
     text: str = Field(description="A sentence about it; also in `warnings`.")
 
     @classmethod
-    def of(cls, notice: BudgetNotice) -> BudgetNoticeAnswer:
+    def of(cls, notice: BudgetNotice) -> BudgetNoticeResponse:
         budget = notice.budget
         return cls(
             period=budget.period,
@@ -175,7 +175,7 @@ class BudgetNoticeAnswer(Answer):
         )
 
 
-class Place(Answer):
+class Place(ResponseModel):
     """Free GPUs of one type in one region."""
 
     region: str = Field(examples=["local"])
@@ -183,7 +183,7 @@ class Place(Answer):
     free: int
 
 
-class CapacityGate(Answer):
+class CapacityGate(ResponseModel):
     """Free GPUs and the expected wait. Enough GPUs must be free, or `wait` must be set."""
 
     is_open: bool = Field(description="True if enough GPUs are free, or if `wait` is set.")
@@ -211,15 +211,15 @@ class CapacityGate(Answer):
         )
 
 
-class QuoteAnswer(Answer):
+class JobEstimateResponse(ResponseModel):
     """A quote: memory, estimate, balance, capacity and warnings."""
 
     region: str = Field(examples=["local"])
     gpu_type: str = Field(examples=["cpu"])
-    fit: FitAnswer
-    estimate: EstimateAnswer
+    fit: FitResponse
+    estimate: CostRangeResponse
     balance: BalanceImpact
-    budgets: list[BudgetNoticeAnswer] = Field(
+    budgets: list[BudgetNoticeResponse] = Field(
         description="Budgets for all jobs or for the API key that you use, if the job may reach "
         "them or if they are nearly used."
     )

@@ -26,11 +26,11 @@ from gateway.jobs.launch.integrations import receiver
 from gateway.jobs.launch.job_form import JobRequest
 from gateway.jobs.launch.schemas import (
     BalanceImpact,
-    BudgetNoticeAnswer,
+    BudgetNoticeResponse,
     CapacityGate,
-    EstimateAnswer,
-    FitAnswer,
-    QuoteAnswer,
+    CostRangeResponse,
+    FitResponse,
+    JobEstimateResponse,
 )
 from projections import GPU_POOLS
 
@@ -39,7 +39,7 @@ RECOMMENDED_EXAMPLES = 1000
 
 def quote(
     backend: Backend, caller: Caller, form: JobRequest, *, patience_seconds: float = WAIT_SECONDS
-) -> QuoteAnswer:
+) -> JobEstimateResponse:
     """Quote a job. Nothing is stored.
 
     `patience_seconds` is the maximum wait for the number of free GPUs to catch up with the log.
@@ -56,7 +56,7 @@ def quote(
     impact = BalanceImpact.of(balance, cost)
     today = backend.clock.now().date()
     notices = [
-        BudgetNoticeAnswer.of(each)
+        BudgetNoticeResponse.of(each)
         for each in backend.spending_limits.notices(caller.account_id, caller.key_id, cost, today)
     ]
     budgets_permit = all(each.outlook is not Outlook.USED_UP for each in notices)
@@ -65,11 +65,11 @@ def quote(
         backend, caller.account_id, choices.dataset_id, choices.validation_dataset_id
     )
     stopping = stopping_cautions(form.hyperparameters, quoted.estimate.total_steps)
-    return QuoteAnswer(
+    return JobEstimateResponse(
         region=choices.region,
         gpu_type=choices.gpu_type,
-        fit=FitAnswer.of(quoted.fit),
-        estimate=EstimateAnswer.of(quoted.estimate),
+        fit=FitResponse.of(quoted.fit),
+        estimate=CostRangeResponse.of(quoted.estimate),
         balance=impact,
         budgets=notices,
         capacity=capacity,

@@ -21,7 +21,7 @@ from gateway.http.operations import OpenAIOperation
 from gateway.http.permissions import MayRead
 from gateway.jobs.describe import MINOR_TOPICS, Description, Level
 from gateway.jobs.service import describe_rows, own_job
-from gateway.schemas import Answer, job_name
+from gateway.schemas import ResponseModel, job_name
 from infrastructure.training.measurements import evaluations_of
 from projections.job_entries import EntryKey, EntryKind, entries_of
 from projections.job_timeline import saved_at
@@ -39,7 +39,7 @@ EVENT_ID = re.compile(
 CHECKPOINT_ID = re.compile(r"ftckpt-(?P<job>[0-9a-f]{32})-(?P<segment>\d{1,9})-(?P<step>\d{1,9})")
 
 
-class EventObject(Answer):
+class EventObject(ResponseModel):
     """OpenAI's `fine_tuning.job.event`."""
 
     id: str
@@ -51,7 +51,7 @@ class EventObject(Answer):
     data: dict[str, JsonValue]
 
 
-class Metrics(Answer):
+class Metrics(ResponseModel):
     """Metrics of a checkpoint. Losses are in nats per trainable token, or per pair with `dpo`.
 
     Metrics of an evaluation are null if the step was not evaluated.
@@ -73,7 +73,7 @@ class Metrics(Answer):
     full_valid_mean_token_accuracy: float | None
 
 
-class CheckpointObject(Answer):
+class CheckpointObject(ResponseModel):
     """OpenAI's `fine_tuning.job.checkpoint`."""
 
     id: str

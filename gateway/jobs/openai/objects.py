@@ -23,9 +23,9 @@ from gateway.http.access import Caller
 from gateway.jobs.dataset_warnings import recorded_warnings
 from gateway.jobs.launch.integrations import receiver
 from gateway.jobs.results import has_results, trained_tokens
-from gateway.jobs.schemas import FailureAnswer, warnings_of_job
+from gateway.jobs.schemas import FailureResponse, warnings_of_job
 from gateway.jobs.unstarted import refusal_message
-from gateway.schemas import Answer, job_name
+from gateway.schemas import ResponseModel, job_name
 from infrastructure.accounts.profiles import job_metadata
 from infrastructure.training.measurements import last_steps_of
 from projections.job_requests import requested_at
@@ -40,7 +40,7 @@ PHASES = {
 }
 
 
-class HyperparametersObject(Answer):
+class HyperparametersObject(ResponseModel):
     """The hyperparameters in use, with the actual value instead of `auto`."""
 
     n_epochs: int
@@ -48,7 +48,7 @@ class HyperparametersObject(Answer):
     learning_rate_multiplier: float
 
 
-class SupervisedObject(Answer):
+class SupervisedObject(ResponseModel):
     """Settings of the supervised method."""
 
     hyperparameters: HyperparametersObject
@@ -60,13 +60,13 @@ class DPOHyperparametersObject(HyperparametersObject):
     beta: float
 
 
-class DPOObject(Answer):
+class DPOObject(ResponseModel):
     """Settings of direct preference optimization."""
 
     hyperparameters: DPOHyperparametersObject
 
 
-class MethodObject(Answer):
+class MethodObject(ResponseModel):
     """The training method of a job, with its settings under the name of the type."""
 
     type: Method = SUPERVISED
@@ -82,7 +82,7 @@ class MethodObject(Answer):
         return cls(type=DPO, dpo=DPOObject(hyperparameters=own))
 
 
-class ErrorObject(Answer):
+class ErrorObject(ResponseModel):
     """The failure of a job, with advice."""
 
     code: str
@@ -90,7 +90,7 @@ class ErrorObject(Answer):
     param: str | None
 
 
-class EcoLinkObject(Answer):
+class EcoLinkObject(ResponseModel):
     """Fields that OpenAI's object does not have."""
 
     status: JobStatus | RequestStatus
@@ -108,7 +108,7 @@ class EcoLinkObject(Answer):
     warnings: list[str]
 
 
-class JobObject(Answer):
+class JobObject(ResponseModel):
     """OpenAI's `fine_tuning.job`."""
 
     id: str
@@ -191,7 +191,7 @@ def hyperparameters_object(recorded: dict[str, Any], gpu_count: int) -> Hyperpar
 
 def _error(row: Row) -> ErrorObject | None:
     """Return the error of a failed job, without failures before a successful retry."""
-    if row["status"] != JobStatus.FAILED or (failed := FailureAnswer.of(row)) is None:
+    if row["status"] != JobStatus.FAILED or (failed := FailureResponse.of(row)) is None:
         return None
     return ErrorObject(
         code=failed.failure,

@@ -14,11 +14,11 @@ from gateway.backend import Backend
 from gateway.billing.service import Runway
 from gateway.catalog.service import display_names
 from gateway.jobs.names import JobNames, names_of
-from gateway.jobs.schemas import CheckpointAnswer, JobDetail
+from gateway.jobs.schemas import CheckpointResponse, JobDetail
 from gateway.jobs.service import checkpoints_of, job_details
 from gateway.jobs.states import PAUSED, TONES, state_of
 from gateway.models.deployments import deployment_answer
-from gateway.models.schemas import DeploymentAnswer
+from gateway.models.schemas import DeploymentResponse
 from gateway.schemas import Money
 from gateway.web.rendering import templates
 from infrastructure.postgres.store import Connection
@@ -61,8 +61,8 @@ class JobView:
     retention_days: int
     load_names: Callable[[], JobNames]
     load_places: Callable[[], DisplayNames]
-    load_checkpoints: Callable[[], Sequence[CheckpointAnswer]]
-    deployments: Mapping[str, DeploymentAnswer]
+    load_checkpoints: Callable[[], Sequence[CheckpointResponse]]
+    deployments: Mapping[str, DeploymentResponse]
     """Deployments of the job's models, by name."""
     checkpoints_state: object
     """The inputs of the checkpoints part. If they are equal, the part is unchanged."""
@@ -73,7 +73,7 @@ class JobView:
         return self.load_names()
 
     @cached_property
-    def checkpoints(self) -> Sequence[CheckpointAnswer]:
+    def checkpoints(self) -> Sequence[CheckpointResponse]:
         """Existing checkpoints with their sample answers, read on first use."""
         return self.load_checkpoints()
 

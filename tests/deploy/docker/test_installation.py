@@ -272,10 +272,10 @@ def test_a_deployed_model_generates_examples(client: PatientClient, smol: str) -
 
 @pytest.mark.skipif("trackers" not in PROCESSES, reason="no trackers")
 def test_the_connection_to_a_tracker_is_tested(client: PatientClient) -> None:
-    from extensions.trackers.schemas import ConnectionAnswer
+    from extensions.trackers.schemas import ConnectionResponse
 
     server = {"url": "https://mlflow.example.invalid", "secret": "token"}
-    client.replace(ConnectionAnswer, "/trackers/mlflow", server)
+    client.replace(ConnectionResponse, "/trackers/mlflow", server)
     client.post("/trackers/mlflow/test", {})
     path = "/trackers/mlflow"
     eventually(lambda: client.get(path)["tested_at"] is not None, LONG_SECONDS)

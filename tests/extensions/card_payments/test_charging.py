@@ -26,7 +26,7 @@ from extensions.card_payments.reconciliation import CONFIRMATION_TIME, Reconcili
 from extensions.card_payments.returns import CardReturns
 from extensions.card_payments.stripe_client import StripeProvider
 from extensions.card_payments.stripe_provider import (
-    ChargeAnswer,
+    ChargeResponse,
     ChargeStatus,
     stripe_provider,
 )
@@ -395,9 +395,9 @@ def test_a_charge_that_succeeds_after_it_failed_is_added_once(
     provider = type(purse.payments.provider)
     charge = provider.charge
 
-    def decline(*asked: object) -> ChargeAnswer:
+    def decline(*asked: object) -> ChargeResponse:
         charge(*asked)  # type: ignore[arg-type]
-        return ChargeAnswer(ChargeStatus.DECLINED)
+        return ChargeResponse(ChargeStatus.DECLINED)
 
     monkeypatch.setattr(provider, "charge", decline)
     assert (purse.run(), purse.balance) == (1, 5)

@@ -11,7 +11,13 @@ from rich.console import Console, RenderableType
 from domain.jobs.lifecycle import JobStatus
 from gateway.cli import job_progress, job_tables
 from gateway.cli.billing import listing_of_amounts
-from gateway.jobs.schemas import CheckpointAnswer, Evaluation, JobDetail, ListedJob, SampleAnswer
+from gateway.jobs.schemas import (
+    CheckpointResponse,
+    Evaluation,
+    JobDetail,
+    ListedJob,
+    SampleResponse,
+)
 from gateway.schemas import Listed, Money, job_name
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -42,8 +48,8 @@ def test_evaluations_are_rounded() -> None:
 def test_checkpoints_have_their_sample_answer_and_mark_the_best() -> None:
     saved: dict[str, Any] = {"step": 50, "segment": 1, "train_loss": 2.5, "eval_loss": None}
     saved |= {"total_bytes": 1000, "deployment": None, "sample": None, "best": False}
-    best = saved | {"best": True, "sample": SampleAnswer(prompt=[], answer="Paris.")}
-    listed = [CheckpointAnswer.model_construct(None, **each) for each in (saved, best)]
+    best = saved | {"best": True, "sample": SampleResponse(prompt=[], answer="Paris.")}
+    listed = [CheckpointResponse.model_construct(None, **each) for each in (saved, best)]
     drawn = text(job_tables.checkpoints(Listed(data=listed)))
     assert (drawn.count("Paris."), drawn.count("yes")) == (1, 1)
 

@@ -15,7 +15,7 @@ from jsonschema_rs import Draft202012Validator
 
 from domain.core.aggregate import Event
 from gateway.app import create_app
-from gateway.events.schemas import EventAnswer
+from gateway.events.schemas import EventResponse
 from gateway.http.openapi import V1_PREFIX, operations
 from infrastructure.bus.consumer import Recorded
 from infrastructure.settings import Settings
@@ -95,7 +95,7 @@ def test_refusals_are_documented_in_the_shape_of_their_api(document: dict[str, A
         for status, answer in answers.items():
             if status >= "400":
                 ref = answer["content"]["application/json"]["schema"]["$ref"]
-                shape = "ErrorAnswer" if native else "OpenAIErrorAnswer"
+                shape = "ErrorResponse" if native else "OpenAIErrorResponse"
                 assert ref.rpartition("/")[2] == shape, (method, path, status)
 
 
@@ -103,7 +103,7 @@ def test_refusals_are_documented_in_the_shape_of_their_api(document: dict[str, A
 def test_events_match_their_schemas(row: StoredEvent, validator: Validator) -> None:
     event = MAPPER.to_domain_event(row)
     assert isinstance(event, Event)
-    fields = json.loads(EventAnswer.of(Recorded.of(1, event), None).model_dump_json())["fields"]
+    fields = json.loads(EventResponse.of(Recorded.of(1, event), None).model_dump_json())["fields"]
     ref = {"$ref": f"#/components/schemas/{event.TOPIC}Fields"}
     problems = validator(ref).iter_errors(fields)
     assert [f"{each.instance_path}: {each.message}" for each in problems] == []

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from domain.jobs.failures import FailureClass, MemoryShortage
 from domain.training.precision import Precision
 from domain.training.truncation import Truncation
-from gateway.jobs.schemas import FailureAnswer, warnings_of_job
+from gateway.jobs.schemas import FailureResponse, warnings_of_job
 from infrastructure.bus.exchange import read
 from infrastructure.settings import Settings
 from infrastructure.training import reports
@@ -119,7 +119,7 @@ def test_the_gateway_reads_values_in_read_models() -> None:
         "status": "failed",
         "halved_micro_batch_size": None,
     }
-    assert FailureAnswer.of(row) is not None
+    assert FailureResponse.of(row) is not None
     cut = Truncation(
         limit=8, examples=4, truncated=4, trainable_tokens=9, kept_tokens=1, teaching=1
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.serving.answer_text import AnswerText
+from services.serving.response_text import ResponseText
 from tests.builders.tiny_model import make_tiny_tokenizer
 
 TOKENIZER = make_tiny_tokenizer()
@@ -18,7 +18,7 @@ def tokens_of(text: str) -> list[int]:
 
 def shown(text: str, *stops: str) -> tuple[list[str], bool]:
     """The deltas of some tokens, and True if a stop sequence ended them."""
-    answer, pieces = AnswerText(TOKENIZER, stops), []
+    answer, pieces = ResponseText(TOKENIZER, stops), []
     for token in tokens_of(text):
         pieces.append(answer.add(token))
         if answer.stopped:
@@ -39,7 +39,7 @@ def test_a_character_of_several_tokens_is_shown_when_complete() -> None:
 
 
 def test_an_incomplete_character_at_the_end_is_shown() -> None:
-    answer = AnswerText(TOKENIZER, ())
+    answer = ResponseText(TOKENIZER, ())
     assert answer.add(tokens_of("é")[0]) == ""
     assert answer.end() == "\ufffd"
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from services.serving.answer_text import AnswerText
 from services.serving.chat import Chat
+from services.serving.response_text import ResponseText
 from services.serving.row import Row
 from services.serving.sampler import Sampler
 from services.serving.tool_calls import CallFormat
@@ -83,7 +83,7 @@ def test_a_generated_call_ends_the_answer_with_its_finish_reason(size: int) -> N
             tokens=[1],
             max_tokens=most,
             ends=chat.end_tokens,
-            text=AnswerText(tokenizer, ()),
+            text=ResponseText(tokenizer, ()),
             sampler=Sampler(0, 1, 0),
             listener=deltas.append,
             calls=chat.reader(TOOLS),

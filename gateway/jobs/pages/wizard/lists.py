@@ -15,12 +15,12 @@ from domain.deployments.deployment import DeploymentStatus
 from domain.training.integrations import Tracker
 from domain.training.start import is_fine_tuned, split_checkpoint
 from gateway.backend import Backend
-from gateway.catalog.schemas import GpuTypeAnswer, PoolAnswer, RegionAnswer
+from gateway.catalog.schemas import GpuTypeResponse, PoolResponse, RegionResponse
 from gateway.catalog.service import show_catalog
 from gateway.http.access import Caller
 from gateway.jobs.launch.integrations import has_receiver, receiver
 from gateway.jobs.pages.wizard.entries import GONE_DATASET, Entries
-from gateway.models.schemas import BaseModelAnswer, ModelAnswer
+from gateway.models.schemas import BaseModelResponse, ModelResponse
 from gateway.models.service import list_models
 from gateway.schemas import Money
 from infrastructure.accounts.profiles import dataset_names
@@ -36,9 +36,9 @@ FIRST_CHOICE = ("local", "cpu")
 class Offer:
     """GPUs of one type in one region, as the wizard offers them."""
 
-    region: RegionAnswer
-    gpu_type: GpuTypeAnswer
-    pool: PoolAnswer
+    region: RegionResponse
+    gpu_type: GpuTypeResponse
+    pool: PoolResponse
 
     @property
     def rate(self) -> Money:
@@ -72,11 +72,11 @@ class Lists:
     more_datasets: bool
     unready: dict[str, DatasetStatus]
     """Status of each selected dataset that is not valid."""
-    all_bases: list[BaseModelAnswer]
-    models: list[ModelAnswer]
+    all_bases: list[BaseModelResponse]
+    models: list[ModelResponse]
     """The user's newest models, which a job can continue."""
-    gpu_types: list[GpuTypeAnswer]
-    regions: list[RegionAnswer]
+    gpu_types: list[GpuTypeResponse]
+    regions: list[RegionResponse]
     places: dict[tuple[str, str], Offer]
     """The offers by region and GPU type."""
     trackers: list[Tracker]
@@ -129,7 +129,7 @@ class Lists:
         return next((each for each in self.datasets if str(each.id) == chosen), None)
 
     @property
-    def bases(self) -> list[BaseModelAnswer]:
+    def bases(self) -> list[BaseModelResponse]:
         """Base models that are eligible for fine-tuning and have an active deployment."""
         active = DeploymentStatus.ACTIVE
         return [each for each in self.all_bases if each.eligible and each.deployment == active]

@@ -25,11 +25,11 @@ from gateway.backend import Backend
 from gateway.http.access import Caller
 from gateway.jobs.launch import service
 from gateway.jobs.launch.job_form import JobRequest
-from gateway.jobs.launch.schemas import EstimateAnswer, FitAnswer, QuoteAnswer
+from gateway.jobs.launch.schemas import CostRangeResponse, FitResponse, JobEstimateResponse
 from gateway.jobs.pages.wizard.entries import FIELDS, ONLY_IN_API, UNPRICED, Entries, read
 from gateway.jobs.pages.wizard.lists import ListedDataset, Lists, Offer
 from gateway.jobs.pages.wizard.snippets import command_line, python
-from gateway.models.schemas import BaseModelAnswer
+from gateway.models.schemas import BaseModelResponse
 from gateway.schemas import Money
 from gateway.web.amounts import written_amount, written_range
 from gateway.web.rendering import NO_BREAK, sentence
@@ -112,7 +112,7 @@ class View:
     request: JobRequest | None
     missing: tuple[str, ...]
     problems: Mapping[str, str]
-    quote: QuoteAnswer | None
+    quote: JobEstimateResponse | None
     refusal: DomainError | None
     """The reason why a complete form has no quote."""
     presets: list[Preset] = field(default_factory=list)
@@ -180,7 +180,7 @@ class View:
             estimate = backend.quoting.quote(caller.account_id, choices).estimate
         except DomainError:
             return None
-        quoted = EstimateAnswer.of(estimate)
+        quoted = CostRangeResponse.of(estimate)
         return written_range(quoted.low, quoted.high)
 
     @property
@@ -198,7 +198,7 @@ class View:
         return self.entries.method == DPO
 
     @property
-    def base(self) -> BaseModelAnswer | None:
+    def base(self) -> BaseModelResponse | None:
         wanted = self.lists.base_of(self.entries.base_model)
         return next((each for each in self.lists.bases if each.name == wanted), None)
 
@@ -242,12 +242,12 @@ class View:
         return [*known, *(each for each in self.entries.target_modules if each not in known)]
 
     @property
-    def priced(self) -> QuoteAnswer | None:
+    def priced(self) -> JobEstimateResponse | None:
         """Quote, or None if a field that affects the price is invalid."""
         return self.quote if self.problems.keys() <= UNPRICED else None
 
     @property
-    def fit(self) -> FitAnswer | None:
+    def fit(self) -> FitResponse | None:
         return self.quote.fit if self.quote else None
 
     @property
@@ -429,7 +429,7 @@ def _by_field(error: DomainError) -> dict[str, str]:
     }
 
 
-def _parts(fit: FitAnswer) -> Iterator[Part]:
+def _parts(fit: FitResponse) -> Iterator[Part]:
     start = 0.0
     for name, size in fit.items_gib.items():
         width = BAR * size / fit.vram_gib

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from extensions.notes.note import Note
-from extensions.notes.schemas import NoteAnswer, NoteForm
+from extensions.notes.schemas import NoteForm, NoteResponse
 from fastapi import APIRouter
 
 from domain.core.aggregate import because
@@ -19,23 +19,23 @@ router = APIRouter(prefix="/notes", tags=["notes"], route_class=Operation)
 
 
 @router.post("", status_code=201)
-def write_note(form: NoteForm, caller: MayTrain, backend: BackendOf) -> NoteAnswer:
+def write_note(form: NoteForm, caller: MayTrain, backend: BackendOf) -> NoteResponse:
     """Write a note."""
     note_id, now = uuid4(), backend.clock.now()
     row = [note_id, caller.account_id, form.text, now]
     with backend.pool.connection() as connection, because(caller.cause(backend)):
         connection.execute("INSERT INTO notes VALUES (%s, %s, %s, %s)", row)
         backend.log.commit(Note.write(note_id, caller.account_id, form.text))
-    return NoteAnswer(text=form.text)
+    return NoteResponse(text=form.text)
 
 
 @router.get("")
-def list_notes(caller: MayRead, backend: BackendOf) -> Listed[NoteAnswer]:
+def list_notes(caller: MayRead, backend: BackendOf) -> Listed[NoteResponse]:
     """List your notes, the oldest first."""
     query = "SELECT text FROM notes WHERE account_id = %s ORDER BY written_at"
     with backend.pool.connection() as connection:
         rows = connection.execute(query, [caller.account_id]).fetchall()
-    return Listed(data=[NoteAnswer(text=row["text"]) for row in rows])
+    return Listed(data=[NoteResponse(text=row["text"]) for row in rows])
 
 
 def count(backend: Backend) -> int:

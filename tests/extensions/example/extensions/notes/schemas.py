@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, StringConstraints
 
-from gateway.schemas import Answer
+from gateway.schemas import ResponseModel
 
 
 class NoteForm(BaseModel):
@@ -13,7 +13,7 @@ class NoteForm(BaseModel):
     text: Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
-class NoteAnswer(Answer):
+class NoteResponse(ResponseModel):
     """A note."""
 
     text: str

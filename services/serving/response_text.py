@@ -8,7 +8,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
-class AnswerText:
+class ResponseText:
     """The text of one answer. It withholds text that may start a stop sequence."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:

@@ -10,19 +10,21 @@ from infrastructure.chat.chat_labels import ChatRenderer, Unrenderable
 MARKS = ("\u2402", "\u2403")  # placeholders for the text of a message
 
 
-class AnswerEnd(NamedTuple):
+class ResponseEnd(NamedTuple):
     """A special token, or otherwise a text, that ends each answer. Both can be missing."""
 
     token: int | None = None
     text: str = ""
 
 
-def answer_end(renderer: ChatRenderer, special_tokens: Collection[int]) -> AnswerEnd:
+def response_end(renderer: ChatRenderer, special_tokens: Collection[int]) -> ResponseEnd:
     """Return the end of answers; none if the template rejects a question with an answer."""
     probe = [{"role": "user", "content": MARKS[0]}, {"role": "assistant", "content": MARKS[1]}]
     try:
         after = renderer.text(probe, None).rpartition(MARKS[1])[2].strip()
     except Unrenderable:
-        return AnswerEnd()
+        return ResponseEnd()
     ids = renderer.encode(after).ids
-    return AnswerEnd(token=ids[0]) if ids and ids[0] in special_tokens else AnswerEnd(text=after)
+    return (
+        ResponseEnd(token=ids[0]) if ids and ids[0] in special_tokens else ResponseEnd(text=after)
+    )
