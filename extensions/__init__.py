@@ -1,4 +1,4 @@
-"""Optional features, one folder each. See docs/extending.md.
+"""Optional features, one folder each. See docs/contribute/extending.md.
 
 A folder `extensions` without `__init__.py` elsewhere on Python's path adds its extensions. One with
 this file belongs to another copy of EcoLink.

@@ -94,7 +94,7 @@ class Panel:
     data: str = ""
     """Reference to a function, whose result the template has under the extension's name.
 
-    See docs/extending.md for its arguments.
+    See docs/contribute/extending.md for its arguments.
     """
 
 
@@ -193,7 +193,7 @@ class Extension:
     secret_paths: tuple[str, ...] = ()
     """Prefixes of paths whose rest is secret. It is neither logged nor traced."""
     panels: Mapping[str, Panel] = field(default_factory=dict)
-    """Parts of pages of the core, by the name of the place. See docs/extending.md."""
+    """Parts of pages of the core, by the name of the place. See docs/contribute/extending.md."""
     account_links: Mapping[str, str] = field(default_factory=dict)
     """Pages in the account menu, with their titles."""
     operator_tabs: Mapping[str, str] = field(default_factory=dict)

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         default=None,
         description="Comma-separated names of the extensions to use, such as `alerts`. If unset, "
         "EcoLink uses all whose packages are installed, and if empty, none. See "
-        "[Select extensions](../extending.md#select-extensions).",
+        "[Select extensions](../contribute/extending.md#select-extensions).",
     )
     secrets_dir: Path | None = Field(
         default=None,
@@ -138,7 +138,7 @@ class Settings(BaseSettings):
         default=None,
         description="ARN of the role on S3 that the scheduler assumes for each trainer, limited "
         "to the files of its segment. Required if the artifacts are on S3; see "
-        "[Artifact store](../artifacts.md).",
+        "[Artifact store](../operate/artifacts.md).",
     )
     postgres_port: int = Field(
         default=0, description="Port of the embedded PostgreSQL. 0 selects a free port."
@@ -382,7 +382,7 @@ class Settings(BaseSettings):
         default="",
         description="Comma-separated roles that run in a process of their own, such as "
         "`projector,exporter`, or `all`. By default, some roles share a process; see "
-        "[Processes](../operations.md#processes).",
+        "[Processes](../operate/operations.md#processes).",
     )
     log_level: str = Field(default="INFO", description="Log level of the services.")
     log_format: Literal["text", "json"] = Field(
@@ -395,7 +395,7 @@ class Settings(BaseSettings):
         ge=1,
         le=65_000,
         description="First port of the Prometheus endpoints. Each process serves `/metrics` on its "
-        "own port; [Monitoring](../monitoring.md) lists them. If unset, there are none.",
+        "own port; [Monitoring](../operate/monitoring.md) lists them. If unset, there are none.",
     )
     metrics_host: str = Field(
         default="127.0.0.1", description="Address on which the Prometheus endpoints listen."

@@ -21,7 +21,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",  # tokenizers run only while torch is idle
     # On shared cores, a spinning thread can prevent the thread that it waits for from running. A
     # thread that sleeps immediately needs a kernel wake-up after each small operation. See
-    # docs/measurements.md.
+    # docs/understand/measurements.md.
     "GOMP_SPINCOUNT": "5000",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # numbers GPUs as nvidia-smi does

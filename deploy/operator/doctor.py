@@ -101,7 +101,7 @@ def _seal_key(settings: Settings) -> Check:
     if not path.exists():
         return Check("seal key", Level.OK, f"{path} is created at the first start")
     return Check(
-        "seal key", Level.OK, f"{path}. Keep a copy elsewhere; see docs/extensions/backup.md."
+        "seal key", Level.OK, f"{path}. Keep a copy elsewhere; see docs/operate/backup.md."
     )
 
 

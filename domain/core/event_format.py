@@ -2,7 +2,7 @@
 
 Processes of two versions of EcoLink share one log during a rolling upgrade. The database has the
 format in use, and no event is stored that a process of this format could not read. Each event
-class declares in which format each of its versions was added. See docs/upgrades.md.
+class declares in which format each of its versions was added. See docs/operate/upgrades.md.
 """
 
 from __future__ import annotations

@@ -103,11 +103,11 @@ SPEEDS: Mapping[Literal["nvidia", "cpu"], Speed] = MappingProxyType(
         # 16 to 2,048 tokens and 2, 4 or 7 adapted modules (median of three runs). With only
         # AVX512_BF16, large matrix products take about twice as long. The catalog's bf16_tflops was
         # measured on 1024 x 1024 matrices. The other constants of a step follow measurements of ten
-        # kinds of adapters on two busy cores with AVX512_BF16, with 80 to 768 tokens (`make bench-
-        # step-times`, see docs/measurements.md). The load extends waits between operations, so the
-        # time of a layer is between those of both machines. DoRA's norms read and write 14 bytes
-        # for each weight, and the weights do not fit into the cache. A checkpoint of 59 MB paused
-        # training for 0.04 to 0.19 s. Its upload runs during training.
+        # kinds of adapters on two busy cores with AVX512_BF16, with 80 to 768 tokens (`make
+        # bench-step-times`, see docs/understand/measurements.md). The load extends waits between
+        # operations, so the time of a layer is between those of both machines. DoRA's norms read
+        # and write 14 bytes for each weight, and the weights do not fit into the cache. A
+        # checkpoint of 59 MB paused training for 0.04 to 0.19 s. Its upload runs during training.
         "cpu": Speed(
             utilisation=2.7,
             dequantized_per_second=2e9,

@@ -89,7 +89,7 @@ class Cluster:
             if not value:
                 raise ValueError(
                     f"ECOLINK_LAUNCHER is slurm, but ECOLINK_SLURM_{name.upper()} is not set. Set "
-                    "it as described in docs/extensions/slurm.md."
+                    "it as described in docs/operate/slurm.md."
                 )
         del values["regions"]
         return cls(**values)

@@ -78,7 +78,7 @@ class Bucket:
             case "AccessDenied":
                 return (
                     f"The key {key!r} may not use the bucket {self.name!r}. Grant it the actions "
-                    "that docs/artifacts.md lists."
+                    "that docs/operate/artifacts.md lists."
                 )
         return f"S3 at {endpoint} refused a request for the bucket {self.name!r}: {refused}."
 

@@ -365,7 +365,7 @@ def _trainer_keys(settings: Settings) -> Check:
 
 def _rules_of(bucket: Bucket) -> Iterator[Check]:
     """Check that a rule of the bucket deletes what EcoLink cannot delete itself."""
-    fix = f"Set the rule for the bucket {bucket.name!r} that docs/artifacts.md shows."
+    fix = f"Set the rule for the bucket {bucket.name!r} that docs/operate/artifacts.md shows."
     try:
         if not bucket.aborts_uploads:
             text = f"No rule deletes the parts of unfinished uploads. {fix}"

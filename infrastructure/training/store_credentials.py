@@ -112,6 +112,7 @@ def required_store_issuer(settings: Settings) -> StoreIssuer | None:
     if issuer is None and is_s3(settings.artifacts):
         raise RuntimeError(
             f"Artifacts are at {settings.artifacts}, but ECOLINK_ARTIFACTS_ROLE is not set, so "
-            "trainers get no keys for them. Set it to the ARN of a role; see docs/artifacts.md."
+            "trainers get no keys for them. Set it to the ARN of a role; see "
+            "docs/operate/artifacts.md."
         )
     return issuer

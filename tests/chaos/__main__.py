@@ -1,4 +1,4 @@
-"""`python -m tests.chaos` runs the fault harness. See docs/development.md."""
+"""`python -m tests.chaos` runs the fault harness. See docs/contribute/development.md."""
 
 from __future__ import annotations
 

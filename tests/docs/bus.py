@@ -27,7 +27,7 @@ def page() -> str:
         "Subjects",
         "This page lists the subjects of the bus by stream. [asyncapi.yaml](asyncapi.yaml) is the "
         "AsyncAPI document, with the schema of every message; `ecolink events asyncapi` prints it. "
-        "[The bus](../bus.md) explains how to subscribe.",
+        "[The bus](../use/bus.md) explains how to subscribe.",
         *[_stream(config.name or "", config.subjects or [], channels) for config in STREAMS],
     )
 

@@ -21,7 +21,8 @@ def page() -> str:
     return markdown.page(
         "NATS users",
         "This page lists the NATS user of each service and all of its rights. A service that is "
-        "not listed has no user. [Security](../security.md#users-of-the-bus) explains them.",
+        "not listed has no user. [Security](../operate/security.md#users-of-the-bus) explains "
+        "them.",
         markdown.section(
             "Rights",
             "A service creates, reads, acknowledges and deletes its own consumers. Only the user "

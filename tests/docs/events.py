@@ -19,7 +19,7 @@ ENVELOPE = {
     "command_id": "ID of the command. Repeating a command saves no second event.",
     "causation_id": "ID of the event that caused this event, if any.",
     "traceparent": "Span of the command, as in W3C Trace Context. Only traced events have it; see "
-    "[Traces](../monitoring.md#traces).",
+    "[Traces](../operate/monitoring.md#traces).",
     "originator_topic": "Only in the first event of a stream: the topic of the aggregate.",
 }
 

@@ -31,7 +31,7 @@ from tests.extension_modules import extension_modules
 DOCS = Path(__file__).parents[2] / "docs"
 
 PAGES: dict[str, Callable[[], str]] = {
-    "decisions/README.md": lambda: decisions.page(DOCS / "decisions"),
+    "understand/decisions/README.md": lambda: decisions.page(DOCS / "understand/decisions"),
     "reference/access.md": access.page,
     "reference/asyncapi.yaml": as_yaml,
     "reference/bus.md": bus.page,

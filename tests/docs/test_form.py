@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.generate import DOCS
 
-RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+RECORDS = sorted((DOCS / "understand/decisions").glob("[0-9]*.md"))
 SECTIONS = ["Context", "Decision", "Consequences", "Alternatives"]
 
 
@@ -23,7 +23,7 @@ def test_records_are_numbered_without_a_gap() -> None:
 
 @pytest.mark.parametrize("name", [record.name for record in RECORDS])
 def test_record_is_short_and_has_every_section(name: str) -> None:
-    text = (DOCS / "decisions" / name).read_text()
+    text = (DOCS / "understand/decisions" / name).read_text()
     assert len(text.splitlines()) <= 60
     assert re.findall("^## (.+)$", text, re.MULTILINE) == SECTIONS
     assert text.startswith(f"# {int(name.partition('-')[0])}. ")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from subprocess import check_output
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`|^(?: {4}|\$ )?(ecolink .+|make .+)$", re.MULTILINE)
 PATH = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+/?")
+PAGE_PATH = r"\bdocs/[a-z/-]+[a-z0-9-]*\.md"
 TARGET = re.compile(r"^make ([a-z-]+)")
 
 
@@ -43,12 +45,23 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["docs/development.md", "docs/architecture.md", "docs/services.md"]
+    "name",
+    [
+        "docs/contribute/development.md",
+        "docs/understand/architecture.md",
+        "docs/understand/services.md",
+    ],
 )
 def test_named_paths_exist(name: str) -> None:
     for path in code_of(ROOT / name):
         if PATH.fullmatch(path):
             assert (ROOT / path).exists(), f"{name}: no such path: {path}"
+
+
+def test_pages_that_files_name_exist() -> None:
+    tracked = check_output(["git", "grep", "-hoE", PAGE_PATH], cwd=ROOT, text=True)
+    missing = sorted({name for name in tracked.split() if not (ROOT / name).exists()})
+    assert missing == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Events of a released format never change. See docs/upgrades.md."""
+"""Events of a released format never change. See docs/operate/upgrades.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ EVENTS = [kind for aggregate in aggregates() for kind in aggregate.event_classes
 ADD_LINE = "Add the line to tests/domain/event_formats.txt."
 RAISE = (
     f"Format {RELEASED} is released. Increase FORMAT, increase class_version with an upcast and a "
-    "downcast unless the event is new, and add the version to `formats`. See docs/upgrades.md."
+    "downcast unless the event is new, and add the version to `formats`. See "
+    "docs/operate/upgrades.md."
 )
 
 

@@ -69,7 +69,7 @@ class Installation:
         return self.folder / "secrets"
 
     def prepare(self) -> None:
-        """Build the images and write the secrets, as docs/containers.md says."""
+        """Build the images and write the secrets, as docs/operate/containers.md says."""
         self.secrets.mkdir(mode=0o700, parents=True)
         lines = [f"{name}={value}\n" for name, value in self.settings.items()]
         (self.folder / "ecolink.env").write_text("".join(lines))

@@ -192,7 +192,7 @@ def test_the_database_accepts_the_connections_of_all_processes() -> None:
 
 def sentence(page: str, start: str) -> str:
     """Return the sentence of a page that starts with a text, on one line."""
-    content = " ".join((ROOT / "docs" / page).read_text().split())
+    content = " ".join((ROOT / "docs/operate" / page).read_text().split())
     return content[content.index(start) :].partition(". ")[0]
 
 

@@ -28,7 +28,7 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = FOLDER / "base"
 EXAMPLE = FOLDER / "overlays" / "example"
 
-PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
+PAGE = (ROOT / "docs/operate/kubernetes.md").read_text()
 
 IMAGES = {OPERATOR: "trainer", BACKUP: "services"}
 """Images of the pods for commands. Only the import of a model needs the training libraries."""

@@ -24,7 +24,7 @@ def alert_rules() -> str:
     return markdown.page(
         "Alert rules",
         "A rule in the file `ECOLINK_ALERTS_FILE` has these fields. "
-        "[Alerts](../extensions/alerts.md) explains how to write the file. A duration is a number "
+        "[Alerts](../operate/alerts.md) explains how to write the file. A duration is a number "
         "with a unit, such as `30s`, `5min`, `2h` or `1d`.",
         markdown.section("Fields", _fields(RuleTable.model_fields)),
         markdown.section(

@@ -35,7 +35,7 @@ def page() -> str:
     meanings, examples = dict(_meanings()), {each.type: each for each in _examples()}
     return markdown.page(
         "Events of webhooks",
-        "This page lists the events that EcoLink sends to [webhooks](../extensions/webhooks.md), "
+        "This page lists the events that EcoLink sends to [webhooks](../use/webhooks.md), "
         "each with an example of the request's body. `data.id` is the ID of the job, the "
         "account, the deployment, the export or the webhook. The examples are the messages of "
         "[stored events](stored-events.ndjson). Those of `auto_top_up.disabled` and "

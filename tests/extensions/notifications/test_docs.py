@@ -1,4 +1,4 @@
-"""The receivers in docs/extensions/webhooks.md accept what EcoLink sends, and nothing else."""
+"""The receivers in docs/use/webhooks.md accept what EcoLink sends, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from extensions.notifications.domain.message import Message, WebhookType
 from extensions.notifications.domain.signature import new_signing_secret, signed_headers
 from tests.builders.examples import ACCOUNT_ID
 
-PAGE = Path(__file__).parents[3] / "docs/extensions/webhooks.md"
+PAGE = Path(__file__).parents[3] / "docs/use/webhooks.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 

@@ -82,7 +82,7 @@ def access(settings: Settings, servers: Settings, tmp_path: Path) -> dict[str, s
 
 def example() -> str:
     """Return the program in the documentation."""
-    return (ROOT / "docs/bus.md").read_text().partition("```python\n")[2].partition("```")[0]
+    return (ROOT / "docs/use/bus.md").read_text().partition("```python\n")[2].partition("```")[0]
 
 
 async def printed(folder: Path, access: dict[str, str], count: int) -> list[str]:
