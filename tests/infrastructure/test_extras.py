@@ -66,7 +66,7 @@ def test_an_extra_combines_those_of_all_features() -> None:
     (requirement,) = DECLARED["all"]
     named = re.fullmatch(r"ecolink\[(.*)\]", requirement)
     assert named is not None
-    features = DECLARED.keys() - {"all", "dev"}
+    features = DECLARED.keys() - {"all"}
     assert set(named[1].split(",")) == features
     assert {canonicalize_name(each) for each in features} == set(extras_of_features())
 
@@ -177,7 +177,10 @@ from importlib.metadata import packages_distributions
 from infrastructure import extras
 
 packages = {
-    each.name for extra in extras.extras_of_features() for each in extras.packages_of(extra)
+    each.name
+    for extra in extras.extras_of_features()
+    if extra != extras.SERVER
+    for each in extras.packages_of(extra)
 }
 modules = {name for name, of in packages_distributions().items() if packages.issuperset(of)}
 assert modules >= {"apprise", "fpdf", "kubernetes", "pyarrow", "stripe", "torch"}, modules
