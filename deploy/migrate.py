@@ -25,7 +25,7 @@ from domain.core.identity import CATALOG_ID
 from infrastructure.bus import streams as bus
 from infrastructure.bus.service import provision_patiently
 from infrastructure.bus.tls import UntrustedServer
-from infrastructure.extensions import InvalidSetting, check_settings
+from infrastructure.extensions import InvalidSetting, check_settings, unknown_variables
 from infrastructure.extras import MissingExtra
 from infrastructure.postgres import format_in_use, presence
 from infrastructure.postgres.database_url import (
@@ -70,6 +70,8 @@ def migrate(settings: Settings, *, single_machine: bool = False, force: bool = F
     for too long.
     """
     check_settings(settings)
+    for each in unknown_variables():
+        logging.getLogger("migrate").warning("%s", each)
     url = settings.owner_database_url or settings.database_url
     assert url is not None
     parameters = connection_parameters(url)

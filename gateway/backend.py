@@ -71,7 +71,7 @@ class Backend:
 
     @property
     def launching(self) -> Launching:
-        retention = timedelta(days=self.settings.retention_days)
+        retention = timedelta(days=self.settings.checkpoint_retention_days)
         limits = self.spending_limits
         return Launching(self.log, self.quoting, limits, retention, self._room_for_job)
 

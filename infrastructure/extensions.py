@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +32,10 @@ from infrastructure.settings import Settings
 PACKAGE = "extensions"
 """Package with the folders of all extensions."""
 
-SELECTION = "ECOLINK_EXTENSIONS"
+PREFIX = "ECOLINK_"
+"""Start of the names of all variables."""
+
+SELECTION = f"{PREFIX}EXTENSIONS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,6 +368,18 @@ def check_settings(settings: Settings) -> None:
         raise InvalidSetting(
             f"ECOLINK_LIMITS has an unknown limit {unknown[0]!r}. Choose from {', '.join(known)}."
         )
+
+
+def unknown_variables() -> list[str]:
+    """Return a warning for each variable that starts with ECOLINK_ and is no setting."""
+    fields = [*Settings.model_fields, *(name for one in installed() for name in one.own_settings)]
+    given = {name[len(PREFIX) :] for name in map(str.upper, os.environ) if name.startswith(PREFIX)}
+    warnings = []
+    for name in sorted(given - set(map(str.upper, fields))):
+        nearest = get_close_matches(name.lower(), fields, n=1)
+        hint = f"Did you mean {PREFIX}{nearest[0].upper()}?" if nearest else "Unset it."
+        warnings.append(f"{PREFIX}{name} is not a setting, and has no effect. {hint}")
+    return warnings
 
 
 def environment(role: str | None = None) -> dict[str, str]:

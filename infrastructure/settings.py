@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, Field, HttpUrl
+from pydantic import AfterValidator, AwareDatetime, ByteSize, Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.core.quantities import GIB
 from domain.core.target import Network, TargetPolicy, parsed_networks
 from infrastructure.limits import positive_limits
 
@@ -44,20 +46,50 @@ def _proxies(text: str) -> str:
     return text
 
 
-class Settings(BaseSettings):
-    """Configuration of all EcoLink processes. The variable of a field is `ECOLINK_<FIELD>`."""
+@dataclass(frozen=True)
+class Internal:
+    """Mark of a setting for tests, or that one process of EcoLink sets for another."""
+
+
+INTERNAL = Internal()
+
+
+class Variables(BaseSettings):
+    """Settings from variables. The variable of a field is `ECOLINK_<FIELD>`."""
 
     model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
+
+
+class ServerSettings(Variables):
+    """Server."""
 
     home: Path = Field(
         default=Path(".ecolink"),
         description="Directory with the data, logs and passwords of the embedded servers.",
     )
-    extensions: str | None = Field(
+    public_url: Annotated[str, AfterValidator(_origin)] | None = Field(
         default=None,
-        description="Comma-separated names of the extensions to use, such as `alerts`. If unset, "
-        "EcoLink uses all whose packages are installed, and if empty, none. See "
-        "[Select extensions](../contribute/extending.md#select-extensions).",
+        description="Public URL of the gateway behind a reverse proxy, such as "
+        "`https://ecolink.example.org`. If unset, the gateway uses the address of each request.",
+    )
+    gateway_host: str = Field(
+        default="127.0.0.1", description="Address on which the gateway listens."
+    )
+    gateway_port: int = Field(default=0, description="Port of the gateway. 0 selects a free port.")
+    database_url: str | None = Field(
+        default=None,
+        description="URL of PostgreSQL for the services, with one host, or with a primary and its "
+        "standbys as `host1:5432,host2:5432`. If unset, EcoLink starts an embedded server.",
+    )
+    nats_url: str | None = Field(
+        default=None,
+        description="URL of the NATS server, or the URLs of a cluster's servers, separated by "
+        "commas. If unset, EcoLink starts an embedded server.",
+    )
+    artifacts_url: str | None = Field(
+        default=None,
+        description="URL of the object store, such as `file://` or `s3://`. The default is "
+        "`<home>/artifacts`.",
     )
     secrets_dir: Path | None = Field(
         default=None,
@@ -65,20 +97,57 @@ class Settings(BaseSettings):
         "case, unless that is already set: `ecolink_database_url` sets `ECOLINK_DATABASE_URL`, and "
         "`aws_secret_access_key` sets `AWS_SECRET_ACCESS_KEY`.",
     )
-    database_url: str | None = Field(
+
+
+class GatewaySettings(Variables):
+    """Gateway."""
+
+    trusted_proxies: Annotated[str, AfterValidator(_proxies)] | None = Field(
         default=None,
-        description="URL of PostgreSQL for the services, with one host, or with a primary and its "
-        "standbys as `host1:5432,host2:5432`. If unset, EcoLink starts an embedded server.",
+        description="Comma-separated addresses and networks, such as `10.0.0.10,10.1.0.0/24`, of "
+        "reverse proxies whose `X-Forwarded-For` header the gateway trusts. The default is "
+        "loopback if `ECOLINK_PUBLIC_URL` is set, otherwise none.",
     )
+    limits: Annotated[dict[str, int], AfterValidator(positive_limits)] = Field(
+        default={},
+        description='Limits and quotas that differ from their defaults, such as `{"datasets": 50}`.'
+        " `ecolink security limits` lists them.",
+    )
+    webhook_networks: Annotated[str, AfterValidator(_networks)] = Field(
+        default="",
+        description="Comma-separated networks, such as `10.0.0.0/8`, to which EcoLink may send "
+        "webhooks, metrics of jobs to trackers, and prompts of syntheses to external endpoints, "
+        "although their addresses are not public.",
+    )
+    webhook_http: bool = Field(
+        default=False,
+        description="Allow webhooks, trackers and external endpoints at URLs without TLS (`http://`).",
+    )
+
+
+class DatabaseSettings(Variables):
+    """Database."""
+
     owner_database_url: str | None = Field(
         default=None,
         description="URL of PostgreSQL with the role that owns the tables, for migrations. The "
         "default is `ECOLINK_DATABASE_URL`.",
     )
-    nats_url: str | None = Field(
+    postgres_port: int = Field(
+        default=0, description="Port of the embedded PostgreSQL. 0 selects a free port."
+    )
+    snapshot_secret: str | None = Field(
         default=None,
-        description="URL of the NATS server, or the URLs of a cluster's servers, separated by "
-        "commas. If unset, EcoLink starts an embedded server.",
+        description="Secret that signs snapshots of accounts, meters and GPU pools. It is the same "
+        "for all services. If unset, EcoLink stores none and loads everything from events.",
+    )
+
+
+class BusSettings(Variables):
+    """NATS."""
+
+    nats_port: int = Field(
+        default=0, description="Port of the embedded NATS server. 0 selects a free port."
     )
     nats_ca: Path | None = Field(
         default=None,
@@ -113,11 +182,11 @@ class Settings(BaseSettings):
         description="URL at which trainers reach the NATS server, or several URLs, separated by "
         "commas. The default is `ECOLINK_NATS_URL`.",
     )
-    snapshot_secret: str | None = Field(
-        default=None,
-        description="Secret that signs snapshots of accounts, meters and GPU pools. It is the same "
-        "for all services. If unset, EcoLink stores none and loads everything from events.",
-    )
+
+
+class SealSettings(Variables):
+    """Seals of the event log."""
+
     seal_key: Path | None = Field(
         default=None,
         description="File with the Ed25519 key that signs seals of the event log (PEM). Only the "
@@ -129,61 +198,110 @@ class Settings(BaseSettings):
         description="URL of a timestamp authority (RFC 3161), which confirms the time of signed "
         "tree heads. If unset, EcoLink requests no timestamps.",
     )
-    artifacts_url: str | None = Field(
-        default=None,
-        description="URL of the object store, such as `file://` or `s3://`. The default is "
-        "`<home>/artifacts`.",
-    )
+
+
+class DiskSettings(Variables):
+    """Artifacts and disk space."""
+
     artifacts_role: str | None = Field(
         default=None,
         description="ARN of the role on S3 that the scheduler assumes for each trainer, limited "
         "to the files of its segment. Required if the artifacts are on S3; see "
         "[Artifact store](../operate/artifacts.md).",
     )
-    postgres_port: int = Field(
-        default=0, description="Port of the embedded PostgreSQL. 0 selects a free port."
-    )
-    nats_port: int = Field(
-        default=0, description="Port of the embedded NATS server. 0 selects a free port."
-    )
-    gateway_host: str = Field(
-        default="127.0.0.1", description="Address on which the gateway listens."
-    )
-    gateway_port: int = Field(default=0, description="Port of the gateway. 0 selects a free port.")
-    gateway_url: str | None = Field(
-        default=None, description="URL of the gateway for the command line."
-    )
-    public_url: Annotated[str, AfterValidator(_origin)] | None = Field(
-        default=None,
-        description="Public URL of the gateway behind a reverse proxy, such as "
-        "`https://ecolink.example.org`. If unset, the gateway uses the address of each request.",
-    )
-    trusted_proxies: Annotated[str, AfterValidator(_proxies)] | None = Field(
-        default=None,
-        description="Comma-separated addresses and networks, such as `10.0.0.10,10.1.0.0/24`, of "
-        "reverse proxies whose `X-Forwarded-For` header the gateway trusts. The default is "
-        "loopback if `ECOLINK_PUBLIC_URL` is set, otherwise none.",
-    )
-    limits: Annotated[dict[str, int], AfterValidator(positive_limits)] = Field(
-        default={},
-        description='Limits and quotas that differ from their defaults, such as `{"datasets": 50}`.'
-        " `ecolink security limits` lists them.",
-    )
-    security_days: int = Field(
-        default=30,
+    model_cache_bytes: ByteSize = Field(
+        default=ByteSize(100 * GIB),
         ge=1,
-        description="Days for which EcoLink keeps security events, which contain client addresses.",
+        description="Disk space for local copies of base models from a remote store. EcoLink "
+        "deletes the least recently used copies first.",
     )
-    webhook_networks: Annotated[str, AfterValidator(_networks)] = Field(
-        default="",
-        description="Comma-separated networks, such as `10.0.0.0/8`, to which EcoLink may send "
-        "webhooks, metrics of jobs to trackers, and prompts of syntheses to external endpoints, "
-        "although their addresses are not public.",
+    kernel_cache_bytes: ByteSize = Field(
+        default=ByteSize(2 * GIB),
+        ge=1,
+        description="Disk space for compiled kernels of trainers. EcoLink deletes the least "
+        "recently used files first.",
     )
-    webhook_http: bool = Field(
+    disk_low_bytes: ByteSize = Field(
+        default=ByteSize(5 * GIB),
+        ge=0,
+        description="Free disk space below which logs, `ecolink status` and `/healthz` warn.",
+    )
+    disk_critical_bytes: ByteSize = Field(
+        default=ByteSize(GIB), ge=0, description="Free disk space below which uploads fail."
+    )
+
+
+class DatasetSettings(Variables):
+    """Datasets and hub."""
+
+    dataset_max_bytes: ByteSize = Field(
+        default=ByteSize(GIB // 2), ge=1, description="Maximum size of a dataset upload."
+    )
+    dataset_max_unpacked_bytes: ByteSize = Field(
+        default=ByteSize(4 * GIB),
+        ge=1,
+        description="Maximum size of a compressed dataset when it is unpacked.",
+    )
+    hub_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="URL of a Hugging Face hub, such as `https://huggingface.co`, to which "
+        "accounts may push exports, and from which they may download datasets. If unset, both are "
+        "disabled.",
+    )
+
+
+class TrainerSettings(Variables):
+    """Trainers."""
+
+    launcher: str = Field(
+        default="local",
+        description="Launcher of trainers. `local` starts them on the scheduler's machine. "
+        "Extensions add others.",
+    )
+    warm_trainers: int = Field(
+        default=1,
+        ge=0,
+        le=16,
+        description="Number of trainers that the local launcher starts in advance. Each uses "
+        "about 0.5 GB.",
+    )
+    launch_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds that the local launcher waits for the process of a trainer to start. "
+        "If a busy machine takes longer, the scheduler tries again.",
+    )
+    launch_retry_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds for which the scheduler repeats the launch of a trainer if the "
+        "launcher fails. Then it pauses the job. Its owner can resume it.",
+    )
+    heartbeat_seconds: float = Field(
+        default=1.0, gt=0, description="Seconds between two reports of a trainer."
+    )
+    trainer_silence_timeout_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="Seconds without a sign of life after which the scheduler relaunches a "
+        "trainer.",
+    )
+    trainer_stall_timeout_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds without progress after which a trainer ends itself.",
+    )
+    store_reports: Annotated[bool, INTERNAL] = Field(
         default=False,
-        description="Allow webhooks, trackers and external endpoints at URLs without TLS (`http://`).",
+        description="Also store the reports of a trainer in the object store. Launchers whose "
+        "trainers share no disk with the scheduler set it.",
     )
+
+
+class ServingSettings(Variables):
+    """Serving."""
+
     serving_host: str = Field(
         default="127.0.0.1", description="Address on which the serving process listens."
     )
@@ -198,54 +316,51 @@ class Settings(BaseSettings):
     serving_secret: str | None = Field(
         default=None, description="Secret that the gateway sends to the serving process."
     )
-    serving_queue_limit: int = Field(
-        default=64,
-        ge=1,
-        description="Maximum number of queued chats, at most half of them from one account. "
-        "Further chats fail with 429.",
-    )
-    serving_rows: int = Field(
-        default=32,
-        ge=1,
-        description="Maximum number of chats to which each base model responds at the same time.",
-    )
-    serving_cache_mib: int = Field(
-        default=2048,
-        ge=1,
-        description="Memory for the keys and values of each base model, in MiB. A single chat "
-        "may use more.",
-    )
-    serving_precision: Literal["bf16", "fp32"] | None = Field(
-        default=None,
-        description="Precision of served base models. If unset, serving chooses the best "
-        "precision for the machine.",
-    )
     serving_device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",
         description="Device that serves models. `cuda:1` is GPU 1 of nvidia-smi. EcoLink "
         "does not train on this GPU.",
     )
+    serving_precision: Literal["bf16", "fp32"] | None = Field(
+        default=None,
+        description="Precision of served base models. If unset, serving chooses the best "
+        "precision for the machine.",
+    )
     serving_threads: int | None = Field(
         default=None, ge=1, description="CPU threads of serving. If unset, serving uses all cores."
     )
-    api_key: str | None = Field(default=None, description="API key for the command line.")
-    account: UUID | None = Field(
-        default=None, description="Account that the command line of an auditor reads."
+    serving_rows: int = Field(
+        default=32,
+        ge=1,
+        description="Maximum number of chats to which each base model responds at the same time.",
+    )
+    serving_cache_bytes: ByteSize = Field(
+        default=ByteSize(2 * GIB),
+        ge=1,
+        description="Memory for the keys and values of each base model. A single chat may use "
+        "more.",
+    )
+    serving_queue_limit: int = Field(
+        default=64,
+        ge=1,
+        description="Maximum number of queued chats, at most half of them from one account. "
+        "Further chats fail with 429.",
     )
 
-    dataset_max_bytes: int = Field(
-        default=512 * 1024**2, description="Maximum size of a dataset upload, in bytes."
+
+class BillingSettings(Variables):
+    """Billing."""
+
+    payment_instructions: str | None = Field(
+        default=None,
+        description="Payment instructions for the billing page. If unset, the page tells "
+        "users to ask their operator.",
     )
-    dataset_max_unpacked_bytes: int = Field(
-        default=4 * 1024**3,
-        description="Maximum size of a compressed dataset when it is unpacked, in bytes.",
-    )
-    heartbeat_seconds: float = Field(
-        default=1.0, gt=0, description="Seconds between two reports of a trainer."
-    )
-    meter_minute_seconds: int = Field(
-        default=60, ge=1, description="Length of a metered minute, in seconds."
+    test_payments: bool = Field(
+        default=False,
+        description="Accept test payments from clients on this host, up to $1,000 per account "
+        "and day. Use this only to try out EcoLink.",
     )
     lease_seconds: int = Field(
         default=300, ge=1, description="Segment time that a full lease pays for, in seconds."
@@ -258,104 +373,46 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds that a trainer has to save and exit after the end of its lease.",
     )
-    stall_seconds: float = Field(
-        default=900.0,
-        gt=0,
-        description="Seconds without progress after which a trainer ends itself.",
+    meter_minute_seconds: Annotated[int, INTERNAL] = Field(
+        default=60, ge=1, description="Length of a metered minute, in seconds."
     )
-    silence_seconds: float = Field(
-        default=120.0,
-        gt=0,
-        description="Seconds without a sign of life after which the scheduler relaunches a "
-        "trainer.",
-    )
-    launch_seconds: float = Field(
-        default=30.0,
-        gt=0,
-        description="Seconds that the local launcher waits for the process of a trainer to start. "
-        "If a busy machine takes longer, the scheduler tries again.",
-    )
-    launch_retry_seconds: float = Field(
-        default=900.0,
-        gt=0,
-        description="Seconds for which the scheduler repeats the launch of a trainer if the "
-        "launcher fails. Then it pauses the job. Its owner can resume it.",
-    )
-    launcher: str = Field(
-        default="local",
-        description="Launcher of trainers. `local` starts them on the scheduler's machine. "
-        "Extensions add others.",
-    )
-    warm_trainers: int = Field(
-        default=1,
-        ge=0,
-        le=16,
-        description="Number of trainers that the local launcher starts in advance. Each uses "
-        "about 0.5 GB.",
-    )
-    test_payments: bool = Field(
-        default=False,
-        description="Accept test payments from clients on this host, up to $1,000 per account "
-        "and day. Use this only to try out EcoLink.",
-    )
-    payment_instructions: str | None = Field(
-        default=None,
-        description="Payment instructions for the billing page. If unset, the page tells "
-        "users to ask their operator.",
-    )
-    retention_days: int = Field(
+
+
+class RetentionSettings(Variables):
+    """Retention."""
+
+    checkpoint_retention_days: int = Field(
         default=30,
         ge=1,
         description="Days for which EcoLink keeps the checkpoint of a cancelled job.",
     )
-    hub_endpoint: str | None = Field(
-        default=None,
-        pattern="^https?://",
-        description="URL of a Hugging Face hub, such as `https://huggingface.co`, to which "
-        "accounts may push exports, and from which they may download datasets. If unset, both are "
-        "disabled.",
-    )
-    log_days: int = Field(
+    log_retention_days: int = Field(
         default=90,
         ge=1,
         description="Days for which EcoLink keeps the log lines of a finished job. It keeps "
         "metrics and the last output of a failed job longer.",
     )
-    cache_gib: float = Field(
-        default=100.0,
-        gt=0,
-        description="Disk space for local copies of base models from a remote store, in GiB. "
-        "EcoLink deletes the least recently used copies first.",
+    security_event_retention_days: int = Field(
+        default=30,
+        ge=1,
+        description="Days for which EcoLink keeps security events, which contain client addresses.",
     )
-    compiled_gib: float = Field(
-        default=2.0,
-        gt=0,
-        description="Disk space for compiled kernels of trainers, in GiB. EcoLink deletes the "
-        "least recently used files first.",
-    )
-    disk_low_gib: float = Field(
-        default=5.0,
-        ge=0,
-        description="Free disk space below which logs, `ecolink status` and `/healthz` warn, "
-        "in GiB.",
-    )
-    disk_critical_gib: float = Field(
-        default=1.0,
-        ge=0,
-        description="Free disk space below which uploads fail, in GiB.",
-    )
-    clock_speed: float = Field(
-        default=1.0,
-        gt=0,
-        description="Speed of the test clock, in platform seconds per real second.",
-    )
-    clock_origin: AwareDatetime | None = Field(
-        default=None, description="Start of the test clock. The local supervisor sets it."
-    )
-    beat_file: Path | None = Field(
+
+
+class ProcessSettings(Variables):
+    """Processes and monitoring."""
+
+    extensions: str | None = Field(
         default=None,
-        description="File that a process touches while it lives. The supervisor of the "
-        "process sets it.",
+        description="Comma-separated names of the extensions to use, such as `alerts`. If unset, "
+        "EcoLink uses all whose packages are installed, and if empty, none. See "
+        "[Select extensions](../contribute/extending.md#select-extensions).",
+    )
+    separate_roles: str = Field(
+        default="",
+        description="Comma-separated roles that run in a process of their own, such as "
+        "`projector,exporter`, or `all`. By default, some roles share a process; see "
+        "[Processes](../operate/operations.md#processes).",
     )
     hung_seconds: float = Field(
         default=60.0,
@@ -368,27 +425,14 @@ class Settings(BaseSettings):
         description="Maximum seconds for one step of a service, such as loading a model. "
         "After this time, the supervisor restarts the process.",
     )
-    store_reports: bool = Field(
-        default=False,
-        description="Also store the reports of a trainer in the object store. Launchers whose "
-        "trainers share no disk with the scheduler set it.",
-    )
-    supervisor_pid: int | None = Field(
-        default=None,
-        description="ID of the process whose end also ends local trainers. The local "
-        "supervisor sets it.",
-    )
-    separate_roles: str = Field(
-        default="",
-        description="Comma-separated roles that run in a process of their own, such as "
-        "`projector,exporter`, or `all`. By default, some roles share a process; see "
-        "[Processes](../operate/operations.md#processes).",
-    )
     log_level: str = Field(default="INFO", description="Log level of the services.")
     log_format: Literal["text", "json"] = Field(
         default="text",
         description="Format of the services' logs: one line of text, or one JSON object, for each "
         "record.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address on which the Prometheus endpoints listen."
     )
     metrics_port: int | None = Field(
         default=None,
@@ -397,9 +441,54 @@ class Settings(BaseSettings):
         description="First port of the Prometheus endpoints. Each process serves `/metrics` on its "
         "own port; [Monitoring](../operate/monitoring.md) lists them. If unset, there are none.",
     )
-    metrics_host: str = Field(
-        default="127.0.0.1", description="Address on which the Prometheus endpoints listen."
+    beat_file: Annotated[Path | None, INTERNAL] = Field(
+        default=None,
+        description="File that a process touches while it lives. The supervisor of the "
+        "process sets it.",
     )
+    supervisor_pid: Annotated[int | None, INTERNAL] = Field(
+        default=None,
+        description="ID of the process whose end also ends local trainers. The local "
+        "supervisor sets it.",
+    )
+    clock_speed: Annotated[float, INTERNAL] = Field(
+        default=1.0,
+        gt=0,
+        description="Speed of the test clock, in platform seconds per real second.",
+    )
+    clock_origin: Annotated[AwareDatetime | None, INTERNAL] = Field(
+        default=None, description="Start of the test clock. The local supervisor sets it."
+    )
+
+
+class ClientSettings(Variables):
+    """Command line."""
+
+    gateway_url: str | None = Field(
+        default=None, description="URL of the gateway for the command line."
+    )
+    api_key: str | None = Field(default=None, description="API key for the command line.")
+    account: UUID | None = Field(
+        default=None, description="Account that the command line of an auditor reads."
+    )
+
+
+class Settings(
+    ServerSettings,
+    GatewaySettings,
+    DatabaseSettings,
+    BusSettings,
+    SealSettings,
+    DiskSettings,
+    DatasetSettings,
+    TrainerSettings,
+    ServingSettings,
+    BillingSettings,
+    RetentionSettings,
+    ProcessSettings,
+    ClientSettings,
+):
+    """Configuration of all EcoLink processes. The reference lists the bases in this order."""
 
     @property
     def artifacts(self) -> str:

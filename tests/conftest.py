@@ -201,7 +201,7 @@ def whole_product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkU
         home=home,
         heartbeat_seconds=0.2,
         meter_minute_seconds=5,
-        silence_seconds=45,
+        trainer_silence_timeout_seconds=45,
         test_payments=True,
         webhook_networks="127.0.0.0/8",
         webhook_http=True,

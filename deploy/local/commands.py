@@ -24,6 +24,7 @@ from deploy.local.health import problems
 from deploy.local.state import ChildState, StackPhase, StackState
 from domain.core.durations import spoken
 from infrastructure.bus.event_handlers import UNREACHABLE
+from infrastructure.extensions import unknown_variables
 from infrastructure.process.clock import clock_of
 from infrastructure.settings import Settings
 
@@ -55,6 +56,8 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     Thread(target=_follow_make, daemon=True).start()
+    for each in unknown_variables():
+        console.print(f"Warning: {each}", style="yellow", markup=False)
     console.print(f"Starting EcoLink in {settings.home.resolve()} ...")
     try:
         with stack.up(settings) as started:

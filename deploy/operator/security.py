@@ -44,7 +44,7 @@ def events(
 ) -> None:
     """Show lockouts and repeated refusals with the client's address, newest first.
 
-    EcoLink deletes these events after ECOLINK_SECURITY_DAYS days.
+    EcoLink deletes these events after ECOLINK_SECURITY_EVENT_RETENTION_DAYS days.
     """
     with open_store() as store:
         rows = security_log.newest(store.connection, limit)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infrastructure.settings import Variables
 
 
-class AlertSettings(BaseSettings):
+class AlertSettings(Variables):
     """The variables of alerts."""
-
-    model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
 
     alerts_file: Path | None = Field(
         default=None,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infrastructure.settings import INTERNAL, Variables
 
 
-class CardSettings(BaseSettings):
+class CardSettings(Variables):
     """The variables of payments by card."""
-
-    model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
 
     stripe_secret_key: str | None = Field(
         default=None,
@@ -23,6 +24,6 @@ class CardSettings(BaseSettings):
         description="Signing secret of the webhook in Stripe's dashboard (`whsec_...`). Only the "
         "gateway gets it.",
     )
-    stripe_api_base: str | None = Field(
+    stripe_api_base: Annotated[str | None, INTERNAL] = Field(
         default=None, description="URL of the Stripe API, for tests. The default is Stripe's."
     )

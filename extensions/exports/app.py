@@ -57,10 +57,10 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         exporting.Options(
             scratch=settings.home / "exporter",
             cache=settings.cache,
-            cache_gib=settings.cache_gib,
-            kept_free_gib=settings.disk_critical_gib,
-            kept_for=timedelta(days=own.export_days),
-            at_once=own.exports_at_once,
+            model_cache_bytes=settings.model_cache_bytes,
+            kept_free_bytes=settings.disk_critical_bytes,
+            kept_for=timedelta(days=own.export_retention_days),
+            at_once=own.max_concurrent_exports,
         ),
     )
 
@@ -72,8 +72,8 @@ def _export(settings: Settings, leadership: Leadership) -> None:
         pushing.Options(
             endpoint=settings.hub_endpoint,
             scratch=settings.home / "exporter-pushes",
-            kept_free_gib=settings.disk_critical_gib,
-            at_once=own.pushes_at_once,
+            kept_free_bytes=settings.disk_critical_bytes,
+            at_once=own.max_concurrent_pushes,
         ),
     )
 

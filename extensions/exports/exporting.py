@@ -21,7 +21,7 @@ from extensions.exports.attempts import Attempts, Final, Repeated
 from extensions.exports.domain.export import Export, ExportedFiles, ExportSource, ExportStatus
 from extensions.exports.export_rows import Attempt, expired_exports, pending_exports
 from extensions.exports.tables import delete_export_progress, set_export_progress
-from infrastructure.artifacts.disk_cache import GIB, MODELS, delete_damaged, trim_copies
+from infrastructure.artifacts.disk_cache import MODELS, delete_damaged, trim_copies
 from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts, Manifest
 from infrastructure.base_models.licenses import fetch_licenses
 from infrastructure.postgres.store import Connection
@@ -50,9 +50,9 @@ class Options:
     """Folder of running exports."""
     cache: Path
     """Cache of this machine, with copies of base models."""
-    cache_gib: float
+    model_cache_bytes: int
     """Largest size of the copies of base models in the cache."""
-    kept_free_gib: float
+    kept_free_bytes: int
     """Disk space to leave free."""
     kept_for: timedelta
     """Retention time of a finished export."""
@@ -172,7 +172,7 @@ class Exports:
                 answer = self._process(export, manifest, base, adapter, out)
             finally:
                 self._artifacts.release_directory(base)
-                trim_copies(self._options.cache / MODELS, round(self._options.cache_gib * GIB))
+                trim_copies(self._options.cache / MODELS, self._options.model_cache_bytes)
             if answer.get("code") != "base_damaged" or self._artifacts.root is not None:
                 return answer
             self._logger.warning("deleting the copy of %s: %s", ref, answer["message"])
@@ -245,7 +245,7 @@ class Exports:
         if self._artifacts.root is None and not (copies / base.sha256).exists():
             copies.mkdir(parents=True, exist_ok=True)
             needed.append((copies, base.total_bytes))
-        require_space(needed, self._options.kept_free_gib)
+        require_space(needed, self._options.kept_free_bytes)
 
     def _fail(self, export: Export, failure: Final) -> None:
         """Record a failure, unless the export was requested again. Delete the stored files."""

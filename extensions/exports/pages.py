@@ -69,7 +69,7 @@ def shown_exports(backend: Backend, caller: Caller) -> ShownExports:
     return ShownExports(
         exports=service.exports_by_job(backend, caller),
         pushes=pushes.pushes_by_job(backend, caller),
-        days=settings_of(ExportSettings).export_days,
+        days=settings_of(ExportSettings).export_retention_days,
         hub=backend.settings.hub_endpoint is not None,
     )
 

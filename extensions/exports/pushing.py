@@ -56,7 +56,7 @@ class Options:
     """URL of the hub. Without it, pushes fail."""
     scratch: Path
     """Folder of the files of running pushes, if the store is remote."""
-    kept_free_gib: float
+    kept_free_bytes: int
     """Disk space to leave free."""
     at_once: int
     """Number of pushes that run at the same time, each of another account."""
@@ -184,7 +184,7 @@ class Pushes:
                 return self._artifacts.root / ref
             scratch.mkdir(parents=True)
             needed = [(scratch, push.files.total_bytes)]
-            require_space(needed, self._options.kept_free_gib)
+            require_space(needed, self._options.kept_free_bytes)
             self._artifacts.get_directory(ref, scratch)
         except (FileNotFoundError, ArtifactCorrupt) as error:
             raise Final("export_deleted", "The export was deleted meanwhile.") from error

@@ -168,7 +168,7 @@ def label_values(kind: GpuType) -> set[str]:
 
 def _tolerations(kind: GpuType, settings: KubernetesSettings) -> list[Resource]:
     """Tolerate the taint of GPU nodes, and a lost node for as long as a silent trainer."""
-    seconds = math.ceil(settings.silence_seconds)
+    seconds = math.ceil(settings.trainer_silence_timeout_seconds)
     lost = [
         {
             "key": f"node.kubernetes.io/{state}",
@@ -226,23 +226,29 @@ def _environment(spec: SegmentSpec, settings: KubernetesSettings) -> dict[str, s
         "HOME": str(HOME),
         "USER": "ecolink",  # torch asks for it, and the image has no user of this number
         "TORCHINDUCTOR_CACHE_DIR": str(HOME / "compiled"),
-        "OMP_NUM_THREADS": str(max(1, int(settings.kubernetes_cpus))),
+        "OMP_NUM_THREADS": str(max(1, int(settings.kubernetes_cpus_per_gpu))),
     }
 
 
 def _resources(spec: SegmentSpec, kind: GpuType, settings: KubernetesSettings) -> Resource:
-    memory = f"{math.ceil(settings.kubernetes_memory_gib * spec.gpu_count * 1024)}Mi"
-    cpu = f"{math.ceil(settings.kubernetes_cpus * spec.gpu_count * 1000)}m"
-    disk = f"{math.ceil(settings.kubernetes_disk_gib * 1024)}Mi"
+    memory = _mebibytes(settings.kubernetes_memory_per_gpu_bytes * spec.gpu_count)
+    cpu = f"{math.ceil(settings.kubernetes_cpus_per_gpu * spec.gpu_count * 1000)}m"
+    disk = _mebibytes(settings.kubernetes_disk_bytes)
     gpus = {settings.kubernetes_gpu_resource: str(spec.gpu_count)}
     limits = {"memory": memory, "ephemeral-storage": disk}
     limits |= gpus if kind.backing == "nvidia" else {}
     return {"requests": limits | {"cpu": cpu}, "limits": limits}
 
 
+def _mebibytes(size: int) -> str:
+    return f"{math.ceil(size / 1024**2)}Mi"
+
+
 def _liveness(settings: KubernetesSettings) -> Resource:
     """End a trainer whose reporter no longer touches its beat file."""
-    seconds = math.ceil(max(settings.silence_seconds, 10 * settings.heartbeat_seconds))
+    seconds = math.ceil(
+        max(settings.trainer_silence_timeout_seconds, 10 * settings.heartbeat_seconds)
+    )
     beat = POD_DIRECTORY / BEAT
     command = f"test $(($(date +%s) - $(stat -c %Y {beat}))) -le {seconds}"
     return {
@@ -257,7 +263,7 @@ def _liveness(settings: KubernetesSettings) -> Resource:
 
 def _volumes(spec: SegmentSpec, settings: KubernetesSettings) -> list[Any]:
     name = resource_name(PodName(spec.job_id, spec.segment))
-    disk = {"sizeLimit": f"{math.ceil(settings.kubernetes_disk_gib * 1024)}Mi"}
+    disk = {"sizeLimit": _mebibytes(settings.kubernetes_disk_bytes)}
     volumes: list[Any] = [
         {"name": "pod", "emptyDir": {}},
         {"name": "spec", "secret": {"secretName": name, "defaultMode": 0o440}},

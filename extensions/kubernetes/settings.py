@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 
+from domain.core.quantities import GIB
 from infrastructure.settings import Settings
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -64,17 +65,17 @@ class KubernetesSettings(Settings):
         description="LocalQueue of Kueue for the trainers' Jobs. If set, Jobs start suspended, and "
         "Kueue admits them.",
     )
-    kubernetes_cpus: float = Field(
+    kubernetes_cpus_per_gpu: float = Field(
         default=4.0, gt=0, description="CPU cores that a trainer requests for each GPU."
     )
-    kubernetes_memory_gib: float = Field(
-        default=32.0, gt=0, description="Memory of a trainer for each GPU, in GiB."
+    kubernetes_memory_per_gpu_bytes: ByteSize = Field(
+        default=ByteSize(32 * GIB), ge=1, description="Memory of a trainer for each GPU."
     )
-    kubernetes_disk_gib: float = Field(
-        default=100.0,
-        gt=0,
-        description="Temporary disk space of a trainer, in GiB. It holds the base model, the "
-        "dataset and one checkpoint.",
+    kubernetes_disk_bytes: ByteSize = Field(
+        default=ByteSize(100 * GIB),
+        ge=1,
+        description="Temporary disk space of a trainer. It holds the base model, the dataset and "
+        "one checkpoint.",
     )
     kubernetes_pending_seconds: float = Field(
         default=900.0,

@@ -41,7 +41,7 @@ def _deliver(settings: Settings) -> None:
     broker = broker_of(settings, "webhooks")
     consumer = OrderedConsumer(RecordingEffect(log, clock, pool.connection), log)
     consumer.subscribe(broker)
-    kept = timedelta(days=own.webhook_days)
+    kept = timedelta(days=own.delivery_retention_days)
 
     def clean() -> None:
         with pool.connection() as connection:

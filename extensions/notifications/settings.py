@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infrastructure.settings import Variables
 
 
-class NotificationSettings(BaseSettings):
+class NotificationSettings(Variables):
     """The variables of notifications, and `public_url` of the core, which they need."""
 
-    model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
-
     public_url: str | None = None
-    webhook_days: int = Field(
+    delivery_retention_days: int = Field(
         default=30,
         ge=2,
         description="Days for which EcoLink keeps ended deliveries of webhooks and notices.",

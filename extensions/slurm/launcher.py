@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 import shutil
 import sys
@@ -340,11 +341,11 @@ class SlurmLauncher(ClusterLauncher):
             job["qos"] = settings.slurm_qos
         if settings.slurm_cpus_per_gpu is not None:
             job["cpus_per_task"] = settings.slurm_cpus_per_gpu * here
-        if settings.slurm_memory_mib_per_gpu is not None:
-            memory = settings.slurm_memory_mib_per_gpu * here
-            job["memory_per_node"] = _number(memory)
-        if settings.slurm_time_limit_minutes is not None:
-            job["time_limit"] = _number(settings.slurm_time_limit_minutes)
+        if settings.slurm_memory_per_gpu_bytes is not None:
+            memory = settings.slurm_memory_per_gpu_bytes * here
+            job["memory_per_node"] = _number(math.ceil(memory / 1024**2))
+        if settings.slurm_time_limit_seconds is not None:
+            job["time_limit"] = _number(settings.slurm_time_limit_seconds // 60)
         return job
 
     def _placement(self, spec: SegmentSpec) -> Placement:

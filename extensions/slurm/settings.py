@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 
 from infrastructure.settings import Settings
 
@@ -56,15 +56,15 @@ class SlurmSettings(Settings):
         ge=1,
         description="CPUs of a Slurm job for each GPU. The default is that of the partition.",
     )
-    slurm_memory_mib_per_gpu: int | None = Field(
+    slurm_memory_per_gpu_bytes: ByteSize | None = Field(
         default=None,
         ge=1,
-        description="Memory of a Slurm job for each GPU, in MiB. The default is that of the "
-        "partition.",
+        description="Memory of a Slurm job for each GPU. The default is that of the partition.",
     )
-    slurm_time_limit_minutes: int | None = Field(
+    slurm_time_limit_seconds: int | None = Field(
         default=None,
-        ge=1,
-        description="Time limit of a Slurm job. Before it ends, the trainer saves a checkpoint and "
-        "EcoLink continues in a new Slurm job. The default is that of the partition.",
+        ge=60,
+        description="Time limit of a Slurm job, rounded down to minutes. Before it ends, the "
+        "trainer saves a checkpoint and EcoLink continues in a new Slurm job. The default is that "
+        "of the partition.",
     )

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from domain.billing.token_rates import FREE, TokenRates
 from domain.core.errors import Invalid, WrongState
-from domain.core.money import micros_of
+from domain.core.money import MICROS_PER_DOLLAR, micros_of
 from domain.datasets.dataset import Dataset, DatasetStatus
 from domain.deployments.deployment import DeploymentStatus
 from extensions.synthesis.domain.plan import Generator, SynthesisPlan
@@ -52,8 +52,8 @@ def planned(backend: Backend, caller: Caller, synthesis_id: UUID, form: Synthesi
     if not generator.external:
         own = settings_of(SynthesisSettings)
         rates = TokenRates(
-            prompt_micros=own.synthesis_prompt_price,
-            completion_micros=own.synthesis_completion_price,
+            prompt_micros=int(own.synthesis_prompt_price_dollars * MICROS_PER_DOLLAR),
+            completion_micros=int(own.synthesis_completion_price_dollars * MICROS_PER_DOLLAR),
         )
     ref = request_ref(caller.account_id, synthesis_id, request.sha256)
     plan = _plan(form, request, ref, generator, seed_sha256, rates)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Annotated
+
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infrastructure.settings import Variables
+
+Price = Annotated[Decimal, Field(ge=0, le=1_000, decimal_places=6)]
 
 
-class SynthesisSettings(BaseSettings):
+class SynthesisSettings(Variables):
     """The variables of syntheses."""
-
-    model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
 
     synthesis_requests: int = Field(
         default=8,
@@ -17,15 +21,13 @@ class SynthesisSettings(BaseSettings):
         le=100,
         description="Requests that a synthesis sends to its model at the same time.",
     )
-    synthesis_prompt_price: int = Field(
-        default=100_000,
-        ge=0,
+    synthesis_prompt_price_dollars: Price = Field(
+        default=Decimal("0.10"),
         description="Price of one million tokens that a deployed model reads for a synthesis, in "
-        "micro-dollars. Approved syntheses keep their price.",
+        "dollars. Approved syntheses keep their price.",
     )
-    synthesis_completion_price: int = Field(
-        default=400_000,
-        ge=0,
+    synthesis_completion_price_dollars: Price = Field(
+        default=Decimal("0.40"),
         description="Price of one million tokens that a deployed model generates for a synthesis, "
-        "in micro-dollars. Approved syntheses keep their price.",
+        "in dollars. Approved syntheses keep their price.",
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infrastructure.settings import Variables
 
 
-class TrackerSettings(BaseSettings):
+class TrackerSettings(Variables):
     """The variables of trackers."""
-
-    model_config = SettingsConfigDict(env_prefix="ECOLINK_", extra="ignore")
 
     mlflow_url: str | None = Field(
         default=None,

@@ -365,7 +365,7 @@ def log_of(backend: Backend, caller: Caller, job_id: UUID, lines: int) -> JobLog
         shown = joined(live, row["segment"], _kept_output(backend, row["log_ref"]))
     else:
         shown = [LogLine(**line) for line in live]
-    days = backend.settings.log_days if _log_is_deleted(backend, row) else None
+    days = backend.settings.log_retention_days if _log_is_deleted(backend, row) else None
     return JobLog(data=shown[-lines:], deleted_after_days=days)
 
 
@@ -380,7 +380,7 @@ def _kept_output(backend: Backend, log_ref: str) -> str:
 def _log_is_deleted(backend: Backend, row: Row) -> bool:
     over_for = backend.clock.now() - row["changed_at"]
     ran_and_is_over = row["segment"] > 0 and JobStatus(row["status"]).is_final
-    return ran_and_is_over and over_for > timedelta(days=backend.settings.log_days)
+    return ran_and_is_over and over_for > timedelta(days=backend.settings.log_retention_days)
 
 
 def checkpoints(backend: Backend, caller: Caller, job_id: UUID) -> list[CheckpointResponse]:

@@ -23,13 +23,20 @@ from obstore.exceptions import PermissionDeniedError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from domain.core.quantities import GIB
 from infrastructure.artifacts.object_stores import is_s3
 from infrastructure.artifacts.s3_bucket import Bucket
 from infrastructure.artifacts.s3_requests import S3Refused
 from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
 from infrastructure.bus import streams as bus
 from infrastructure.bus.tls import UntrustedServer
-from infrastructure.extensions import SELECTION, InvalidSetting, check_settings, installed
+from infrastructure.extensions import (
+    SELECTION,
+    InvalidSetting,
+    check_settings,
+    installed,
+    unknown_variables,
+)
 from infrastructure.extras import (
     SERVER,
     MissingExtra,
@@ -44,7 +51,7 @@ from infrastructure.postgres.database_url import connection_problem, version_pro
 from infrastructure.postgres.log_identity import HELD, is_held
 from infrastructure.postgres.store import LEAST_CONNECTIONS, connect, database_time, scalar
 from infrastructure.process import tracing
-from infrastructure.process.disk_space import GIB, DiskLevel, disk_space
+from infrastructure.process.disk_space import DiskLevel, disk_space
 from infrastructure.seals import timestamps
 from infrastructure.settings import Settings
 from infrastructure.training.store_credentials import StoreAccess, required_store_issuer
@@ -83,6 +90,8 @@ def machine_checks(settings: Settings) -> Iterator[Check]:
     """Check the versions, the disk, the memory, the GPU and the user of this process."""
     yield _python()
     yield from _packages(settings)
+    for each in unknown_variables():
+        yield Check("settings", Level.WARNING, each)
     yield _disk(settings)
     yield _memory()
     yield _gpu()

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from domain.core.quantities import GIB, gib
+from domain.core.quantities import gib
 from infrastructure.settings import Settings
-
-MIB = 1024**2
 
 
 class DiskLevel(StrEnum):
@@ -40,12 +38,11 @@ class DiskSpace:
 
 
 def disk_space(settings: Settings) -> DiskSpace:
-    """Return the home directory's disk space, rated by `disk_low_gib` and `disk_critical_gib`."""
+    """Return the home directory's disk space, rated by the settings."""
     usage = shutil.disk_usage(settings.home)
-    free_gib = usage.free / GIB
     level = DiskLevel.OK
-    if free_gib < settings.disk_critical_gib:
+    if usage.free < settings.disk_critical_bytes:
         level = DiskLevel.CRITICAL
-    elif free_gib < settings.disk_low_gib:
+    elif usage.free < settings.disk_low_bytes:
         level = DiskLevel.LOW
     return DiskSpace(usage.free, usage.total, level)

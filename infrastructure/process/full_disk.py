@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from infrastructure.process.disk_space import GIB
+from domain.core.quantities import GIB
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 # Rust libraries (obstore, safetensors) report the error number in the text only, and numpy's
@@ -28,10 +28,10 @@ class NoSpace(Exception):
     """A disk lacks the space for a task. The message is a sentence for users."""
 
 
-def require_space(needed: Iterable[tuple[Path, int]], kept_free_gib: float) -> None:
+def require_space(needed: Iterable[tuple[Path, int]], kept_free_bytes: int) -> None:
     """Raise NoSpace unless each disk has space for the bytes to write to directories on it.
 
-    `kept_free_gib` stays free on each disk. The directories must exist.
+    `kept_free_bytes` stays free on each disk. The directories must exist.
     """
     totals, directories = Counter[int](), dict[int, Path]()
     for directory, size in needed:
@@ -39,7 +39,7 @@ def require_space(needed: Iterable[tuple[Path, int]], kept_free_gib: float) -> N
         totals[device] += size
         directories[device] = directory
     for device, total in totals.items():
-        free = shutil.disk_usage(directories[device]).free - kept_free_gib * GIB
+        free = shutil.disk_usage(directories[device]).free - kept_free_bytes
         if free < total:
             raise NoSpace(
                 f"EcoLink needs {total / GIB:.1f} GiB of disk space, and "

@@ -90,8 +90,8 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     offer_capacity(log, clock, launcher)
     consumer.subscribe(broker)
     subscribe_batches(broker, REPORTS_DURABLE, partial(record_all, segments))
-    kept_logs = timedelta(days=settings.log_days)
-    kept_security = timedelta(days=settings.security_days)
+    kept_logs = timedelta(days=settings.log_retention_days)
+    kept_security = timedelta(days=settings.security_event_retention_days)
     work = [
         begin,
         partial(measure_machine, log, clock, launcher),

@@ -61,7 +61,9 @@ class PodWatch:
         self._settings = settings
         self._overdue_since: dict[PodName, float] = {}
         self.silences = Silences()
-        self._most_silence = max(settings.silence_seconds, 10 * settings.heartbeat_seconds)
+        self._most_silence = max(
+            settings.trainer_silence_timeout_seconds, 10 * settings.heartbeat_seconds
+        )
         self._logger = logging.getLogger("pods")
 
     async def run(self) -> None:

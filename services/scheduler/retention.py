@@ -70,8 +70,8 @@ def delete_security_events(pool: ConnectionPool[Connection], kept: timedelta) ->
 
 def trim_caches(settings: Settings) -> None:
     """Evict the least recently used files of this machine's caches above their size limits."""
-    copies = trim_copies(settings.cache / MODELS, round(settings.cache_gib * GIB))
-    kernels = trim_kernels(settings.compiled, round(settings.compiled_gib * GIB))
+    copies = trim_copies(settings.cache / MODELS, settings.model_cache_bytes)
+    kernels = trim_kernels(settings.compiled, settings.kernel_cache_bytes)
     for what, deleted in (("copies of base models", copies), ("compiled kernels", kernels)):
         if deleted.count:
             logging.getLogger("retention").info(

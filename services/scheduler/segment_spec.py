@@ -49,7 +49,7 @@ def segment_spec(job: Job, paid_seconds: int, settings: Settings) -> SegmentSpec
         paid_seconds=paid_seconds,
         grace_seconds=settings.grace_seconds,
         heartbeat_seconds=settings.heartbeat_seconds,
-        stall_seconds=settings.stall_seconds,
+        stall_seconds=settings.trainer_stall_timeout_seconds,
         clock_speed=settings.clock_speed,
         checkpoint_prefix=checkpoints,
         adapter_prefix=adapter,

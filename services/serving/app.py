@@ -20,8 +20,6 @@ from services.serving.engine import Engine, EngineOptions
 from services.serving.handlers import Serving
 from services.serving.weights import WeightStore
 
-MIB = 1024**2
-
 RETRY_SECONDS = 1.0
 """Seconds between two checks for deployments to retry."""
 
@@ -57,7 +55,7 @@ def _serve(settings: Settings, leadership: Leadership) -> None:
 def _options(settings: Settings) -> EngineOptions:
     return EngineOptions(
         rows=settings.serving_rows,
-        cache_bytes=settings.serving_cache_mib * MIB,
+        cache_bytes=settings.serving_cache_bytes,
         queue_limit=settings.serving_queue_limit,
         precision=settings.serving_precision,
         device=settings.serving_device,

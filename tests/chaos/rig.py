@@ -75,11 +75,11 @@ def settings_of(home: Path) -> Settings:
         lease_seconds=12,
         lease_extension_seconds=3,
         grace_seconds=4,
-        silence_seconds=120 if REAL in os.environ else 25,
+        trainer_silence_timeout_seconds=120 if REAL in os.environ else 25,
         hung_seconds=30,
         warm_trainers=0,
-        disk_low_gib=0,
-        disk_critical_gib=0,
+        disk_low_bytes=0,
+        disk_critical_bytes=0,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-CODE = re.compile(r"(`[^`]*`)")
+VERBATIM = re.compile(r"(`[^`]*`|\[[^\]]+\]\([^()\s]+\))")
+"""Code, and links."""
 MARKUP = re.compile(r"(?<!\\)([<>*\[\]])")
 
 
@@ -31,9 +32,9 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def text(plain: str | None) -> str:
-    """One line of text for a paragraph or a cell; code between backticks stays as it is."""
-    parts = CODE.split(" ".join((plain or "").replace("\\[", "[").split()))
-    escaped = [part if part.startswith("`") else MARKUP.sub(r"\\\1", part) for part in parts]
+    """One line of text for a paragraph or a cell; code and links stay as they are."""
+    parts = VERBATIM.split(" ".join((plain or "").replace("\\[", "[").split()))
+    escaped = [MARKUP.sub(r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts)]
     return "".join(escaped).replace("|", "\\|")
 
 

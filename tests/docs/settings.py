@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
-from pydantic import AwareDatetime, HttpUrl
+from pydantic import ByteSize, HttpUrl
 from pydantic.fields import FieldInfo
 
-from infrastructure.extensions import installed
+from domain.core.quantities import GIB
+from infrastructure.extensions import PREFIX, installed
 from infrastructure.http.limits import Limits
 from infrastructure.limits import Limit
-from infrastructure.settings import Settings
+from infrastructure.settings import INTERNAL, Settings
 from tests.docs import markdown
 from tests.docs.markdown import code, text
-
-PREFIX = Settings.model_config.get("env_prefix", "")
 
 TYPES: dict[Any, str] = {
     str: "text",
     int: "integer",
     float: "number",
+    Decimal: "amount in dollars",
+    ByteSize: "size",
     bool: "true or false",
     Path: "path",
     HttpUrl: "URL",
     UUID: "UUID",
-    AwareDatetime: "time with time zone",
 }
 
 
@@ -37,12 +38,18 @@ def page() -> str:
     return markdown.page(
         "Settings",
         "EcoLink reads its configuration from environment variables. Every process of an "
-        "installation needs the same values, unless a description says otherwise.",
-        _variables(Settings.model_fields),
+        "installation needs the same values, unless a description says otherwise. The last part "
+        "of a name is its unit, such as `_SECONDS`. A size is a number of bytes, or a number with "
+        "a unit, such as `20GiB` or `512MiB`. `ecolink doctor` reports names that are not "
+        "settings.",
         *(
-            markdown.section(f"Extension: {each.name}", each.summary, _variables(each.own_settings))
+            markdown.section(str(area.__doc__).rstrip("."), _variables(area.model_fields))
+            for area in Settings.__bases__
+        ),
+        *(
+            markdown.section(f"Extension: {each.name}", each.summary, variables)
             for each in installed()
-            if each.own_settings
+            if (variables := _variables(each.own_settings))
         ),
         markdown.section(
             "Limits",
@@ -65,6 +72,7 @@ def _variables(fields: Mapping[str, FieldInfo]) -> str:
             text(field.description),
         )
         for name, field in fields.items()
+        if INTERNAL not in field.metadata
     ]
     return markdown.table(("variable", "type", "default", "meaning"), rows)
 
@@ -85,4 +93,8 @@ def _type(annotation: Any) -> str:
 
 
 def _default(default: Any) -> str:
+    if isinstance(default, ByteSize):
+        return code(f"{default / GIB:g}GiB")
+    if default == "":
+        return "empty"
     return "unset" if default is None else code(json.dumps(default, default=str).strip('"'))

@@ -58,8 +58,8 @@ def cramped(small_disk: Path, tmp_path: Path) -> Iterator[EcoLinkUnderTest]:
         home=home,
         heartbeat_seconds=0.2,
         meter_minute_seconds=5,
-        disk_low_gib=0.2,
-        disk_critical_gib=0.1,
+        disk_low_bytes="0.2GiB",
+        disk_critical_bytes="0.1GiB",
         test_payments=True,
     )
     with running_ecolink(tmp_path, settings) as under_test:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from infrastructure.extensions import (
     environment,
     installed,
     selected,
+    unknown_variables,
 )
 from infrastructure.process.role import Role, enter, settings_of
 from infrastructure.rights import CHANGE, READ, Access
@@ -109,6 +111,23 @@ def test_an_invalid_setting_is_named_without_its_value(
     with pytest.raises(InvalidSetting, match=f"(?i){name}") as raised:
         check_settings(Settings())
     assert "secret" not in str(raised.value)
+
+
+def test_an_unknown_variable_is_named_with_the_nearest_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [each for each in os.environ if each.startswith("ECOLINK_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ECOLINK_HOME", "/srv")
+    monkeypatch.setenv("ecolink_log_level", "DEBUG")
+    assert unknown_variables() == []
+    monkeypatch.setenv("ECOLINK_DATABSE_URL", "postgresql://a:secret@b/c")
+    monkeypatch.setenv("ECOLINK_XYZ", "1")
+    assert unknown_variables() == [
+        "ECOLINK_DATABSE_URL is not a setting, and has no effect. Did you mean "
+        "ECOLINK_DATABASE_URL?",
+        "ECOLINK_XYZ is not a setting, and has no effect. Unset it.",
+    ]
 
 
 @pytest.mark.parametrize("roles", [["datasets"], ["relay"], ["gateway", "datasets"]])

@@ -70,8 +70,8 @@ class DiskParameters(Parameters):
 
     limit: DiskLimit = Field(
         default=DiskLimit.LOW,
-        description="Limit: `low` is ECOLINK_DISK_LOW_GIB, `critical` is "
-        "ECOLINK_DISK_CRITICAL_GIB.",
+        description="Limit: `low` is ECOLINK_DISK_LOW_BYTES, `critical` is "
+        "ECOLINK_DISK_CRITICAL_BYTES.",
     )
     free_gib: float | None = Field(
         default=None,

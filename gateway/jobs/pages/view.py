@@ -172,7 +172,7 @@ def _views(backend: Backend, rows: Sequence[Row]) -> list[JobView]:
         return JobView(
             job,
             balances[row["account_id"]],
-            backend.settings.retention_days,
+            backend.settings.checkpoint_retention_days,
             load_names=lambda: names()[job.id],
             load_places=places,
             load_checkpoints=partial(checkpoints_of, backend, row, statuses),

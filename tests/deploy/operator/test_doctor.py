@@ -94,7 +94,7 @@ def test_a_secret_that_others_can_read_fails(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_fails(tmp_path: Path) -> None:
-    check = only(Settings(home=tmp_path, disk_critical_gib=10**6, disk_low_gib=10**7), "disk")
+    check = only(Settings(home=tmp_path, disk_critical_bytes=10**15, disk_low_bytes=10**16), "disk")
     assert check.level is Level.FAILED
     assert "Free some space" in check.text
 

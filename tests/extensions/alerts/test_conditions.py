@@ -358,7 +358,7 @@ async def test_the_disk_of_the_home_and_the_artifact_store_is_reported_once(
     platform: Platform,
 ) -> None:
     Artifacts(platform.settings.artifacts).put("a", b"a")
-    platform.settings = platform.settings.model_copy(update={"disk_low_gib": 1e9})
+    platform.settings = platform.settings.model_copy(update={"disk_low_bytes": 10**18})
     platform.watch("disk-low")
     await platform.expect("[warning] Disk space is low")
 
@@ -524,7 +524,7 @@ async def test_estimates_that_miss_the_actual_cost(platform: Platform) -> None:
 async def test_a_check_that_cannot_tell_changes_nothing(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform.settings = platform.settings.model_copy(update={"disk_low_gib": 1e9})
+    platform.settings = platform.settings.model_copy(update={"disk_low_bytes": 10**18})
     platform.watch("disk-low")
     await platform.expect("[warning] Disk space is low")
     monkeypatch.setattr("shutil.disk_usage", lambda _: 1 / 0)

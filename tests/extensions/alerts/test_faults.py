@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_fires_once_although_nothing_can_be_stored_for_a_wh
     file = small_disk / "alerts.toml"
     file.write_text(prompt("disk-low", ops=ops))
     monkeypatch.setenv(ALERTS_FILE, str(file))
-    settings = Settings(home=small_disk, disk_low_gib=0.3, disk_critical_gib=0.1)
+    settings = Settings(home=small_disk, disk_low_bytes="0.3GiB", disk_critical_bytes="0.1GiB")
     filler = small_disk / "filler"
     with up(settings, {name: PROCESSES[name] for name in ("relay", "alerts")}) as started:
         faults = Faults(started.settings, ops)

@@ -31,7 +31,7 @@ async def test_the_process_may_run_every_check(
     assert settings.owner_database_url is not None
     url = make_conninfo(settings.owner_database_url, user=role_of("alerts"), password=PASSWORD)
     own = settings.model_copy(
-        update={"database_url": url, "owner_database_url": None, "disk_low_gib": 1e9}
+        update={"database_url": url, "owner_database_url": None, "disk_low_bytes": 10**18}
     )
     with open_pool(own) as pool:
         process = AlertsProcess(own, log, pool, "")

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from domain.core.aggregate import because
 from domain.core.event_log import EventLog
+from domain.core.quantities import GIB
 from domain.jobs.documents import PROVENANCE
 from extensions.exports import exporting
 from extensions.exports.domain.export import Export, ExportFormat, ExportSource, export_id
@@ -131,13 +132,13 @@ class Service:
         self.consumer = OrderedConsumer(effect, platform.log)
         self.start()
 
-    def start(self, kept_free_gib: float = 0.0, limits: Limits | None = None) -> None:
+    def start(self, kept_free_bytes: int = 0, limits: Limits | None = None) -> None:
         """Start the exporter again, as after a crash."""
         options = Options(
             scratch=self.folder / "scratch",
             cache=self.folder / "cache",
-            cache_gib=1.0,
-            kept_free_gib=kept_free_gib,
+            model_cache_bytes=GIB,
+            kept_free_bytes=kept_free_bytes,
             kept_for=KEPT,
             limits=limits,
         )

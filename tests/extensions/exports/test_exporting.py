@@ -264,7 +264,7 @@ def test_a_remote_base_needs_space_for_two_copies(
 
 
 def test_too_little_disk_space_fails_the_export(service: Service) -> None:
-    service.start(kept_free_gib=1e9)
+    service.start(kept_free_bytes=10**18)
     export = service.request()
     service.run()
     assert service.find(export).status is ExportStatus.FAILED

@@ -76,7 +76,7 @@ class Pusher:
             Options(
                 endpoint=self.hub.url if endpoint == "" else endpoint,
                 scratch=self.service.folder / "pushes",
-                kept_free_gib=0.0,
+                kept_free_bytes=0,
                 at_once=2,
                 limits=limits,
             ),

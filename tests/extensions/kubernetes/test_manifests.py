@@ -140,7 +140,7 @@ def test_a_job_has_no_secret(catalog: Catalog) -> None:
 
 def test_a_trainer_without_a_beat_is_ended(catalog: Catalog, tmp_path: Path) -> None:
     """Run the probe's command as the node does."""
-    probe = container(job(catalog, spec(), silence_seconds=50.0))["livenessProbe"]
+    probe = container(job(catalog, spec(), trainer_silence_timeout_seconds=50.0))["livenessProbe"]
     assert probe["initialDelaySeconds"] == 50
     beat = tmp_path / "beat"
     command = [each.replace("/ecolink/pod/beat", str(beat)) for each in probe["exec"]["command"]]

@@ -150,8 +150,8 @@ def test_a_job_has_its_resources_and_no_secrets(
         "slurm_account": "ml",
         "slurm_qos": "high",
         "slurm_cpus_per_gpu": 4,
-        "slurm_memory_mib_per_gpu": 1000,
-        "slurm_time_limit_minutes": 90,
+        "slurm_memory_per_gpu_bytes": 1000 * 1024**2,
+        "slurm_time_limit_seconds": 90 * 60,
     }
     settings = settings.model_copy(update=wanted)
     launcher = SlurmLauncher(settings, FixedClock(), lambda: catalog, SLEEP)

@@ -158,7 +158,7 @@ def test_a_repeated_approval_returns_the_synthesis_after_an_undeploy_and_a_price
         platform.log.commit(found)
     platform.project()
     holder.post("/syntheses", form, 409)
-    prices = {"synthesis_prompt_price": 7, "synthesis_completion_price": 9}
+    prices = {"synthesis_prompt_price_dollars": 7, "synthesis_completion_price_dollars": 9}
     with TestClient(application(platform.settings.model_copy(update=prices))) as dearer:
         holder.client = dearer
         assert holder.post("/syntheses", form, 201, **once)["id"] == made["id"]

@@ -29,10 +29,10 @@ def test_errors_of_a_full_disk_are_recognized() -> None:
 
 def test_all_files_on_a_disk_need_space(tmp_path: Path) -> None:
     free = 2**60  # more than any disk has
-    require_space([(tmp_path, 1), (tmp_path, 1)], kept_free_gib=0)
+    require_space([(tmp_path, 1), (tmp_path, 1)], kept_free_bytes=0)
     with pytest.raises(
         NoSpace, match=r"needs 2147483648\.0 GiB of disk space, and .* GiB are free"
     ):
-        require_space([(tmp_path, free), (tmp_path, free)], kept_free_gib=0)
+        require_space([(tmp_path, free), (tmp_path, free)], kept_free_bytes=0)
     with pytest.raises(NoSpace, match=r"and 0\.0 GiB are free"):
-        require_space([(tmp_path, 1)], kept_free_gib=1e12)
+        require_space([(tmp_path, 1)], kept_free_bytes=10**21)

@@ -46,7 +46,7 @@ Watching = Callable[[], AbstractAsyncContextManager[PodWatch]]
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Settings with frequent polls and no grace."""
-    often = {"heartbeat_seconds": 0.02, "grace_seconds": 0, "silence_seconds": 1.0}
+    often = {"heartbeat_seconds": 0.02, "grace_seconds": 0, "trainer_silence_timeout_seconds": 1.0}
     return settings.model_copy(update=often)
 
 
@@ -410,7 +410,7 @@ async def test_a_beating_pod_is_not_killed(
 
     monkeypatch.setattr(launcher, "poll", beat)
     async with watching():
-        await asyncio.sleep(2 * settings.silence_seconds)
+        await asyncio.sleep(2 * settings.trainer_silence_timeout_seconds)
     assert (launcher.killed, history.events(events.SegmentEnded)) == ([], [])
 
 
@@ -427,7 +427,7 @@ async def test_a_reporting_pod_of_another_host_is_not_lost(
             before = silences._shown.get(NAME)
             await say(js, training(n))
             await until(lambda before=before: silences._shown.get(NAME) not in (None, before))
-            now += 0.9 * settings.silence_seconds
+            now += 0.9 * settings.trainer_silence_timeout_seconds
     assert history.events(events.SegmentEnded) == []
 
 

@@ -16,7 +16,7 @@ from domain.jobs.job import SegmentEnd
 from domain.training.checkpoint import checkpoint_model
 from domain.training.start import Start
 from domain.use_cases.deployments import Deploying
-from infrastructure.artifacts.disk_cache import GIB, MODELS
+from infrastructure.artifacts.disk_cache import MODELS
 from infrastructure.artifacts.store import Artifacts, Manifest
 from infrastructure.settings import Settings
 from infrastructure.training.measurements import add_log_line, add_step, log_lines_of, steps_of
@@ -218,7 +218,7 @@ def test_caches_are_trimmed_except_entries_in_use(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "retention")
-    settings = Settings(home=tmp_path, cache_gib=150 / GIB, compiled_gib=150 / GIB)
+    settings = Settings(home=tmp_path, model_cache_bytes=150, kernel_cache_bytes=150)
     trim_caches(settings)
     assert caplog.messages == []
     remote, copies = Artifacts("memory:///"), settings.cache / MODELS

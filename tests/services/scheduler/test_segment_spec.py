@@ -14,7 +14,7 @@ from services.scheduler.segment_spec import segment_spec
 from tests.builders.commands import command
 from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN
 
-SETTINGS = Settings(stall_seconds=77.0, grace_seconds=5, heartbeat_seconds=0.5)
+SETTINGS = Settings(trainer_stall_timeout_seconds=77.0, grace_seconds=5, heartbeat_seconds=0.5)
 
 
 def job(**changes: object) -> Job:

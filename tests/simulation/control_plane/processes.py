@@ -67,7 +67,7 @@ SETTINGS = Settings(
     lease_seconds=60,
     lease_extension_seconds=20,
     heartbeat_seconds=10.0,
-    silence_seconds=40.0,
+    trainer_silence_timeout_seconds=40.0,
     grace_seconds=30,
 )
 
