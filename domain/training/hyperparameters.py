@@ -11,23 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AliasChoices,
+    AliasGenerator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-Schedule = Literal["cosine", "linear"]
+Schedule = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 Method = Literal["supervised", "dpo"]
 SUPERVISED: Method = "supervised"
 DPO: Method = "dpo"
@@ -36,6 +40,22 @@ METHODS: Mapping[JsonValue, str] = {SUPERVISED: "supervised", DPO: "DPO"}
 
 DPO_DEFAULTS: Mapping[str, float] = {"learning_rate": 2e-5, "beta": 0.1}
 """Defaults of DPO: smaller steps than cross entropy. Beta: Rafailov et al. (2023) and TRL."""
+
+HUGGING_FACE: Mapping[str, str] = {
+    "epochs": "num_train_epochs",
+    "lora_r": "r",
+    "micro_batch_size": "per_device_train_batch_size",
+    "dropout": "lora_dropout",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "max_sequence_length": "max_length",
+    "schedule": "lr_scheduler_type",
+    "warmup_share": "warmup_ratio",
+    "n_checkpoints": "save_total_limit",
+}
+"""Names in transformers, PEFT and TRL that a job may use instead of ours, if they differ."""
+
+MOST_WRONG_NAMES = 10
+"""Number of wrong names that one error reports. To compare a name with all others takes time."""
 
 ALL_LINEAR = "all-linear"
 """Target modules that mean all linear layers of the base model, as in PEFT."""
@@ -72,14 +92,26 @@ class Use:
     only_if_set: bool = False  # events, pages and the API omit it at its default
 
 
+def names_of(name: str) -> tuple[str, ...]:
+    """Return the names of a hyperparameter in requests: ours, then that of Hugging Face."""
+    return (name, HUGGING_FACE[name]) if name in HUGGING_FACE else (name,)
+
+
 class Hyperparameters(BaseModel):
     """The hyperparameters of one job.
 
-    Validation rejects unknown fields, non-finite numbers and values of the wrong type, with one
-    error for each field.
+    They also accept the names of Hugging Face libraries, such as `num_train_epochs`. Responses have
+    the names listed here. Validation rejects unknown fields, non-finite numbers and values of the
+    wrong type, with one error for each field.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(*names_of(name))),
+    )
 
     method: Annotated[Method, Use(Group.API, only_if_set=True)] = Field(
         default=SUPERVISED,
@@ -184,7 +216,8 @@ class Hyperparameters(BaseModel):
     schedule: Annotated[Schedule, Use(Group.API)] = Field(
         default="cosine",
         title="Schedule",
-        description="Function by which the learning rate falls to zero after the warm-up.",
+        description="Function by which the learning rate falls to zero after the warm-up. It stays "
+        "at its peak with `constant_with_warmup`, and with `constant`, which has no warm-up.",
     )
     warmup_share: Annotated[float, Use(Group.API)] = Field(
         default=0.03,
@@ -267,6 +300,7 @@ class Hyperparameters(BaseModel):
     def _with_defaults_of_method(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        _require_known_names(given)  # pyright: ignore[reportUnknownArgumentType]
         values: dict[str, Any] = {n: v for n, v in given.items() if n != "beta" or v is not None}  # pyright: ignore[reportUnknownVariableType]
         return {**DPO_DEFAULTS, **values} if values.get("method") == DPO else values
 
@@ -342,6 +376,39 @@ def usual_alpha(lora_r: int, use_rslora: bool) -> int:
 
 
 FIELDS: Mapping[str, FieldInfo] = Hyperparameters.model_fields
+
+
+def _require_known_names(given: Mapping[Any, Any]) -> None:
+    """Raise ValidationError for names that are unknown, or mean the same as another name."""
+    known = [name for ours in FIELDS for name in names_of(ours)]
+    problems = list[InitErrorDetails]()
+    for name, value in given.items():
+        if name not in known:
+            problem = _unknown(str(name), known)
+        elif (ours := OURS.get(name)) in given:
+            problem = PydanticCustomError(
+                "same_hyperparameter",
+                "This field means the same as {ours}. Send only one of the two",
+                {"ours": ours},
+            )
+        else:
+            continue
+        problems.append(InitErrorDetails(type=problem, loc=(str(name),), input=value))
+        if len(problems) == MOST_WRONG_NAMES:
+            break
+    if problems:
+        raise ValidationError.from_exception_data(Hyperparameters.__name__, problems)
+
+
+def _unknown(name: str, known: Iterable[str]) -> PydanticCustomError:
+    hint = "See the reference of hyperparameters"
+    if nearest := get_close_matches(name, list(known), n=1):
+        hint = f"Did you mean {nearest[0]}?"
+    return PydanticCustomError("unknown_hyperparameter", "Unknown field. {hint}", {"hint": hint})
+
+
+OURS: Mapping[str, str] = {theirs: ours for ours, theirs in HUGGING_FACE.items()}
+"""Our names of hyperparameters, by those of Hugging Face."""
 
 
 def use_of(name: str) -> Use:

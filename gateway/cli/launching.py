@@ -16,9 +16,12 @@ from domain.core.errors import Invalid
 from domain.jobs.job_request import RequestStatus
 from domain.training.hyperparameters import (
     FIELDS,
+    HUGGING_FACE,
+    OURS,
     SUPERVISED,
     Group,
     Hyperparameters,
+    names_of,
     use_of,
     written,
 )
@@ -45,10 +48,15 @@ OMITTED = (
 
 def _option(name: str, field: FieldInfo) -> Any:
     kind: Any = list[str] if get_origin(field.annotation) is tuple else field.annotation
+    # Without names, the option has that of its parameter.
+    names = (
+        [f"--{each.replace('_', '-')}" for each in names_of(name)] if name in HUGGING_FACE else []
+    )
     default = "" if field.default is None else f"  \\[default: {written(field.default)}]"
     return Annotated[
         kind | None,
         typer.Option(
+            *names,
             help=f"{field.description}{default}",
             show_default=False,
             rich_help_panel="LoRA" if use_of(name).group is Group.BASIC else "Advanced",
@@ -283,6 +291,7 @@ def _integrations(named: Sequence[str]) -> list[dict[str, Any]]:
 def _choice(option: str) -> str:
     """Return the field that an option names. Raise BadParameter if no template can omit it."""
     name = option.replace("-", "_")
+    name = OURS.get(name, name)
     if name in OMITTED or name in FIELDS:
         return name
     known = ", ".join(each.replace("_", "-") for each in (*OMITTED, *FIELDS))

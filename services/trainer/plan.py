@@ -124,15 +124,24 @@ class Plan:
         return len(batch) * max(self.lengths[index] for index in batch)
 
     def learning_rate(self, step: int, hyperparameters: Hyperparameters) -> float:
-        """Return a step's rate: linear warm-up, then decay (cosine: SGDR, 2017, no restarts)."""
+        """Return a step's rate: linear warm-up, then decay (cosine: SGDR, 2017, no restarts).
+
+        The constant schedules are those of transformers: only one of them has a warm-up.
+        """
         peak = hyperparameters.learning_rate
+        if hyperparameters.schedule == "constant":
+            return peak
         warm_up = math.ceil(hyperparameters.warmup_share * self.total_steps)
         if step < warm_up:
             return peak * (step + 1) / warm_up
         progress = (step - warm_up) / max(1, self.total_steps - warm_up)
-        if hyperparameters.schedule == "linear":
-            return peak * (1.0 - progress)
-        return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+        match hyperparameters.schedule:
+            case "constant_with_warmup":
+                return peak
+            case "linear":
+                return peak * (1.0 - progress)
+            case "cosine":
+                return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def cut(indices: Sequence[int], size: int) -> list[list[int]]:

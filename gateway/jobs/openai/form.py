@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, model
 from pydantic_core import PydanticCustomError
 
 from domain.core.errors import Invalid
-from domain.training.hyperparameters import SUPERVISED, Hyperparameters
+from domain.training.hyperparameters import SUPERVISED, Hyperparameters, names_of
 from domain.training.integrations import Integrations
 from gateway.http import openai_vocabulary as vocabulary
 from gateway.jobs.launch.job_form import ESTIMATE, GpuCount, MaxCost, ModelSuffix
@@ -20,9 +20,6 @@ AUTO: Auto = "auto"
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-
-OURS = frozenset(Hyperparameters.model_fields) - {"seed", "method"}
-"""Hyperparameters under EcoLink's names. Clients send them in `extra_body`."""
 
 
 class OpenAIHyperparameters(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
@@ -77,7 +74,10 @@ class Method(BaseModel, extra="forbid"):
 
 
 class CreateJob(BaseModel, extra="allow", strict=True):
-    """A request to create a job. A request with unknown fields fails."""
+    """A request to create a job.
+
+    Clients send EcoLink's hyperparameters in `extra_body`. A request with unknown fields fails.
+    """
 
     model: str = Field(min_length=1, max_length=200, examples=["smollm2-135m-instruct"])
     training_file: str = Field(examples=["file-9b2d1c9e6d1f4a539a3e2f1c5d7e8a90"])
@@ -105,14 +105,13 @@ class CreateJob(BaseModel, extra="allow", strict=True):
         value that is given twice.
         """
         given = dict(self.model_extra or {})
-        _require_none(given.keys() - OURS, "Unknown field.")
         called: dict[str, str] = {}
         if self.method is not None:
             given["method"] = self.method.type
         method = given.get("method", SUPERVISED)
         for name, value in self._numbers().items():
             for ours, translated in _ours(name, value, self.gpu_count, method).items():
-                if ours in given:
+                if given.keys() & names_of(ours):
                     raise Invalid(
                         f"This field means the same as {ours}. Send only one of the two.",
                         field=name,

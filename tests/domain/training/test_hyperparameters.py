@@ -79,6 +79,66 @@ def test_what_is_out_of_bounds_is_refused_by_name(field: str, value: object) -> 
     assert refusal.value.errors()[0]["loc"][0] == field
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "value"),
+    [
+        ("num_train_epochs", "epochs", 2),
+        ("r", "lora_r", 8),
+        ("per_device_train_batch_size", "micro_batch_size", 2),
+        ("lora_dropout", "dropout", 0.1),
+        ("gradient_accumulation_steps", "gradient_accumulation", 2),
+        ("max_length", "max_sequence_length", 512),
+        ("lr_scheduler_type", "schedule", "constant_with_warmup"),
+        ("warmup_ratio", "warmup_share", 0.1),
+        ("save_total_limit", "n_checkpoints", 3),
+        *((each, each, 0.5) for each in ("weight_decay", "max_grad_norm", "learning_rate")),
+        *((each, each, 7) for each in ("lora_alpha", "save_steps", "eval_steps", "seed")),
+    ],
+)
+def test_names_of_hugging_face_mean_ours(theirs: str, ours: str, value: object) -> None:
+    read = Hyperparameters.model_validate({theirs: value})
+    assert read == Hyperparameters.model_validate({ours: value})
+    assert read.model_dump()[ours] == value
+    assert Hyperparameters.recorded(read.stored | {"seed": 1}).model_dump()[ours] in (value, 1)
+
+
+def test_an_invalid_value_is_refused_under_the_name_that_was_sent() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Hyperparameters.model_validate({"num_train_epochs": 0, "lora_r": 0})
+    assert {each["loc"][0] for each in refusal.value.errors()} == {"num_train_epochs", "lora_r"}
+
+
+def test_two_names_of_one_hyperparameter_are_refused_even_with_one_value() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Hyperparameters.model_validate({"epochs": 2, "num_train_epochs": 2, "seed": 1})
+    (problem,) = refusal.value.errors()
+    assert problem["loc"] == ("num_train_epochs",)
+    assert problem["msg"] == "This field means the same as epochs. Send only one of the two"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("learning_rat", "learning_rate"), ("n_epoch", "epochs"), ("warm_up_ratio", "warmup_ratio")],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Hyperparameters.model_validate({name: 1})
+    (problem,) = refusal.value.errors()
+    assert problem["loc"] == (name,)
+    assert problem["msg"] == f"Unknown field. Did you mean {nearest}?"
+
+
+def test_a_request_of_many_unknown_names_is_refused_for_the_first_ones() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Hyperparameters.model_validate({f"epoch{n}": 1 for n in range(100_000)})
+    assert refusal.value.error_count() == 10
+
+
+def test_an_unknown_name_like_no_other_is_refused() -> None:
+    with pytest.raises(ValidationError, match="See the reference"):
+        Hyperparameters.model_validate({"x" * 1000: 1})
+
+
 def test_events_name_some_hyperparameters_only_if_they_are_set() -> None:
     assert "use_dora" not in Hyperparameters().stored
     assert Hyperparameters().stored.keys() >= {"use_rslora", "eval_steps"}

@@ -29,7 +29,7 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
     assert "ftjob-" in me.run(*me.launch)
     job = me.read(
         *me.launch,
-        *("--epochs", "1", "--dropout", "0", "--target-modules", "q_proj"),
+        *("--num-train-epochs", "1", "--lora-dropout", "0", "--target-modules", "q_proj"),
         *("--schedule", "linear", "--validation-dataset", str(own)),
     )
     shown = me.read("jobs", "show", job["id"])
@@ -55,7 +55,7 @@ def test_every_command(me: Owner, platform: Platform, chats: str) -> None:
     assert me.read("jobs", "show", unlimited["id"])["max_cost"] is None
     assert me.read("templates", "save", "Mine", "--job", job["id"])["name"] == "Mine"
     assert "Epochs" in me.run("templates", "show", "Mine")
-    used = ("jobs", "launch", "--template", "Mine", "--without", "dropout", "--lora-r", "8")
+    used = ("jobs", "launch", "--template", "Mine", "--without", "lora-dropout", "--r", "8")
     shown = me.read("jobs", "show", me.read(*used)["id"])["hyperparameters"]
     assert (shown["epochs"], shown["dropout"], shown["lora_r"]) == (1, 0.05, 8)
     assert me.read("templates", "rename", "Mine", "Other")["name"] == "Other"

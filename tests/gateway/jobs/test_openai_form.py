@@ -43,6 +43,22 @@ def test_numbers_are_accepted_in_either_place() -> None:
         assert (found.micro_batch_size, found.gradient_accumulation) == (4, 2)
 
 
+def test_names_of_hugging_face_are_accepted_once() -> None:
+    found = form(num_train_epochs=2, r=8, hyperparameters={"batch_size": 8}).translated()
+    assert (found.epochs, found.lora_r, found.micro_batch_size) == (2, 8, 4)
+    with pytest.raises(Invalid, match="the same as epochs"):
+        form(num_train_epochs=2, hyperparameters={"n_epochs": 2}).translated()
+    with pytest.raises(RequestValidationError) as refused:
+        form(num_train_epochs=2, epochs=2, lora_rank=8).translated()
+    assert [(each["loc"], each["msg"]) for each in refused.value.errors()] == [
+        (
+            ("body", "num_train_epochs"),
+            "This field means the same as epochs. Send only one of the two",
+        ),
+        (("body", "lora_rank"), "Unknown field. Did you mean lora_r?"),
+    ]
+
+
 @pytest.mark.parametrize(("beta", "expected"), [("auto", 0.1), (0.3, 0.3), (1, 1.0)])
 def test_dpo_has_its_own_hyperparameters(beta: Any, expected: float) -> None:
     numbers = {"beta": beta, "n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5}

@@ -117,6 +117,15 @@ def test_a_linear_schedule_falls_evenly_after_the_warm_up() -> None:
     assert found[-1] == pytest.approx(falls[0])
 
 
+def test_a_constant_schedule_stays_at_the_peak_with_or_without_a_warm_up() -> None:
+    total = plan(600, epochs=1).total_steps
+    assert rates(plan(600, epochs=1), schedule="constant", warmup_share=0.2) == [1.0] * total
+    found = rates(plan(600, epochs=1), schedule="constant_with_warmup", warmup_share=0.2)
+    warm_up = math.ceil(0.2 * total)
+    assert found[:warm_up] == pytest.approx([(n + 1) / warm_up for n in range(warm_up)])
+    assert found[warm_up:] == [1.0] * (total - warm_up)
+
+
 def test_without_a_warm_up_the_first_step_is_at_the_peak() -> None:
     assert rates(plan(), warmup_share=0.0)[0] == 1.0
 

@@ -400,7 +400,8 @@ def remedy(name: str) -> str:
     if name in MESSAGES:
         return MESSAGES[name]
     if "enum" in schema:
-        return f"Choose {' or '.join(schema['enum'])}."
+        *first, last = schema["enum"]
+        return f"Choose {', '.join(first)} or {last}."
     kind = "a whole number" if schema["type"] == "integer" else "a number"
     match schema:
         case {"minimum": low, "maximum": high}:

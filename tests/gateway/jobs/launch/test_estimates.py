@@ -171,6 +171,25 @@ def test_free_gpus_elsewhere_include_only_those_that_fit(
     assert {"region": "local", "gpu_type": "l4", "free": 1} in figures["elsewhere"]
 
 
+def test_names_of_hugging_face_are_accepted_and_errors_have_the_sent_name(orderer: Orderer) -> None:
+    ours = orderer.quote(hyperparameters={"epochs": 2, "save_steps": 7})
+    theirs = orderer.quote(hyperparameters={"num_train_epochs": 2, "save_steps": 7})
+    assert theirs["estimate"] == ours["estimate"]
+    wrong = {"num_train_epochs": 0, "lora_dropout": 2}
+    error = orderer.ask("jobs", hyperparameters=wrong).json()["error"]
+    assert [each["field"] for each in error["fields"]] == [
+        "hyperparameters.num_train_epochs",
+        "hyperparameters.lora_dropout",
+    ]
+    error = orderer.ask("jobs", hyperparameters={"warmup_rate": 0.1}).json()["error"]
+    assert error["fields"] == [
+        {
+            "field": "hyperparameters.warmup_rate",
+            "message": "Unknown field. Did you mean warmup_ratio?",
+        }
+    ]
+
+
 def test_a_length_that_leaves_nothing_to_learn_is_refused(
     orderer: Orderer, platform: Platform
 ) -> None:

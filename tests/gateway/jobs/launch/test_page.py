@@ -216,7 +216,7 @@ def test_a_wrong_value_is_refused_beside_its_field(
         ("dropout", "Enter a number of at least 0 and below 1."),
         ("gpu_count", "Enter a whole number from 1 to 64."),
         ("max_sequence_length", "Enter a whole number from 16 to 1,048,576."),
-        ("schedule", "Choose cosine or linear."),
+        ("schedule", "Choose cosine, linear, constant or constant_with_warmup."),
     ],
 )
 def test_a_remedy_states_the_bounds_of_its_field(name: str, sentence: str) -> None:
