@@ -225,7 +225,7 @@ def server_config(app: ASGIApp, settings: Settings, guard: ConnectionGuard) -> u
     return uvicorn.Config(
         app,
         host=settings.gateway_host,
-        port=settings.gateway_port,
+        port=settings.gateway_port or 0,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

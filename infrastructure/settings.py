@@ -75,7 +75,11 @@ class ServerSettings(Variables):
     gateway_host: str = Field(
         default="127.0.0.1", description="Address on which the gateway listens."
     )
-    gateway_port: int = Field(default=0, description="Port of the gateway. 0 selects a free port.")
+    gateway_port: int | None = Field(
+        default=None,
+        description="Port of the gateway. 0 selects a free port. If unset, `ecolink up` selects "
+        "8000, or a free port if another program uses 8000.",
+    )
     database_url: str | None = Field(
         default=None,
         description="URL of PostgreSQL for the services, with one host, or with a primary and its "

@@ -124,6 +124,7 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("ECOLINK_")]:
         if name != CI and not name.startswith(TEST_PREFIX):
             del os.environ[name]
+    os.environ["ECOLINK_GATEWAY_PORT"] = "0"  # several stacks run at the same time
     os.environ["XDG_CONFIG_HOME"] = os.devnull  # the null device has no login
     # Typer would make all commands again for each call, in 0.1 s.
     typer.testing._get_command = cache(typer.testing._get_command)

@@ -21,6 +21,7 @@ from deploy.demo.account import demo_account, sign_in_link
 from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.health import problems
+from deploy.local.plan import DEFAULT_PORT
 from deploy.local.state import ChildState, StackPhase, StackState
 from domain.core.durations import spoken
 from infrastructure.bus.event_handlers import UNREACHABLE
@@ -64,6 +65,11 @@ def up(
             # From here on, block KeyboardInterrupt, because a library could swallow it.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: started.supervisor.terminate())
+            if settings.gateway_port is None and started.settings.gateway_port != DEFAULT_PORT:
+                console.print(
+                    f"Another program uses port {DEFAULT_PORT}. To select a port, set "
+                    "ECOLINK_GATEWAY_PORT."
+                )
             with suppress(*UNREACHABLE):  # the supervisor has ended, which is reported below
                 announce(started.settings, demo=not no_demo, show_key=show_key)
             if started.supervisor.wait() != 0:

@@ -18,7 +18,7 @@ from deploy.local.errors import StackError
 from deploy.local.hang_detection import Check, Heartbeat, Probe, healthz
 from deploy.local.home import Home
 from deploy.local.nats import NatsServer
-from deploy.local.ports import free_port
+from deploy.local.ports import free_port, is_free
 from deploy.local.postgres import PostgresServer
 from deploy.local.state import recorded_state
 from deploy.migrate import SINGLE_MACHINE
@@ -36,6 +36,9 @@ from infrastructure.extras import MissingExtra
 from infrastructure.settings import Settings
 
 LISTENERS = ("gateway", "serving")
+DEFAULT_PORT = 8000
+"""Port of the gateway."""
+
 PROBE_SECONDS = 10.0
 POD_MARGIN_SECONDS = 5.0  # added to the trainer's grace period for the last checkpoint
 
@@ -75,7 +78,8 @@ class Plan:
 def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Plan:
     """Return a plan with ports and URLs. A server with a configured URL is not embedded.
 
-    A port that is not configured is reused from the last run if it is still free.
+    A port that is not configured is reused from the last run if it is still free. Raise StackError
+    for invalid settings, and for a configured port that another program uses.
     """
     try:
         check_settings(settings)
@@ -171,7 +175,7 @@ def _listening(
     configured = settings.serving_url
     for name in (each for each in LISTENERS if each in services):
         host = getattr(settings, f"{name}_host")
-        port = getattr(settings, f"{name}_port") or free_port(getattr(before, f"{name}_port"), host)
+        port = _port(f"{name}_port", host, settings, before)
         known |= {f"{name}_port": port, f"{name}_url": f"http://{_reachable(host)}:{port}"}
     if configured is not None:  # it may also name serving processes of other machines
         own = known.get("serving_url")
@@ -179,6 +183,21 @@ def _listening(
         chosen = own is not None and not settings.serving_port
         known |= {"serving_url": f"{own},{configured}" if chosen else configured}
     return known
+
+
+def _port(name: str, host: str, settings: Settings, before: Settings) -> int:
+    """Return the port of a listener: the set one, or its default, or the last, or a free one.
+
+    Raise StackError if another program uses a set port.
+    """
+    port: int | None = getattr(settings, name)
+    if port and not is_free(host, port):
+        raise StackError(
+            f"Another program uses {host}:{port}. Stop it, or set another ECOLINK_{name.upper()}."
+        )
+    if port is None and is_free(host, DEFAULT_PORT):
+        return DEFAULT_PORT
+    return port or free_port(getattr(before, name) or 0, host)
 
 
 def _service(name: str, roles: Mapping[str, str], own: Mapping[str, Settings]) -> Program:

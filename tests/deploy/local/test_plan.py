@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,7 +12,8 @@ import pytest
 
 from deploy.bus_access import BUS_ACCESS
 from deploy.demo.account import DemoAccount
-from deploy.local import commands
+from deploy.local import commands, plan, ports
+from deploy.local.errors import StackError
 from deploy.local.home import Home
 from deploy.local.nats import NatsServer
 from deploy.local.plan import make_plan
@@ -28,6 +31,44 @@ def test_test_payments_are_off_by_default(tmp_path: Path) -> None:
     assert make_plan(Home(tmp_path), wanted, PROCESSES).settings.test_payments is True
 
 
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that another program uses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECOLINK_GATEWAY_PORT")
+
+
+def test_a_set_port_that_another_program_uses_is_refused(tmp_path: Path, taken: int) -> None:
+    settings = Settings(home=tmp_path, gateway_port=taken)
+    with pytest.raises(StackError, match=f"127.0.0.1:{taken}.*ECOLINK_GATEWAY_PORT"):
+        make_plan(Home(tmp_path), settings, PROCESSES)
+
+
+@pytest.mark.usefixtures("unset")
+def test_the_default_port_is_used_if_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "is_free", lambda *_: True)
+    filled = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES).settings
+    assert filled.gateway_port == 8000
+    assert filled.gateway_url == "http://127.0.0.1:8000"
+
+
+@pytest.mark.usefixtures("unset")
+def test_another_port_is_used_if_the_default_one_is_not_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (plan, ports):
+        monkeypatch.setattr(module, "is_free", lambda *_: False)
+    filled = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES).settings
+    assert filled.gateway_port not in (0, 8000)
+
+
 def test_the_trainers_key_is_kept_and_given_only_to_the_scheduler(tmp_path: Path) -> None:
     plans = [make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES) for _ in range(2)]
     seeds = {plan.settings.nats_trainer_seed for plan in plans}
@@ -42,10 +83,10 @@ def test_the_trainers_key_is_kept_and_given_only_to_the_scheduler(tmp_path: Path
 
 
 def test_each_service_has_its_own_nats_user_or_none(tmp_path: Path) -> None:
-    plan = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)
+    made = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES)
     files = {
         role: variables_of(role, each.environment).get("ECOLINK_NATS_CREDENTIALS")
-        for each in plan.services
+        for each in made.services
         for role in each.roles
     }
     assert files == {
@@ -53,8 +94,8 @@ def test_each_service_has_its_own_nats_user_or_none(tmp_path: Path) -> None:
         for name in PROCESSES
     }
     operator = tmp_path / "run" / "operator.creds"
-    assert plan.settings.nats_credentials == operator
-    assert plan.migration.environment["ECOLINK_NATS_CREDENTIALS"] == str(operator)
+    assert made.settings.nats_credentials == operator
+    assert made.migration.environment["ECOLINK_NATS_CREDENTIALS"] == str(operator)
 
 
 def test_a_home_with_a_shared_nats_user_is_upgraded(tmp_path: Path) -> None:
