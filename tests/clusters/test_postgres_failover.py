@@ -238,7 +238,7 @@ def test_a_connection_that_reaches_a_standby_is_closed(
             monkeypatch.setattr(event_recorder, "SAVE_SECONDS", 0.0)
             pair.primary.set("default_transaction_read_only", "on")
             with pytest.raises(OperationalError, match="does not accept writes"):
-                grow(log, 1)
+                eventually(lambda: grow(log, 1))  # the connection reads the setting a little later
             pair.primary.set("default_transaction_read_only", "off")
             retried(lambda: grow(log, 1))
         pair.fail_over()
