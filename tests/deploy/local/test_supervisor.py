@@ -286,7 +286,8 @@ def test_status_and_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 UP = (
     "from deploy import cli, processes\n"
-    f"processes.PROCESSES.clear(); processes.PROCESSES['one'] = {STEADY!r}; cli.main(['up'])"
+    f"processes.PROCESSES.clear(); processes.PROCESSES['one'] = {STEADY!r}\n"
+    "cli.main(['up', '--no-demo'])"
 )
 
 
