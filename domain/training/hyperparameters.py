@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -23,6 +23,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -295,12 +296,39 @@ class Hyperparameters(BaseModel):
         description="Seed of the data order, dropout and initialization, for reproducibility.",
     )
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_hints(cls, given: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """Explain unknown names in errors. A reader of another version ignores them."""
+        try:
+            return read(given)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            wrong = [each for each in found if each["type"] == "extra_forbidden"]
+            if not wrong:
+                raise
+        details = [
+            InitErrorDetails(
+                type=_unknown(each["loc"], given), loc=each["loc"], input=each["input"]
+            )
+            for each in wrong[:MOST_WRONG_NAMES]
+        ]
+        details += [
+            InitErrorDetails(
+                type=PydanticCustomError(each["type"], each["msg"]),  # type: ignore[arg-type]
+                loc=each["loc"],
+                input=each["input"],
+            )
+            for each in found
+            if each["type"] != "extra_forbidden"
+        ]
+        raise ValidationError.from_exception_data(cls.__name__, details)
+
     @model_validator(mode="before")
     @classmethod
     def _with_defaults_of_method(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        _require_known_names(given)  # pyright: ignore[reportUnknownArgumentType]
         values: dict[str, Any] = {n: v for n, v in given.items() if n != "beta" or v is not None}  # pyright: ignore[reportUnknownVariableType]
         return {**DPO_DEFAULTS, **values} if values.get("method") == DPO else values
 
@@ -378,31 +406,18 @@ def usual_alpha(lora_r: int, use_rslora: bool) -> int:
 FIELDS: Mapping[str, FieldInfo] = Hyperparameters.model_fields
 
 
-def _require_known_names(given: Mapping[Any, Any]) -> None:
-    """Raise ValidationError for names that are unknown, or mean the same as another name."""
-    known = [name for ours in FIELDS for name in names_of(ours)]
-    problems = list[InitErrorDetails]()
-    for name, value in given.items():
-        if name not in known:
-            problem = _unknown(str(name), known)
-        elif (ours := OURS.get(name)) in given:
-            problem = PydanticCustomError(
-                "same_hyperparameter",
-                "This field means the same as {ours}. Send only one of the two",
-                {"ours": ours},
-            )
-        else:
-            continue
-        problems.append(InitErrorDetails(type=problem, loc=(str(name),), input=value))
-        if len(problems) == MOST_WRONG_NAMES:
-            break
-    if problems:
-        raise ValidationError.from_exception_data(Hyperparameters.__name__, problems)
-
-
-def _unknown(name: str, known: Iterable[str]) -> PydanticCustomError:
+def _unknown(place: tuple[int | str, ...], given: Mapping[str, Any]) -> PydanticCustomError:
+    """Return the error of a name that is unknown, or means the same as another given one."""
+    name = str(place[-1])
+    if OURS.get(name) in given:
+        return PydanticCustomError(
+            "same_hyperparameter",
+            "This field means the same as {ours}. Send only one of the two",
+            {"ours": OURS[name]},
+        )
+    known = [each for ours in FIELDS for each in names_of(ours)]
     hint = "See the reference of hyperparameters"
-    if nearest := get_close_matches(name, list(known), n=1):
+    if nearest := get_close_matches(name, known, n=1):
         hint = f"Did you mean {nearest[0]}?"
     return PydanticCustomError("unknown_hyperparameter", "Unknown field. {hint}", {"hint": hint})
 

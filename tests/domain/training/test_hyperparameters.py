@@ -128,6 +128,15 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) ->
     assert problem["msg"] == f"Unknown field. Did you mean {nearest}?"
 
 
+def test_wrong_names_and_invalid_values_are_reported_together() -> None:
+    given = {"epoch": 1, "lora_r": 0, "r": 8, "num_train_epochs": 0, "target_modules": ["{x}"]}
+    with pytest.raises(ValidationError) as refusal:
+        Hyperparameters.model_validate(given)
+    found = {each["loc"][0]: each["msg"] for each in refusal.value.errors()}
+    assert found.keys() == given.keys()
+    assert found["lora_r"] == "Input should be greater than or equal to 1"
+
+
 def test_a_request_of_many_unknown_names_is_refused_for_the_first_ones() -> None:
     with pytest.raises(ValidationError) as refusal:
         Hyperparameters.model_validate({f"epoch{n}": 1 for n in range(100_000)})
