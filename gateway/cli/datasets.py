@@ -152,6 +152,13 @@ def from_hub(
     finish(client, dataset, follow)
 
 
+@datasets.command("from-sample")
+def from_sample(client: Client, follow: Follow = True) -> None:
+    """Create a dataset from EcoLink's sample, 150 chats for a first job."""
+    dataset = client.send(DatasetResponse, "/datasets/from-sample", {}, str(uuid4()))
+    finish(client, dataset, follow)
+
+
 def finish(client: Client, dataset: Reply[DatasetResponse], follow: bool) -> None:
     """Wait for the validation of a new dataset, and print it. Exit with 1 if it is rejected."""
     if not follow:

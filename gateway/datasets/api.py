@@ -17,6 +17,7 @@ from gateway.backend import BackendOf
 from gateway.datasets import service
 from gateway.datasets.columns import MAX_COLUMNS_TEXT, columns_of, read_again, shown_columns
 from gateway.datasets.hub_import import import_from_hub, source_of
+from gateway.datasets.sample import create_sample
 from gateway.datasets.schemas import (
     ColumnsRequest,
     ColumnsResponse,
@@ -128,6 +129,22 @@ async def import_dataset(
         row = await run_in_threadpool(
             import_from_hub, backend, caller, dataset_id, wanted, most_bytes
         )
+    return await run_in_threadpool(service.dataset_answer, backend, row)
+
+
+@router.post("/from-sample", status_code=202)
+async def upload_sample(
+    caller: MayTrain,
+    backend: BackendOf,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> DatasetResponse:
+    """Create a dataset from the sample of EcoLink, 150 chats for a first job.
+
+    Repeating a request with the same `Idempotency-Key` returns the existing dataset.
+    """
+    dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
+    async with upload_slot(backend, caller):
+        row = await run_in_threadpool(create_sample, backend, caller, dataset_id)
     return await run_in_threadpool(service.dataset_answer, backend, row)
 
 

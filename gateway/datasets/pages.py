@@ -19,6 +19,7 @@ from gateway.datasets.columns import read_again, shown_columns
 from gateway.datasets.histogram import histogram
 from gateway.datasets.preview_worker import Preview, PreviewRequest
 from gateway.datasets.previews import PreviewsOf
+from gateway.datasets.sample import create_sample
 from gateway.datasets.schemas import (
     ColumnsRequest,
     DatasetResponse,
@@ -99,6 +100,15 @@ async def import_from_hub(
         await run_in_threadpool(
             hub_import.import_from_hub, backend, caller, dataset_id, form, most_bytes
         )
+    return Response(headers={"hx-redirect": f"/datasets/{dataset_id}"})
+
+
+@router.post("/from-sample")
+async def use_sample(caller: MayTrain, backend: BackendOf) -> Response:
+    """Create a dataset from the sample, and open it."""
+    dataset_id = created_id(caller.account_id, "dataset", str(uuid4()))
+    async with upload_slot(backend, caller):
+        await run_in_threadpool(create_sample, backend, caller, dataset_id)
     return Response(headers={"hx-redirect": f"/datasets/{dataset_id}"})
 
 

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from infrastructure.postgres.leadership import LOCK_CLASS
+from infrastructure.postgres import named_lock
 from infrastructure.postgres.store import Connection, connect, scalar
 from infrastructure.settings import Settings
 
@@ -47,9 +47,6 @@ The report is `json`, which keeps its text: `jsonb` changes the order, and refus
 KEPT_RUNS = 20
 LOCK = "verification"
 STOPPED = "Stopped before it finished. Start it again."
-
-KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
-"""With these settings, PostgreSQL frees the lock of a lost machine after a minute."""
 
 COLUMNS = (
     "id, requested_by, requested_at, options, stage, done, total, verdict, differences, summary, "
@@ -136,23 +133,12 @@ class Verification:
 def verifying(settings: Settings) -> Generator[Connection | None]:
     """Hold the verifications' lock, whose connection writes the progress, or yield None."""
     with connect(settings) as connection:
-        for name, value in KEEPALIVES.items():
-            connection.execute("SELECT set_config(%s, %s, false)", [name, str(value)])
-        locked = scalar(
-            connection, "SELECT pg_try_advisory_lock(%s, hashtext(%s))", [LOCK_CLASS, LOCK]
-        )
-        yield connection if locked else None
+        yield connection if named_lock.take(connection, LOCK) else None
 
 
 def is_running(connection: Connection) -> bool:
     """Return True if a process verifies now."""
-    return scalar(
-        connection,
-        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted "
-        "AND classid::bigint = %s AND objid::bigint = hashtext(%s)::bigint & 4294967295 "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-        [LOCK_CLASS, LOCK],
-    )
+    return named_lock.is_held(connection, LOCK)
 
 
 def begin(connection: Connection, id: UUID, requested_by: UUID, options: Options) -> None:

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from deploy.demo.chats import demo_chats
 from domain.training.hyperparameters import ALL_LINEAR, DPO
+from tests.bench.corpus import demo_chats
 
 SMALL_MODULES, LARGE_MODULES = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj"]
 

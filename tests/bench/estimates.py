@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.demo.account import DemoAccount, fresh_account, top_up
-from deploy.demo.chats import CorpusMissing
-from deploy.demo.preparing import BASE_MODEL, largest_gpus, offer_base, upload_ready
+from deploy.demo.preparing import BASE_MODEL, await_ready, largest_gpus, offer_base
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from deploy.local.stack import stack
@@ -32,6 +31,7 @@ from projections import ESTIMATES
 from projections.estimate_accuracy import Scored, summary
 from projections.estimates import report_rows
 from projections.projection import Row
+from tests.bench.corpus import CorpusMissing
 from tests.bench.estimated_jobs import Variant, kinds, variants
 
 POLL_SECONDS = 1.0
@@ -118,7 +118,8 @@ def _run_job(
         tempfile.TemporaryDirectory(prefix="ecolink-bench-") as folder,
     ):
         path = Path(folder) / "chats.jsonl"
-        dataset = upload_ready(client, lambda _: None, path, variant.write(path))
+        variant.write(path)
+        dataset = await_ready(client, lambda _: None, client.upload(path, "chats"))
         form = {
             "dataset": dataset["id"],
             "base_model": base,

@@ -14,12 +14,12 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from deploy.demo.chats import write_jsonl
 from deploy.demo.preparing import BASE_MODEL, SOURCE
 from deploy.local.errors import StackError
 from deploy.operator.model_import import run_import
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.settings import Settings
+from tests.bench.corpus import write_jsonl
 from tests.bench.measured_run import MODULE, RunConfig, RunResult, TokenizeConfig
 
 CHATS, AVAILABLE = 898, 800  # the whole corpus

@@ -24,8 +24,8 @@ from deploy.demo.preparing import (
     BASE_MODEL,
     SOURCE,
     await_deployment,
+    await_ready,
     largest_gpus,
-    upload_ready,
 )
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
@@ -121,7 +121,8 @@ class _Runs:
         self._client = Client(Endpoint(settings.gateway_url, account.key))
         path = folder / "chats.jsonl"
         path.write_text("".join(json.dumps(chat) + "\n" for chat in chats(examples)))
-        dataset = upload_ready(self._client, lambda _: None, path, examples, base)
+        uploaded = self._client.upload(path, "chats")
+        dataset = await_ready(self._client, lambda _: None, uploaded, base)
         place = largest_gpus(self._client)
         self._form = {"dataset": dataset["id"], "base_model": base, "wait": True, **place}
 

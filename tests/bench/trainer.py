@@ -19,7 +19,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.demo.chats import CorpusMissing
 from deploy.local.commands import fail
 from deploy.local.errors import StackError
 from domain.catalog.model_shape import ModelShape
@@ -28,6 +27,7 @@ from domain.training.hyperparameters import Hyperparameters
 from services.scheduler.launchers.trainer_environment import MALLOC
 from tests.bench import trl_run
 from tests.bench.aims import Verdict, conclude
+from tests.bench.corpus import CorpusMissing
 from tests.bench.learning import (
     AVAILABLE,
     LINEAR_LAYERS,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from deploy.demo.chats import CorpusMissing
 from deploy.local.errors import StackError
 from domain.training.hyperparameters import Hyperparameters
 from services.model_libraries import lean_imports
 from services.trainer.clock import SegmentClock
 from services.trainer.lease import Lease
 from tests.bench import trl_run
+from tests.bench.corpus import CorpusMissing
 from tests.bench.learning import (
     LINEAR_LAYERS,
     ModelOption,

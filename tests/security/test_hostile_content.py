@@ -332,7 +332,6 @@ IMPORTERS: dict[str, set[str]] = {
         "services/datasets/unpacking.py",
     },
     "yaml": {
-        "deploy/demo/chats.py",
         "infrastructure/training/bus_document.py",
         "services/scheduler/model_card.py",
     },

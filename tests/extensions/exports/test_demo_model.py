@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deploy.demo.chats import demo_chats
 from domain.estimating.held_out import held_out
 from extensions.exports.domain.export import ExportFormat, ExportSource
 from extensions.exports.exporting import MEMORY_MIB, WORKER
 from infrastructure.artifacts.store import Artifacts
 from infrastructure.process.limited_process import Limits, run
+from tests.bench.corpus import demo_chats
 from tests.builders.examples import JOB_ID
 from tests.extensions.exports.conftest import make_adapter
 from tests.extensions.exports.rounding import rounded

@@ -77,6 +77,11 @@ def test_columns_are_shown_and_changed(me: CommandLine, platform: Platform, tmp_
     assert me.refused("datasets", "columns", new["id"], "--column", "user", code=2)
 
 
+def test_the_sample_becomes_a_dataset(me: CommandLine) -> None:
+    created = me.read("datasets", "from-sample", "--no-follow")
+    assert me.read("datasets", "list")["data"] == [created]
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
     [

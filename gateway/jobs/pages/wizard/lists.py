@@ -24,6 +24,7 @@ from gateway.models.schemas import BaseModelResponse, ModelResponse
 from gateway.models.service import list_models
 from gateway.schemas import Money
 from infrastructure.accounts.profiles import dataset_names
+from infrastructure.base_models.importing import is_importing
 from projections.datasets import dataset, ready_datasets
 
 MOST_DATASETS = 200
@@ -73,6 +74,8 @@ class Lists:
     unready: dict[str, DatasetStatus]
     """Status of each selected dataset that is not valid."""
     all_bases: list[BaseModelResponse]
+    importing: bool
+    """True if there is no base model to choose yet, and EcoLink imports one."""
     models: list[ModelResponse]
     """The user's newest models, which a job can continue."""
     gpu_types: list[GpuTypeResponse]
@@ -101,6 +104,7 @@ class Lists:
             more_datasets=more_datasets,
             unready=unready,
             all_bases=offered_models.base_models,
+            importing=not offered_models.base_models and _is_importing(backend),
             models=offered_models.models,
             gpu_types=sorted(offered, key=lambda each: (each.rate_per_hour.micros, each.gpu_type)),
             regions=[each for each in catalog.regions if each.gpu_types],
@@ -133,6 +137,13 @@ class Lists:
         """Base models that are eligible for fine-tuning and have an active deployment."""
         active = DeploymentStatus.ACTIVE
         return [each for each in self.all_bases if each.eligible and each.deployment == active]
+
+    @property
+    def coming(self) -> str | None:
+        """The name of an eligible base model that is being deployed, or None."""
+        deploying = DeploymentStatus.DEPLOYING
+        bases = self.all_bases
+        return next((x.name for x in bases if x.eligible and x.deployment == deploying), None)
 
     def base_of(self, name: str) -> str | None:
         """Return the name of the base model with a name, or of the listed model with the name."""
@@ -216,6 +227,11 @@ def _ids(texts: Sequence[str]) -> Iterator[UUID]:
     for text in texts:
         with suppress(ValueError):
             yield UUID(text)
+
+
+def _is_importing(backend: Backend) -> bool:
+    with backend.pool.connection() as connection:
+        return is_importing(connection)
 
 
 def _datasets(

@@ -6,6 +6,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from urllib.parse import unquote
+from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
@@ -21,6 +22,7 @@ from domain.training.hyperparameters import FIELDS, Group, Hyperparameters, name
 from gateway.jobs.pages.wizard.entries import GONE_DATASET, refusal, remedy, typed
 from gateway.jobs.pages.wizard.page import CHANGED, USED
 from infrastructure.accounts.profiles import set_dataset_name
+from infrastructure.base_models.importing import importing
 from infrastructure.postgres.store import connect
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.jobs.launch.wizard_form import PATH, Wizard, problem
@@ -445,3 +447,19 @@ def test_a_copy_of_a_job_has_its_maximum_cost(wizard: Wizard, platform: Platform
     assert platform.log.load(Job, job_id).max_cost_micros == 1_500_000
     copied = wizard.open(f"?like=ftjob-{job_id.hex}").fields
     assert (copied["capped"], copied["max_cost"]) == (["true"], "1.50")
+
+
+def test_the_wizard_says_that_a_base_model_is_being_imported(
+    browser: Browser, platform: Platform
+) -> None:
+    def banner() -> str:
+        return Wizard(browser, platform, uuid4()).open()["no-base"].text
+
+    with importing(platform.settings):
+        assert "EcoLink imports a base model now" in banner()
+    assert "An operator imports one with" in banner()
+    platform.store_base()
+    with because(platform.cause):
+        platform.deploying.deploy_base(BASE_MODEL)
+    platform.project()
+    assert f"EcoLink deploys {BASE_MODEL} now" in banner()

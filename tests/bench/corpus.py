@@ -1,4 +1,4 @@
-"""The demo dataset, English chats from the package `chatterbot-corpus`.
+"""Real chats for tests and benchmarks, English conversations from the package `chatterbot-corpus`.
 
 The chats are not part of this repository. Install them with `pip install --no-deps
 chatterbot-corpus==1.3.3`.
@@ -41,7 +41,7 @@ def demo_chats(rows: int = 200, seed: int = 42) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, rows: int = 200, seed: int = 42) -> int:
-    """Write the demo dataset as JSONL. Return the number of chats."""
+    """Write the chats as JSONL. Return the number of chats."""
     chats = demo_chats(rows, seed)
     lines = (json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
     path.write_bytes("".join(lines).encode())
@@ -53,8 +53,7 @@ def corpus_directory() -> Path:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise CorpusMissing(
-            "The demo's conversations are missing. Install them with: pip install --no-deps "
-            f"{REQUIREMENT}"
+            f"The conversations are missing. Install them with: pip install --no-deps {REQUIREMENT}"
         )
     return Path(spec.submodule_search_locations[0]) / "data" / "english"
 
@@ -113,7 +112,7 @@ def _chat(turns: tuple[str, ...]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the demo dataset to a file."""
+    """Write the chats to a file."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("path", type=Path, help="the JSONL file to write")
     parser.add_argument("--rows", type=int, default=200)

@@ -1,4 +1,4 @@
-"""The demo dataset: rules on a small corpus, figures on the real one."""
+"""The chats of the tests: rules on a small corpus, figures on the real one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.demo import chats
-from deploy.demo.chats import (
+from tests.bench.corpus import (
+    PACKAGE,
+    REQUIREMENT,
     CorpusMissing,
     corpus_directory,
     demo_chats,
@@ -19,9 +20,7 @@ from deploy.demo.chats import (
     write_jsonl,
 )
 
-needs_corpus = pytest.mark.skipif(
-    find_spec(chats.PACKAGE) is None, reason=f"needs {chats.REQUIREMENT}"
-)
+needs_corpus = pytest.mark.skipif(find_spec(PACKAGE) is None, reason=f"needs {REQUIREMENT}")
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir(parents=True)
     (package / "__init__.py").write_text("raise AssertionError('must not be imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(chats, "PACKAGE", "small_corpus")
+    monkeypatch.setattr("tests.bench.corpus.PACKAGE", "small_corpus")
     return directory
 
 
@@ -93,7 +92,7 @@ def test_the_file_is_reproducible_and_depends_on_the_seed(corpus: Path, tmp_path
 
 
 def test_a_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chats, "PACKAGE", "no_such_corpus")
+    monkeypatch.setattr("tests.bench.corpus.PACKAGE", "no_such_corpus")
     with pytest.raises(CorpusMissing, match="pip install --no-deps chatterbot-corpus"):
         demo_chats()
 
