@@ -73,7 +73,8 @@ class Backend:
     def launching(self) -> Launching:
         retention = timedelta(days=self.settings.checkpoint_retention_days)
         limits = self.spending_limits
-        return Launching(self.log, self.quoting, limits, retention, self._room_for_job)
+        factor = self.settings.guarantee_factor
+        return Launching(self.log, self.quoting, limits, retention, self._room_for_job, factor)
 
     @contextmanager
     def _room_for_job(self, account_id: UUID) -> Generator[None]:

@@ -366,6 +366,14 @@ class BillingSettings(Variables):
         description="Accept test payments from clients on this host, up to $1,000 per account "
         "and day. Use this only to try out EcoLink.",
     )
+    guarantee_factor: float = Field(
+        default=3,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Charges for a job stop at the upper bound of its estimate. The job pauses "
+        "after this many times the upper bound of its estimated time. 0 turns this guarantee off.",
+    )
     lease_seconds: int = Field(
         default=300, ge=1, description="Segment time that a full lease pays for, in seconds."
     )

@@ -1,7 +1,8 @@
 """The double-entry ledger, with one posting for each event that moves money, balances and sums.
 
 The ledger accounts are `cash` (payments), `test money` (test payments), `credits` (granted by
-operators), `customer:<id>` (unreserved balance), `reserved:<id>` (reserved by leases), `revenue`,
+operators), `customer:<id>` (unreserved balance), `reserved:<id>` (reserved by leases), `revenue`
+(at list prices), `guarantee` (revenue that the price guarantees of jobs cover, not the customers),
 `returns` (refunds and disputes between a balance and a bank) and `losses` (returns that no balance
 covered). A posting debits one ledger account and credits another with the same amount, so the trial
 balance is always zero. Only a reversal corrects a wrong posting.
@@ -56,6 +57,7 @@ CREATE TABLE IF NOT EXISTS ledger_days (
     test_payments bigint NOT NULL,
     credits bigint NOT NULL,
     charges bigint NOT NULL,
+    covered bigint NOT NULL,
     reversals bigint NOT NULL,
     returns bigint NOT NULL,
     losses bigint NOT NULL
@@ -84,7 +86,8 @@ ON CONFLICT (account) DO UPDATE SET micros = ledger_balances.micros + excluded.m
 """
 
 DAY_SUMS: tuple[LiteralString, ...] = (
-    *("payments", "test_payments", "credits", "charges", "reversals", "returns", "losses"),
+    *("payments", "test_payments", "credits", "charges", "covered", "reversals", "returns"),
+    "losses",
 )
 
 ADD_TO_DAYS = f"""
@@ -111,6 +114,7 @@ class Reason(StrEnum):
     LEASE_RESERVED = "lease reserved"
     LEASE_RELEASED = "lease released"
     MINUTE_METERED = "minute metered"
+    MINUTE_COVERED = "minute covered by the price guarantee"
     TOKENS_METERED = "tokens metered"
     LOST_WORK_CREDITED = "lost work credited"
     TOP_UP_WITHHELD = "refunded or disputed"
@@ -125,6 +129,7 @@ SUMMED = {
     Reason.TOPPED_UP: ("payments", 1),
     Reason.CREDIT_GRANTED: ("credits", 1),
     Reason.MINUTE_METERED: ("charges", 1),
+    Reason.MINUTE_COVERED: ("covered", 1),
     Reason.TOKENS_METERED: ("charges", 1),
     Reason.LOST_WORK_CREDITED: ("reversals", 1),
     Reason.PAYMENT_RETURNED: ("returns", 1),
@@ -188,6 +193,8 @@ def _posting(event: Event) -> Posting | None:
             return post(reserved, customer, -amount, Reason.LEASE_RELEASED)
         case Meter.MinuteMetered(amount_micros=amount) if amount > 0:
             return post(reserved, "revenue", amount, Reason.MINUTE_METERED)
+        case Meter.MinuteMetered(covered_micros=int(amount)) if amount > 0:
+            return post("guarantee", "revenue", amount, Reason.MINUTE_COVERED)
         case TokenMeter.TokensMetered(amount_micros=amount) if amount > 0:
             return post(reserved, "revenue", amount, Reason.TOKENS_METERED)
         case Account.ChargeReversed(amount_micros=amount):
@@ -360,15 +367,16 @@ def last_position(connection: Connection, account_id: UUID) -> int:
 def platform_days(connection: Connection, first: date, last: date) -> list[Row]:
     """Return one row for each day in UTC, in order, with the postings of all accounts.
 
-    A row has the day and the micro-dollars of payments, test_payments, credits, charges,
-    reversals (charges that EcoLink credited back), returns (refunds and disputed payments, less
-    those that EcoLink got back) and losses (returns that no balance covered, less those that were
-    recovered).
+    A row has the day and the micro-dollars of payments, test_payments, credits, charges, covered
+    (what the price guarantees of jobs cover, at list prices), reversals (charges that EcoLink
+    credited back), returns (refunds and disputed payments, less those that EcoLink got back) and
+    losses (returns that no balance covered, less those that were recovered).
     """
     return connection.execute(
         "SELECT wanted.day::date AS day, coalesce(payments, 0) AS payments, "
         "coalesce(test_payments, 0) AS test_payments, coalesce(credits, 0) AS credits, "
-        "coalesce(charges, 0) AS charges, coalesce(reversals, 0) AS reversals, "
+        "coalesce(charges, 0) AS charges, coalesce(covered, 0) AS covered, "
+        "coalesce(reversals, 0) AS reversals, "
         "coalesce(returns, 0) AS returns, coalesce(losses, 0) AS losses "
         "FROM generate_series(%s::timestamp, %s::timestamp, '1 day') AS wanted (day) "
         "LEFT JOIN ledger_days ON ledger_days.day = wanted.day::date ORDER BY 1",

@@ -15,7 +15,7 @@ from domain.core.recorded import Recorded
 from domain.deployments.deployment import DeploymentStatus
 from domain.jobs import events
 from domain.jobs.events import job_of
-from domain.jobs.job import Job, maximum_of
+from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.postgres.store import Connection
 from projections.merged_rows import MergedRows
@@ -66,6 +66,7 @@ CREATE TABLE IF NOT EXISTS job_detail (
     low_micros bigint,
     high_micros bigint,
     max_cost_micros bigint,
+    guaranteed_micros bigint,
     actual_seconds integer,
     actual_micros bigint,
     segment integer NOT NULL DEFAULT 0,
@@ -99,6 +100,8 @@ CREATE TABLE IF NOT EXISTS job_detail (
     billed_seconds integer NOT NULL DEFAULT 0,
     charged_micros bigint NOT NULL DEFAULT 0,
     credited_micros bigint NOT NULL DEFAULT 0,
+    covered_seconds integer NOT NULL DEFAULT 0,
+    covered_micros bigint NOT NULL DEFAULT 0,
     grace_seconds integer NOT NULL DEFAULT 0,
     crashes integer NOT NULL DEFAULT 0,
     failure text,
@@ -121,6 +124,8 @@ CREATE INDEX IF NOT EXISTS job_detail_running ON job_detail (approved_at, job_id
 """
 # checkpoints: those that are not deleted, oldest first; the columns checkpoint_* describe the
 # newest. estimate and its bounds are from the approval; the rate is from the last resume.
+# guaranteed_micros is the charge at which the guarantee begins to cover the job; null: none. The
+# billed seconds include the covered ones.
 # planned_steps is set if training stopped early; total_steps is then the step of the stop.
 # registered_step is the step of the evaluated state, if the job registers the best state. lost_best
 # is that state, if its checkpoint was lost and another one is registered.
@@ -160,6 +165,8 @@ STARTED = {
     "billed_seconds": 0,
     "charged_micros": 0,
     "credited_micros": 0,
+    "covered_seconds": 0,
+    "covered_micros": 0,
     "grace_seconds": 0,
     "crashes": 0,
 }
@@ -189,6 +196,8 @@ def _apply(jobs: MergedRows, job: Row, event: Event) -> None:
                 event.job_id,
                 billed_seconds=job["billed_seconds"] + event.to_seconds - event.from_seconds,
                 charged_micros=job["charged_micros"] + event.amount_micros,
+                covered_seconds=job["covered_seconds"] + event.covered_seconds,
+                covered_micros=job["covered_micros"] + (event.covered_micros or 0),
             )
         case events.SegmentAllocated():
             _change(
@@ -379,7 +388,8 @@ def _insert(jobs: MergedRows, event: events.JobApproved) -> None:
         high_seconds=estimate.high_seconds,
         low_micros=estimate.low_micros,
         high_micros=estimate.high_micros,
-        max_cost_micros=maximum_of(event, estimate),
+        max_cost_micros=event.max_cost_micros,
+        guaranteed_micros=event.guarantee and event.guarantee.micros,
         **STARTED,
     )
 
@@ -464,6 +474,7 @@ def _resume(jobs: MergedRows, job: Row, event: events.JobResumed) -> None:
         pause_reason=None,
         paused_at=None,
         rate_micros_per_hour=event.rate_micros_per_hour,
+        guaranteed_micros=event.guarantee and event.guarantee.micros,
         **({} if event.gpu_count is None else {"gpu_count": event.gpu_count}),
     )
 
@@ -736,3 +747,32 @@ def expired_adapters(connection: Connection, now: datetime) -> list[UUID]:
         "AND child.continued_job_id = job_detail.job_id) ORDER BY expires_at, job_id LIMIT %s",
         *(now, DeploymentStatus.UNDEPLOYED, FINAL, MAX_EXPIRED),
     )
+
+
+@dataclass(frozen=True)
+class PoolOverruns:
+    """What price guarantees covered of the newest ended jobs of a pool, in micro-dollars."""
+
+    region: str
+    gpu_type: str
+    jobs: int
+    covered_micros: int
+    price_micros: int  # charges less credits, and what the guarantees covered
+
+    @property
+    def share(self) -> float:
+        """Covered share of the price, from 0 to 1."""
+        return self.covered_micros / self.price_micros if self.price_micros else 0.0
+
+
+def overruns_by_pool(connection: Connection, jobs: int) -> list[PoolOverruns]:
+    """Return the overruns of each pool in its newest `jobs` ended jobs that used GPU time."""
+    rows = connection.execute(
+        "SELECT region, gpu_type, count(*) AS jobs, sum(covered_micros)::bigint AS covered_micros, "
+        "sum(covered_micros + charged_micros - credited_micros)::bigint AS price_micros FROM ("
+        "SELECT *, row_number() OVER (PARTITION BY region, gpu_type ORDER BY changed_at DESC, "
+        "job_id) AS place FROM job_detail WHERE status = ANY(%s) AND billed_seconds > 0) AS ended "
+        "WHERE place <= %s GROUP BY region, gpu_type ORDER BY region, gpu_type",
+        [[each for each in JobStatus if each.is_final], jobs],
+    ).fetchall()
+    return [PoolOverruns(**row) for row in rows]

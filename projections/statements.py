@@ -25,6 +25,7 @@ WITH movements AS (
         CASE WHEN reason = 'topped up' THEN 'top_ups'
              WHEN reason IN ('refunded or disputed', 'refund or dispute undone') THEN 'refunds'
              WHEN debit = 'credits' THEN 'credits'
+             WHEN debit = 'guarantee' THEN NULL  -- the customer does not pay
              WHEN credit = 'revenue' THEN 'charges' WHEN debit = 'revenue' THEN 'reversals'
         END AS movement
     FROM billing_ledger WHERE account_id = %(account)s

@@ -68,7 +68,7 @@ class AutoPause:
         return [self._bill(path) for path in paths]
 
     def _approve(self, form: dict[str, Any]) -> str:
-        body = form | {"wait": True, "max_cost": None}  # only the balance pauses the jobs
+        body = form | {"wait": True}
         job = self._client.post("/jobs", body, idempotency_key=str(uuid4()))
         self._say(f"approved {job['id'][:14]}")
         return f"/jobs/{job['id']}"

@@ -154,9 +154,7 @@ def _train(client: Client, story: Story, form: dict[str, Any]) -> dict[str, Any]
         f"{priced['low_seconds']:,} to {priced['high_seconds']:,} s; balance "
         f"{quote['balance']['balance']['text']}"
     )
-    approved = client.post(
-        "/jobs", form | {"wait": True, "max_cost": None}, idempotency_key=str(uuid4())
-    )
+    approved = client.post("/jobs", form | {"wait": True}, idempotency_key=str(uuid4()))
     path = f"/jobs/{approved['id']}"
     story.say(f"approved [bold]{approved['id']}[/] at {approved['rate_per_hour']['text']} an hour")
     position = 0

@@ -14,7 +14,8 @@ from domain.core.aggregate import Aggregate, Created, Event
 from domain.core.aggregate_snapshot import AggregateSnapshot
 from domain.core.errors import WrongState
 from domain.core.identity import meter_id
-from domain.core.money import charge_micros, seconds_within
+from domain.core.money import charge_micros, charge_within, price_micros, seconds_within
+from domain.core.value import Value
 
 SNAPSHOT_EVENTS = 200
 
@@ -24,6 +25,15 @@ class SegmentEvent(Event):
 
     job_id: UUID
     segment: int
+
+
+class SegmentLimits(Value):
+    """Limits of the charges and the time of a segment. None: no limit."""
+
+    limit_micros: int | None = None  # highest charge that the maximum cost of the job leaves
+    # Charge after which the guarantee of the job covers the time.
+    guarantee_micros: int | None = None
+    most_seconds: int | None = None  # time that the guarantee of the job leaves
 
 
 class MeterState(BaseModel):
@@ -38,6 +48,8 @@ class MeterState(BaseModel):
     segment: int
     rate_micros_per_hour: int
     limit_micros: int | None
+    guarantee_micros: int | None
+    most_seconds: int | None
     key_id: UUID | None
     paid_seconds: int
     minutes: int
@@ -58,12 +70,10 @@ class Meter(Aggregate):
     TOPIC: ClassVar[str] = "Meter"
     Event = SegmentEvent
 
-    class MeterOpened(SegmentEvent, Created):
+    class MeterOpened(SegmentLimits, SegmentEvent, Created):
         """The segment's GPUs were allocated, and the account can lease time for it."""
 
         rate_micros_per_hour: int
-        # Highest charge that the job's maximum cost leaves for the segment; None: no maximum.
-        limit_micros: int | None
         key_id: UUID | None  # API key against which the charges count
 
     class SegmentLimitChanged(SegmentEvent):
@@ -94,6 +104,13 @@ class Meter(Aggregate):
         from_seconds: int
         to_seconds: int
         amount_micros: int
+        # Price of a minute that the guarantee covers, whose amount is 0; None: it is charged.
+        covered_micros: int | None
+
+        @property
+        def covered_seconds(self) -> int:
+            """Seconds that the guarantee covers: all or none."""
+            return 0 if self.covered_micros is None else self.to_seconds - self.from_seconds
 
     class MeterClosed(SegmentEvent):
         """The meter billed the segment to the second and released the rest of its lease."""
@@ -138,13 +155,13 @@ class Meter(Aggregate):
         job_id: UUID,
         segment: int,
         rate_micros_per_hour: int,
-        limit_micros: int | None = None,
+        limits: SegmentLimits = SegmentLimits(),
         key_id: UUID | None = None,
     ) -> Meter:
         """Open the meter of a segment whose GPUs are allocated, and return it.
 
-        `limit_micros` is the highest charge for the segment; None means no limit. `key_id` is the
-        API key against which the charges count; None means that they count against no key.
+        `key_id` is the API key against which the charges count; None means that they count against
+        no key.
         """
         return cls._create(
             cls.MeterOpened,
@@ -153,26 +170,20 @@ class Meter(Aggregate):
             job_id=job_id,
             segment=segment,
             rate_micros_per_hour=rate_micros_per_hour,
-            limit_micros=limit_micros,
             key_id=key_id,
+            **dict(limits),
         )
 
     @event(MeterOpened)
-    def __init__(
-        self,
-        account_id: UUID,
-        job_id: UUID,
-        segment: int,
-        rate_micros_per_hour: int,
-        limit_micros: int | None,
-        key_id: UUID | None,
-    ) -> None:
-        self.account_id = account_id
-        self.job_id = job_id
-        self.segment = segment
-        self.rate_micros_per_hour = rate_micros_per_hour
-        self.limit_micros = limit_micros
-        self.key_id = key_id
+    def __init__(self, event: MeterOpened) -> None:
+        self.account_id = event.account_id
+        self.job_id = event.job_id
+        self.segment = event.segment
+        self.rate_micros_per_hour = event.rate_micros_per_hour
+        self.limit_micros = event.limit_micros
+        self.guarantee_micros = event.guarantee_micros
+        self.most_seconds = event.most_seconds
+        self.key_id = event.key_id
         self.paid_seconds = 0
         self.minutes = 0
         self.billed_seconds = 0
@@ -187,10 +198,28 @@ class Meter(Aggregate):
 
     @property
     def limit_seconds(self) -> int | None:
-        """Seconds of segment time that the limit pays for; None if there is no limit."""
-        if self.limit_micros is None:
+        """Seconds that the limit pays for and the guarantee allows; None if there is no limit."""
+        limits = [self.most_seconds]
+        if self.limit_micros is not None:
+            limits.append(seconds_within(self.limit_micros, self.rate_micros_per_hour))
+        return min((each for each in limits if each is not None), default=None)
+
+    @property
+    def charged_seconds(self) -> int | None:
+        """Seconds of segment time before the guarantee covers the rest; None: all are charged."""
+        if self.guarantee_micros is None:
             return None
-        return seconds_within(self.limit_micros, self.rate_micros_per_hour)
+        return seconds_within(self.guarantee_micros, self.rate_micros_per_hour)
+
+    @property
+    def is_covered(self) -> bool:
+        """True if all charged seconds are paid for, so that the lease is extended at no charge."""
+        return self.charged_seconds is not None and self.paid_seconds >= self.charged_seconds
+
+    @property
+    def second_micros(self) -> int:
+        """Highest charge for another second of lease; 0 if the guarantee covers it."""
+        return 0 if self.is_covered else price_micros(self.rate_micros_per_hour, 1)
 
     @property
     def committed_micros(self) -> int:
@@ -203,8 +232,8 @@ class Meter(Aggregate):
 
     def charge_between(self, from_seconds: int, to_seconds: int) -> int:
         """Return a period's price as a difference of cumulative charges, which adds up exactly."""
-        rate = self.rate_micros_per_hour
-        return charge_micros(rate, to_seconds) - charge_micros(rate, from_seconds)
+        rate, limit = self.rate_micros_per_hour, self.guarantee_micros
+        return charge_within(rate, to_seconds, limit) - charge_within(rate, from_seconds, limit)
 
     def change_limit(self, limit_micros: int | None) -> None:
         """Change the highest charge for the segment. None removes the limit."""
@@ -248,15 +277,22 @@ class Meter(Aggregate):
     def post_minutes(
         self, elapsed_seconds: int, minute_seconds: int, *, at_most: int | None = None
     ) -> int:
-        """Bill whole minutes (`at_most`), and the paid time's last part. Return the charge."""
+        """Bill whole minutes (`at_most`), and the paid time's last part. Return the charge.
+
+        A minute ends where the guarantee begins to cover the time, so that all of it has one price.
+        """
         self._require_open()
         charge, last = 0, None if at_most is None else self.minutes + at_most
         due = min(elapsed_seconds, self.paid_seconds)
         if due < self.paid_seconds:
             due -= (due - self.billed_seconds) % minute_seconds
         while self.billed_seconds < due and self.minutes != last:
-            charge += self._post(min(self.billed_seconds + minute_seconds, due))
+            charge += self._post(self._minute_end(due, minute_seconds))
         return charge
+
+    def _minute_end(self, due: int, minute_seconds: int) -> int:
+        end, charged = min(self.billed_seconds + minute_seconds, due), self.charged_seconds
+        return end if charged is None or not self.billed_seconds < charged < end else charged
 
     def close(self, elapsed_seconds: int, minute_seconds: int) -> tuple[int, int]:
         """Bill to the second. Return the charge and the released lease, in micro-dollars.
@@ -265,20 +301,24 @@ class Meter(Aggregate):
         """
         charge = self.post_minutes(elapsed_seconds, minute_seconds)
         end = min(elapsed_seconds, self.paid_seconds)
-        if end > self.billed_seconds:
-            charge += self._post(end)
+        while self.billed_seconds < end:
+            charge += self._post(self._minute_end(end, minute_seconds))
         released = self.charge_between(self.billed_seconds, self.paid_seconds)
         self._record(self.MeterClosed, billed_seconds=self.billed_seconds, released_micros=released)
         return charge, released
 
     def _post(self, to_seconds: int) -> int:
-        amount = self.charge_between(self.billed_seconds, to_seconds)
+        rate, start, charged = self.rate_micros_per_hour, self.billed_seconds, self.charged_seconds
+        amount = self.charge_between(start, to_seconds)
+        price = charge_micros(rate, to_seconds) - charge_micros(rate, start)
+        is_covered = charged is not None and start >= charged
         self._record(
             self.MinuteMetered,
             minute=self.minutes + 1,
-            from_seconds=self.billed_seconds,
+            from_seconds=start,
             to_seconds=to_seconds,
             amount_micros=amount,
+            covered_micros=price if is_covered else None,
         )
         return amount
 

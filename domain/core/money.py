@@ -28,6 +28,13 @@ def charge_micros(rate_micros_per_hour: int, elapsed_seconds: int) -> int:
     return (2 * rate_micros_per_hour * elapsed_seconds + SECONDS_PER_HOUR) // (2 * SECONDS_PER_HOUR)
 
 
+def charge_within(rate_micros_per_hour: int, elapsed_seconds: int, limit_micros: int | None) -> int:
+    """Return the cumulative charge of a segment that ends with the last whole second in a limit."""
+    paid = None if limit_micros is None else seconds_within(limit_micros, rate_micros_per_hour)
+    seconds = elapsed_seconds if paid is None else min(elapsed_seconds, paid)
+    return charge_micros(rate_micros_per_hour, seconds)
+
+
 def price_micros(rate_micros_per_hour: int, seconds: int) -> int:
     """Return the highest charge for some seconds of a segment, whose minutes may be rounded up."""
     return -(-rate_micros_per_hour * seconds // SECONDS_PER_HOUR)

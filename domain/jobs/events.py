@@ -8,6 +8,7 @@ from uuid import UUID
 from domain.core.aggregate import Created, Event
 from domain.estimating.estimate import Estimate, Precision
 from domain.jobs.failures import FailureClass
+from domain.jobs.guarantee import Guarantee
 from domain.jobs.lifecycle import PauseReason
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import RejectionReason, ResumeCertificate, SavedCheckpoint
@@ -31,6 +32,7 @@ class JobApproved(Order, JobEvent, Created):
 
     plan: TrainingPlan
     estimate: Estimate
+    guarantee: Guarantee | None  # None: charges stop at the maximum cost or at a zero balance only
 
 
 class MaxCostChanged(JobEvent):
@@ -175,6 +177,7 @@ class JobResumed(JobEvent):
     rate_micros_per_hour: int  # of all GPUs of the job
     catalog_version: str
     estimate: Estimate  # of the remaining work
+    guarantee: Guarantee | None  # of the whole job
     gpu_count: int  # of the next segments
 
 
@@ -210,7 +213,7 @@ class EstimateScored(JobEvent):
     low_micros: int
     high_micros: int
     actual_seconds: int
-    actual_micros: int
+    actual_micros: int  # price of the actual time, also of the time that the guarantee covers
     phase_seconds: dict[Phase, float]
     segments: int  # number of segments that used GPU time
     precision: Precision

@@ -19,6 +19,7 @@ from domain.estimating.estimate import Estimate
 from domain.jobs import events, lifecycle
 from domain.jobs.checkpoints import Checkpoints
 from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer
+from domain.jobs.guarantee import Guarantee
 from domain.jobs.lifecycle import Command, Effect, JobStatus, PauseReason, SegmentEnd
 from domain.jobs.segments import RunningSegment, SegmentEnding
 from domain.jobs.usage import PaidTime, Usage
@@ -72,15 +73,21 @@ class Job(Aggregate):
         plan: TrainingPlan,
         estimate: Estimate,
         order: Order = Order(),
+        guarantee_factor: float = 0,
     ) -> Job:
-        """Return an approved job, which is queued. Its maximum cost must pay for a second."""
-        _require_a_second(maximum_of(order, estimate), plan.rate_micros_per_hour)
+        """Return an approved job, which is queued. Its maximum cost must pay for a second.
+
+        Charges stop at the estimate's upper bound. The job pauses after `guarantee_factor` times
+        its time; 0 turns both off.
+        """
+        _require_a_second(order.max_cost_micros, plan.rate_micros_per_hour)
         return cls._create(
             events.JobApproved,
             id=job_id,
             account_id=account_id,
             plan=plan,
             estimate=estimate,
+            guarantee=Guarantee.of(estimate, guarantee_factor),
             **dict(order),
         )
 
@@ -92,7 +99,8 @@ class Job(Aggregate):
         self.estimate = event.estimate
         self.order = event.part(Order)
         # The job pauses before its charges exceed this; None: no maximum.
-        self.max_cost_micros = maximum_of(self.order, event.estimate)
+        self.max_cost_micros = self.order.max_cost_micros
+        self.guarantee = event.guarantee
         self.status = JobStatus.TRAINING
         self.rate_micros_per_hour = event.plan.rate_micros_per_hour
         # Balance that the last approval or resume required.
@@ -148,6 +156,22 @@ class Job(Aggregate):
         if self.max_cost_micros is None:
             return None
         return max(0, self.max_cost_micros - committed_micros)
+
+    @property
+    def pauses_at_max_cost(self) -> bool:
+        """True if the maximum cost is below the guarantee, at which charges stop."""
+        return self.max_cost_micros is not None and (
+            self.guarantee is None or self.max_cost_micros < self.guarantee.micros
+        )
+
+    def left_of_guarantee(self, committed_micros: int) -> int | None:
+        """Return the micro-dollars that may still be charged, at least 0; None: no guarantee."""
+        return self.guarantee and max(0, self.guarantee.micros - committed_micros)
+
+    @property
+    def left_seconds(self) -> int | None:
+        """Seconds that the next or running segment may take under the guarantee; None: no limit."""
+        return self.guarantee and max(0, self.guarantee.seconds - self.usage.paid_seconds)
 
     @property
     def next_segment(self) -> int | None:
@@ -466,7 +490,8 @@ class Job(Aggregate):
         if self.status is not JobStatus.REGISTERED:
             self.step = self.checkpoints.step
         seconds = max(0, min(event.kept_seconds, event.elapsed_seconds - event.grace_seconds))
-        paid = PaidTime(self.rate_micros_per_hour, seconds)
+        limit = self.left_of_guarantee(self.usage.paid_micros)
+        paid = PaidTime(self.rate_micros_per_hour, seconds, limit)
         self.usage = self.usage.after(event.segment, paid, event)
 
     def _conclude(self, ending: SegmentEnding, shortfall: PauseReason | None) -> None:
@@ -530,7 +555,7 @@ class Job(Aggregate):
             low_micros=approved.low_micros,
             high_micros=approved.high_micros,
             actual_seconds=self.usage.paid_seconds,
-            actual_micros=self.usage.paid_micros,
+            actual_micros=self.usage.price_micros,
             phase_seconds=dict(self.usage.phase_seconds),
             segments=self.usage.segments,
             precision=self.plan.precision,
@@ -601,27 +626,45 @@ class Job(Aggregate):
         return effect is Effect.RESUMES
 
     def resume(
-        self, estimate: Estimate, rate_micros_per_hour: int, catalog_version: str, gpu_count: int
+        self,
+        estimate: Estimate,
+        rate_micros_per_hour: int,
+        catalog_version: str,
+        gpu_count: int,
+        guarantee_factor: float = 0,
     ) -> None:
-        """Resume from the last checkpoint, at a new rate and an estimate of the rest, once."""
+        """Resume from the last checkpoint, at a new rate and an estimate of the rest, once.
+
+        The upper bound of the estimate is added to the charges so far, as the new guarantee.
+        """
         if self.must_resume():
+            used = self.usage
             self.trigger_event(
                 events.JobResumed,
                 rate_micros_per_hour=rate_micros_per_hour,
                 catalog_version=catalog_version,
                 estimate=estimate,
+                guarantee=Guarantee.of(
+                    estimate, guarantee_factor, used.paid_micros, used.paid_seconds
+                ),
                 gpu_count=gpu_count,
             )
 
     @event(events.JobResumed)
     def _job_resumed(
-        self, actor: str, rate_micros_per_hour: int, estimate: Estimate, gpu_count: int
+        self,
+        actor: str,
+        rate_micros_per_hour: int,
+        estimate: Estimate,
+        gpu_count: int,
+        guarantee: Guarantee | None,
     ) -> None:
         self.approver = actor
         self.status = JobStatus.EVALUATING if self.trained else JobStatus.TRAINING
         self.rate_micros_per_hour = rate_micros_per_hour
         self.gpu_count = gpu_count
         self.gate_micros = estimate.high_micros
+        self.guarantee = guarantee
         self.resumed = True
         self.relaunch_at = None
 
@@ -737,12 +780,6 @@ class Job(Aggregate):
         if self.running is None or self.running.number != segment:
             raise StaleSegment(f"Segment {segment} is not the running segment ({self.segment}).")
         return self.running
-
-
-def maximum_of(order: Order, estimate: Estimate) -> int | None:
-    """Return the maximum cost of an order in micro-dollars, or None."""
-    wanted = order.max_cost_micros
-    return estimate.high_micros if wanted == "estimate" else wanted
 
 
 def _require_a_second(max_cost_micros: int | None, rate_micros_per_hour: int) -> None:

@@ -34,6 +34,7 @@ class PauseReason(StrEnum):
     OWNER = "owner"  # the owner requested it
     CAPACITY = "capacity"  # the region has too few usable GPUs
     MAX_COST = "max_cost"  # the job's maximum cost is used up
+    OVERRUN = "overrun"  # the job took several times its estimated time; its guarantee ended
     BUDGET = "budget"  # a budget of the account or an API key is used up
     SUSPENDED = "suspended"  # an operator suspended the account
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from domain.core.money import charge_micros
+from domain.core.money import charge_micros, charge_within
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
@@ -13,10 +13,16 @@ from domain.training.phases import Phase
 
 @dataclass(frozen=True)
 class PaidTime:
-    """Seconds of a segment for which the user pays, and the segment's rate."""
+    """Time of a segment, less time lost by the platform, with the rate and the limit of charges."""
 
     rate_micros_per_hour: int
     seconds: int
+    limit_micros: int | None = None  # rest of the guarantee; None: no guarantee
+
+    @property
+    def micros(self) -> int:
+        """Charge for the time, in micro-dollars."""
+        return charge_within(self.rate_micros_per_hour, self.seconds, self.limit_micros)
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,17 @@ class Usage:
 
     @property
     def paid_seconds(self) -> int:
-        """Seconds for which the user pays."""
+        """Seconds of all segments, less those lost by the platform."""
         return sum(each.seconds for each in self.paid.values())
 
     @property
     def paid_micros(self) -> int:
-        """Price of the paid seconds, in micro-dollars."""
+        """Charges for the paid seconds, in micro-dollars."""
+        return sum(each.micros for each in self.paid.values())
+
+    @property
+    def price_micros(self) -> int:
+        """Price of the paid seconds, also of those that the guarantee covers, in micro-dollars."""
         return sum(
             charge_micros(each.rate_micros_per_hour, each.seconds) for each in self.paid.values()
         )

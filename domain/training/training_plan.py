@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -29,8 +28,7 @@ class Order(Value):
     suffix: str | None = None  # a part of the model's name
     deploy: bool = False  # deploy the model as soon as it is registered
     request_sha256: str | None = None  # hash of the request; None: EcoLink compares the choices
-    # The job pauses before its charges exceed this; `estimate`: the upper bound of the estimate.
-    max_cost_micros: int | Literal["estimate"] | None = None
+    max_cost_micros: int | None = None  # the job pauses before its charges exceed this
 
 
 class TrainingPlan(Value):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
-from typing import Literal
 from uuid import UUID
 
 from domain.billing.account import Account
@@ -18,7 +17,7 @@ from domain.core.event_log import EventLog, retrying
 from domain.core.identity import created_id, job_request_id
 from domain.core.money import Toward, dollars
 from domain.jobs.choices import Choices
-from domain.jobs.job import Job, maximum_of
+from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.training.training_plan import Order
 from domain.use_cases.quoting import Quote, Quoting
@@ -43,12 +42,15 @@ class Launching:
         limits: SpendingLimits,
         retention: timedelta,
         room: Room = lambda _: nullcontext(),
+        guarantee_factor: float = 0,
     ) -> None:
+        """`guarantee_factor` limits a job's time, as a multiple of the estimated upper bound."""
         self.log = log
         self._room = room
         self._quoting = quoting
         self._limits = limits
         self._retention = retention
+        self._guarantee_factor = guarantee_factor
 
     @retrying
     def approve(
@@ -186,21 +188,18 @@ class Launching:
             if not wait:
                 self._require_capacity(quote, loads)
             job.resume(
-                quote.estimate, plan.rate_micros_per_hour, plan.catalog_version, plan.gpu_count
+                quote.estimate,
+                plan.rate_micros_per_hour,
+                plan.catalog_version,
+                plan.gpu_count,
+                self._guarantee_factor,
             )
 
         return self._command(account_id, job_id, command)
 
-    def change_max_cost(
-        self, account_id: UUID, job_id: UUID, max_cost_micros: int | Literal["estimate"] | None
-    ) -> Job:
-        """Change or remove (None) the maximum cost. `estimate`: the estimate's upper bound."""
-
-        def command(job: Job) -> None:
-            wanted = max_cost_micros
-            job.change_max_cost(job.estimate.high_micros if wanted == "estimate" else wanted)
-
-        return self._command(account_id, job_id, command)
+    def change_max_cost(self, account_id: UUID, job_id: UUID, max_cost_micros: int | None) -> Job:
+        """Change or remove (None) the maximum cost."""
+        return self._command(account_id, job_id, lambda job: job.change_max_cost(max_cost_micros))
 
     def cancel(self, account_id: UUID, job_id: UUID) -> Job:
         """Cancel a job. EcoLink keeps its checkpoints for the retention time."""
@@ -250,11 +249,12 @@ class Launching:
     ) -> Job:
         self.log.load(Account, account_id).require_active()
         quote = self._quoting.quote(account_id, choices)
-        most = maximum_of(order, quote.estimate)
-        self._require_funds(account_id, CostRange.of(quote.estimate, most))
+        self._require_funds(account_id, CostRange.of(quote.estimate, order.max_cost_micros))
         if loads is not None:
             self._require_capacity(quote, loads)
-        return Job.approve(job_id, account_id, quote.plan, quote.estimate, order)
+        return Job.approve(
+            job_id, account_id, quote.plan, quote.estimate, order, self._guarantee_factor
+        )
 
     def _require_funds(self, account_id: UUID, cost: CostRange) -> None:
         """Raise SpendingLimitReached or InsufficientBalance if a job must not start."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fpdf import FPDF
@@ -11,7 +11,7 @@ from fpdf.fonts import FontFace
 
 from domain.audit.tree_head import LogKey, TreeHead, signature_line
 from domain.core.money import decimals_of, exact_dollars
-from extensions.invoices.domain.invoice import Invoice
+from extensions.invoices.domain.invoice import Invoice, Line
 from extensions.invoices.domain.sealed_invoice import SealedInvoice
 from extensions.invoices.invoice_file import FILE_NAME, signed_pdf_text
 
@@ -176,17 +176,7 @@ def _lines(invoice: Invoice) -> list[list[str]]:
     rates = decimals_of(each.rate_micros_per_hour for each in lines)
     return [
         ["Job", "GPU type", "Rate", "Seconds", "Amount", "Lost work"],
-        *(
-            [
-                f"ftjob-{each.job_id}",
-                each.gpu_type,
-                exact_dollars(each.rate_micros_per_hour, rates),
-                f"{each.seconds:,}",
-                exact_dollars(each.amount_micros, decimals),
-                exact_dollars(-each.credited_micros, decimals) if each.credited_micros else "",
-            ]
-            for each in lines
-        ),
+        *(row for each in lines for row in _rows(each, decimals, rates)),
         [
             *("Total", "", ""),
             f"{sum(each.seconds for each in lines):,}",
@@ -194,6 +184,22 @@ def _lines(invoice: Invoice) -> list[list[str]]:
             exact_dollars(-invoice.lost_work_micros, decimals) if invoice.lost_work_micros else "",
         ],
     ]
+
+
+def _rows(line: Line, decimals: int, rates: int) -> Iterator[list[str]]:
+    """Yield the row of a line, and one for the time that the price guarantee covers."""
+    rate = exact_dollars(line.rate_micros_per_hour, rates)
+    yield [
+        f"ftjob-{line.job_id}",
+        line.gpu_type,
+        rate,
+        f"{line.seconds - line.covered_seconds:,}",
+        exact_dollars(line.amount_micros, decimals),
+        exact_dollars(-line.credited_micros, decimals) if line.credited_micros else "",
+    ]
+    if line.covered_seconds:
+        free = exact_dollars(0, decimals)
+        yield ["Price guarantee", line.gpu_type, rate, f"{line.covered_seconds:,}", free, ""]
 
 
 def _tokens(invoice: Invoice) -> list[list[str]]:

@@ -38,6 +38,7 @@ PAUSED = {
     PauseReason.CAPACITY: "The region has too few usable GPUs.",
     PauseReason.BUDGET: "A budget is used up. See `ecolink billing budget list`.",
     PauseReason.SUSPENDED: "An operator suspended the account. Resume it after a reinstatement.",
+    PauseReason.OVERRUN: "The job took far longer than estimated.",
     PauseReason.MAX_COST: "The job reached its maximum cost. `ecolink jobs max-cost` raises it.",
 }
 BY_USER = "You paused the job."
@@ -171,8 +172,10 @@ def _cost(job: JobDetail) -> str:
         parts.append(f"{job.credited.text} was credited")
     if job.estimate is not None:
         parts.append(f"estimated {job.estimate.low.text} to {job.estimate.high.text}")
-    if job.max_cost is not None:
-        parts.append(f"at most {job.max_cost.text}")
+    if job.pay_at_most is not None:
+        parts.append(f"at most {job.pay_at_most.text}")
+    if job.covered_seconds:
+        parts.append(f"the price guarantee covers {spoken(job.covered_seconds)} of it")
     return "; ".join(parts)
 
 
@@ -220,6 +223,7 @@ def quote(answer: JobEstimateResponse) -> RenderableType:
             f"{answer.region} at {priced.rate_per_hour.text} an hour. {priced.basis}",
             style="dim",
         ),
+        *([Text(answer.price_note)] if answer.price_note else []),
         Text("\nGates", style="bold"),
         *_gates(answer),
         *_warnings(answer.warnings),

@@ -166,7 +166,7 @@ def change_max_cost(
     amount: Annotated[
         str,
         typer.Argument(
-            help="Dollars, `estimate` for the upper bound of the estimate, or `none`.",
+            help="Dollars, or `none`.",
             show_default=False,
         ),
     ],

@@ -154,9 +154,8 @@ def launch(
     max_cost: Annotated[
         str | None,
         typer.Option(
-            help="Pause before the job costs more than this many dollars, or than the upper bound "
-            "of the estimate (`estimate`). With `none`, only the balance limits the cost.  "
-            "\\[default: estimate]"
+            help="Pause before the job costs more than this many dollars. By default, charges stop "
+            "at the upper bound of the estimate, and the job goes on."
         ),
     ] = None,
     track: Annotated[
@@ -218,8 +217,6 @@ def launch(
         **({"integrations": _integrations(track)} if track else {}),
     }
     given = {name: value for name, value in chosen.items() if value is not None}
-    if max_cost == "none":
-        given["max_cost"] = None
     given["hyperparameters"] = {
         name: value for name, value in tuned.items() if value not in (None, [])
     }

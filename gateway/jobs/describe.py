@@ -13,7 +13,6 @@ from domain.core.quantities import counted
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
 from domain.jobs.failures import FAILURES
-from domain.jobs.job import maximum_of
 from domain.jobs.job_request import JobRequest
 from domain.jobs.lifecycle import SegmentEnd
 from gateway.jobs.states import PAUSED
@@ -115,9 +114,11 @@ def _job(event: events.JobEvent) -> str | None:
                 f"Approved: {model} for {exact_dollars(plan.rate_micros_per_hour)} an hour. The "
                 "job is queued, free of charge."
             )
-            maximum = maximum_of(event, event.estimate)
-            if maximum is not None:
+            maximum, guarantee = event.max_cost_micros, event.guarantee
+            if maximum is not None and (guarantee is None or maximum < guarantee.micros):
                 approved += f" It pauses before it costs more than {exact_dollars(maximum)}."
+            elif guarantee is not None:
+                approved += f" It costs at most {exact_dollars(guarantee.micros)}."
             return " ".join([approved, *plan.warnings])
         case events.MaxCostChanged(max_cost_micros=None):
             return "The maximum cost was removed."
@@ -129,7 +130,10 @@ def _job(event: events.JobEvent) -> str | None:
             return f"{PAUSED[reason].heading}. Billing is stopped."
         case events.JobResumed():
             rate = exact_dollars(event.rate_micros_per_hour)
-            return f"Resumed for {rate} an hour. The job is queued, free of charge."
+            text = f"Resumed for {rate} an hour. The job is queued, free of charge."
+            if event.guarantee is not None:
+                text += f" It costs at most {exact_dollars(event.guarantee.micros)} in all."
+            return text
         case events.CancelRequested():
             return "Cancelling: the trainer saves a checkpoint and exits."
         case events.JobCancelled():
@@ -240,7 +244,7 @@ def _job(event: events.JobEvent) -> str | None:
             low = dollars(event.low_micros, Toward.DOWN)
             high = dollars(event.high_micros, Toward.UP)
             return (
-                f"The job took {spoken(event.actual_seconds)} and cost "
+                f"The job took {spoken(event.actual_seconds)}, at a price of "
                 f"{dollars(event.actual_micros)}. The estimate was {low} to {high}."
             )
         case _:
@@ -285,6 +289,8 @@ def _meter(event: Event) -> str | None:
             return "The meter of this launch is open."
         case Meter.MinuteMetered():
             seconds = spoken(event.to_seconds - event.from_seconds)
+            if event.covered_seconds:
+                return f"Minute {event.minute:,} covered by the price guarantee: {seconds}, $0.00."
             return (
                 f"Minute {event.minute:,} billed: {seconds}, {exact_dollars(event.amount_micros)}."
             )

@@ -37,7 +37,7 @@ def overrun_of(
             step_seconds=_step_seconds(row, last_step, start),
         ),
     )
-    return None if found is None else _described(found)
+    return None if found is None else _described(found, row["covered_seconds"])
 
 
 def _step_seconds(
@@ -50,12 +50,16 @@ def _step_seconds(
     return (last_step["elapsed_seconds"] - start) / steps if steps > 0 else None
 
 
-def _described(found: Overrun) -> OverrunResponse:
+def _described(found: Overrun, covered_seconds: int) -> OverrunResponse:
     over = Money.of(found.micros)
     if found.micros or found.seconds:
         time = f"{spoken(found.seconds)} of billed time" if found.seconds else ""
         more = " and ".join(filter(None, (over.text if found.micros else "", time)))
         text = f"The job exceeds the estimate by {more}."
+        if covered_seconds:
+            text += (
+                f" The price guarantee covers {spoken(covered_seconds)}, which cost you nothing."
+            )
     else:
         text = (
             f"The job is {spoken(found.late_seconds)} later than estimated, but within the "

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from domain.core.money import Toward
 from domain.core.quantities import counted
 from domain.deployments.deployment import DeploymentStatus
 from domain.estimating.estimate import Estimate
@@ -55,7 +56,11 @@ class JobSummary(ResponseModel):
     )
     cost: Money = Field(description="Charges minus credits so far.")
     max_cost: Money | None = Field(
-        description="The job pauses before it costs more, or null if only the balance limits it."
+        description="The job pauses before it costs more, or null without a maximum cost."
+    )
+    pay_at_most: Money | None = Field(
+        description="Highest cost of the job. It pauses there if that is its maximum cost. "
+        "Otherwise charges stop, and the job goes on. Null if only the balance limits the cost."
     )
     step: int = Field(examples=[40])
     total_steps: int | None = Field(examples=[225])
@@ -137,7 +142,7 @@ class OverrunResponse(ResponseModel):
     """The overrun of a job beyond the upper bound of its estimate, with reasons."""
 
     seconds: int = Field(
-        description="Billed time beyond the upper bound. It is 0 if the job is only late."
+        description="Metered time beyond the upper bound. It is 0 if the job is only late."
     )
     cost: Money = Field(description="Charges less credits beyond the upper bound, both in cents.")
     late_seconds: int = Field(
@@ -286,6 +291,9 @@ class JobDetail(JobSummary):
     )
     adapter_ref: str | None = Field(examples=["adapters/0b0f8f5c3a4e5d0c9a4d0e6b1c2d3e4f"])
     billed_seconds: int
+    covered_seconds: int = Field(
+        description="Part of the billed time that the price guarantee covers, at no charge."
+    )
     grace_seconds: int = Field(description="Time beyond the paid time. EcoLink pays for it.")
     charged: Money
     credited: Money
@@ -456,8 +464,7 @@ class MaxCostRequest(BaseModel):
     )
 
     max_cost: MaxCost | None = Field(
-        description="Dollars, with at most six decimals; `estimate` for the upper bound of the "
-        "approved estimate; or null for no maximum."
+        description="Dollars, with at most six decimals, or null for no maximum."
     )
 
 
@@ -623,11 +630,13 @@ def _estimate(frozen: object) -> CostRangeResponse | None:
 def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: row[name] for name in JobSummary.model_fields if name in row}
     maximum: int | None = row["max_cost_micros"]
+    limits = [each for each in (maximum, row["guaranteed_micros"]) if each is not None]
     return shown | {
         "id": row["job_id"],
         "rate_per_hour": Money.price(row["rate_micros_per_hour"]),
         "cost": Money.of(row["charged_micros"] - row["credited_micros"]),
         "max_cost": None if maximum is None else Money.price(maximum),
+        "pay_at_most": Money.of(min(limits), Toward.UP) if limits else None,
         "warnings": warnings_of_job(row),
     }
 

@@ -153,6 +153,7 @@ def _new_row(job: Job) -> dict[str, Any]:
         "total_steps": None,
         "pause_reason": None,
         "max_cost_micros": job.max_cost_micros,
+        "guaranteed_micros": job.guarantee and job.guarantee.micros,
     }
 
 
@@ -179,7 +180,7 @@ def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:
     job = backend.log.load(Job, job_id)
     with backend.pool.connection() as connection:
         integrations = receiver().of_jobs(connection, [job_id]).get(job_id, [])
-    plan, maximum = job.plan, job.order.max_cost_micros
+    plan, most = job.plan, job.order.max_cost_micros
     return JobRequest(
         dataset=plan.dataset_id,
         validation_dataset=plan.validation.dataset_id if plan.validation else None,
@@ -190,7 +191,7 @@ def request_of(backend: Backend, caller: Caller, job_id: UUID) -> JobRequest:
         hyperparameters=plan.lora,
         suffix=job.order.suffix,
         deploy=job.order.deploy,
-        max_cost=_amount(maximum) if isinstance(maximum, int) else maximum,
+        max_cost=None if most is None else _amount(most),
         integrations=list(integrations),
     )
 

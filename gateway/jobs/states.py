@@ -25,6 +25,9 @@ PAUSED = {
     PauseReason.MAX_COST: PauseLabel(
         "paused: maximum cost", "Paused: the job reached its maximum cost"
     ),
+    PauseReason.OVERRUN: PauseLabel(
+        "paused: far over its estimate", "Paused: the job took far longer than estimated"
+    ),
     PauseReason.BUDGET: PauseLabel("paused: budget", "Paused: a budget is used up"),
     PauseReason.SUSPENDED: PauseLabel("paused: suspended", "Paused: the account was suspended"),
 }

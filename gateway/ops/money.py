@@ -10,9 +10,16 @@ from gateway.backend import Backend
 from gateway.schemas import Money
 from projections.billing_ledger import platform_days
 from projections.estimate_accuracy import Summary, summary
+from projections.job_detail import PoolOverruns, overruns_by_pool
 from projections.projection import Row
 
-COLUMNS = ("payments", "test_payments", "credits", "charges", "reversals", "returns", "losses")
+COLUMNS = (
+    *("payments", "test_payments", "credits", "charges", "covered", "reversals", "returns"),
+    "losses",
+)
+
+OVERRUN_JOBS = 20
+"""Newest ended jobs of each pool whose overruns the page shows."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class MoneyDay:
     test_payments: Money
     credits: Money
     charges: Money
+    covered: Money
+    """Charges at list prices that the price guarantees of jobs cover."""
     reversals: Money
     """Charges that EcoLink credited back."""
     returns: Money
@@ -52,6 +61,8 @@ class PlatformMoney:
     total: MoneyDay
     estimates: Summary | None
     """None if no job with an estimate has ended."""
+    overruns: list[PoolOverruns]
+    """Pools with ended jobs."""
 
 
 def platform_money(backend: Backend, count: int) -> PlatformMoney:
@@ -60,10 +71,10 @@ def platform_money(backend: Backend, count: int) -> PlatformMoney:
     first = last - timedelta(days=count - 1)
     with backend.pool.connection() as connection:
         rows = platform_days(connection, first, last)
-        accuracy = summary(connection)
+        accuracy, overruns = summary(connection), overruns_by_pool(connection, OVERRUN_JOBS)
     days = [_day(row["day"], [row]) for row in reversed(rows)]
     moved = [each for each in days if not each.is_empty]
-    return PlatformMoney(first, last, moved, _day(None, rows), accuracy)
+    return PlatformMoney(first, last, moved, _day(None, rows), accuracy, overruns)
 
 
 def _day(day: date | None, rows: Sequence[Row]) -> MoneyDay:

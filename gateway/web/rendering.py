@@ -19,7 +19,7 @@ from domain.access.rights import Rights
 from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.core.durations import rough, spoken
-from domain.core.money import exact_dollars
+from domain.core.money import dollars, exact_dollars
 from domain.core.quantities import counted, gib, written_speed
 from gateway.backend import Backend
 from gateway.billing.schemas import AccountResponse
@@ -66,6 +66,7 @@ def templates() -> Environment:
         "fixed": "{:z,.4f}".format,
         "speed": written_speed,
         "gib": lambda size: f"{gib(size):g} GiB",  # rounded up like the memory fit
+        "cents": dollars,
         "clock": partial(written_time, attribute=Markup(" data-clock")),
         "count": "{:,}".format,
         "day": written_day,

@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from domain.billing.account import Account
-from domain.billing.meter import Meter
+from domain.billing.meter import Meter, SegmentLimits
 from domain.billing.spending import charged_key, committed_micros
 from domain.core.aggregate import Aggregate
 from domain.core.event_log import EventLog
@@ -41,7 +41,8 @@ class Metering:
         """Open the meter of the segment with its first lease.
 
         Refuse the lease if the balance is too low or the job's maximum cost is used up. The
-        scheduler then ends the segment.
+        scheduler then ends the segment. What the job's guarantee leaves stays as it is until the
+        segment ends, even if a credit for an earlier segment leaves more.
         """
         meter = self._log.find(Meter, meter_id(event.originator_id, event.segment))
         if meter is not None:
@@ -53,7 +54,7 @@ class Metering:
             job.id,
             event.segment,
             event.rate_micros_per_hour,
-            self._limit_micros(job, event.segment),
+            self._limits(job, event.segment),
             charged_key(self._log, account, job.key_id),
         )
         open_meter(account, meter, self._policy)
@@ -97,14 +98,16 @@ class Metering:
         meter = self._log.find(Meter, meter_id(job.id, job.segment))
         if meter is None or meter.closed:
             return []
-        meter.change_limit(self._limit_micros(job, job.segment, unsaved))
+        meter.change_limit(self._limits(job, job.segment, unsaved).limit_micros)
         return [meter]
 
-    def _limit_micros(self, job: Job, segment: int, unsaved: Sequence[Meter] = ()) -> int | None:
-        if job.max_cost_micros is None:
-            return None
+    def _limits(self, job: Job, segment: int, unsaved: Sequence[Meter] = ()) -> SegmentLimits:
         spent = committed_micros(self._log, job.id, segment - 1, unsaved)
-        return job.left_of_max_cost(spent)
+        return SegmentLimits(
+            limit_micros=job.left_of_max_cost(spent) if job.pauses_at_max_cost else None,
+            guarantee_micros=job.left_of_guarantee(spent),
+            most_seconds=job.left_seconds,
+        )
 
     def _ran_and_kept_seconds(self, event: events.SegmentEnded) -> tuple[int, int]:
         """Return the elapsed seconds and the checkpointed seconds, for billing.

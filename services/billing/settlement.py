@@ -11,7 +11,7 @@ from uuid import UUID
 from domain.billing.account import Account
 from domain.billing.key_use import Share
 from domain.billing.meter import Meter
-from domain.core.money import price_micros, seconds_bought
+from domain.core.money import seconds_bought
 from infrastructure.settings import Settings
 
 SAVE_EVENTS = 400
@@ -94,9 +94,10 @@ def settle(account: Account, segments: Sequence[MeteredSegment], policy: LeasePo
     save. If the balance or a budget is too low, all segments get the same remaining time, so that
     they run out in the same second. A budget of an API key shortens only the leases of the segments
     that count against it. No lease goes beyond its segment's limit, and the other segments share
-    the rest. A lapsed lease is not extended, because its segment is in the unbilled grace period. A
-    segment whose lease was refused does not run. If the account has no running segments, its
-    low-balance state is cleared, so that EcoLink can warn it again.
+    the rest. Leases of time that a guarantee covers are full, whatever the balance and the budgets.
+    A lapsed lease is not extended, because its segment is in the unbilled grace period. A segment
+    whose lease was refused does not run. If the account has no running segments, its low-balance
+    state is cleared, so that EcoLink can warn it again.
     """
     running = [each for each in segments if not each.meter.refused]
     captured, posted = _post_minutes(running, policy)
@@ -143,12 +144,18 @@ def _extend_leases(
 
     Minutes and extensions are at most SAVE_EVENTS together.
     """
+    if account.suspension is not None:
+        return Micros()
     leased = [each for each in running if not each.lapsed]
-    ahead = _affordable_by_key(account, leased, policy.lease_seconds)
+    affordable = _affordable_by_key(account, leased, policy.lease_seconds)
+
+    def ahead(meter: Meter) -> int:
+        return policy.lease_seconds if meter.is_covered else affordable[meter.key_id]
+
     missing = [
         (each, seconds)
         for each in leased
-        if (seconds := each.missing_seconds(ahead[each.meter.key_id])) > 0
+        if (seconds := each.missing_seconds(ahead(each.meter))) > 0
     ]
 
     full = policy.extension_seconds
@@ -156,7 +163,7 @@ def _extend_leases(
         full = max(1, full - policy.minute_seconds + 1)
 
     def is_due(each: MeteredSegment, seconds: int) -> bool:
-        whole = ahead[each.meter.key_id] == policy.lease_seconds
+        whole = ahead(each.meter) == policy.lease_seconds
         least = full if whole else 1
         return seconds >= least or each.meter.paid_seconds == 0 or each.at_limit(seconds)
 
@@ -169,10 +176,11 @@ def _extend_leases(
 
 def open_meter(account: Account, meter: Meter, policy: LeasePolicy) -> None:
     """Give a new meter its first lease, or refuse it if nothing pays for one second."""
-    running, key_id = MeteredSegment(meter, 0), meter.key_id
-    ahead = _affordable_by_key(account, [running], policy.lease_seconds)[key_id]
+    running, key_id, ahead = MeteredSegment(meter, 0), meter.key_id, policy.lease_seconds
+    if not meter.is_covered:
+        ahead = _affordable_by_key(account, [running], ahead)[key_id]
     seconds = running.missing_seconds(ahead)
-    if seconds == 0:
+    if seconds == 0 or account.suspension is not None:
         meter.refuse_lease()
         return
     micros = meter.extend_lease(seconds)
@@ -225,15 +233,20 @@ def credit_lost_work(account: Account, meter: Meter, kept_seconds: int) -> None:
 
 def second_micros(meters: Sequence[Meter]) -> int:
     """Return the highest price of a second of all segments, each of which may round up."""
-    return sum(price_micros(meter.rate_micros_per_hour, 1) for meter in meters)
+    return sum(meter.second_micros for meter in meters)
 
 
 def runway_seconds(account: Account, running: Sequence[MeteredSegment]) -> int | None:
-    """Return the seconds that the balance, less unbilled time, lasts; None if all is free."""
-    rate = sum(each.meter.rate_micros_per_hour for each in running)
-    spent = sum(
-        each.meter.charge_between(each.meter.billed_seconds, each.used_seconds) for each in running
-    )
+    """Return the seconds that the balance, less unbilled time, lasts; None if all is free.
+
+    Time that a guarantee covers is free.
+    """
+    rate = sum(each.meter.rate_micros_per_hour for each in running if not each.meter.is_covered)
+    spent = 0
+    for each in running:
+        meter = each.meter
+        end = meter.paid_seconds if meter.is_covered else each.used_seconds
+        spent += meter.charge_between(meter.billed_seconds, end)
     return seconds_bought(account.balance_micros - spent, rate)
 
 

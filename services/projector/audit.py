@@ -23,8 +23,10 @@ from domain.billing.payment import Payment
 from domain.billing.token_meter import TokenMeter
 from domain.core.aggregate import Event
 from domain.core.event_log import EventLog
-from domain.core.money import charge_micros
+from domain.core.money import charge_micros, charge_within
 from domain.core.recorded import Recorded
+from domain.jobs.events import JobApproved, JobResumed
+from domain.jobs.guarantee import Guarantee
 from infrastructure.postgres.event_batches import event_batches
 from infrastructure.postgres.store import Connection, connect, database_time, open_log
 from infrastructure.process.clock import clock_of
@@ -178,6 +180,8 @@ class _Folded:
         self.minutes = 0
         self.reached: dict[UUID, int] = {}  # seconds, by meter
         self.charged: dict[UUID, int] = {}  # micro-dollars, by meter
+        self.covered: dict[UUID, int] = {}  # micro-dollars, by meter
+        self.guarantees: dict[UUID, Guarantee | None] = {}  # by job
         self.gaps: list[str] = []  # IDs of minutes that follow a gap
         self._unmetered: Counter[UUID] = Counter()
         self._unpaired: dict[Hashable, str] = {}
@@ -196,6 +200,8 @@ class _Folded:
                 self._mutate(self.accounts, event)
                 if isinstance(event, Account.UsageSettled):
                     self._unmetered[event.account_id] += event.captured_micros
+            elif isinstance(event, JobApproved | JobResumed):
+                self.guarantees[event.originator_id] = event.guarantee
             elif isinstance(event, TokenMeter.TokensMetered):
                 self._unmetered[event.account_id] -= event.amount_micros
             elif isinstance(event, Meter.Event):
@@ -212,6 +218,7 @@ class _Folded:
             self.gaps.append(minute.event_id)
         self.reached[meter_id] = minute.to_seconds
         self.charged[meter_id] = self.charged.get(meter_id, 0) + minute.amount_micros
+        self.covered[meter_id] = self.covered.get(meter_id, 0) + (minute.covered_micros or 0)
 
     def unposted_micros(self, account_id: UUID) -> int:
         """Return the micro-dollars captured from the account minus those of its posted minutes.
@@ -420,19 +427,35 @@ def _compare_balances(ledger: dict[str, int], folded: _Folded, findings: Finding
 
 
 def _check_minutes(folded: _Folded, findings: Findings) -> None:
-    """Check that each meter's minutes have no gaps and that their charges sum to rate × seconds."""
+    """Check that minutes have no gaps, and sum to the rate × seconds within the guarantee.
+
+    What the guarantee covers is the rest of the rate × seconds. The charges less credits of a job's
+    meters must be within its guarantee.
+    """
     findings.minutes = folded.minutes
+    paid = Counter[UUID]()
     for event_id in folded.gaps:
         findings.report(
             DifferenceKind.MINUTE_GAP, f"minute {event_id} does not follow the previous minute"
         )
     for meter in folded.meters.values():
         findings.meters += 1
-        owed = charge_micros(meter.rate_micros_per_hour, meter.billed_seconds)
-        charged = folded.charged.get(meter.id, 0)
-        if charged != owed:
+        rate, seconds = meter.rate_micros_per_hour, meter.billed_seconds
+        owed = charge_within(rate, seconds, meter.guarantee_micros)
+        charged, covered = folded.charged.get(meter.id, 0), folded.covered.get(meter.id, 0)
+        if (charged, covered) != (owed, charge_micros(rate, seconds) - owed):
             findings.report(
                 DifferenceKind.METER_CHARGE,
-                f"meter {meter.id} charged {charged:,} micro-dollars for "
-                f"{meter.billed_seconds:,} s; rate × seconds is {owed:,}",
+                f"meter {meter.id} charged {charged:,} micro-dollars for {seconds:,} s, and "
+                f"covered {covered:,}; rate × seconds is {charge_micros(rate, seconds):,}, of "
+                f"which the guarantee leaves {owed:,} to charge",
+            )
+        left = seconds - meter.credited_seconds
+        paid[meter.job_id] += charge_within(rate, left, meter.guarantee_micros)
+    for job_id, guarantee in folded.guarantees.items():
+        if guarantee is not None and paid[job_id] > guarantee.micros:
+            findings.report(
+                DifferenceKind.METER_CHARGE,
+                f"job {job_id} cost {paid[job_id]:,} micro-dollars; its guarantee is "
+                f"{guarantee.micros:,}",
             )

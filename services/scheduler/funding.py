@@ -28,7 +28,9 @@ class Funding:
         account = self._log.load(Account, job.account_id)
         if account.suspension is not None:
             return PauseReason.SUSPENDED
-        if self._reaches_max_cost(job, seconds=1):
+        if job.left_seconds == 0:
+            reason = PauseReason.OVERRUN
+        elif self._reaches_max_cost(job, seconds=1):
             reason = PauseReason.MAX_COST
         elif self._reaches_budget(account, job, seconds=1):
             reason = PauseReason.BUDGET
@@ -42,17 +44,22 @@ class Funding:
         """Check a job whose running segment has used its lease.
 
         The rest of the lease after `ran_seconds` counts as available. None means the whole lease is
-        used. The maximum cost and the budgets must leave one metered minute, so that a job does not
-        relaunch for a few seconds. The account must be able to pay for a first launch, because the
-        ticker may not have marked it as depleted yet.
+        used. The guarantee's time, the maximum cost and the budgets must leave one metered minute,
+        so that a job does not relaunch for a few seconds. The account must be able to pay for a
+        first launch, because the ticker may not have marked it as depleted yet.
         """
         account = self._log.load(Account, job.account_id)
         if account.suspension is not None:
             return PauseReason.SUSPENDED
         meter = self._log.find(Meter, meter_id(job.id, job.segment))
         unused_micros = 0
-        if meter is not None and ran_seconds is not None and ran_seconds < meter.paid_seconds:
-            unused_micros = meter.charge_between(ran_seconds, meter.paid_seconds)
+        if meter is not None:
+            used, left = meter.paid_seconds, job.left_seconds
+            if ran_seconds is not None:
+                used = min(used, ran_seconds)
+            unused_micros = meter.charge_between(used, meter.paid_seconds)
+            if left is not None and left - used < self._minute_seconds:
+                return PauseReason.OVERRUN
         if self._reaches_max_cost(job, self._minute_seconds, unused_micros):
             return PauseReason.MAX_COST
         if self._reaches_budget(account, job, self._minute_seconds, unused_micros):
@@ -66,6 +73,8 @@ class Funding:
         account = self._log.load(Account, job.account_id)
         if account.suspension is not None:
             return PauseReason.SUSPENDED
+        if job.left_seconds == 0:
+            return PauseReason.OVERRUN
         if self._reaches_max_cost(job, seconds=1):
             return PauseReason.MAX_COST
         exhausted = self._reaches_budget(account, job, seconds=1)
@@ -80,7 +89,13 @@ class Funding:
     def _reaches_budget(
         self, account: Account, job: Job, seconds: int, unused_micros: int = 0
     ) -> bool:
-        """Return True if the charges and leases leave less than some seconds of a budget."""
+        """Return True if the charges and leases leave less than some seconds of a budget.
+
+        No budget limits a job whose guarantee covers the next second.
+        """
+        left = self._left_of_guarantee(job, unused_micros)
+        if left is not None and _buys_less(left, job, seconds=1):
+            return False
         keys = (None, charged_key(self._log, account, job.key_id))
         return any(
             left is not None and _buys_less(left + unused_micros, job, seconds)
@@ -88,16 +103,30 @@ class Funding:
         )
 
     def _left_of_max_cost(self, job: Job, unused_micros: int) -> int | None:
-        if job.max_cost_micros is None:
+        if not job.pauses_at_max_cost:
             return None
-        spent = committed_micros(self._log, job.id, job.segment) - unused_micros
-        return job.left_of_max_cost(spent)
+        return job.left_of_max_cost(self._committed_micros(job) - unused_micros)
+
+    def _left_of_guarantee(self, job: Job, unused_micros: int) -> int | None:
+        if job.guarantee is None:
+            return None
+        return job.left_of_guarantee(self._committed_micros(job) - unused_micros)
+
+    def _committed_micros(self, job: Job) -> int:
+        return committed_micros(self._log, job.id, job.segment)
 
     def _launch_micros(self, job: Job, unused_micros: int = 0) -> int:
-        """Return the balance that a launch requires. It is at most the rest of the maximum cost."""
+        """Return the balance that a launch requires.
+
+        It is at most the rest of the maximum cost, and 0 if the guarantee covers the launch.
+        """
         needed = job.launch_micros(self._minute_seconds)
-        left = self._left_of_max_cost(job, unused_micros)
-        return needed if left is None else min(needed, left)
+        for left in (
+            self._left_of_max_cost(job, unused_micros),
+            self._left_of_guarantee(job, unused_micros),
+        ):
+            needed = needed if left is None else min(needed, left)
+        return needed
 
     def _is_settled(self, job: Job) -> bool:
         last = self._log.find(Meter, meter_id(job.id, job.segment))

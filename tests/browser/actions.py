@@ -257,7 +257,7 @@ def choose_every_option(page: Page) -> None:
     options = {"learning_rate": "1e-8", "early_stopping_patience": "2", "n_checkpoints": "3"}
     options |= {"eval_steps": "25", "early_stopping_threshold": "0.01"}
     fill_wizard("#cautions", suffix="support", max_sequence_length="128", **options)(page)
-    for name in ("deploy", "load_best_model_at_end", "use_rslora", "use_dora", "capped"):
+    for name in ("deploy", "load_best_model_at_end", "use_rslora", "use_dora"):
         page.locator(f"#{name}").check()
     page.get_by_role("button", name="All linear layers").click()
     expect(page.locator("#preset-3[aria-pressed=true]")).to_be_visible()

@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 from domain.access.role import Role
 from domain.billing.account import Account
-from domain.billing.meter import Meter
+from domain.billing.meter import Meter, SegmentLimits
 from domain.catalog.base_model import Revision
 from domain.core.aggregate import Aggregate
 from domain.estimating.estimate import Estimate, PhaseEstimate, Precision
@@ -107,12 +107,12 @@ def meter(
     *,
     job: int = 0,
     rate: int = PLAN.rate_micros_per_hour,
-    limit: int | None = None,
     key_id: UUID | None = None,
+    **limits: int | None,
 ) -> Meter:
     """An open meter of segment 1 of one of several jobs, with a lease or without."""
     job_id = uuid5(JOB_ID, str(job)) if job else JOB_ID
-    opened = Meter.open(ACCOUNT_ID, job_id, 1, rate, limit, key_id)
+    opened = Meter.open(ACCOUNT_ID, job_id, 1, rate, SegmentLimits(**limits), key_id)
     if paid_seconds:
         opened.extend_lease(paid_seconds)
     opened.collect_events()

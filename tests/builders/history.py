@@ -14,7 +14,7 @@ from domain.access.role import Role
 from domain.access.scope import Scope
 from domain.billing.account import Account
 from domain.billing.auto_top_up import AutoTopUpRule, SavedCard
-from domain.billing.meter import Meter
+from domain.billing.meter import Meter, SegmentLimits
 from domain.billing.payment import Payment, Receipt
 from domain.billing.suspension import SuspensionReason
 from domain.capacity.gpu_pool import Claim, GpuPool
@@ -73,6 +73,7 @@ class History:
         self.job_id = job_id
         self.plan = plan
         self._command = command  # gives the block's events their cause and time
+        self.guarantee_factor = 0.0  # of approvals and resumes
 
     def another_job(self, account_id: UUID | None = None) -> History:
         """Return the history of another job, of the same account by default."""
@@ -238,7 +239,9 @@ class History:
         with self._command(f"approve {self.job_id}"):
             changed = self.plan.model_copy(update=plan)
             saved: list[Aggregate] = [
-                Job.approve(self.job_id, self.account_id, changed, ESTIMATE, order)
+                Job.approve(
+                    self.job_id, self.account_id, changed, ESTIMATE, order, self.guarantee_factor
+                )
             ]
             if queued:
                 pool = self.pool
@@ -267,8 +270,14 @@ class History:
     def grant_lease(self, segment: int, seconds: int = LEASE_SECONDS) -> None:
         """Open the segment's meter with its first lease."""
         with self._command(f"lease {segment}"):
-            account = self.account
-            meter = Meter.open(self.account_id, self.job_id, segment, self.job.rate_micros_per_hour)
+            account, job = self.account, self.job
+            limits = SegmentLimits(
+                guarantee_micros=job.left_of_guarantee(job.usage.paid_micros),
+                most_seconds=job.left_seconds,
+            )
+            meter = Meter.open(
+                self.account_id, self.job_id, segment, job.rate_micros_per_hour, limits
+            )
             reserved = meter.extend_lease(seconds)
             account.settle(captured_micros=0, reserved_micros=reserved)
             self.log.commit(meter, account)
@@ -389,7 +398,8 @@ class History:
     ) -> None:
         """Resume as the owner. The gates are not checked."""
         with self.changing_job() as job:
-            job.resume(ESTIMATE, rate_micros_per_hour, "test", gpu_count or job.gpu_count)
+            gpus, factor = gpu_count or job.gpu_count, self.guarantee_factor
+            job.resume(ESTIMATE, rate_micros_per_hour, "test", gpus, factor)
 
     def cancel(self) -> None:
         """Cancel as the owner."""
@@ -461,6 +471,20 @@ class History:
             with self.changing_job() as job:
                 job.certify_resume(2, resume_certificate(10, "checkpoints/1/10", STATE))
         self.start_training(2, step=10)
+
+    def run_covered(self, seconds: int = 250) -> None:
+        """Run a job for longer than its guarantee charges, at a balance for the charged part."""
+        self.guarantee_factor = 3
+        self.open_account(ESTIMATE.high_micros)
+        self.open_pool()
+        self.approve_job()
+        self.allocate_segment(1)
+        self.grant_lease(1)
+        self.start_pod(1)
+        self.start_training(1)
+        self.save_checkpoint(1, 10, seconds)
+        self.bill(1, seconds)
+        self.end_segment(1, SegmentEnd.STOPPED, seconds)
 
     def run_with_a_crash(self) -> None:
         """Run a job with a crash after 100 s, of which 60 s are credited, then 130 s to the end."""

@@ -16,7 +16,7 @@ from tests.docs.stored_events import current_version
 PINNED = {
     Account.Snapshot: (1, "e8788563a6d8d4ca"),
     GpuPool.Snapshot: (1, "3dfe9781ee0e72f7"),
-    Meter.Snapshot: (1, "40731d590905fb1e"),
+    Meter.Snapshot: (1, "0776cc3efbb2a153"),
 }
 """The version and the fields of each snapshot."""
 

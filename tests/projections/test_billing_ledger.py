@@ -92,6 +92,7 @@ def test_each_day_has_the_sums_of_its_postings(
         "test_payments": 0,
         "credits": 1_000_000,
         "charges": 230_000,
+        "covered": 0,
         "reversals": 60_000,
         "returns": 0,
         "losses": 0,
@@ -149,3 +150,18 @@ def test_minutes_and_reversals_have_their_segment_and_seconds(
         *((2, 1, 0, 60), (2, 2, 60, 120), (2, 3, 120, 130)),
     ]
     assert work("lost work credited") == [(1, None, 40, 100)]
+
+
+def test_the_platform_bears_what_a_guarantee_covers(history: History, fold: Fold) -> None:
+    history.run_covered(250)
+    connection = fold(BILLING_LEDGER)
+    minutes = [each for each in postings_of(connection, ACCOUNT_ID) if each["minute"]]
+    assert [(each["debit"], each["amount_micros"]) for each in minutes] == [
+        *((RESERVED, 60_000), (RESERVED, 60_000), (RESERVED, 36_000)),
+        *(("guarantee", 60_000), ("guarantee", 24_000), ("guarantee", 10_000)),
+    ]
+    ledger = balances(connection)
+    assert (ledger["revenue"], ledger["guarantee"]) == (250_000, -94_000)
+    assert (ledger[CUSTOMER], sum(ledger.values())) == (0, 0)
+    (day,) = platform_days(connection, NOW.date(), NOW.date())
+    assert (day["charges"], day["covered"]) == (156_000, 94_000)

@@ -46,6 +46,7 @@ CHECKS: Mapping[str, Callable[[], Check]] = {
     "process_down": lambda: Check(processes.down),
     "process_restarting": lambda: Check(processes.Restarts().restarting),
     "estimates_off": lambda: Check(estimates.off, SLOW_SECONDS),
+    "overruns_high": lambda: Check(estimates.overruns, SLOW_SECONDS),
     CHECK_FAILED: lambda: Check(failures.failing),
 }
 """Functions that make the check of a rule, by condition. Each rule has a check of its own."""

@@ -84,6 +84,12 @@ CONDITIONS = {
         Condition(
             "estimates_off", "Estimates miss the actual cost", ("estimates",), of.EstimateParameters
         ),
+        Condition(
+            "overruns_high",
+            "Price guarantees cover too much",
+            ("pool", "region", "gpu_type"),
+            of.OverrunParameters,
+        ),
         Condition("check_failed", "Check fails", ("rule",)),
     )
 }

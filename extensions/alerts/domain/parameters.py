@@ -32,7 +32,7 @@ class JobPausedParameters(Parameters):
     """Parameters of `job_paused`."""
 
     reasons: tuple[PauseReason, ...] = Field(
-        default=(PauseReason.BALANCE, PauseReason.CAPACITY),
+        default=(PauseReason.BALANCE, PauseReason.CAPACITY, PauseReason.OVERRUN),
         description="Pause reasons that count. By default, the owner's requests and cost limits "
         "do not count.",
     )
@@ -55,6 +55,18 @@ class EstimateParameters(Parameters):
         gt=0,
         le=100,
         description="Share of jobs whose actual cost was within the approved range.",
+    )
+
+
+class OverrunParameters(Parameters):
+    """Parameters of `overruns_high`."""
+
+    jobs: int = Field(default=20, ge=1, description="Number of newest ended jobs of a pool.")
+    above_percent: float = Field(
+        default=5.0,
+        ge=0,
+        lt=100,
+        description="Share of their price that price guarantees covered.",
     )
 
 

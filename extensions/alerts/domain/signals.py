@@ -28,6 +28,7 @@ PAUSES: Mapping[PauseReason, str] = {
     PauseReason.OWNER: "Its owner requested it.",
     PauseReason.CAPACITY: "The region has too few usable GPUs.",
     PauseReason.MAX_COST: "It reached its maximum cost.",
+    PauseReason.OVERRUN: "It took far longer than estimated, and its price guarantee ended.",
     PauseReason.BUDGET: "A budget of its account or API key is used up.",
     PauseReason.SUSPENDED: "An operator suspended its account.",
 }

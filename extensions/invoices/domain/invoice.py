@@ -118,6 +118,10 @@ class Line(Value):
     segments: int
     seconds: int
     amount_micros: int
+    # Part of the seconds that the price guarantee covers, and its price, which is not charged. A
+    # file without covered time omits both.
+    covered_seconds: int = Field(default=0, exclude_if=lambda seconds: seconds == 0)
+    covered_micros: int = Field(default=0, exclude_if=lambda micros: micros == 0)
     credited_seconds: int
     credited_micros: int
 
@@ -334,7 +338,7 @@ def _meter(id: UUID, opened: MeterOpened, entries: Sequence[Entry]) -> _Meter:
             raise Inconsistent(f"{name} is of another segment than its meter.")
         if not 0 <= start < end:
             raise Inconsistent(f"{name} is of the seconds {start} to {end}.")
-        price = charge_micros(rate, end) - charge_micros(rate, start)
+        price = opened.charge(event)
         if event.amount_micros != price:
             raise Inconsistent(
                 f"{name} is of {event.amount_micros} micro-dollars. At "
@@ -343,6 +347,9 @@ def _meter(id: UUID, opened: MeterOpened, entries: Sequence[Entry]) -> _Meter:
         if isinstance(event, MinuteMetered):
             if start != billed:
                 raise Inconsistent(f"{name} starts at second {start}. {billed} is expected.")
+            listed = charge_micros(rate, end) - charge_micros(rate, start)
+            if price + (event.covered_micros or 0) != listed:
+                raise Inconsistent(f"{name} covers {event.covered_micros}, not {listed - price}.")
             billed = end
             meter.minutes.append(event)
         elif isinstance(event, LostWorkCredited):
@@ -416,6 +423,7 @@ def _lines(
     for (job_id, rate), own in by_line.items():
         minutes = [[each for each in meter.minutes if each.timestamp in period] for meter in own]
         credits = [each for meter in own for each in meter.credits if each.timestamp in period]
+        covered = [each for some in minutes for each in some if each.covered_micros is not None]
         yield Line(
             job_id=job_id,
             gpu_type=jobs[job_id].gpu_type,
@@ -423,6 +431,8 @@ def _lines(
             segments=sum(1 for each in minutes if each),
             seconds=sum(each.seconds for some in minutes for each in some),
             amount_micros=sum(each.amount_micros for some in minutes for each in some),
+            covered_seconds=sum(each.seconds for each in covered),
+            covered_micros=sum(each.covered_micros or 0 for each in covered),
             credited_seconds=sum(each.seconds for each in credits),
             credited_micros=sum(each.amount_micros for each in credits),
         )

@@ -13,6 +13,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from domain.audit.sealed_event import StoredRow
+from domain.core.money import charge_within, seconds_within
 
 
 class Inconsistent(Exception):
@@ -88,7 +89,9 @@ class ChargeReversed(SegmentTime):
 
 
 class MinuteMetered(SegmentTime):
-    """A minute of a segment, or its last part, was charged."""
+    """A minute of a segment, or its last part, was charged, or covered by a price guarantee."""
+
+    covered_micros: int | None = None
 
 
 class LostWorkCredited(SegmentTime):
@@ -101,6 +104,20 @@ class MeterOpened(Stored):
     job_id: UUID
     segment: int
     rate_micros_per_hour: Annotated[int, Field(ge=0)]
+    guarantee_micros: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def charged_seconds(self) -> int | None:
+        """Seconds before the guarantee covers the rest; None: all are charged."""
+        limit = self.guarantee_micros
+        return None if limit is None else seconds_within(limit, self.rate_micros_per_hour)
+
+    def charge(self, period: SegmentTime) -> int:
+        """Return the price of a period of the segment, less what the guarantee covers."""
+        rate, limit = self.rate_micros_per_hour, self.guarantee_micros
+        return charge_within(rate, period.to_seconds, limit) - charge_within(
+            rate, period.from_seconds, limit
+        )
 
 
 class Gpus(BaseModel):

@@ -79,6 +79,7 @@ class Comparison:
 class _Segment(NamedTuple):
     group: Group
     rate_micros_per_hour: int
+    charged_seconds: int | None  # the price guarantee covers the rest; None: all are charged
 
 
 def reprice(
@@ -115,7 +116,8 @@ def reprice(
                     )
                 price = prices.get(used.gpu_type)
                 rate = event.rate_micros_per_hour if price is None else price * used.gpu_count
-                segments[id] = _Segment(Group(event.account_id, used.gpu_type), rate)
+                group = Group(event.account_id, used.gpu_type)
+                segments[id] = _Segment(group, rate, event.charged_seconds)
             case MinuteMetered() | LostWorkCredited():
                 segment = segments.get(id)
                 if segment is None:
@@ -150,7 +152,10 @@ def by_gpu_type(compared: Mapping[Group, Comparison]) -> dict[str, Comparison]:
 
 def _price(segment: _Segment, event: MinuteMetered | LostWorkCredited, rounding: Rounding) -> int:
     """Return the other price of a period, as a difference of cumulative charges."""
-    rate = segment.rate_micros_per_hour
-    return charge_micros(rate, rounding.round_up(event.to_seconds)) - charge_micros(
-        rate, rounding.round_up(event.from_seconds)
-    )
+    rate, charged = segment.rate_micros_per_hour, segment.charged_seconds
+
+    def until(seconds: int) -> int:
+        seconds = seconds if charged is None else min(seconds, charged)
+        return charge_micros(rate, rounding.round_up(seconds))
+
+    return until(event.to_seconds) - until(event.from_seconds)

@@ -25,6 +25,10 @@ PAUSES: dict[str, tuple[str, str]] = {
         "The job reached its maximum cost.",
         "Raise the maximum cost to resume the job",
     ),
+    PauseReason.OVERRUN: (
+        "The job took far longer than estimated. You paid for the estimated time only.",
+        "Check the new estimate and resume the job, or promote its last checkpoint",
+    ),
     PauseReason.BUDGET: (
         "A budget of your account or of an API key is used up.",
         "Raise the budget or wait for its next period, then resume the job",

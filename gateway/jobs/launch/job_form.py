@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -19,15 +19,10 @@ from domain.training.training_plan import Order
 GpuCount = Annotated[int, Field(ge=1, le=64)]
 ModelSuffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
-ESTIMATE = "estimate"
-"""The maximum cost that is the upper bound of the estimate."""
 
-
-def max_cost_micros(text: str | None) -> int | Literal["estimate"] | None:
-    """Return a maximum cost in micro-dollars, or `estimate`. Raise Invalid if it is malformed."""
-    if text is None or text == ESTIMATE:
-        return None if text is None else ESTIMATE
-    return micros_of(text, field="max_cost")
+def max_cost_micros(text: str | None) -> int | None:
+    """Return a maximum cost in micro-dollars. Raise Invalid if it is malformed."""
+    return None if text is None else micros_of(text, field="max_cost")
 
 
 def _max_cost(text: str) -> str:
@@ -99,11 +94,10 @@ class JobRequest(BaseModel):
     )
 
     max_cost: MaxCost | None = Field(
-        default=ESTIMATE,
+        default=None,
         title="Maximum cost",
-        description="The job pauses before it costs more. Dollars, with at most six decimals, or "
-        "`estimate` for the upper bound of the estimate. With null, only the balance limits the "
-        "cost.",
+        description="The job pauses before it costs more. Dollars, with at most six decimals. By "
+        "default, charges stop at the upper bound of the estimate, and the job goes on.",
         examples=["12.50"],
     )
 

@@ -224,6 +224,9 @@ class JobEstimateResponse(ResponseModel):
         "them or if they are nearly used."
     )
     capacity: CapacityGate
+    price_note: str | None = Field(
+        description="The most that you pay, in words. Null if only the balance limits the cost."
+    )
     approvable: bool = Field(description="True if balance, budgets and capacity permit approval.")
     effective_batch: int = Field(description="Examples in a step, on all GPUs.")
     truncated_examples: int = Field(

@@ -8,9 +8,12 @@ from uuid import UUID
 
 from domain.billing.account import Account
 from domain.capacity.availability import PoolLoad
+from domain.core.durations import spoken
 from domain.core.errors import NotFound
+from domain.core.money import Toward, dollars
+from domain.estimating.estimate import Estimate
 from domain.jobs.choices import Choices
-from domain.jobs.job import maximum_of
+from domain.jobs.guarantee import Guarantee
 from domain.training.cautions import cautions, stopping_cautions
 from domain.training.start import is_fine_tuned
 from domain.training.training_plan import Order, TrainingPlan
@@ -52,7 +55,7 @@ def quote(
     suitable = {choices.gpu_type, *quoted.alternatives}
     loads = [load for load in loads if load.gpu_type in suitable]
     balance = backend.log.load(Account, caller.account_id).balance_micros
-    cost = CostRange.of(quoted.estimate, maximum_of(form.order, quoted.estimate))
+    cost = CostRange.of(quoted.estimate, form.order.max_cost_micros)
     impact = BalanceImpact.of(balance, cost)
     today = backend.clock.now().date()
     notices = [
@@ -73,6 +76,7 @@ def quote(
         balance=impact,
         budgets=notices,
         capacity=capacity,
+        price_note=_price_note(backend, quoted.estimate, cost),
         approvable=impact.missing.micros == 0 and budgets_permit and capacity.is_open,
         effective_batch=form.hyperparameters.examples_per_step(form.gpu_count),
         truncated_examples=quoted.plan.truncation.truncated,
@@ -86,6 +90,20 @@ def quote(
             *stopping,
             *(each.text for each in notices),
         ],
+    )
+
+
+def _price_note(backend: Backend, priced: Estimate, cost: CostRange) -> str | None:
+    most = f"You pay at most {dollars(cost.high_micros, Toward.UP)}."
+    if cost.capped:
+        return f"{most} The job pauses before it costs more."
+    guarantee = Guarantee.of(priced, backend.settings.guarantee_factor)
+    if guarantee is None:
+        return None
+    return (
+        f"{most} If the job takes longer than estimated, charges stop there and training goes on. "
+        f"Only after {spoken(guarantee.seconds)}, {backend.settings.guarantee_factor:g} times the "
+        "longest estimate, it saves a checkpoint and pauses."
     )
 
 
@@ -125,5 +143,5 @@ def place(
     if not loads and not caught_up(backend, GPU_POOLS, patience_seconds=0):
         raise NotYetVisible
     balance_micros = backend.log.load(Account, account_id).balance_micros
-    most = None if order.max_cost_micros == "estimate" else order.max_cost_micros
-    return cheapest(backend.quoting, account_id, balance_micros, choices, loads, most)
+    quoting, most = backend.quoting, order.max_cost_micros
+    return cheapest(quoting, account_id, balance_micros, choices, loads, most)

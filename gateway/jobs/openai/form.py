@@ -13,7 +13,7 @@ from domain.core.errors import Invalid
 from domain.training.hyperparameters import SUPERVISED, Hyperparameters, names_of
 from domain.training.integrations import Integrations
 from gateway.http import openai_vocabulary as vocabulary
-from gateway.jobs.launch.job_form import ESTIMATE, GpuCount, MaxCost, ModelSuffix
+from gateway.jobs.launch.job_form import GpuCount, MaxCost, ModelSuffix
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
@@ -92,9 +92,9 @@ class CreateJob(BaseModel, extra="allow", strict=True):
     gpu_type: str | None = Field(default=None, max_length=100, examples=["cpu"])
     gpu_count: GpuCount = 1
     max_cost: MaxCost | None = Field(
-        default=ESTIMATE,
-        description="The job pauses before it costs more. Dollars, or `estimate` for the upper "
-        "bound of the estimate. With null, only the balance limits the cost.",
+        default=None,
+        description="The job pauses before it costs more. Dollars. By default, charges stop at the "
+        "upper bound of the estimate, and the job goes on.",
         examples=["12.50"],
     )
 

@@ -101,8 +101,11 @@ class EcoLinkObject(ResponseModel):
     rate_micros_per_hour: int | None
     cost_micros: int
     max_cost_micros: int | None = Field(
-        description="The job pauses before it costs more. Null if only the balance limits it, and "
-        "until the approval if it is the upper bound of the estimate."
+        description="The job pauses before it costs more. Null without a maximum cost."
+    )
+    guaranteed_micros: int | None = Field(
+        description="Charges stop here, and the job goes on. Null before the approval, or without "
+        "a price guarantee."
     )
     hyperparameters: dict[str, JsonValue]
     warnings: list[str]
@@ -219,7 +222,6 @@ def _ours(row: Row, about_datasets: list[str]) -> EcoLinkObject:
 def requested_object(backend: Backend, caller: Caller, request: JobRequest) -> JobObject:
     """Return the job object of a request that has no job yet. It has no charges."""
     choices, status = request.choices, PHASES[request.status]
-    maximum = request.order.max_cost_micros
     with backend.pool.connection() as connection:
         noted = job_metadata(connection, [request.job_id])
         tracked = receiver().of_jobs(connection, [request.job_id])
@@ -253,7 +255,8 @@ def requested_object(backend: Backend, caller: Caller, request: JobRequest) -> J
             gpu_count=choices.gpu_count,
             rate_micros_per_hour=None,
             cost_micros=0,
-            max_cost_micros=maximum if isinstance(maximum, int) else None,
+            max_cost_micros=request.order.max_cost_micros,
+            guaranteed_micros=None,
             hyperparameters=request.hyperparameters,
             warnings=cautions(choices.hyperparameters),
         ),

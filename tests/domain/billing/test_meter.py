@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from domain.billing.meter import Meter
 from domain.core.aggregate import Cause, because
 from domain.core.errors import WrongState
+from domain.core.money import charge_micros, charge_within
 from tests.builders.commands import NOW
 from tests.builders.examples import meter
 from tests.builders.scenario import fact, topics, when
@@ -50,7 +51,7 @@ def test_a_lease_is_refused_once() -> None:
 
 
 def test_a_limit_pays_for_whole_seconds() -> None:
-    given = meter(limit=120_499)
+    given = meter(limit_micros=120_499)
     assert (given.limit_seconds, meter().limit_seconds) == (120, None)
     given.extend_lease(120)
     with pytest.raises(AssertionError, match="beyond the limit"):
@@ -58,7 +59,7 @@ def test_a_limit_pays_for_whole_seconds() -> None:
 
 
 def test_a_limit_changes_once() -> None:
-    given = meter(limit=50_000)
+    given = meter(limit_micros=50_000)
     changes = [lambda given, to=to: given.change_limit(to) for to in (50_000, 80_000, None, None)]
     assert when(given, *changes) == [
         fact("SegmentLimitChanged", limit_micros=80_000),
@@ -126,3 +127,61 @@ def test_the_bill_is_the_rate_times_the_seconds_in_any_order_of_reports(
     assert given.billed_seconds == seconds
     assert charged + charge == (2 * rate * seconds + 3600) // 7200
     assert charged + charge + released == (2 * rate * paid + 3600) // 7200
+
+
+def test_charges_stop_at_the_guarantee_and_the_rest_is_covered() -> None:
+    given = meter(guarantee_micros=100_000, most_seconds=300)
+    reserved = given.extend_lease(300)
+    assert (reserved, given.limit_seconds, given.is_covered) == (100_000, 300, True)
+    assert given.post_minutes(200, 60) == 100_000
+    assert given.close(250, 60) == (0, 0)
+    minutes = [each for each in given.collect_events() if isinstance(each, Meter.MinuteMetered)]
+    assert [(each.to_seconds, each.amount_micros, each.covered_micros) for each in minutes] == [
+        (60, 60_000, None),
+        (100, 40_000, None),
+        (160, 0, 60_000),
+        (180, 0, 20_000),
+        (240, 0, 60_000),
+        (250, 0, 10_000),
+    ]
+    assert sum(each.covered_seconds for each in minutes) == 150
+
+
+def test_a_used_up_guarantee_covers_the_whole_segment() -> None:
+    given = meter(guarantee_micros=999)
+    assert (given.is_covered, given.second_micros) == (True, 0)
+    assert given.extend_lease(60) == 0
+    assert given.post_minutes(60, 60) == 0
+
+
+def test_only_charged_time_is_credited() -> None:
+    given = meter(300, guarantee_micros=100_000)
+    given.close(250, 60)
+    assert given.committed_micros == 100_000
+    assert (given.credit_lost_work(120), given.committed_micros) == (0, 100_000)
+    assert (given.credit_lost_work(40), given.committed_micros) == (60_000, 40_000)
+
+
+@for_all(
+    rate=st.integers(1, 10**8),
+    guarantee=st.integers(0, 10**7),
+    reports=st.lists(st.integers(0, 900), max_size=8),
+    end=st.integers(0, 900),
+)
+def test_charged_and_covered_seconds_are_the_evidence(
+    rate: int, guarantee: int, reports: list[int], end: int
+) -> None:
+    with because(Cause("service:billing", "bill", NOW)):
+        given = meter(900, rate=rate, guarantee_micros=guarantee)
+        given.collect_events()
+        for elapsed in reports:
+            given.post_minutes(elapsed, 60)
+        given.close(end, 60)
+    minutes = [each for each in given.collect_events() if isinstance(each, Meter.MinuteMetered)]
+    charged = sum(each.amount_micros for each in minutes)
+    covered = sum(each.covered_seconds for each in minutes)
+    assert charged == charge_within(rate, given.billed_seconds, guarantee) <= guarantee
+    assert covered == max(0, given.billed_seconds - (given.charged_seconds or 0))
+    assert all(each.amount_micros == 0 for each in minutes if each.covered_seconds)
+    listed = charge_micros(rate, given.billed_seconds)
+    assert charged + sum(each.covered_micros or 0 for each in minutes) == listed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
 
 from domain.core.errors import Invalid, WrongState
@@ -16,7 +14,7 @@ from tests.builders.scenario import CANCELLED, Step, after, ends, fact, job, run
 SECOND_MICROS = 1000
 
 
-def approved(max_cost_micros: int | Literal["estimate"] | None) -> Job:
+def approved(max_cost_micros: int | None) -> Job:
     order = Order(max_cost_micros=max_cost_micros)
     given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE, order)
     given.collect_events()
@@ -25,15 +23,6 @@ def approved(max_cost_micros: int | Literal["estimate"] | None) -> Job:
 
 def changes(max_cost_micros: int | None) -> Step:
     return lambda given: given.change_max_cost(max_cost_micros)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "max_cost_micros"), [(None, None), (50_000, 50_000), ("estimate", 156_000)]
-)
-def test_the_approval_determines_the_maximum_cost(
-    wanted: int | Literal["estimate"] | None, max_cost_micros: int | None
-) -> None:
-    assert approved(wanted).max_cost_micros == max_cost_micros
 
 
 @pytest.mark.parametrize("max_cost_micros", [-1, 0, SECOND_MICROS - 1])

@@ -177,7 +177,7 @@ def test_the_wizard_saves_and_uses_a_template(wizard: Wizard) -> None:
     wizard.open()
     assert "incomplete" in save("early").text
     wizard.complete()
-    wizard.change(epochs="2", suffix="mine", deploy="true", capped="true", max_cost="1234.5")
+    wizard.change(epochs="2", suffix="mine", deploy="true", max_cost="1234.5")
     assert "1 to 100" in save(" ").text
     saved = save("Support & co")
     assert "hx-redirect" not in saved.headers
@@ -190,7 +190,7 @@ def test_the_wizard_saves_and_uses_a_template(wizard: Wizard) -> None:
     client.post(f"{PATH}/start-over", headers=headers)
     sent = wizard.open(f"?template={template['id']}").fields
     assert (sent["epochs"], sent["suffix"], sent["deploy"]) == ("2", "mine", ["true"])
-    assert (sent["capped"], sent["max_cost"]) == (["true"], "1234.5")
+    assert sent["max_cost"] == "1234.5"
     assert "deploy" not in wizard.change(deploy="").fields
     assert wizard.browser.client.get(f"{PATH}?template={uuid4()}").status_code == 404
 
@@ -213,7 +213,7 @@ def test_the_wizard_keeps_the_runs_and_tags_of_trackers(wizard: Wizard) -> None:
     ).json()
     wizard.open(f"?template={saved['id']}")
     assert "Runs and tags" in wizard.shown["carried"].text
-    shown = wizard.shown.fields | {"capped": "true"}
+    shown = wizard.shown.fields
     reading = read(Entries.model_validate(shown))
     assert reading.request is not None
     kept, files = reading.request.integrations

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from fastapi.testclient import TestClient
 
+from domain.jobs.guarantee import Guarantee
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import PauseReason, SegmentEnd
 from tests.builders.platform import Platform
@@ -27,7 +28,7 @@ def reach(owner: Owner) -> int:
     return cost
 
 
-@pytest.mark.parametrize("max_cost", ["1.25", "estimate", None])
+@pytest.mark.parametrize("max_cost", ["1.25", None])
 def test_an_approval_contains_the_maximum_cost(
     client: TestClient, platform: Platform, max_cost: str | None
 ) -> None:
@@ -38,20 +39,24 @@ def test_an_approval_contains_the_maximum_cost(
     assert [each.status_code for each in answers] == [201, 200]
     platform.project()
     shown = client.get(f"/api/jobs/{answers[0].json()['id']}", headers=person.headers).json()
-    expected = {"estimate": shown["estimate"]["high"]["micros"], None: None}
     maximum = shown["max_cost"] and shown["max_cost"]["micros"]
-    assert maximum == expected.get(max_cost, 1_250_000)
+    assert maximum == (max_cost and 1_250_000)
     other = client.post("/api/jobs", json=form | {"max_cost": "9"}, headers=headers)
     assert other.json()["error"]["code"] == "idempotency_key_reused"
 
 
-def test_without_a_choice_it_is_the_upper_bound_of_the_estimate(
+def test_without_a_choice_the_upper_bound_of_the_estimate_is_a_guarantee(
     client: TestClient, platform: Platform
 ) -> None:
     person, form = platform.ready()
+    quote = client.post("/api/estimates", json=form, headers=person.headers).json()
+    high = quote["estimate"]["high"]["micros"]
+    assert "You pay at most" in quote["price_note"]
     answer = client.post("/api/jobs", json=form, headers=person.headers).json()
+    assert (answer["max_cost"], answer["pay_at_most"]["micros"]) == (None, high)
     job = platform.log.load(Job, UUID(answer["id"].removeprefix("ftjob-")))
-    assert job.max_cost_micros == job.estimate.high_micros
+    assert job.guarantee == Guarantee.of(job.estimate, 3)
+    assert (job.guarantee and job.guarantee.micros) == high
 
 
 @pytest.mark.parametrize("max_cost", ["much", "0", "0.000001"])

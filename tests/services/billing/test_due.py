@@ -33,7 +33,7 @@ class Hours:
 
     def __init__(self, balance_micros: int, starts: list[int], limit: int | None = None) -> None:
         self.payer = account(balance_micros)
-        self.meters = [meter(job=n, limit=limit) for n in range(1, len(starts) + 1)]
+        self.meters = [meter(job=n, limit_micros=limit) for n in range(1, len(starts) + 1)]
         self.settlements = 0
         self._starts = starts
         self._next: datetime | None = NOW

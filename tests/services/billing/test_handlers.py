@@ -290,3 +290,27 @@ def test_credited_work_raises_the_limit_of_the_running_segment(
 def test_other_events_are_ignored(history: History, handle: Handle) -> None:
     history.run_until("training")
     assert handle(events.TrainingStarted) == []
+
+
+def test_a_relaunch_gets_what_the_guarantee_leaves(history: History, handle: Handle) -> None:
+    history.run_covered(250)
+    history.allocate_segment(2)
+    opened, granted = handle(events.SegmentAllocated)
+    assert (opened.guarantee_micros, opened.most_seconds) == (0, 3 * 156 - 250)
+    assert granted.paid_seconds == 218  # without a balance
+
+
+def test_a_maximum_cost_above_the_guarantee_limits_no_segment(
+    history: History, handle: Handle
+) -> None:
+    history.run_covered(100)
+    for limit in (156_000, 155_000):
+        with history.changing_job() as job:
+            job.change_max_cost(limit)
+    history.allocate_segment(2)
+    opened, *_ = handle(events.SegmentAllocated)
+    assert (opened.limit_micros, opened.guarantee_micros) == (55_000, 56_000)
+    with history.changing_job() as job:
+        job.change_max_cost(156_000)
+    (changed,) = handle(events.MaxCostChanged)
+    assert changed.limit_micros is None

@@ -17,6 +17,7 @@ from services.billing.settlement import (
     MeteredSegment,
     close,
     open_meter,
+    runway_seconds,
     second_micros,
     settle,
 )
@@ -88,7 +89,7 @@ def test_a_minute_and_its_lease_extension_come_together() -> None:
 
 @pytest.mark.parametrize("limit_seconds", [0.999, 1, 130.5, 299, 300, 301, 330])
 def test_a_lease_ends_at_the_limit_of_its_segment(limit_seconds: float) -> None:
-    payer, running = account(10_000 * SECOND), meter(limit=int(limit_seconds * SECOND))
+    payer, running = account(10_000 * SECOND), meter(limit_micros=int(limit_seconds * SECOND))
     open_meter(payer, running, POLICY)
     assert running.paid_seconds == min(int(limit_seconds), 300)
     for elapsed in (40, 140, 240, 310, 400):
@@ -98,7 +99,7 @@ def test_a_lease_ends_at_the_limit_of_its_segment(limit_seconds: float) -> None:
 
 
 def test_a_higher_limit_extends_a_lease_that_is_not_used_up() -> None:
-    payer, running = account(10_000 * SECOND), meter(limit=100 * SECOND)
+    payer, running = account(10_000 * SECOND), meter(limit_micros=100 * SECOND)
     tick(payer, (running, 0))
     running.change_limit(110 * SECOND)
     tick(payer, (running, 99))
@@ -112,7 +113,11 @@ def test_a_higher_limit_extends_a_lease_that_is_not_used_up() -> None:
 
 
 def test_other_segments_share_what_a_limited_segment_leaves() -> None:
-    payer, limited, free = account(300 * SECOND), meter(job=1, limit=40 * SECOND), meter(job=2)
+    payer, limited, free = (
+        account(300 * SECOND),
+        meter(job=1, limit_micros=40 * SECOND),
+        meter(job=2),
+    )
     tick(payer, (limited, 0), (free, 0))
     assert (limited.paid_seconds, free.paid_seconds) == (40, 260)
 
@@ -380,3 +385,58 @@ def test_a_higher_budget_of_a_key_extends_its_lease() -> None:
     payer.set_budget(BudgetName(BudgetPeriod.TOTAL, KEY), 110 * SECOND, 0)
     tick(payer, (limited, 50), (other, 50))
     assert (limited.paid_seconds, other.paid_seconds) == (110, 350)
+
+
+def test_covered_time_needs_no_balance_and_depletes_no_account() -> None:
+    payer, covered, charged = (
+        account(100 * SECOND),
+        meter(job=1, guarantee_micros=40 * SECOND),
+        meter(job=2),
+    )
+    tick(payer, (covered, 0), (charged, 0))
+    assert (covered.paid_seconds, charged.paid_seconds) == (60, 60)
+    for elapsed in (30, 60):
+        tick(payer, (covered, elapsed), (charged, elapsed))
+    assert (covered.paid_seconds, charged.paid_seconds) == (360, 60)
+    assert "BalanceDepleted" in happened(payer)
+
+
+def test_a_covered_lease_is_full_at_a_balance_of_zero() -> None:
+    payer, running = account(40 * SECOND), meter(guarantee_micros=40 * SECOND, most_seconds=700)
+    open_meter(payer, running, POLICY)
+    assert running.paid_seconds == 300
+    for elapsed in (100, 200, 300, 500, 650):
+        tick(payer, (running, elapsed))
+    assert (running.paid_seconds, payer.balance_micros, payer.reserved_micros) == (700, 0, 0)
+    end(payer, running, 700)
+    assert (running.billed_seconds, payer.balance_micros, payer.depleted) == (700, 0, False)
+
+
+def test_a_used_up_guarantee_opens_at_a_balance_of_zero() -> None:
+    payer, running = account(), meter(guarantee_micros=0, most_seconds=500)
+    open_meter(payer, running, POLICY)
+    assert (running.paid_seconds, happened(payer)) == (300, [])
+
+
+def test_a_used_up_budget_does_not_end_covered_time() -> None:
+    payer, running = account(1000 * SECOND), meter(guarantee_micros=40 * SECOND, key_id=KEY)
+    payer.set_budget(BudgetName(BudgetPeriod.TOTAL, KEY), 40 * SECOND, 0)
+    open_meter(payer, running, POLICY)
+    tick(payer, (running, 200))
+    assert running.paid_seconds == 500
+
+
+def test_a_suspended_account_gets_no_covered_lease() -> None:
+    payer, running = account(), meter(guarantee_micros=0)
+    payer.suspend(SuspensionReason.ABUSE)
+    open_meter(payer, running, POLICY)
+    assert running.refused
+    later = meter(300, guarantee_micros=0)
+    tick(payer, (later, 290))
+    assert later.paid_seconds == 300
+
+
+def test_covered_segments_shorten_no_runway() -> None:
+    payer, charged = payer_with_lease(1000)
+    segments = [MeteredSegment(charged, 0), MeteredSegment(meter(300, guarantee_micros=0), 0)]
+    assert runway_seconds(payer, segments) == 1000

@@ -608,3 +608,28 @@ def test_pauses_at_spending_limits_have_no_differences(audited: Audited, log: Ev
     findings = audited.findings()
     assert findings.differences == []
     assert findings.minutes > 0
+
+
+def test_covered_time_has_no_differences(audited: Audited, history: History) -> None:
+    history.run_covered()
+    audited.fold()
+    findings = audited.findings()
+    assert (findings.differences, findings.trial_balance_micros) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("topic", "field", "value", "named"),
+    [
+        ("MeterOpened", "guarantee_micros", "200000", "of which the guarantee leaves 200,000"),
+        ("MinuteMetered", "covered_micros", "1", "and covered 6"),
+        ("JobApproved", "guarantee", '{"micros": 155999, "seconds": 468}', "its guarantee is"),
+    ],
+)
+def test_a_changed_guarantee_is_found(
+    audited: Audited, history: History, topic: str, field: str, value: str, named: str
+) -> None:
+    history.run_covered()
+    audited.fold()
+    audited.rewrite(topic, field, value)
+    (text, *_) = audited.texts(DifferenceKind.METER_CHARGE)
+    assert named in text

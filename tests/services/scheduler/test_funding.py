@@ -160,3 +160,55 @@ def test_a_launch_needs_no_more_than_the_maximum_cost_leaves(
     assert funding.shortfall(history.job) is PauseReason.BALANCE
     limits(history, 30)
     assert funding.shortfall(history.job) is None
+
+
+def guaranteed(history: History, seconds: int) -> None:
+    """Run the first segment of a job with a guarantee for some seconds, at a balance for it."""
+    history.guarantee_factor = 3
+    history.open_account(ESTIMATE.high_micros)
+    history.open_pool()
+    history.approve_job()
+    history.allocate_segment(1)
+    history.grant_lease(1, 468)
+    history.start_pod(1)
+    history.start_training(1)
+    history.save_checkpoint(1, 10, seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason"),
+    [(155, None), (156, None), (467, None), (468, PauseReason.OVERRUN)],
+    ids=["a charged second left", "covered", "a second left", "after three times the estimate"],
+)
+def test_a_covered_job_launches_at_a_balance_of_zero(
+    history: History, funding: Funding, seconds: int, reason: PauseReason | None
+) -> None:
+    guaranteed(history, seconds)
+    history.end_segment(1, SegmentEnd.STOPPED, seconds)
+    assert funding.shortfall(history.job) is reason
+
+
+def test_a_covered_job_launches_with_a_used_up_budget(history: History, funding: Funding) -> None:
+    guaranteed(history, 200)
+    history.end_segment(1, SegmentEnd.STOPPED, 200)
+    with history.changing_account() as account:
+        account.set_budget(BudgetName(BudgetPeriod.DAY), SECOND, SECOND)
+    assert funding.shortfall(history.job) is None
+
+
+@pytest.mark.parametrize(
+    ("ran_seconds", "reason"),
+    [(408, None), (409, PauseReason.OVERRUN), (None, PauseReason.OVERRUN)],
+    ids=["a minute left", "59 s left", "nothing left"],
+)
+def test_after_its_lease_a_covered_job_needs_a_minute_of_its_guarantee(
+    history: History, funding: Funding, ran_seconds: int | None, reason: PauseReason | None
+) -> None:
+    guaranteed(history, 100)
+    assert funding.shortfall_after_lease(history.job, ran_seconds) is reason
+
+
+def test_a_refused_lease_names_the_end_of_the_guarantee(history: History, funding: Funding) -> None:
+    guaranteed(history, 468)
+    history.end_segment(1, SegmentEnd.STOPPED, 468)
+    assert funding.refused_lease(history.job) is PauseReason.OVERRUN

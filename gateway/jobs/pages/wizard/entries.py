@@ -41,7 +41,7 @@ from domain.training.integrations import (
 )
 from domain.training.start import SHAPE
 from gateway.jobs.launch.integrations import has_receiver
-from gateway.jobs.launch.job_form import ESTIMATE, GpuCount, JobRequest
+from gateway.jobs.launch.job_form import GpuCount, JobRequest
 from infrastructure.training.drafts import Revision
 
 FIELDS: Mapping[str, FieldInfo] = {
@@ -130,10 +130,8 @@ class Entries(_Hyperparameters):
     """Project of Weights & Biases that gets the metrics, or `team/project`."""
     copied_integrations: Annotated[str, StringConstraints(max_length=20_000)] = ""
     """JSON of the integrations of a copied request, whose names of runs and tags have no input."""
-    capped: Entry = ""
-    """Not empty if the job has a maximum cost."""
     max_cost: Entry = ""
-    """The maximum cost in dollars. If it is empty, it is the upper bound of the estimate."""
+    """The maximum cost in dollars. If it is empty, there is none."""
     alpha_followed: Entry = ""
     """The alpha that was automatically set, by r; empty once the user changed it."""
     command_key: Entry = ""
@@ -156,7 +154,6 @@ class Entries(_Hyperparameters):
             region=region,
             gpu_type=gpu_type,
             gpu_count="1",
-            capped="true",
             alpha_followed=tuned["lora_alpha"],
             command_key=str(uuid4()),
             **{name: tuned[name] for name in IN_WIZARD},
@@ -178,8 +175,7 @@ class Entries(_Hyperparameters):
             gpu_count=str(request.gpu_count),
             deploy="true" if request.deploy else "",
             wait="true" if request.wait else "",
-            capped="" if request.max_cost is None else "true",
-            max_cost="" if request.max_cost in (None, ESTIMATE) else request.max_cost,
+            max_cost=request.max_cost or "",
             alpha_followed=tuned["lora_alpha"] if lora.lora_alpha == lora.usual_alpha else "",
             command_key=str(uuid4()),
             **_names_of(request.integrations),
@@ -244,11 +240,6 @@ class Entries(_Hyperparameters):
     def tracked(self) -> dict[Tracker, str]:
         """The names of experiments and projects by tracker."""
         return {each: name for each in REMOTE if (name := getattr(self, each))}
-
-    @property
-    def wanted_max_cost(self) -> str | None:
-        """The maximum cost as the API names it."""
-        return (self.max_cost or ESTIMATE) if self.capped else None
 
     def _following(self) -> Entries:
         if not self.lora_r.isdecimal():
@@ -321,7 +312,6 @@ def read(entries: Entries) -> Reading:
     missing = tuple(REQUIRED[name] for name in REQUIRED if not given[name])
     body = {n: given[n] for n in JobRequest.model_fields if given.get(n) or n == "gpu_count"}
     tuned = {n: given[n] for n in hyperparameters.FIELDS if given[n] or not _may_be_empty(n)}
-    body["max_cost"] = entries.wanted_max_cost
     body["integrations"], untracked = _integrations(entries)
     request, problems = _parsed(body, tuned)
     if problems and not missing and problems.keys() <= WEIGHTLESS:

@@ -9,7 +9,7 @@ from typing import Any
 from domain.training.hyperparameters import SUPERVISED, Group, Hyperparameters, use_of
 from domain.training.integrations import Integration, text_of
 from gateway.http.openai_vocabulary import FIELDS, file_name
-from gateway.jobs.launch.job_form import ESTIMATE, JobRequest
+from gateway.jobs.launch.job_form import JobRequest
 
 
 def command_line(wanted: JobRequest) -> str:
@@ -25,7 +25,7 @@ def command_line(wanted: JobRequest) -> str:
         "suffix": wanted.suffix,
         "deploy": wanted.deploy or None,
         "wait": wanted.wait or None,
-        "max_cost": None if wanted.max_cost == ESTIMATE else wanted.max_cost or "none",
+        "max_cost": wanted.max_cost,
         "track": tuple(map(text_of, wanted.integrations)) or None,
     }
     options = (each for name, value in choices.items() for each in _options(name, value))
@@ -67,7 +67,7 @@ def python(wanted: JobRequest, base_url: str) -> str:
         "gpu_type": wanted.gpu_type,
         "gpu_count": wanted.gpu_count,
         "region": wanted.region,
-        **({} if wanted.max_cost == ESTIMATE else {"max_cost": wanted.max_cost}),
+        **({} if wanted.max_cost is None else {"max_cost": wanted.max_cost}),
         **tuned,
     }
     return "\n".join(

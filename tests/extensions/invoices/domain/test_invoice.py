@@ -20,7 +20,7 @@ from extensions.invoices.domain.invoice import Invoice, Period, invoice_of, is_f
 from extensions.invoices.domain.money_events import Inconsistent
 from tests.builders.bills import Bills, Run, day
 from tests.builders.examples import ACCOUNT_ID
-from tests.extensions.invoices.bills import NOVEMBER, OCTOBER, rows_of, two_months
+from tests.extensions.invoices.bills import NOVEMBER, OCTOBER, rows_of, stored_rows, two_months
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +239,28 @@ def test_invoices_of_any_days_add_up_to_the_account_s_balance(runs: list[tuple[R
         balance = found.closing_micros
         assert found.charges_micros == sum(each.amount_micros for each in found.lines)
     assert balance == bills.history.account.balance_micros
+
+
+def covered_job() -> Bills:
+    """Return an account with a job that ran longer than its guarantee charges."""
+    bills = Bills(EventLog(), day(11, 1))
+    bills.history.run_covered(250)
+    return bills
+
+
+def test_covered_seconds_cost_nothing() -> None:
+    found = invoice(covered_job(), NOVEMBER)
+    (line,) = found.lines
+    assert (line.seconds, line.covered_seconds) == (250, 94)
+    assert (line.amount_micros, line.covered_micros) == (156_000, 94_000)
+    assert (found.charges_micros, found.closing_micros) == (156_000, 0)
+
+
+@pytest.mark.parametrize("value", ["1", "null"])
+def test_a_changed_covered_amount_is_found(value: str) -> None:
+    old, new = (f'"covered_micros":{each}'.encode() for each in ("60000", value))
+    rows = [
+        row._replace(state=row.state.replace(old, new)) for row in stored_rows(covered_job().log)
+    ]
+    with pytest.raises(Inconsistent, match="covers"):
+        invoice_of(ACCOUNT_ID, NOVEMBER, rows)

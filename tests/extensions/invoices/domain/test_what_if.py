@@ -20,6 +20,7 @@ from extensions.invoices.domain.what_if import (
 )
 from tests.builders.bills import Bills, Run, day
 from tests.builders.examples import ACCOUNT_ID
+from tests.builders.history import History
 from tests.extensions.invoices.bills import NOVEMBER, stored_rows, two_months
 
 
@@ -122,3 +123,11 @@ def test_a_replay_bills_like_a_meter_at_the_other_price(
     billed = seconds if kept is None else kept
     repriced = total(bills.log, prices={"cpu": price}, rounding=rounding).repriced_micros
     assert repriced == charge_micros(price, rounding.round_up(billed))
+
+
+def test_covered_time_is_free_at_other_prices(bills: Bills) -> None:
+    log = EventLog()
+    History(log).run_covered(250)
+    compared = total(log, prices={"cpu": 1_800_000})
+    assert (compared.seconds, compared.charged_micros) == (250, 156_000)
+    assert compared.repriced_micros == 78_000

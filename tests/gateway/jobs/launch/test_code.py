@@ -48,7 +48,6 @@ def test_the_python_gives_the_same_choices(
         suffix="mine",
         seed="7",
         target_modules=["q_proj", "o_proj"],
-        capped="true",
         max_cost="12.50",
     )
     program = wizard.shown["python"].raw

@@ -43,7 +43,6 @@ def test_a_new_form_has_the_default_of_each_hyperparameter(wizard: Wizard) -> No
         "gpu_type": "cpu",
         "gpu_count": "1",
         "region": "local",
-        "capped": "true",
         "max_cost": "",
         **{
             name: default[name]
@@ -402,9 +401,9 @@ def test_a_form_that_made_a_job_links_it_and_makes_another_on_a_second_approval(
     assert len(wizard.jobs()) == 2
 
 
-def test_a_job_pauses_at_the_approved_maximum(wizard: Wizard, platform: Platform) -> None:
+def test_a_job_has_a_guarantee_or_a_lower_maximum_cost(wizard: Wizard, platform: Platform) -> None:
     shown = wizard.complete()
-    assert "approved maximum of $" in shown["capped-field"].text
+    assert "You pay at most $" in shown["price-note"].text
     assert "--max-cost" not in shown["command-line"].text
     assert problem(wizard.change(max_cost="much"), "max_cost")
     wizard.change(max_cost="", epochs="")
@@ -412,11 +411,12 @@ def test_a_job_pauses_at_the_approved_maximum(wizard: Wizard, platform: Platform
     job_id = wizard.approve()
     assert job_id is not None
     job = platform.log.load(Job, job_id)
-    assert job.max_cost_micros == job.estimate.high_micros
-    assert "--max-cost none" in wizard.change(capped="")["command-line"].text
-    unlimited = wizard.approve()
-    assert unlimited is not None
-    assert platform.log.load(Job, unlimited).max_cost_micros is None
+    assert job.max_cost_micros is None
+    assert job.guarantee is not None
+    assert job.guarantee.micros == job.estimate.high_micros
+    shown = wizard.change(max_cost="0.0001")
+    assert "--max-cost 0.0001" in shown["command-line"].text
+    assert "The job pauses before it costs more." in shown["price-note"].text
 
 
 def test_the_wizard_names_the_budgets_that_the_job_may_reach(
@@ -441,12 +441,11 @@ def test_the_wizard_names_the_budgets_that_the_job_may_reach(
 
 def test_a_copy_of_a_job_has_its_maximum_cost(wizard: Wizard, platform: Platform) -> None:
     wizard.complete()
-    wizard.change(capped="true")
     job_id = wizard.approve(max_cost="1.5")
     assert job_id is not None
     assert platform.log.load(Job, job_id).max_cost_micros == 1_500_000
     copied = wizard.open(f"?like=ftjob-{job_id.hex}").fields
-    assert (copied["capped"], copied["max_cost"]) == (["true"], "1.50")
+    assert copied["max_cost"] == "1.50"
 
 
 def test_the_wizard_says_that_a_base_model_is_being_imported(
