@@ -19,7 +19,13 @@ FIELDS = {
 }
 UNITS = ("_seconds", "_bytes", "_days", "_dollars")
 COUNTS = ("_port", "_replicas", "_trainers", "_threads", "_rows", "_limit", "_per_gpu", "_pid")
-PLAIN = {"max_concurrent_exports", "max_concurrent_pushes", "synthesis_requests", "clock_speed"}
+PLAIN = {
+    "guarantee_factor",
+    "max_concurrent_exports",
+    "max_concurrent_pushes",
+    "synthesis_requests",
+    "clock_speed",
+}
 
 
 def test_the_settings_that_a_server_needs_are_the_first_table() -> None:
