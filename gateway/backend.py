@@ -18,7 +18,7 @@ from domain.estimating.estimate import Calibration, Precision
 from domain.use_cases.accounts import EcoLink
 from domain.use_cases.deployments import Deploying
 from domain.use_cases.jobs import Launching
-from domain.use_cases.quoting import Quoting
+from domain.use_cases.quoting import MachineUse, Quoting
 from domain.use_cases.spending_limits import SpendingLimits
 from gateway.catalog.pool_claims import ClaimsCache
 from gateway.http.errors import RateLimited
@@ -33,7 +33,7 @@ from infrastructure.process.machine_load import load_of
 from infrastructure.settings import Settings
 from projections.datasets import wanted_ahead
 from projections.estimates import calibration
-from projections.job_detail import job_named
+from projections.job_detail import active_jobs, job_named
 from projections.job_requests import unfinished_jobs
 from projections.models import model_of
 
@@ -67,7 +67,8 @@ class Backend:
 
     @property
     def quoting(self) -> Quoting:
-        return Quoting(self.log, self._calibration, load_of, self._job_of_model, self.want_count)
+        use = MachineUse(load_of, self._active_jobs, self.clock.now)
+        return Quoting(self.log, self._calibration, use, self._job_of_model, self.want_count)
 
     @property
     def launching(self) -> Launching:
@@ -109,6 +110,10 @@ class Backend:
             pairs, size = wanted_ahead(connection, dataset_id, base_model)
         seconds = max(1, pairs) * SECONDS_PER_COUNT + size // BYTES_PER_SECOND
         return f"It is number {max(1, pairs):,} in the queue. Try again in about {seconds:,} s."
+
+    def _active_jobs(self, region: str, gpu_type: str, but: UUID | None) -> dict[int, int]:
+        with self.pool.connection() as connection:
+            return active_jobs(connection, region, gpu_type, but)
 
     def _calibration(
         self, base_model: str, gpu_type: str, precision: Precision, gpu_count: int

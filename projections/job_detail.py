@@ -20,6 +20,7 @@ from domain.jobs.lifecycle import JobStatus, PauseReason
 from infrastructure.postgres.store import Connection
 from projections.merged_rows import MergedRows
 from projections.projection import (
+    SEARCHED_IDS,
     Cursor,
     NewestFirst,
     Projection,
@@ -601,6 +602,43 @@ def unfinished_from(connection: Connection, account_id: UUID, job_id: UUID) -> l
         [position, events.JobApproved.TOPIC, f'"job_id":"{job_id}"'.encode()],
     ).fetchall()
     return list(dict.fromkeys([*projected, *(row["originator_id"] for row in approved)]))
+
+
+ACTIVE = f"""
+WITH new AS (
+    SELECT originator_id AS id, topic, convert_from(state, 'UTF8')::json AS state
+    FROM ecolink_events WHERE topic IN (%(approved)s, %(resumed)s) AND notification_id > greatest(
+        %(position)s, (SELECT max(notification_id) FROM ecolink_events) - %(searched)s)
+)
+SELECT gpu_count, count(*) AS jobs FROM (
+    SELECT job_id, region, gpu_type, gpu_count FROM job_detail WHERE {IS_RUNNING}
+    UNION SELECT id, region, gpu_type, (state ->> 'gpu_count')::integer
+    FROM new JOIN job_detail ON job_id = id WHERE topic = %(resumed)s
+    UNION SELECT id, plan ->> 'region', plan ->> 'gpu_type', (plan ->> 'gpu_count')::integer
+    FROM (SELECT id, state -> 'plan' AS plan FROM new WHERE topic = %(approved)s) AS approved
+) AS job WHERE region = %(region)s AND gpu_type = %(gpu_type)s
+    AND job_id IS DISTINCT FROM %(but)s::uuid
+GROUP BY gpu_count
+"""
+
+
+def active_jobs(
+    connection: Connection, region: str, gpu_type: str, but: UUID | None
+) -> dict[int, int]:
+    """Return the numbers of running and queued jobs of a pool by GPU count, except one job.
+
+    They include the jobs that the read model lacks because the projector is behind.
+    """
+    position = lowest_position(connection, [JOB_DETAIL])
+    values = {
+        "position": position,
+        "searched": SEARCHED_IDS,
+        "approved": events.JobApproved.TOPIC,
+        "resumed": events.JobResumed.TOPIC,
+        **{"region": region, "gpu_type": gpu_type, "but": but},
+    }
+    rows = connection.execute(ACTIVE, values).fetchall()  # type: ignore[arg-type]
+    return {row["gpu_count"]: row["jobs"] for row in rows}
 
 
 def job_named(connection: Connection, account_id: UUID, model: str) -> UUID | None:

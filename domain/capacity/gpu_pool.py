@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import exp
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
@@ -18,6 +19,9 @@ from domain.core.aggregate_snapshot import AggregateSnapshot
 from domain.core.identity import PLATFORM_ACCOUNT_ID, gpu_pool_id
 
 MIN_SNAPSHOT_EVENTS = 1000
+
+LOAD_AVERAGE_SECONDS = 60
+"""Time constant of the one-minute load average, an exponentially weighted mean."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class GpuPoolState(BaseModel):
     machine: Machine | None
     held: tuple[ClaimRow, ...]
     queue: tuple[ClaimRow, ...]  # the first in the queue first
+    mean_jobs: float  # mean number of running segments, at `mean_at`
+    mean_at: datetime
 
     @classmethod
     def of(cls, pool: GpuPool) -> Self:
@@ -62,6 +68,8 @@ class GpuPoolState(BaseModel):
             machine=pool.machine,
             held=_rows(pool.held.values()),
             queue=_rows(pool.queue.values()),
+            mean_jobs=pool.mean_jobs,
+            mean_at=pool.mean_at,
         )
 
 
@@ -122,8 +130,15 @@ class GpuPool(Aggregate):
         """A snapshot of a pool's state."""
 
         TOPIC: ClassVar[str] = "GpuPoolSnapshot"
+        class_version: ClassVar[int] = 2
 
         state: GpuPoolState
+
+        @staticmethod
+        def upcast_v1_v2(stored: dict[str, Any]) -> None:
+            """Assume that the segments of a snapshot have run for minutes."""
+            state = stored["state"]
+            state |= {"mean_jobs": len(state["held"]), "mean_at": state["modified_on"]}
 
         @classmethod
         def take(cls, aggregate: Any) -> Self:
@@ -133,8 +148,9 @@ class GpuPool(Aggregate):
         def mutate(self, _: None) -> GpuPool:
             """Return the pool as of the snapshot."""
             pool, state = self.blank(GpuPool), self.state
-            pool._begin(state.account_id, state.region, state.gpu_type)
+            pool._begin(state.account_id, state.region, state.gpu_type, state.mean_at)
             pool.capacity, pool.machine = state.capacity, state.machine
+            pool.mean_jobs = state.mean_jobs
             for row in state.held:
                 pool._hold(Claim(*row))
             for row in state.queue:
@@ -153,10 +169,10 @@ class GpuPool(Aggregate):
         )
 
     @event(GpuPoolOpened)
-    def __init__(self, account_id: UUID, region: str, gpu_type: str) -> None:
-        self._begin(account_id, region, gpu_type)
+    def __init__(self, account_id: UUID, region: str, gpu_type: str, timestamp: datetime) -> None:
+        self._begin(account_id, region, gpu_type, timestamp)
 
-    def _begin(self, account_id: UUID, region: str, gpu_type: str) -> None:
+    def _begin(self, account_id: UUID, region: str, gpu_type: str, at: datetime) -> None:
         self.account_id = account_id
         self.region = region
         self.gpu_type = gpu_type
@@ -165,6 +181,7 @@ class GpuPool(Aggregate):
         self.machine: Machine | None = None
         self.held: dict[tuple[UUID, int], Claim] = {}
         self.held_gpus = 0
+        self.mean_jobs, self.mean_at = 0.0, at
         self.queue: dict[tuple[UUID, int], Claim] = {}
         self._queued_segments: dict[UUID, tuple[int, ...]] = {}  # by job
         self._queued_sizes: dict[int, int] = {}  # number of queued claims by number of GPUs
@@ -192,6 +209,28 @@ class GpuPool(Aggregate):
     def free(self) -> int:
         """Number of free GPUs; negative if segments hold more than a reduced capacity."""
         return self.capacity - self.held_gpus
+
+    def mean_running(self, now: datetime) -> float:
+        """Return the mean number of running segments, weighted as in the load average.
+
+        Segments that started a moment ago hardly count, and those that just ended still do.
+        """
+        weight = exp(-max(0.0, (now - self.mean_at).total_seconds()) / LOAD_AVERAGE_SECONDS)
+        return len(self.held) + weight * (self.mean_jobs - len(self.held))
+
+    def most_beside(self, count: int, others: Mapping[int, int]) -> int:
+        """Return the maximum number of other jobs that run while a job holds `count` GPUs.
+
+        `others` are the numbers of jobs by their numbers of GPUs.
+        """
+        free, most = max(self.capacity, self.held_gpus) - count, 0
+        for size in sorted(others):
+            fitting = max(0, min(others[size], free // size))
+            free, most = free - fitting * size, most + fitting
+        return most
+
+    def _average(self, now: datetime) -> None:
+        self.mean_jobs, self.mean_at = self.mean_running(now), now
 
     def next_fitting(self, skipped: Collection[UUID] = ()) -> Claim | None:
         """Return the first claim, except of `skipped` jobs, if enough GPUs are free for it."""
@@ -268,7 +307,8 @@ class GpuPool(Aggregate):
         self.trigger_event(self.GpusAllocated, **vars(claim))
 
     @event(GpusAllocated)
-    def _gpus_allocated(self, job_id: UUID, segment: int) -> None:
+    def _gpus_allocated(self, job_id: UUID, segment: int, timestamp: datetime) -> None:
+        self._average(timestamp)
         self._hold(self._dequeue(job_id, segment))
 
     def _hold(self, claim: Claim) -> None:
@@ -282,7 +322,8 @@ class GpuPool(Aggregate):
             self.trigger_event(self.GpusReleased, **vars(claim))
 
     @event(GpusReleased)
-    def _gpus_released(self, job_id: UUID, segment: int) -> None:
+    def _gpus_released(self, job_id: UUID, segment: int, timestamp: datetime) -> None:
+        self._average(timestamp)
         self.held_gpus -= self.held.pop((job_id, segment)).count
 
 

@@ -41,10 +41,19 @@ class Conditions(Value):
 
     cores: int
     tflops: float | None  # speed in the job's dtype, measured by the probe; None: not measured
-    load: float | None  # one-minute load average; None: unknown
+    load: float | None  # one-minute load average without EcoLink's jobs; None: unknown
+    jobs: int = 0  # maximum number of other jobs that run at the same time
 
     @property
     def slowdown(self) -> float:
+        """Factor by which other jobs and the load may slow down a job.
+
+        Each job uses all cores, so it counts as 1. The factor of the load is one of `LEVELS`.
+        """
+        return self.jobs + self.busy
+
+    @property
+    def busy(self) -> float:
         """Factor by which the load may slow down a job, rounded up to one of `LEVELS`."""
         others = max(0.0, (self.load or 0.0) - OWN_LOAD)
         shared = (self.cores + others) / self.cores

@@ -87,15 +87,19 @@ class Estimate(Value):
         if conditions is None:
             return basis
         if conditions.load is None:
-            return (
-                f"{basis} The machine's load is unknown. Other work on the machine slows "
-                "down the job."
-            )
-        if conditions.slowdown > 1:
+            basis += " The machine's load is unknown. Other work on the machine slows down the job."
+        if conditions.busy > 1:
             basis += (
                 f" The machine is busy: {conditions.load:.1f} processes compete for its "
                 f"{conditions.cores} cores."
             )
+        if conditions.jobs:
+            others = "1 other job" if conditions.jobs == 1 else f"{conditions.jobs} other jobs"
+            basis += (
+                f" The job shares the machine's {conditions.cores} cores with up to {others} that "
+                "run now or are ahead in the queue."
+            )
+        if conditions.slowdown > 1:
             raised = f"{self.slowdown:.2g}"
             if raised == "1":
                 basis += (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property, partial
+from itertools import product
 from typing import TypeVar
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import GpuType
 from domain.catalog.display_names import DisplayNames
 from domain.catalog.machine import Conditions, Machine
+from domain.core.aggregate import current_cause
 from domain.core.errors import (
     DomainError,
     Invalid,
@@ -55,8 +58,18 @@ WantCount = Callable[[UUID, str], str]
 """A function that speeds up a token count. It returns a sentence on when to try again."""
 
 
-LoadOf = Callable[[str], float | None]
-"""A function that returns the current load of a host, by name; None if it is unknown."""
+@dataclass(frozen=True)
+class MachineUse:
+    """The other work on the machines of CPU-backed pools."""
+
+    load_of: Callable[[str], float | None] = lambda _host: None
+    """Returns the load average of a host, by name; None if it is unknown."""
+    active_jobs: Callable[[str, str, UUID | None], Mapping[int, int]] = lambda _a, _b, _c: {}
+    """Returns the numbers of running and queued jobs by their GPUs.
+
+    The arguments are a region, a GPU type, and a job that does not count.
+    """
+    now: Callable[[], datetime] = lambda: current_cause().now
 
 
 @dataclass(frozen=True)
@@ -91,12 +104,12 @@ class Quoting:
         self,
         log: EventLog,
         calibrations: Calibrations,
-        load_of: LoadOf = lambda _: None,
+        machine_use: MachineUse = MachineUse(),
         job_of_model: JobOfModel = lambda _account_id, _model: None,
         want_count: WantCount = lambda _dataset_id, _base_model: "Try again in a moment.",
     ) -> None:
         self._log = log
-        self._load_of = load_of
+        self._machine_use = machine_use
         self._calibrations = calibrations
         self._job_of_model = job_of_model
         self._want_count = want_count
@@ -119,14 +132,13 @@ class Quoting:
         self._check_gpus(problems, draft.region, draft.gpu_type, draft.gpu_count)
         return problems
 
-    def quote(
-        self, account_id: UUID, choices: Choices, *, approved: TrainingPlan | None = None
-    ) -> Quote:
-        """Validate the choices, choose the precision and estimate the job.
+    def quote(self, account_id: UUID, choices: Choices, *, resumed: Job | None = None) -> Quote:
+        """Validate the choices, choose the precision and estimate the whole job.
 
-        A job with an `approved` plan keeps its precision, because its checkpoints require it. Raise
-        a DomainError, or SeveralProblems if several values are invalid.
+        A `resumed` job keeps its precision, because its checkpoints require it. Raise a
+        DomainError, or SeveralProblems if several values are invalid.
         """
+        approved = resumed and resumed.plan
         problems: list[DomainError] = []
         if approved is None:
             dataset = _attempt(problems, lambda: self._trainable(account_id, choices))
@@ -148,7 +160,7 @@ class Quoting:
             raise problems[0] if len(problems) == 1 else SeveralProblems(problems)
         assert dataset is not None
         assert base is not None
-        quote = self._price(dataset, validation, base, choices, approved)
+        quote = self._price(dataset, validation, base, choices, resumed)
         return replace(quote, plan=quote.plan.model_copy(update={"start": start}))
 
     def resolved(self, account_id: UUID, choices: Choices) -> Choices:
@@ -226,8 +238,9 @@ class Quoting:
         validation: Dataset | None,
         base: BaseModel,
         choices: Choices,
-        approved: TrainingPlan | None,
+        resumed: Job | None,
     ) -> Quote:
+        approved = resumed and resumed.plan
         catalog, fields, count = self._catalog, choices.hyperparameters, choices.gpu_count
         gpu = self._known(choices.region, catalog.gpu_type(choices.gpu_type))
         if approved is not None:
@@ -240,7 +253,7 @@ class Quoting:
         fit = _as_approved(decide(layout, gpu, others), approved)
         rate = catalog.rate_micros_per_hour(gpu.name, count)
         calibration = self._calibrations(base.name, gpu.name, fit.precision, count).model_copy(
-            update={"conditions": self._conditions(choices, fit)}
+            update={"conditions": self._conditions(choices, fit, resumed and resumed.id)}
         )
         return Quote(
             plan=TrainingPlan(
@@ -301,7 +314,7 @@ class Quoting:
             plan.lora,
             plan.validation.dataset_id if plan.validation else None,
         )
-        quote = self.quote(job.account_id, choices, approved=plan)
+        quote = self.quote(job.account_id, choices, resumed=job)
         total_steps = job.total_steps or quote.estimate.total_steps
         rest = remaining(
             quote.estimate,
@@ -429,15 +442,29 @@ class Quoting:
         pool = self._pool(region, gpu_type)
         return None if pool is None else pool.machine
 
-    def _conditions(self, choices: Choices, fit: Fit) -> Conditions | None:
-        """Return the conditions of a CPU-backed type; None for a GPU, or if they are unknown."""
-        machine = self._machine(choices.region, choices.gpu_type)
-        if machine is None:
+    def _conditions(self, choices: Choices, fit: Fit, job_id: UUID | None) -> Conditions | None:
+        """Return the conditions of a CPU-backed type; None for a GPU, or if they are unknown.
+
+        `job_id` is the job to resume, which does not slow down itself.
+        """
+        place = choices.region, choices.gpu_type
+        if (machine := self._machine(*place)) is None:
             return None
+        pools = [
+            pool
+            for each in product(self._catalog.known_regions, self._catalog.known_gpu_types)
+            if (pool := self._pool(*each)) and pool.machine and pool.machine.host == machine.host
+        ]
+        use, jobs = self._machine_use, 0
+        if (load := use.load_of(machine.host)) is not None:
+            now = use.now()
+            load = max(0.0, load - machine.cores * sum(each.mean_running(now) for each in pools))
+        for pool in pools:
+            taken = choices.gpu_count if (pool.region, pool.gpu_type) == place else 0
+            active = use.active_jobs(pool.region, pool.gpu_type, job_id)
+            jobs += pool.most_beside(taken, active)
         return Conditions(
-            cores=machine.cores,
-            tflops=machine.tflops.get(fit.dtype),
-            load=self._load_of(machine.host),
+            cores=machine.cores, tflops=machine.tflops.get(fit.dtype), load=load, jobs=jobs
         )
 
     def _known(self, region: str, gpu: GpuType) -> GpuType:

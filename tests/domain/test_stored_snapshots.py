@@ -15,7 +15,7 @@ from tests.docs.stored_events import current_version
 
 PINNED = {
     Account.Snapshot: (1, "e8788563a6d8d4ca"),
-    GpuPool.Snapshot: (1, "3dfe9781ee0e72f7"),
+    GpuPool.Snapshot: (2, "70a720c266b00033"),
     Meter.Snapshot: (1, "0776cc3efbb2a153"),
 }
 """The version and the fields of each snapshot."""

@@ -59,7 +59,7 @@ class CostRangeResponse(ResponseModel):
     calibrated_from: int = Field(description="Number of finished jobs that the estimate uses.")
     basis: str = Field(
         description="Sentence about the source of the estimate: finished jobs, a speed test of "
-        "the machine, or the catalog. It also says if a busy machine widens the range."
+        "the machine, or the catalog. It also says if other jobs or a busy machine widen the range."
     )
     phases: list[PhaseResponse]
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
 from domain.capacity.gpu_pool import Claim, GpuPool
+from domain.core.aggregate import Cause, because
+from tests.builders.commands import NOW
 from tests.builders.examples import ACCOUNT_ID
 from tests.builders.scenario import fact, topics, when
 
@@ -23,6 +26,10 @@ def pool(capacity: int, *queue: Claim, allocated: int = 0) -> GpuPool:
     for each in queue[:allocated]:
         opened.allocate(each)
     return opened
+
+
+def later(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
 
 
 def test_a_claim_is_queued_and_served_once() -> None:
@@ -134,3 +141,54 @@ def test_a_larger_pool_takes_fewer_snapshots() -> None:
     for _ in range(8200):
         given.request(claim())
     assert given.snapshot_events() == 4096
+
+
+def test_the_mean_of_running_jobs_follows_them_like_the_load_average() -> None:
+    first, second = claim(), claim()
+    given = pool(2, first, second, allocated=2)
+    assert given.mean_running(NOW) == 0
+    assert 1.2 < given.mean_running(later(60)) < 1.3
+    assert given.mean_running(later(600)) == pytest.approx(2, abs=1e-3)
+    with because(Cause("test", "release", later(600))):
+        given.release(first.job_id, 1)
+    assert given.mean_running(later(600)) == pytest.approx(2, abs=1e-3)
+    assert 1.3 < given.mean_running(later(660)) < 1.4
+    assert given.mean_running(later(500)) == given.mean_running(later(600)), "of an earlier clock"
+    given.collect_events()
+    restored = GpuPool.Snapshot.take(given).mutate(None)
+    assert restored.mean_running(later(660)) == given.mean_running(later(660))
+
+
+def test_an_older_snapshot_has_no_mean() -> None:
+    given = pool(1, claim(), allocated=1)
+    given.collect_events()
+    stored = GpuPool.Snapshot.take(given).model_dump(mode="json")
+    del stored["state"]["mean_jobs"], stored["state"]["mean_at"]
+    GpuPool.Snapshot.upcast_v1_v2(stored)
+    restored = GpuPool.Snapshot.model_validate(stored).mutate(None)
+    assert restored.mean_running(NOW) == 1
+
+
+@pytest.mark.parametrize(
+    ("capacity", "count", "others", "most"),
+    [
+        (2, 1, {}, 0),
+        (2, 1, {1: 1}, 1),
+        (2, 1, {1: 9}, 1),  # the others wait
+        (2, 2, {1: 9}, 0),
+        (2, 0, {1: 9}, 2),  # the job runs in another pool of the machine
+        (5, 1, {2: 1, 1: 1}, 2),
+        (5, 1, {2: 3, 1: 1}, 2),
+        (1, 2, {1: 3}, 0),
+    ],
+)
+def test_a_job_shares_a_machine_with_those_that_fit_beside_it(
+    capacity: int, count: int, others: dict[int, int], most: int
+) -> None:
+    assert pool(capacity).most_beside(count, others) == most
+
+
+def test_segments_above_a_reduced_capacity_still_run() -> None:
+    given = pool(2, claim(), claim(), allocated=2)
+    given.change_capacity(0)
+    assert given.most_beside(0, {1: 2}) == 2

@@ -518,6 +518,20 @@ def test_a_busy_machine_raises_the_upper_bound_alone_and_says_so() -> None:
     assert "4.5" not in idle.basis
 
 
+def test_other_jobs_raise_the_upper_bound_by_their_number() -> None:
+    alone, shared = on(IDLE), on(IDLE.model_copy(update={"jobs": 2}))
+    assert shared.low_seconds == alone.low_seconds
+    assert shared.slowdown == pytest.approx(3)
+    assert all(figure in shared.basis for figure in ("2 other jobs", "2 cores", "3 times"))
+    assert "busy" not in shared.basis
+    both = IDLE.model_copy(update={"jobs": 1, "load": 2.5})
+    assert both.slowdown == 3.0
+    assert all(text in on(both).basis for text in ("2.5 processes", "1 other job", "3 times"))
+    unknown = IDLE.model_copy(update={"jobs": 1, "load": None})
+    assert on(unknown).slowdown == pytest.approx(2)
+    assert all(text in on(unknown).basis for text in ("load is unknown", "2 times"))
+
+
 def test_jobs_that_ran_under_the_same_load_have_taught_it() -> None:
     busy = IDLE.model_copy(update={"load": 4.5})
     known = on(busy, Calibration(jobs=3, slowdown=3.0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from platform import node
 from threading import Timer
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from domain.billing.budget import BudgetName, BudgetPeriod
-from domain.capacity.gpu_pool import GpuPool
+from domain.capacity.gpu_pool import Claim, GpuPool
 from domain.catalog.catalog import Catalog
 from domain.catalog.catalog_entries import CatalogBase
 from domain.catalog.machine import Machine
@@ -274,6 +276,69 @@ def test_a_busy_machine_raises_the_upper_bound(
     job = orderer.approve()
     platform.project()
     assert orderer.get(f"/api/jobs/{job['id']}").json()["estimate"]["basis"] == busy["basis"]
+
+
+def test_a_job_that_was_approved_a_moment_ago_raises_the_upper_bound(
+    orderer: Orderer, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process has handled its approval, and its load does not show yet."""
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.2, 0.0, 0.0))
+    machine_is(platform, host=node(), tflops={Dtype.BF16: 1.0})
+    alone = orderer.quote()["estimate"]
+    for _ in range(3):
+        orderer.approve()
+    shared = orderer.quote()["estimate"]
+    assert shared["low_seconds"] == alone["low_seconds"]
+    assert shared["high_seconds"] == pytest.approx(2 * alone["high_seconds"], abs=2)
+    assert "1 other job" in shared["basis"], "the pool has two GPUs"
+    assert "1 other job" not in orderer.quote(gpu_count=2)["estimate"]["basis"]
+    platform.project()
+    assert orderer.quote()["estimate"]["basis"] == shared["basis"]
+    platform.open_pool("cpu-small", 1)
+    with because(platform.cause):
+        small = platform.log.load(GpuPool, gpu_pool_id("local", "cpu-small"))
+        small.measure(Machine(host=node(), processor="", cores=2, dtype=Dtype.BF16, tflops={}))
+        platform.log.commit(small)
+    on_small = {"gpu_type": "cpu-small", "hyperparameters": {"target_modules": ["q_proj"]}}
+    assert "2 other jobs" in orderer.quote(**on_small)["estimate"]["basis"]
+
+
+def test_the_load_of_running_jobs_counts_once(
+    orderer: Orderer, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (2.4, 0.0, 0.0))
+    machine_is(platform, host=node(), tflops={Dtype.BF16: 1.0})
+    job = platform.log.load(Job, job_of(orderer.approve()["id"]))
+    pool = platform.log.load(GpuPool, gpu_pool_id("local", "cpu"))
+    claim = Claim(job.account_id, job.id, 1, 1)
+    began = datetime.now(UTC) - timedelta(hours=1)
+    with because(replace(platform.cause, now=began)):
+        pool.request(claim)
+        pool.allocate(claim)
+        platform.log.commit(pool)
+    beside = orderer.quote()["estimate"]["basis"]
+    assert "1 other job" in beside
+    assert "2 times" in beside
+    assert "busy" not in beside
+
+
+def test_a_job_does_not_slow_down_its_own_rest(
+    orderer: Orderer, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (2.4, 0.0, 0.0))
+    machine_is(platform, host=node(), tflops={Dtype.BF16: 1.0})
+    job = platform.log.load(Job, job_of(orderer.approve()["id"]))
+    claim, now = Claim(job.account_id, job.id, 1, 1), datetime.now(UTC)
+    pool = platform.log.load(GpuPool, gpu_pool_id("local", "cpu"))
+    with because(replace(platform.cause, now=now - timedelta(hours=1))):
+        pool.request(claim)
+        pool.allocate(claim)
+    with because(replace(platform.cause, now=now)):
+        pool.release(job.id, 1)
+        job.pause()
+        platform.log.commit(pool, job)
+    backend: Backend = orderer.client.app.state.backend  # type: ignore[attr-defined]
+    assert backend.quoting.rest_of(job).estimate.slowdown == pytest.approx(1)
 
 
 def test_a_maximum_cost_lowers_the_balance_that_a_job_needs(
