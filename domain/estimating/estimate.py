@@ -11,7 +11,7 @@ from domain.core.errors import Invalid
 from domain.core.money import charge_micros
 from domain.core.value import Value
 from domain.estimating.memory import Fit
-from domain.estimating.pricing import HEADROOM, LONGEST_SECONDS, PROBED_TFLOPS
+from domain.estimating.pricing import HEADROOM, LONGEST_SECONDS, MIN_MEASURED_STEPS, PROBED_TFLOPS
 from domain.estimating.workload import Work as Work
 from domain.estimating.workload import phase_seconds
 from domain.training.hyperparameters import Hyperparameters
@@ -42,6 +42,20 @@ class PhaseEstimate(Value):
             high_seconds=self.high_seconds * share,
         )
 
+    def measured(self, seconds: float) -> PhaseEstimate:
+        """Return the estimate for measured seconds, which may include the slowdown by a load.
+
+        The load raises the upper bound only as far as it exceeds the difference from the model.
+        """
+        typical = self.low_seconds * math.sqrt(HEADROOM)
+        slowdown = self.high_seconds / (HEADROOM * self.low_seconds)
+        return PhaseEstimate(
+            phase=self.phase,
+            model_seconds=self.model_seconds,
+            low_seconds=seconds / math.sqrt(HEADROOM),
+            high_seconds=math.sqrt(HEADROOM) * max(seconds, slowdown * min(seconds, typical)),
+        )
+
 
 class Estimate(Value):
     """Time and cost of a job, or of its remaining work. JobApproved and JobResumed record it."""
@@ -50,6 +64,8 @@ class Estimate(Value):
     tokens: int  # tokens of all epochs, after truncation
     total_steps: int  # number of optimizer steps
     calibrated_from: int  # number of jobs used for calibration; 0: only the catalog's values
+    # Number of the job's own steps that the training time is based on; 0: none.
+    measured_steps: int = 0
     # Share of the training after which it may stop early, for the lower bound; 1: never.
     earliest_stop: float = 1.0
     phases: tuple[PhaseEstimate, ...]
@@ -71,7 +87,12 @@ class Estimate(Value):
     @property
     def _basis(self) -> str:
         conditions = self.conditions
-        if self.calibrated_from:
+        if self.measured_steps:
+            basis = (
+                f"The training time is based on the {self.measured_steps:,} steps that the job has "
+                "trained and saved so far."
+            )
+        elif self.calibrated_from:
             jobs = "job" if self.calibrated_from == 1 else "jobs"
             basis = f"The estimate is calibrated from {self.calibrated_from:,} finished {jobs}."
         elif conditions is not None and conditions.tflops is not None:
@@ -103,8 +124,8 @@ class Estimate(Value):
             raised = f"{self.slowdown:.2g}"
             if raised == "1":
                 basis += (
-                    " The finished jobs ran under a similar or higher load, so the range already "
-                    "allows for it."
+                    f" The {'steps' if self.measured_steps else 'finished jobs'} ran under a "
+                    "similar or higher load, so the range already allows for it."
                 )
             else:
                 basis += f" The upper bound therefore allows for up to {raised} times the duration."
@@ -114,6 +135,8 @@ class Estimate(Value):
     def slowdown(self) -> float:
         """Factor by which the machine's load raises the upper bound; 1 if it does not."""
         ranges = [each for each in self.phases if each.phase is not Phase.REGISTER]
+        if self.measured_steps:  # the load may raise the other phases more
+            ranges = [each for each in ranges if each.phase is Phase.TRAINING]
         ratios = [each.high_seconds / each.low_seconds for each in ranges if each.low_seconds > 0]
         return max(1.0, max(ratios, default=1.0) / HEADROOM)
 
@@ -136,6 +159,17 @@ class Estimate(Value):
     def high_micros(self) -> int:
         """Upper bound of the cost, in micro-dollars. Approval requires at least this balance."""
         return charge_micros(self.rate_micros_per_hour, self.high_seconds)
+
+    def measured(self, steps: int, seconds: float) -> Estimate:
+        """Return the estimate with the mean time of steps that the job has trained, if enough."""
+        if steps < MIN_MEASURED_STEPS or not self.total_steps:
+            return self
+        training = self.total_steps * seconds / steps
+        phases = tuple(
+            each.measured(training) if each.phase is Phase.TRAINING else each
+            for each in self.phases
+        )
+        return self.model_copy(update={"phases": phases, "measured_steps": steps})
 
     def lowest(self, phase: PhaseEstimate) -> float:
         """Return the lower bound of one of the phases in seconds, if training stops early."""

@@ -14,6 +14,9 @@ from typing import Literal
 HEADROOM = 1.3
 """Ratio of the upper to the lower bound, for every phase except register."""
 
+MIN_MEASURED_STEPS = 5
+"""Minimum number of trained steps from which EcoLink estimates the rest of a job."""
+
 LONGEST_SECONDS = 365 * 24 * 3600
 """Maximum duration of a job in an estimate. More than a year indicates a typing error."""
 

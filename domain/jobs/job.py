@@ -22,7 +22,7 @@ from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer
 from domain.jobs.guarantee import Guarantee
 from domain.jobs.lifecycle import Command, Effect, JobStatus, PauseReason, SegmentEnd
 from domain.jobs.segments import RunningSegment, SegmentEnding
-from domain.jobs.usage import PaidTime, Usage
+from domain.jobs.usage import MeasuredSteps, PaidTime, Usage
 from domain.training.checkpoint import (
     KEPT_NEWEST,
     RejectionReason,
@@ -109,6 +109,8 @@ class Job(Aggregate):
         self.segment = 0  # number of the newest segment
         self.running: RunningSegment | None = None
         self.usage = Usage()
+        self.measured = MeasuredSteps()  # on the current number of GPUs
+        self.began_step = 0  # step after which the newest segment started training
         self.step = 0
         self.total_steps = 0  # 0: not known yet; after an early stop: the number of trained steps
         self.stopped_early: EarlyStop | None = None
@@ -333,6 +335,7 @@ class Job(Aggregate):
             self.stopped_early = None  # a resume from an earlier checkpoint repeats the stop
         self.running = replace(self._require_running(segment), trains=True)
         self.step, self.total_steps = step, total_steps
+        self.began_step = step
 
     def save_checkpoint(self, saved: SavedCheckpoint) -> None:
         """Record a durable checkpoint. Ignore it if it is not newer than the last one."""
@@ -493,6 +496,10 @@ class Job(Aggregate):
         limit = self.left_of_guarantee(self.usage.paid_micros)
         paid = PaidTime(self.rate_micros_per_hour, seconds, limit)
         self.usage = self.usage.after(event.segment, paid, event)
+        saved = self.checkpoints.newest
+        if saved is not None and saved.segment == event.segment:
+            steps = saved.step - self.began_step
+            self.measured = self.measured.after(steps, saved.elapsed_seconds, event)
 
     def _conclude(self, ending: SegmentEnding, shortfall: PauseReason | None) -> None:
         """Trigger the event that follows the end of a segment. A relaunch needs no event."""
@@ -662,6 +669,8 @@ class Job(Aggregate):
         self.approver = actor
         self.status = JobStatus.EVALUATING if self.trained else JobStatus.TRAINING
         self.rate_micros_per_hour = rate_micros_per_hour
+        if gpu_count != self.gpu_count:
+            self.measured = MeasuredSteps()
         self.gpu_count = gpu_count
         self.gate_micros = estimate.high_micros
         self.guarantee = guarantee

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from domain.core.money import charge_micros, charge_within
+from domain.estimating.progress import START_UP
 from domain.jobs.segments import SegmentEnding
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import Phase
@@ -23,6 +24,25 @@ class PaidTime:
     def micros(self) -> int:
         """Charge for the time, in micro-dollars."""
         return charge_within(self.rate_micros_per_hour, self.seconds, self.limit_micros)
+
+
+@dataclass(frozen=True)
+class MeasuredSteps:
+    """Saved optimizer steps of ended segments, and the seconds of training that they took.
+
+    A step that two segments trained counts twice, as its time does. Steps and time after the last
+    checkpoint of a segment do not count.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    def after(self, steps: int, saved_seconds: int, ending: SegmentEnding) -> MeasuredSteps:
+        """Return a copy that includes the steps of a segment up to its last checkpoint."""
+        start = sum(ending.phase_seconds.get(phase, 0.0) for phase in START_UP)
+        if steps <= 0 or saved_seconds <= start or Phase.TRAINING not in ending.phase_seconds:
+            return self  # the segment saved no step, or reported no times
+        return MeasuredSteps(self.steps + steps, self.seconds + saved_seconds - start)
 
 
 @dataclass(frozen=True)

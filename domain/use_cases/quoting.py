@@ -324,6 +324,8 @@ class Quoting:
             trained=job.trained,
             rate_micros_per_hour=quote.plan.rate_micros_per_hour,
         )
+        if quote.plan.gpu_count == job.gpu_count:
+            rest = rest.measured(job.measured.steps, job.measured.seconds)
         return replace(quote, estimate=rest)
 
     def _dataset(self, account_id: UUID, dataset_id: UUID, field: str = "dataset") -> Dataset:

@@ -192,7 +192,10 @@ def paused(job: JobDetail) -> str | None:
             f"{reason} A resume needs {gate.needed.text}. Top up {gate.missing.text} first, then:"
             f"{command}"
         )
-    return f"{reason}{command}  continues from the last checkpoint"
+    costs = (
+        f" The rest costs at most {gate.needed.text}. {gate.basis}" if gate and gate.needed else ""
+    )
+    return f"{reason}{costs}{command}  continues from the last checkpoint"
 
 
 def progress(job: JobDetail) -> list[str]:

@@ -132,6 +132,9 @@ class ResumeGate(ResponseModel):
         "cost if that is lower."
     )
     missing: Money | None = Field(description="Top-up that the resume requires, or zero.")
+    basis: str | None = Field(
+        description="Sentence about the source of the remaining cost, such as the measured steps."
+    )
     problem: str | None = Field(
         examples=[None],
         description="Sentence about another problem that prevents a resume, or null.",

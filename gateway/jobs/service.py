@@ -299,12 +299,14 @@ def resume_gate(
         cost = CostRange.of(rest, left)
         limits.require_left_of_budgets(account_id, key_id or job.key_id, cost, today)
     except DomainError as problem:
-        return ResumeGate(allowed=False, needed=None, missing=None, problem=problem.message)
+        message = problem.message
+        return ResumeGate(allowed=False, needed=None, missing=None, basis=None, problem=message)
     missing = max(0, cost.high_micros - account.balance_micros)
     return ResumeGate(
         allowed=missing == 0,
         needed=Money.of(cost.high_micros, Toward.UP),
         missing=Money.of(missing, Toward.UP),
+        basis=rest.basis,
         problem=None,
     )
 

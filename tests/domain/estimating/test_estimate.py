@@ -486,6 +486,56 @@ def test_nothing_trained_leaves_the_whole_job() -> None:
     )
 
 
+# --- The rest of a job whose steps were measured ---
+
+
+def rest_of(whole: Estimate) -> Estimate:
+    total = whole.total_steps
+    return remaining(whole, step=6, total_steps=total, trained=False, rate_micros_per_hour=RATE)
+
+
+def test_measured_steps_replace_the_modeled_time_of_training() -> None:
+    modeled = rest_of(priced(work()))
+    rest = modeled.measured(6, 6 * 40.0)
+    assert rest.typical_seconds(Phase.TRAINING) == pytest.approx(40 * rest.total_steps)
+    for phase in SUPERVISED_PHASES:
+        if phase is not Phase.TRAINING:
+            assert rest.typical_seconds(phase) == modeled.typical_seconds(phase)
+    (training,) = [each for each in rest.phases if each.phase is Phase.TRAINING]
+    assert training.high_seconds == pytest.approx(1.3 * training.low_seconds)
+    assert "6 steps" in rest.basis
+    assert modeled.measured(4, 4 * 40.0) == modeled, "too few steps"
+
+
+def test_a_trained_job_needs_no_measured_steps() -> None:
+    whole = priced(work())
+    rest = remaining(whole, step=9, total_steps=9, trained=True, rate_micros_per_hour=RATE)
+    assert rest.measured(9, 90.0) == rest
+
+
+@pytest.mark.parametrize(
+    ("times_the_model", "upper"),
+    [
+        (1.0, 3.0),  # measured on an idle machine
+        (2.0, 3.0),
+        (5.0, 5.0),  # measured under a higher load
+        (0.5, 1.5),  # faster than modeled
+    ],
+)
+def test_the_load_counts_once_in_measured_steps(times_the_model: float, upper: float) -> None:
+    alone = rest_of(on(IDLE))
+    shared = rest_of(on(IDLE.model_copy(update={"jobs": 2})))
+    usual = alone.typical_seconds(Phase.TRAINING) / alone.total_steps
+    rest = shared.measured(10, 10 * times_the_model * usual)
+    assert seconds_at_most(rest) == pytest.approx(upper * seconds_at_most(alone))
+    assert rest.slowdown == pytest.approx(upper / times_the_model)
+    assert ("steps ran under a similar" in rest.basis) is (upper == times_the_model)
+
+
+def seconds_at_most(of: Estimate) -> float:
+    return sum(each.high_seconds for each in of.phases if each.phase is Phase.TRAINING)
+
+
 # --- The machine of a CPU-backed type ---
 
 IDLE = Conditions(cores=2, tflops=1.0, load=0.3)

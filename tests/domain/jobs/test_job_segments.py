@@ -11,6 +11,7 @@ from domain.core.errors import StaleSegment
 from domain.jobs import events
 from domain.jobs.failures import FAILURES, FailureClass, MemoryShortage, Payer
 from domain.jobs.job import RELAUNCH_LIMIT, Job, JobStatus, SegmentEnd
+from domain.jobs.usage import MeasuredSteps
 from domain.training.hyperparameters import Hyperparameters
 from domain.training.phases import Phase
 from domain.training.training_plan import Order
@@ -19,6 +20,7 @@ from tests.builders.examples import ACCOUNT_ID, ESTIMATE, JOB_ID, PLAN, ending
 from tests.builders.scenario import (
     RUNNING,
     Step,
+    after,
     allocates,
     cancels,
     completes,
@@ -28,6 +30,7 @@ from tests.builders.scenario import (
     fact,
     job,
     registers,
+    resumes,
     running,
     saves,
     starts_evaluation,
@@ -266,3 +269,25 @@ def test_a_suffix_is_a_part_of_the_models_name() -> None:
     order = Order(suffix="support", deploy=True)
     given = Job.approve(JOB_ID, ACCOUNT_ID, PLAN, ESTIMATE, order)
     assert (given.model_name, given.order) == ("ft:tiny:support:222222222222", order)
+
+
+PHASES = {Phase.MODEL_LOAD: 5.0, Phase.DATASET_PREP: 1.0, Phase.TRAINING: 54.0}
+
+
+def test_the_saved_steps_of_segments_are_measured() -> None:
+    first = (*RUNNING, saves(10, 26), saves(20, 46), crashes(60, phase_seconds=PHASES))
+    given = job(*first)
+    assert given.measured == MeasuredSteps(20, 40.0), "time after the last checkpoint is lost"
+    after(given, allocates, trains(20), crashes(60, phase_seconds=PHASES))
+    assert given.measured == MeasuredSteps(20, 40.0), "it saved nothing"
+    repeats = (allocates, trains(10), saves(25, 51), Job.pause)
+    after(given, *repeats, ends(SegmentEnd.STOPPED, 60, phase_seconds=PHASES))
+    assert given.measured == MeasuredSteps(35, 85.0), "it trained ten steps again"
+    after(given, resumes)
+    assert given.measured.steps == 35
+    after(given, Job.pause, lambda it: it.resume(ESTIMATE, 1, "2", 2))
+    assert given.measured == MeasuredSteps(), "of another number of GPUs"
+
+
+def test_a_segment_that_reported_no_times_is_not_measured() -> None:
+    assert job(*RUNNING, saves(10, 26), crashes(60)).measured == MeasuredSteps()

@@ -5,6 +5,12 @@ from __future__ import annotations
 import pytest
 
 from domain.core.aggregate import because
+from domain.jobs.job import Job
+from domain.training.phases import Phase
+from gateway.backend import Backend
+from gateway.cli.job_tables import paused
+from gateway.jobs.schemas import JobDetail
+from tests.builders.examples import saved_checkpoint
 from tests.builders.platform import BASE_MODEL, Platform
 from tests.gateway.jobs.owners import Owner
 
@@ -29,6 +35,20 @@ def test_a_job_resumes_on_the_requested_number_of_gpus(owner: Owner) -> None:
     resumed = owner.give("resume", gpu_count=2).json()
     assert (resumed["gpu_count"], resumed["rate_per_hour"]["micros"]) == (2, 2 * rate)
     assert (owner.job.gpu_count, owner.job.plan.gpu_count) == (2, 1)
+
+
+def test_a_resume_is_estimated_from_the_measured_steps(owner: Owner, platform: Platform) -> None:
+    owner.train(checkpoint=None)
+    owner.act(lambda job: job.save_checkpoint(saved_checkpoint(1, 10, 2.0, 1003)), Job.pause)
+    owner.end(phase_seconds={Phase.MODEL_LOAD: 3.0, Phase.TRAINING: 1000.0})
+    backend: Backend = owner.client.app.state.backend  # type: ignore[attr-defined]
+    rest = backend.quoting.rest_of(owner.job).estimate
+    assert rest.typical_seconds(Phase.TRAINING) == pytest.approx(100 * 20)
+    assert "10 steps" in rest.basis
+    assert "steps" not in backend.quoting.rest_of(owner.job, gpu_count=2).estimate.basis
+    platform.project()
+    assert owner.read()["resume"]["basis"] == rest.basis
+    assert "10 steps" in str(paused(JobDetail.model_validate(owner.read())))
 
 
 def test_an_out_of_memory_failure_shows_the_tried_micro_batches(
