@@ -12,10 +12,15 @@ from pathlib import Path
 import pytest
 
 import tests.simulation.control_plane.rules
+from domain.jobs.job import Job
+from domain.jobs.lifecycle import JobStatus
+from domain.training.training_plan import Order
 from tests.simulation.control_plane.broken_rules import BROKEN_RULES
+from tests.simulation.control_plane.cluster import Work
 from tests.simulation.control_plane.operations import KINDS, Operation, generated
 from tests.simulation.control_plane.shrinking import shrunk
-from tests.simulation.control_plane.story import played, played_seed
+from tests.simulation.control_plane.story import end, played, played_seed, set_up
+from tests.simulation.control_plane.world import World, plan_of
 
 FOUND_BY = {
     "bill-from-the-clock": 1,
@@ -41,6 +46,22 @@ def test_a_story_breaks_no_rule(seed: int) -> None:
     assert outcome.violations == []
     assert outcome.lifetimes > 0
     assert outcome.faults
+
+
+@pytest.mark.parametrize("slowdown", [1, 10])
+def test_a_slowed_job_takes_longer_than_its_estimate(slowdown: int) -> None:
+    world = World()
+    with world.running():
+        set_up(world)
+        work = Work(8, slowdown=slowdown)
+        world.approve(world.accounts[0], plan_of(1, 3_600_000), work, Order(), by_key=False)
+        end(world)
+        assert world.rules.violations == []
+        job = world.log_of_simulation.load(Job, world.jobs[0])
+    assert job.status is JobStatus.REGISTERED
+    in_time = job.usage.paid_seconds <= job.estimate.high_seconds
+    assert in_time is (slowdown == 1)
+    assert job.measured.seconds == pytest.approx(job.measured.steps * 5 * slowdown)
 
 
 @pytest.mark.full

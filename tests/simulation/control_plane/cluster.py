@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import sqrt
 from typing import Any
 from uuid import UUID
 
 from nats.errors import Error as NatsError
 
+from domain.estimating.estimate import Estimate, PhaseEstimate
+from domain.estimating.pricing import HEADROOM
 from domain.jobs.failures import FailureClass
 from domain.jobs.lifecycle import SegmentEnd
 from domain.jobs.segments import SegmentEnding
@@ -48,6 +51,7 @@ REGION, GPU_TYPE = "local", "gpu"
 NO_FILES = Manifest(files=())
 FINAL_REPEAT_SECONDS = 5.0
 SAVE_SECONDS = 3
+EVALUATION_SECONDS = 4
 MOST_FROZEN_SECONDS = 10
 """Seconds of a freeze that count as used, as in the trainer."""
 
@@ -60,6 +64,31 @@ class Work:
     step_seconds: int = 5
     load_seconds: int = 10
     save_steps: int = 4
+    slowdown: int = 1
+    """Ratio of the true to the estimated seconds of a step."""
+
+    def estimate(self, rate_micros_per_hour: int) -> Estimate:
+        """Return the estimate of the whole job, which does not know the slowdown."""
+        seconds = {
+            Phase.MODEL_LOAD: self.load_seconds,
+            Phase.TRAINING: self.total_steps * self.step_seconds,
+            Phase.EVALUATION: EVALUATION_SECONDS,
+        }
+        return Estimate(
+            rate_micros_per_hour=rate_micros_per_hour,
+            tokens=0,
+            total_steps=self.total_steps,
+            calibrated_from=0,
+            phases=tuple(
+                PhaseEstimate(
+                    phase=phase,
+                    model_seconds=typical,
+                    low_seconds=typical / sqrt(HEADROOM),
+                    high_seconds=typical * sqrt(HEADROOM),
+                )
+                for phase, typical in seconds.items()
+            ),
+        )
 
 
 class Exit(Exception):
@@ -87,6 +116,8 @@ class Trainer(Owner):
         self.paid = self.spec.paid_seconds
         self.is_stopped = self.is_answered = False
         self.phase, self.step = Phase.MODEL_LOAD, 0
+        self.began: int | None = None
+        """Time when it started training."""
         self.exit_code: int | None = None
         self.is_lost = False
         self.final: Report | None = None
@@ -170,16 +201,17 @@ class Trainer(Owner):
     async def _live(self) -> None:
         await self._pass(self.work.load_seconds)
         self._resume()
+        self.began = self._shown
         self.phase = Phase.TRAINING
         while self.step < self.work.total_steps:
             steps = min(self.work.save_steps, self.work.total_steps - self.step)
-            await self._pass(steps * self.work.step_seconds)
+            await self._pass(steps * self.work.step_seconds * self.work.slowdown)
             self.step += steps
             self._save()
             self.report()
         self.phase = Phase.EVALUATION
         self.report()
-        await self._pass(4)
+        await self._pass(EVALUATION_SECONDS)
         self.phase = Phase.REGISTER
         ref = self.spec.adapter_prefix
         self._store(ref)
@@ -287,6 +319,11 @@ class Trainer(Owner):
     def _shown(self) -> int:
         return max(0, self.age + self.error)
 
+    def _phase_seconds(self, elapsed: int) -> dict[Phase, float]:
+        if self.began is None:
+            return {Phase.MODEL_LOAD: elapsed}
+        return {Phase.MODEL_LOAD: self.began, Phase.TRAINING: max(0, elapsed - self.began)}
+
     def _says(self, **said: Any) -> Report:
         self.n += 1
         elapsed = self._shown
@@ -303,6 +340,7 @@ class Trainer(Owner):
             elapsed_seconds=elapsed,
             grace_seconds=max(0, elapsed - self.paid),
             phase=self.phase,
+            phase_seconds=self._phase_seconds(elapsed),
             step=self.step,
             total_steps=self.work.total_steps,
             rejected=tuple(self.rejected),
@@ -334,7 +372,11 @@ class Trainer(Owner):
         grace = max(0, elapsed - self.paid)
         self.worked = min(self.age, self.paid)
         ending = SegmentEnding(
-            reason=reason, elapsed_seconds=elapsed, grace_seconds=grace, failure=failure
+            reason=reason,
+            elapsed_seconds=elapsed,
+            grace_seconds=grace,
+            failure=failure,
+            phase_seconds=self._phase_seconds(elapsed),
         )
         self.final = self._says(ending=ending, **said)
         self._keep(self.final)

@@ -147,7 +147,8 @@ def run(world: World, seconds: int) -> None:
 @operation(
     60,
     "Account {account} approves {jobs} job(s) of {steps} steps on {gpus} GPU(s) at {rate} "
-    "micro-dollars per hour, for at most {limit} s (0: no maximum).",
+    "micro-dollars per hour, for at most {limit} s (0: no maximum). A step takes {slowdown} times "
+    "as long as estimated.",
     account=(0, 1),
     jobs=(1, 6),
     steps=(1, 8),
@@ -155,13 +156,15 @@ def run(world: World, seconds: int) -> None:
     rate=RATES,
     limit=[0, 0, 0, 7, 45, 200],
     by_key=[True, False],
+    slowdown=[1, 1, 1, *range(2, 11)],
 )
 def approve(world: World, account: int, jobs: int, steps: int, by_key: bool, **chosen: int) -> None:
     rate, limit = chosen["rate"], chosen["limit"]
     plan = plan_of(chosen["gpus"], rate)
     order = Order(max_cost_micros=charge_micros(rate, limit) if limit else None)
+    work = Work(steps, slowdown=chosen["slowdown"])
     for _ in range(jobs):
-        world.approve(world.accounts[account], plan, Work(steps), order, by_key=by_key)
+        world.approve(world.accounts[account], plan, work, order, by_key=by_key)
 
 
 JOB: Choices = (0, 9)

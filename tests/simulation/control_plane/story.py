@@ -14,7 +14,7 @@ from tests.simulation.control_plane.operations import FAULTS, SECOND_MICROS, Ope
 from tests.simulation.control_plane.world import World
 
 LENGTH = 120
-CALM_SECONDS, MOST_CALM_ROUNDS = 20, 90
+CALM_SECONDS, MOST_CALM_ROUNDS = 20, 300
 
 Broken = Callable[[], AbstractContextManager[object]]
 """A function that returns a context in which a rule of the product is broken on purpose."""

@@ -28,6 +28,7 @@ from domain.catalog.catalog_entries import GpuType, Region
 from domain.core.actor import KEY
 from domain.core.aggregate import Cause, because
 from domain.core.errors import DomainError, VersionConflict
+from domain.estimating.estimate import remaining
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus
 from domain.training.training_plan import Order, TrainingPlan
@@ -40,7 +41,7 @@ from infrastructure.artifacts.store import STORE_ERRORS
 from infrastructure.bus.event_handlers import UNREACHABLE
 from infrastructure.training.reports import PodSeen
 from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed, PodName
-from tests.builders.examples import PLAN, estimate_at
+from tests.builders.examples import PLAN
 from tests.simulation.control_plane.bus import Bus
 from tests.simulation.control_plane.cluster import GPU_TYPE, REGION, Cluster, Trainer, Work
 from tests.simulation.control_plane.database import Database, differing, folded
@@ -348,7 +349,7 @@ class World:
     ) -> None:
         """Approve a job as its owner. The client sends the command twice if no answer comes."""
         name = f"job {len(self.jobs)}"
-        choices: Any = SimpleNamespace(plan=plan, recorded=plan.choices)
+        choices: Any = SimpleNamespace(plan=plan, work=work, recorded=plan.choices)
 
         def command() -> None:
             from domain.core.identity import created_id
@@ -437,19 +438,26 @@ class World:
     def quote(self, account_id: UUID, choices: Any) -> Any:
         del account_id
         plan: TrainingPlan = choices.plan
-        return SimpleNamespace(
-            plan=plan, estimate=estimate_at(plan.rate_micros_per_hour), alternatives=frozenset()
-        )
+        estimate = choices.work.estimate(plan.rate_micros_per_hour)
+        return SimpleNamespace(plan=plan, estimate=estimate, alternatives=frozenset())
 
     def rest_of(self, job: Job, gpu_count: int | None = None) -> Any:
         count = gpu_count or job.gpu_count
-        plan = self.plans[job.id]
-        rate = plan.rate_micros_per_hour
+        work, rate = self.cluster.work[job.id], self.plans[job.id].rate_micros_per_hour
+        rest = remaining(
+            work.estimate(rate),
+            step=job.step,
+            total_steps=work.total_steps,
+            trained=job.trained,
+            rate_micros_per_hour=rate,
+        )
+        if count == job.gpu_count:
+            rest = rest.measured(job.measured.steps, job.measured.seconds)
         return SimpleNamespace(
             plan=SimpleNamespace(
                 rate_micros_per_hour=rate, catalog_version="simulation", gpu_count=count
             ),
-            estimate=estimate_at(rate),
+            estimate=rest,
         )
 
     def command_job(self, job_id: UUID, name: str, *, by_key: bool = False, **options: Any) -> bool:
