@@ -202,6 +202,7 @@ def whole_product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EcoLinkU
         home=home,
         heartbeat_seconds=0.2,
         meter_minute_seconds=5,
+        guarantee_factor=100,  # a busy machine pauses no job
         trainer_silence_timeout_seconds=45,
         test_payments=True,
         webhook_networks="127.0.0.0/8",

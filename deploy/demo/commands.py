@@ -50,6 +50,7 @@ HYPERPARAMETERS = {
 SHORT_MINUTES = {
     "meter_minute_seconds": 5,
     "lease_seconds": 25,
+    "guarantee_factor": 0,  # only the balance pauses the jobs
     "lease_extension_seconds": 5,
 }
 PROMPT = "What is a tractor?"

@@ -161,8 +161,12 @@ class Estimate(Value):
         return charge_micros(self.rate_micros_per_hour, self.high_seconds)
 
     def measured(self, steps: int, seconds: float) -> Estimate:
-        """Return the estimate with the mean time of steps that the job has trained, if enough."""
-        if steps < MIN_MEASURED_STEPS or not self.total_steps:
+        """Return the estimate with the mean time of steps that the job has trained, if enough.
+
+        A few steps are enough if they took longer than the estimate of all.
+        """
+        enough = steps >= MIN_MEASURED_STEPS or (steps and seconds > self.high_seconds)
+        if not enough or not self.total_steps:
             return self
         training = self.total_steps * seconds / steps
         phases = tuple(

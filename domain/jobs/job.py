@@ -638,22 +638,16 @@ class Job(Aggregate):
         rate_micros_per_hour: int,
         catalog_version: str,
         gpu_count: int,
-        guarantee_factor: float = 0,
+        guarantee: Guarantee | None = None,
     ) -> None:
-        """Resume from the last checkpoint, at a new rate and an estimate of the rest, once.
-
-        The upper bound of the estimate is added to the charges so far, as the new guarantee.
-        """
+        """Resume from the last checkpoint, at a new rate and an estimate of the rest, once."""
         if self.must_resume():
-            used = self.usage
             self.trigger_event(
                 events.JobResumed,
                 rate_micros_per_hour=rate_micros_per_hour,
                 catalog_version=catalog_version,
                 estimate=estimate,
-                guarantee=Guarantee.of(
-                    estimate, guarantee_factor, used.paid_micros, used.paid_seconds
-                ),
+                guarantee=guarantee,
                 gpu_count=gpu_count,
             )
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from domain.billing.account import Account
+from domain.billing.spending import committed_micros
 from domain.capacity.availability import PoolLoad, require_capacity
 from domain.core.actor import acting_key
 from domain.core.aggregate import current_cause
@@ -16,7 +17,9 @@ from domain.core.errors import CommandReused, DomainError, InsufficientBalance, 
 from domain.core.event_log import EventLog, retrying
 from domain.core.identity import created_id, job_request_id
 from domain.core.money import Toward, dollars
+from domain.estimating.estimate import Estimate
 from domain.jobs.choices import Choices
+from domain.jobs.guarantee import Guarantee
 from domain.jobs.job import Job
 from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.training.training_plan import Order
@@ -192,10 +195,18 @@ class Launching:
                 plan.rate_micros_per_hour,
                 plan.catalog_version,
                 plan.gpu_count,
-                self._guarantee_factor,
+                self._guarantee_of_resume(job, quote.estimate),
             )
 
         return self._command(account_id, job_id, command)
+
+    def _guarantee_of_resume(self, job: Job, rest: Estimate) -> Guarantee | None:
+        """Add the upper bound of a resume to the charges so far.
+
+        Until the last segment is settled, its whole lease counts as charged, or all of its time.
+        """
+        paid = min(committed_micros(self.log, job.id, job.segment), job.usage.paid_micros)
+        return Guarantee.of(rest, self._guarantee_factor, paid, job.usage.paid_seconds)
 
     def change_max_cost(self, account_id: UUID, job_id: UUID, max_cost_micros: int | None) -> Job:
         """Change or remove (None) the maximum cost."""

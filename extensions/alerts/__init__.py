@@ -17,7 +17,7 @@ EXTENSION = Extension(
             access=Access(
                 handles_events=True,
                 tables=dict.fromkeys((each.name for each in TABLES), CHANGE)
-                | dict.fromkeys(("estimates", "gpu_pools", "gpu_claims"), READ)
+                | dict.fromkeys(("estimates", "gpu_pools", "gpu_claims", "job_detail"), READ)
                 | dict.fromkeys(("projection_positions", "log_identity"), READ)
                 | dict.fromkeys(("leaderships", "verifications"), READ)
                 | {SILENCES.name: REMOVE},

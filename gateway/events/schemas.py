@@ -57,6 +57,7 @@ class EventResponse(ResponseModel):
                 "from_seconds": 120,
                 "to_seconds": 180,
                 "amount_micros": 10_000,
+                "covered_micros": None,
             }
         ],
         description="Other fields of the event. Their schema has the name of the event, such "

@@ -122,6 +122,8 @@ class SamplePlatform:
 @contextmanager
 def serve_samples(settings: Settings) -> Iterator[SamplePlatform]:
     """Write all samples to the log, and serve them."""
+    # The jobs of the sample take their own time. None of them pauses for it.
+    settings = settings.model_copy(update={"guarantee_factor": 100.0})
     with running_gateway(settings) as gateway:
         sample = SamplePlatform(gateway.url, settings)
         with open_backend(settings) as backend:

@@ -25,6 +25,7 @@ from domain.core.identity import base_model_id, deployment_id, gpu_pool_id, mete
 from domain.datasets.dataset import Contents, Dataset
 from domain.deployments.deployment import Deployment
 from domain.jobs import events
+from domain.jobs.guarantee import Guarantee
 from domain.jobs.job import Job, SegmentEnd
 from domain.jobs.lifecycle import PauseReason
 from domain.training.checkpoint import RejectionReason
@@ -398,8 +399,12 @@ class History:
     ) -> None:
         """Resume as the owner. The gates are not checked."""
         with self.changing_job() as job:
-            gpus, factor = gpu_count or job.gpu_count, self.guarantee_factor
-            job.resume(ESTIMATE, rate_micros_per_hour, "test", gpus, factor)
+            used = job.usage
+            guarantee = Guarantee.of(
+                ESTIMATE, self.guarantee_factor, used.paid_micros, used.paid_seconds
+            )
+            gpus = gpu_count or job.gpu_count
+            job.resume(ESTIMATE, rate_micros_per_hour, "test", gpus, guarantee)
 
     def cancel(self) -> None:
         """Cancel as the owner."""

@@ -31,6 +31,7 @@ def ecolink(tmp_path: Path) -> Iterator[EcoLinkUnderTest]:
         heartbeat_seconds=0.2,
         meter_minute_seconds=5,
         lease_seconds=20,
+        guarantee_factor=0,  # only the balance limits the cost
         lease_extension_seconds=5,
     )
     with running_ecolink(tmp_path, settings) as under_test:

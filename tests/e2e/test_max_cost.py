@@ -23,6 +23,7 @@ def test_a_job_pauses_at_its_maximum_cost_and_goes_on(tmp_path: Path) -> None:
         home=home,
         heartbeat_seconds=0.2,
         meter_minute_seconds=5,
+        guarantee_factor=0,
         lease_seconds=5,
         lease_extension_seconds=1,
     )

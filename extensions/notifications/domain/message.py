@@ -34,8 +34,8 @@ class WebhookType(StrEnum):
     JOB_CANCELLED = "fine_tuning.job.cancelled"
     """The job was cancelled."""
     JOB_PAUSED = "fine_tuning.job.paused"
-    """The job paused. `reason` is `owner`, `balance`, `max_cost`, `budget`, `capacity` or
-    `suspended`. It costs nothing until you resume it."""
+    """The job paused. `reason` is `owner`, `balance`, `max_cost`, `overrun`, `budget`,
+    `capacity` or `suspended`. It costs nothing until you resume it."""
     CAPACITY_AVAILABLE = "capacity.available"
     """The job received GPUs, and leaves the queue. `segment` counts the launches of the job."""
     BALANCE_LOW = "balance.low"

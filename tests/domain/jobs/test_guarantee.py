@@ -34,7 +34,9 @@ def runs(given: Job, seconds: int, end: SegmentEnd, reason: PauseReason | None =
 
 
 def resumes(given: Job, factor: float = FACTOR) -> Job:
-    return after(given, lambda job: job.resume(ESTIMATE, 2 * 3_600_000, "v2", 1, factor))
+    used = given.usage
+    guarantee = Guarantee.of(ESTIMATE, factor, used.paid_micros, used.paid_seconds)
+    return after(given, lambda job: job.resume(ESTIMATE, 2 * 3_600_000, "v2", 1, guarantee))
 
 
 def test_an_approval_guarantees_the_upper_bound_for_several_times_its_time() -> None:

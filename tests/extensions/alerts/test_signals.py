@@ -142,6 +142,7 @@ def test_an_event_raises_its_condition_and_no_other(condition: str) -> None:
                 rate_micros_per_hour=1,
                 catalog_version="1",
                 estimate=ESTIMATE,
+                guarantee=None,
                 gpu_count=1,
             ),
         ),

@@ -36,10 +36,10 @@ def test_the_money_of_all_accounts_is_shown_by_day(
     page = shown(operator, "/ops/money")
     charged = f"${owner.rate / DOLLAR:.2f}"
     assert row(page, f'data-day="{today.date()}"').endswith(
-        f"{charged} {charged} $0.00 $0.00 $0.00 $0.00 $10.00"
+        f"{charged} {charged} $0.00 $0.00 $0.00 $0.00 $0.00 $10.00"
     )
     assert row(page, f'data-day="{past.date()}"').endswith(
-        "$0.00 $0.00 $0.00 $7.00 $0.00 $3.00 $0.00"
+        "$0.00 $0.00 $0.00 $0.00 $7.00 $0.00 $3.00 $0.00"
     )
     assert f'data-day="{past.date()}"' not in shown(operator, "/ops/money?days=7")
     assert operator.client.get("/ops/money?days=8").status_code == 422

@@ -204,11 +204,11 @@ class Trainer(Owner):
         self.began = self._shown
         self.phase = Phase.TRAINING
         while self.step < self.work.total_steps:
-            steps = min(self.work.save_steps, self.work.total_steps - self.step)
-            await self._pass(steps * self.work.step_seconds * self.work.slowdown)
-            self.step += steps
-            self._save()
-            self.report()
+            await self._pass(self.work.step_seconds * self.work.slowdown)
+            self.step += 1
+            if self.step % self.work.save_steps == 0 or self.step == self.work.total_steps:
+                self._save()
+                self.report()
         self.phase = Phase.EVALUATION
         self.report()
         await self._pass(EVALUATION_SECONDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, NamedTuple, Protocol
 
 from tests.simulation.oracle import cost
@@ -24,6 +25,9 @@ PAID_BY_PLATFORM = frozenset(
 )
 NEVER_RETRIED = frozenset(("out_of_memory", "bad_data", "loss_diverged", "checkpoint_mismatch"))
 RETRIES = 3
+FACTOR = 3
+"""Multiple of the estimated upper time after which a job pauses."""
+
 OVERRUN = 4
 """Exit code of a trainer that did not save within the grace period after its lease."""
 
@@ -75,10 +79,42 @@ class Bill:
     """Seconds that the user pays for; None: all."""
     lasted: int = 0
     """True seconds from the launch to the end in the log."""
+    limit: int | None = None
+    """Micro-dollars at which the guarantee begins to cover the time; None: no guarantee."""
+
+    @property
+    def charged_seconds(self) -> int | None:
+        """Seconds that are charged at most; None: all."""
+        if self.limit is None:
+            return None
+        seconds = self.limit * 3600 // self.rate
+        while cost(self.rate, seconds + 1) <= self.limit:
+            seconds += 1
+        while seconds and cost(self.rate, seconds) > self.limit:
+            seconds -= 1
+        return seconds
+
+    def charge(self, seconds: int) -> int:
+        """Micro-dollars of the first seconds, less what the guarantee covers."""
+        charged = self.charged_seconds
+        return cost(self.rate, seconds if charged is None else min(seconds, charged))
 
     @property
     def held(self) -> int:
-        return 0 if self.closed else cost(self.rate, self.paid) - cost(self.rate, self.billed)
+        return 0 if self.closed else self.charge(self.paid) - self.charge(self.billed)
+
+    @property
+    def used(self) -> int:
+        """Seconds that count towards the guarantee, once the segment ended."""
+        if self.ended is None:
+            return self.billed
+        return self.ran if self.kept is None else min(self.kept, self.ran)
+
+    @property
+    def ran(self) -> int:
+        """Seconds until the end of the paid time."""
+        ended = self.ended
+        return 0 if ended is None else max(0, ended["elapsed_seconds"] - ended["grace_seconds"])
 
 
 @dataclass
@@ -96,6 +132,7 @@ class JobFacts:
     furthest_step: int = 0
     rate: int = 0
     had_maximum: bool = False
+    guarantee: Mapping[str, int] | None = None
     poorest: int | None = None
     """Lowest available balance of its account since it was last approved, resumed or launched."""
     saved: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -261,7 +298,12 @@ class Rules:
         segment, bill = self._meter(row)
         self.require(not bill.opened, "a segment has a second meter", row)
         self.require(bill.rate == state["rate_micros_per_hour"], "the meter has another rate", row)
-        bill.opened = True
+        bill.opened, bill.limit = True, state["guarantee_micros"]
+        job = self.jobs[segment[0]]
+        self.require((job.guarantee is None) == (bill.limit is None), "the guarantee is lost", row)
+        if job.guarantee is not None and bill.limit:
+            left = job.guarantee["micros"] - self._net(segment[0])
+            self.require(bill.limit <= left, f"the guarantee leaves {left}", row)
         self.accounts[bill.account].open.add(segment)
 
     def _lease(self, row: Row, state: Mapping[str, Any]) -> None:
@@ -279,17 +321,35 @@ class Rules:
         segment, bill = self._meter(row)
         begin, end = state["from_seconds"], state["to_seconds"]
         self.require(begin == bill.billed < end, "a second is billed twice or skipped", row)
-        amount = cost(bill.rate, end) - cost(bill.rate, begin)
+        amount, charged = bill.charge(end) - bill.charge(begin), bill.charged_seconds
         self.require(state["amount_micros"] == amount, f"a minute costs {amount}", row)
+        whole = charged is None or not begin < charged < end
+        self.require(whole, "a minute is charged and covered", row)
+        price = cost(bill.rate, end) - cost(bill.rate, begin)
+        covered = None if charged is None or begin < charged else price
+        self.require(state["covered_micros"] == covered, f"the minute covers {covered}", row)
         self.require(end <= bill.paid, "time beyond the lease is billed", row)
         seen = self.evidence(segment)
         self.require(end <= seen, f"{end} s are billed, but the evidence ends at {seen} s", row)
         bill.billed = end
+        guarantee = self.jobs[segment[0]].guarantee
+        if guarantee is not None:
+            within = self._net(segment[0]) <= guarantee["micros"]
+            self.require(within, "a bill is above its guarantee", row)
+            self.counts["covered seconds"] += 0 if covered is None else end - begin
+
+    def _net(self, job: str) -> int:
+        """Micro-dollars of a job, less credits."""
+        return sum(
+            each.charge(each.billed) - each.credited
+            for (of_job, _), each in self.bills.items()
+            if of_job == job
+        )
 
     def _LostWorkCredited(self, row: Row, state: Mapping[str, Any]) -> None:
         _, bill = self._meter(row)
         begin, end = state["from_seconds"], state["to_seconds"]
-        amount = cost(bill.rate, end) - cost(bill.rate, begin)
+        amount = bill.charge(end) - bill.charge(begin)
         self.require(state["amount_micros"] == amount, f"the credit must be {amount}", row)
         bill.credited += amount
 
@@ -308,6 +368,7 @@ class Rules:
         job.rate = state["plan"]["rate_micros_per_hour"]
         job.had_maximum = state["max_cost_micros"] is not None
         self.jobs[row.originator] = job
+        self._guarantee(row, state, (0, 0), 0)
         self.accounts[job.account].jobs.append(job)
 
     def _MaxCostChanged(self, row: Row, state: Mapping[str, Any]) -> None:
@@ -318,6 +379,25 @@ class Rules:
         self.require(job.paused is not None, "a job resumed that was not paused", row)
         job.paused, job.poorest, job.count = None, None, state["gpu_count"]
         job.rate = state["rate_micros_per_hour"]
+        own = [each for (id, _), each in self.bills.items() if id == row.originator]
+        least = self._net(row.originator)
+        open_leases = sum(0 if each.closed else each.held for each in own)
+        self._guarantee(row, state, (least, least + open_leases), sum(each.used for each in own))
+
+    def _guarantee(
+        self, row: Row, state: Mapping[str, Any], paid: tuple[int, int], used: int
+    ) -> None:
+        """Add the upper bound of an approval to what was paid, and three times its time.
+
+        `paid` is a range, because the last segment may not be settled yet.
+        """
+        high = ceil(sum(each["high_seconds"] for each in state["estimate"]["phases"]))
+        job = self.jobs[row.originator]
+        job.guarantee = guarantee = state["guarantee"]
+        before = guarantee["micros"] - cost(job.rate, high)
+        self.require(paid[0] <= before <= paid[1], f"{paid} was paid, not {before}", row)
+        seconds = used + FACTOR * high
+        self.require(guarantee["seconds"] == seconds, f"its time must be {seconds} s", row)
 
     def _SegmentAllocated(self, row: Row, state: Mapping[str, Any]) -> None:
         job = self.jobs[row.originator]
@@ -400,7 +480,18 @@ class Rules:
     def _explains(self, job: JobFacts) -> bool:
         """Return True if a command or the lack of money or GPUs explains the pause of a job."""
         money = self.accounts[job.account]
+        own = [each for (id, _), each in self.bills.items() if self.jobs[id] is job]
+        guarantee = job.guarantee
+        if guarantee is not None and job.paused in ("balance", "budget"):
+            charged = sum(each.charge(each.used) for each in own)
+            if charged + cost(job.rate, 1) > guarantee["micros"]:
+                return False  # covered time needs no money
         match job.paused:
+            case "overrun":
+                left = 0 if guarantee is None else guarantee["seconds"]
+                # Time without a save is lost, but counts when the scheduler looks for the reason.
+                lost = max(0, own[-1].ran - own[-1].used) if own else 0
+                return sum(each.used for each in own) + lost > left - self.minute
             case "owner":
                 return "pause" in job.commands
             case "suspended":
@@ -481,17 +572,17 @@ class Rules:
             self.require(bill.billed == 0, f"{name} had no trainer, but {bill.billed} s are billed")
             return
         kept = bill.billed if bill.kept is None else min(bill.kept, bill.billed)
-        net = cost(bill.rate, bill.billed) - bill.credited
+        net = bill.charge(bill.billed) - bill.credited
         if not (fact.report_was_wrong or fact.clock_was_wrong):
             ran = max(0, bill.ended["elapsed_seconds"] - bill.ended["grace_seconds"])
             due = max(bill.billed, min(ran, bill.paid))
             self.require(bill.billed == due, f"{name}: {bill.billed} s are billed, {due} s are due")
-            due = cost(bill.rate, min(kept, ran))
+            due = bill.charge(min(kept, ran))
             self.require(net == due, f"{name} costs {net} micro-dollars, {due} are due")
             if bill.kept is None:
-                due = cost(bill.rate, min(fact.worked, bill.paid))
+                due = bill.charge(min(fact.worked, bill.paid))
                 self.require(net == due, f"{name} costs {net} micro-dollars, worth {due}")
         if not (fact.report_was_ahead and fact.clock_was_ahead):
             # With one wrong clock, the other one limits the bill.
-            most = cost(bill.rate, bill.lasted if fact.report_was_ahead else fact.worked)
+            most = bill.charge(bill.lasted if fact.report_was_ahead else fact.worked)
             self.require(net <= most, f"{name} costs {net} micro-dollars for work worth {most}")

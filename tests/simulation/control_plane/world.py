@@ -55,7 +55,7 @@ from tests.simulation.control_plane.processes import (
     replaced,
     start,
 )
-from tests.simulation.control_plane.rules import Row, Rules, Segment
+from tests.simulation.control_plane.rules import FACTOR, Row, Rules, Segment
 from tests.simulation.control_plane.store import (
     ProcessLog,
     SharedLog,
@@ -171,7 +171,7 @@ class World:
         self.returning = Returning(self.log)
         limits = SpendingLimits(self.log, SETTINGS.meter_minute_seconds)
         quoting: Any = self
-        self.launching = Launching(self.log, quoting, limits, RETENTION)
+        self.launching = Launching(self.log, quoting, limits, RETENTION, guarantee_factor=FACTOR)
         with self.acting("operator"):
             catalog = Catalog.open()
             catalog.offer_gpu_type(
