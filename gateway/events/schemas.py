@@ -56,8 +56,8 @@ class EventResponse(ResponseModel):
                 "minute": 3,
                 "from_seconds": 120,
                 "to_seconds": 180,
-                "amount_micros": 10_000,
-                "covered_micros": None,
+                "amount_micros": 0,
+                "covered_micros": 10_000,
             }
         ],
         description="Other fields of the event. Their schema has the name of the event, such "

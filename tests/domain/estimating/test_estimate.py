@@ -504,7 +504,9 @@ def test_measured_steps_replace_the_modeled_time_of_training() -> None:
     (training,) = [each for each in rest.phases if each.phase is Phase.TRAINING]
     assert training.high_seconds == pytest.approx(1.3 * training.low_seconds)
     assert "6 steps" in rest.basis
-    assert modeled.measured(4, 4 * 40.0) == modeled, "too few steps"
+    assert modeled.measured(4, modeled.high_seconds) == modeled, "too few steps"
+    assert modeled.measured(4, modeled.high_seconds + 1).measured_steps == 4, "very slow steps"
+    assert modeled.measured(0, modeled.high_seconds + 1) == modeled
 
 
 def test_a_trained_job_needs_no_measured_steps() -> None:

@@ -380,9 +380,11 @@ class Rules:
         job.paused, job.poorest, job.count = None, None, state["gpu_count"]
         job.rate = state["rate_micros_per_hour"]
         own = [each for (id, _), each in self.bills.items() if id == row.originator]
-        least = self._net(row.originator)
-        open_leases = sum(0 if each.closed else each.held for each in own)
-        self._guarantee(row, state, (least, least + open_leases), sum(each.used for each in own))
+        net = self._net(row.originator)
+        # Minutes stay billed if the final report is of a shorter time.
+        least = min(net, sum(each.charge(each.used) for each in own))
+        most = net + sum(each.held for each in own)
+        self._guarantee(row, state, (least, most), sum(each.used for each in own))
 
     def _guarantee(
         self, row: Row, state: Mapping[str, Any], paid: tuple[int, int], used: int
@@ -489,8 +491,8 @@ class Rules:
         match job.paused:
             case "overrun":
                 left = 0 if guarantee is None else guarantee["seconds"]
-                # Time without a save is lost, but counts when the scheduler looks for the reason.
-                lost = max(0, own[-1].ran - own[-1].used) if own else 0
+                # A trainer that did not save lost its time, but it was there to use.
+                lost = max(own[-1].ran, own[-1].paid) - own[-1].used if own else 0
                 return sum(each.used for each in own) + lost > left - self.minute
             case "owner":
                 return "pause" in job.commands
