@@ -19,7 +19,7 @@ from domain.jobs.job import Job
 from domain.use_cases.deployments import Deploying
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import AsJson, fail
-from infrastructure.artifacts.store import Artifacts
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts
 from infrastructure.extensions import installed
 from projections import DEPLOYMENTS, JOB_DETAIL, MODELS
 from projections.base_uses import uses_of_base
@@ -87,10 +87,13 @@ def verify_model(
         job_id = job_of_model(store.connection, name)
         if job_id is None:
             fail(f"Unknown model {name!r}. See `ecolink models list`.", ExitCode.NOT_FOUND)
-        if export is None:
-            checks = _verify(store, job_id, directory)
-        else:
-            checks = _verify_export(store, job_id, export, directory)
+        try:
+            if export is None:
+                checks = _verify(store, job_id, directory)
+            else:
+                checks = _verify_export(store, job_id, export, directory)
+        except ArtifactCorrupt as error:
+            fail(f"The files of {name} are damaged: {error}", ExitCode.FAILED)
     if as_json:
         typer.echo(json.dumps(_answer(name, checks), indent=1))
     else:

@@ -92,8 +92,8 @@ class _Copies:
             self.files[kept.ref] = self._file(kept.ref, Blob(sha256=kept.sha256, bytes=size))
             return
         ref = f"{kept.ref}/{MANIFEST}"
-        content = self.artifacts.get(ref)
-        manifest = Manifest.model_validate_json(content)
+        content = self.artifacts.get_document(ref)
+        manifest = Manifest.parse(content, ref)
         documented = manifest.without((CARD, PROVENANCE))  # added after the trainer's event
         if kept.sha256 not in (manifest.sha256, documented.sha256):
             raise ArtifactCorrupt(f"The manifest of {kept.ref} differs from its hash.")

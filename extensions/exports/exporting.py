@@ -225,7 +225,7 @@ class Exports:
         for name in (CARD, PROVENANCE):
             ref = f"{source.adapter_ref}/{name}"
             if not (target / name).exists() and self._artifacts.exists(ref):
-                (target / name).write_bytes(self._artifacts.get(ref))
+                (target / name).write_bytes(self._artifacts.get_document(ref))
 
     def _require(self, ref: str, manifest_sha256: str, what: str) -> Manifest:
         try:

@@ -17,7 +17,14 @@ from extensions.exports.domain.export import Export, ExportFormat, export_id
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest
-from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy
+from services.scheduler.verification import (
+    MISSING,
+    Check,
+    Copy,
+    DirectoryCopy,
+    StoredCopy,
+    document_of,
+)
 
 
 def verify_export(store: Store, job_id: UUID, value: str, directory: Path | None) -> list[Check]:
@@ -57,12 +64,12 @@ def verify_files(
     """
     content = _read(copy, MANIFEST)
     if content is None and artifacts.exists(f"{event.files.ref}/{MANIFEST}"):
-        content = artifacts.get(f"{event.files.ref}/{MANIFEST}")
+        content = artifacts.get_document(f"{event.files.ref}/{MANIFEST}")
     found = MISSING if content is None else hashlib.sha256(content).hexdigest()
     checks = [Check(MANIFEST, event.files.manifest_sha256, found)]
     if content is None or not checks[0].ok:
         return checks
-    manifest = Manifest.model_validate_json(content)
+    manifest = Manifest.parse(content)
     return [*checks, *_files(manifest, copy), *_origin(log, event, copy)]
 
 
@@ -105,7 +112,7 @@ def _listed(libraries: dict[str, str]) -> str:
 
 def _read(copy: Copy, path: str) -> bytes | None:
     try:
-        return b"".join(copy.chunks(path)) if path in copy.paths() else None
+        return document_of(copy, path) if path in copy.paths() else None
     except FileNotFoundError:
         return None
 

@@ -18,7 +18,7 @@ from extensions.kubernetes import manifests, pod_state
 from extensions.kubernetes.cluster import RIGHTS, Cluster, Refused, Resource
 from extensions.kubernetes.manifests import BOUND_AT, BOUND_POD, pod_name
 from extensions.kubernetes.settings import KubernetesSettings, require_usable
-from infrastructure.artifacts.store import Artifacts
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts
 from infrastructure.process.clock import Clock
 from infrastructure.training.reports import SegmentSpec
 from services.scheduler.launchers.launcher import (
@@ -430,8 +430,8 @@ class KubernetesLauncher(ClusterLauncher):
         if ref is None:
             return None
         try:
-            return self._artifacts.get(ref)
-        except FileNotFoundError:
+            return self._artifacts.get_document(ref)
+        except (FileNotFoundError, ArtifactCorrupt):
             return None
 
     @cached_property

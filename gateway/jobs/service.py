@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache, partial
 from math import ceil
 from typing import Any, NamedTuple
 from uuid import UUID
+
+from pydantic import ValidationError
 
 from domain.billing.account import Account
 from domain.core.aggregate import because
@@ -56,7 +57,7 @@ from gateway.jobs.schemas import (
 )
 from gateway.jobs.unstarted import require_started
 from gateway.schemas import Money, Page, job_name
-from infrastructure.artifacts.store import Artifacts
+from infrastructure.artifacts.store import ArtifactCorrupt, Artifacts
 from infrastructure.bus.consumer import recorded
 from infrastructure.training.measurements import (
     evaluations_of,
@@ -375,8 +376,8 @@ def log_of(backend: Backend, caller: Caller, job_id: UUID, lines: int) -> JobLog
 def _kept_output(backend: Backend, log_ref: str) -> str:
     """Return the end of a failed job's output. It is empty until it is stored."""
     try:
-        return backend.artifacts.get(log_ref).decode(errors="replace")
-    except FileNotFoundError:
+        return backend.artifacts.get_document(log_ref).decode(errors="replace")
+    except (FileNotFoundError, ArtifactCorrupt):
         return ""
 
 
@@ -420,14 +421,14 @@ def checkpoints_of(
 def _sample(backend: Backend, ref: str) -> SampleResponse | None:
     try:
         return _stored_sample(backend.artifacts, ref)
-    except FileNotFoundError:  # the checkpoint never had a sample, or was just pruned
+    except (FileNotFoundError, ArtifactCorrupt, ValidationError):  # never had one, or was pruned
         return None
 
 
 @lru_cache(maxsize=KEPT_SAMPLES)
 def _stored_sample(artifacts: Artifacts, ref: str) -> SampleResponse:
     """Return the sample answer of a checkpoint, which never changes."""
-    return SampleResponse(**json.loads(artifacts.get(f"{ref}/{SAMPLE}")))
+    return SampleResponse.model_validate_json(artifacts.get_document(f"{ref}/{SAMPLE}"))
 
 
 def resume(backend: Backend, caller: Caller, job_id: UUID, how: ResumeRequest) -> JobDetail:

@@ -11,7 +11,7 @@ from gateway.http.downloads import Archive
 from gateway.jobs.service import own_job
 from gateway.models.service import own_model
 from gateway.schemas import job_name
-from infrastructure.artifacts.store import MANIFEST, ManifestFile
+from infrastructure.artifacts.store import MANIFEST, ArtifactCorrupt, ManifestFile
 
 ADAPTER = "adapter_"
 """Prefix of the files that PEFT loads. Only a resume needs the other files of a checkpoint."""
@@ -40,6 +40,8 @@ def files_of(backend: Backend, ref: str) -> list[ManifestFile]:
         manifest = backend.artifacts.manifest(ref)
     except FileNotFoundError as error:
         raise NotFound("EcoLink deleted the files. Choose another model or checkpoint.") from error
+    except ArtifactCorrupt as error:
+        raise NotFound("The files are damaged. Choose another model or checkpoint.") from error
     itself = ManifestFile(path=MANIFEST, bytes=len(manifest.content), sha256=manifest.sha256)
     return [*manifest.files, itself]
 

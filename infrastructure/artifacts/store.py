@@ -7,12 +7,14 @@ import errno
 import hashlib
 import math
 import os
+import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote, urlparse
 
 import obstore
@@ -23,7 +25,7 @@ from obstore.exceptions import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infrastructure.artifacts.disk_cache import delete_killed, hold, partial_of
 from infrastructure.artifacts.object_stores import PROMPT_SECONDS, open_store
@@ -33,6 +35,15 @@ if TYPE_CHECKING:
     from obstore.store import S3CredentialProvider
 
 MANIFEST = "manifest.json"
+
+MAX_DOCUMENT_BYTES = 4 * 1024**2
+"""Maximum size of a document that a trainer may have written, such as a manifest."""
+
+MAX_FILES, MAX_PATH_CHARACTERS = 10_000, 255
+"""Maximum number of files in a manifest, and maximum length of a path in it."""
+
+UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]|(^|/)(\.{0,2})(/|$)")
+"""Control characters, backslashes, and empty, `.` and `..` parts of a path."""
 
 RANGE_BYTES = 1024**2
 """Number of bytes that a ranged read keeps in memory."""
@@ -55,13 +66,19 @@ class ArtifactCorrupt(Exception):
     """A stored file is missing or differs from its manifest."""
 
 
+def _safe(path: str) -> str:
+    if UNSAFE.search(path):
+        raise ValueError(f"{path!r} is not a relative path of plain names.")
+    return path
+
+
 class ManifestFile(BaseModel):
-    """A file of a directory artifact."""
+    """A file of a directory artifact. Its path cannot lead out of the directory."""
 
     model_config = ConfigDict(frozen=True)
 
-    path: str
-    bytes: int
+    path: Annotated[str, Field(max_length=MAX_PATH_CHARACTERS), AfterValidator(_safe)]
+    bytes: int = Field(ge=0)
     sha256: str
 
 
@@ -73,7 +90,24 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    files: tuple[ManifestFile, ...]
+    files: Annotated[tuple[ManifestFile, ...], Field(max_length=MAX_FILES)]
+
+    @model_validator(mode="after")
+    def _require_distinct(self) -> Manifest:
+        """Refuse paths that are equal on some file system, or one inside another."""
+        paths = [MANIFEST, *(file.path.casefold() for file in self.files)]
+        for parts, following in pairwise(sorted(path.split("/") for path in paths)):
+            if following[: len(parts)] == parts:
+                raise ValueError(f"The paths {'/'.join(parts)} and {'/'.join(following)} collide.")
+        return self
+
+    @classmethod
+    def parse(cls, content: bytes, name: str = MANIFEST) -> Manifest:
+        """Return the manifest in the bytes of a file, or raise ArtifactCorrupt with its name."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            raise ArtifactCorrupt(f"{name} is not a manifest.") from error
 
     @property
     def content(self) -> bytes:
@@ -174,6 +208,16 @@ class Artifacts:
     def get(self, ref: str) -> bytes:
         """Return the bytes under a ref. Raise FileNotFoundError if it does not exist."""
         return bytes(obstore.get(self._store, ref).bytes())
+
+    def get_document(self, ref: str) -> bytes:
+        """Return the bytes of a document that a trainer may have written.
+
+        Raise FileNotFoundError if it does not exist, and ArtifactCorrupt if it is too large.
+        """
+        found = obstore.get(self._store, ref)
+        if found.meta["size"] > MAX_DOCUMENT_BYTES:
+            raise ArtifactCorrupt(f"{ref} has {found.meta['size']:,} bytes, which is too large.")
+        return bytes(found.bytes())
 
     def get_range(self, ref: str, start: int, stop: int) -> bytes:
         """Return the bytes from `start` to before `stop`, which must not be empty."""
@@ -316,15 +360,13 @@ class Artifacts:
 
     def manifest(self, prefix: str) -> Manifest:
         """Return a directory's manifest. Raise FileNotFoundError or ArtifactCorrupt."""
-        try:
-            return Manifest.model_validate_json(self.get(f"{prefix}/{MANIFEST}"))
-        except ValidationError as error:
-            raise ArtifactCorrupt(f"{prefix}/{MANIFEST} is not a manifest.") from error
+        ref = f"{prefix}/{MANIFEST}"
+        return Manifest.parse(self.get_document(ref), ref)
 
     def get_directory(
         self, prefix: str, directory: Path, only: Collection[str] | None = None
     ) -> Manifest:
-        """Copy a directory artifact to a local directory and verify every hash.
+        """Copy a directory artifact to a new local directory and verify every hash.
 
         `only` restricts the copy to these paths. Raise FileNotFoundError if there is no manifest,
         and ArtifactCorrupt if a file differs from it.
@@ -333,18 +375,18 @@ class Artifacts:
         for file in manifest.files:
             if only is not None and file.path not in only:
                 continue
-            target = directory / file.path
+            ref, target = f"{prefix}/{file.path}", directory / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()
             try:
-                with target.open("wb") as out:
-                    for chunk in self.stream(f"{prefix}/{file.path}"):
+                with target.open("xb") as out:
+                    for chunk in at_most(file.bytes, self.stream(ref), ref):
                         digest.update(chunk)
                         out.write(chunk)
             except FileNotFoundError as error:
-                raise ArtifactCorrupt(f"{prefix}/{file.path} is missing.") from error
+                raise ArtifactCorrupt(f"{ref} is missing.") from error
             if digest.hexdigest() != file.sha256:
-                raise ArtifactCorrupt(f"{prefix}/{file.path} differs from its manifest.")
+                raise ArtifactCorrupt(f"{ref} differs from its manifest.")
         return manifest
 
     def local_directory(self, prefix: str, cache: Path) -> Path:
@@ -405,6 +447,16 @@ class Artifacts:
             return
         for path in (self.root / ref, (self.root / ref).parent):
             _flush(path)
+
+
+def at_most(max_bytes: int, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Yield the chunks of a file. Raise ArtifactCorrupt if it is larger than expected."""
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > max_bytes:
+            raise ArtifactCorrupt(f"{name} has more than the expected {max_bytes:,} bytes.")
+        yield chunk
 
 
 def part_bytes(size: int) -> int:

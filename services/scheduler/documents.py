@@ -153,7 +153,7 @@ def _environment(artifacts: Artifacts, ref: str, stored: Manifest) -> TrainingEn
     file = next((file for file in stored.files if file.path == ENVIRONMENT), None)
     if file is None:
         return None
-    content = artifacts.get(f"{ref}/{ENVIRONMENT}")
+    content = artifacts.get_document(f"{ref}/{ENVIRONMENT}")
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise ArtifactCorrupt(f"{ref}/{ENVIRONMENT} differs from its manifest.")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator
 from contextvars import copy_context
@@ -164,6 +165,78 @@ def test_added_files_are_in_the_new_manifest(
     assert artifacts.manifest("models/one") == whole
     artifacts.get_directory("models/one", tmp_path / "copy", only={"README.md"})
     assert [each.name for each in (tmp_path / "copy").iterdir()] == ["README.md"]
+
+
+def put_manifest(artifacts: Artifacts, *paths: str, size: int = 1) -> None:
+    """Store files of one byte, and a manifest as a hostile trainer may write it."""
+    artifacts.put("models/one/x", b"1")
+    sha256 = hashlib.sha256(b"1").hexdigest()
+    files = [{"path": path, "bytes": size, "sha256": sha256} for path in paths]
+    artifacts.put(f"models/one/{MANIFEST}", json.dumps({"files": files}).encode())
+
+
+HOSTILE_PATHS = {
+    "parent": ["../../x"],
+    "hidden parent": ["a/../../x"],
+    "absolute": ["{folder}/x"],
+    "current": ["./x"],
+    "empty": [""],
+    "empty part": ["a//x"],
+    "folder": ["x/"],
+    "backslash": ["a\\..\\x"],
+    "NUL": ["x\0"],
+    "line": ["x\ny"],
+    "long": ["x" * 256],
+    "manifest": [MANIFEST],
+    "repeated": ["x", "x"],
+    "other case": ["x", "X"],
+    "file and folder": ["x", "x.y", "x/y"],
+    "too many": [f"x{number}" for number in range(10_001)],
+}
+
+
+@pytest.mark.parametrize("paths", HOSTILE_PATHS.values(), ids=HOSTILE_PATHS)
+def test_a_hostile_manifest_changes_no_file(tmp_path: Path, paths: list[str]) -> None:
+    artifacts = Artifacts((tmp_path / "store").as_uri())
+    kept = tmp_path / "x"
+    kept.write_bytes(b"kept")
+    put_manifest(artifacts, *(path.replace("{folder}", str(tmp_path)) for path in paths))
+    with pytest.raises(ArtifactCorrupt):
+        artifacts.get_directory("models/one", tmp_path / "a" / "b")
+    assert kept.read_bytes() == b"kept"
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_directory_is_only_written_to_new_files(artifacts: Artifacts, tmp_path: Path) -> None:
+    put_manifest(artifacts, "x")
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"kept")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "x").symlink_to(kept)
+    with pytest.raises(FileExistsError):
+        artifacts.get_directory("models/one", tmp_path / "copy")
+    assert kept.read_bytes() == b"kept"
+
+
+def test_a_file_larger_than_its_manifest_says_does_not_fill_the_disk(
+    artifacts: Artifacts, tmp_path: Path, content: bytes
+) -> None:
+    put_manifest(artifacts, "x")
+    artifacts.put("models/one/x", content)
+    with pytest.raises(ArtifactCorrupt):
+        artifacts.get_directory("models/one", tmp_path / "copy")
+    assert (tmp_path / "copy" / "x").stat().st_size < len(content)
+    put_manifest(artifacts, "x", size=-(10**15))
+    with pytest.raises(ArtifactCorrupt):
+        artifacts.manifest("models/one")
+
+
+def test_a_huge_manifest_is_not_read_into_memory(artifacts: Artifacts) -> None:
+    put_manifest(artifacts, "x")
+    stored = artifacts.get(f"models/one/{MANIFEST}")
+    artifacts.put(f"models/one/{MANIFEST}", stored + b" " * 9 * 1024**2)
+    with pytest.raises(ArtifactCorrupt):
+        artifacts.manifest("models/one")
 
 
 def test_changed_and_missing_files_are_found(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,17 @@ class CannotMerge(Exception):
     """The adapter does not fit the base model, or the result is not finite."""
 
 
+@contextmanager
+def _untrusted() -> Generator[None]:
+    """Raise CannotMerge if a library cannot use the adapter, which its trainer may have forged."""
+    try:
+        yield
+    except (CannotMerge, MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise CannotMerge(f"The adapter is invalid ({type(error).__name__}).") from error
+
+
 @dataclass(frozen=True)
 class TensorShape:
     """The name, shape and type of a tensor in a file."""
@@ -58,12 +70,13 @@ class MergedWeights:
     def __init__(self, base: Path, adapter: Path) -> None:
         self._base = base
         self._file_of = _files(base)
-        config = LoraConfig.from_pretrained(str(adapter))
+        self._adapter = adapter / ADAPTER_WEIGHTS
+        with _untrusted():
+            config = LoraConfig.from_pretrained(str(adapter))
+            self._parts = _parts(self._adapter)
         if not isinstance(config, LoraConfig):
             raise CannotMerge("The adapter is not a LoRA adapter.")
         self._config = config
-        self._adapter = adapter / ADAPTER_WEIGHTS
-        self._parts = _parts(self._adapter)
         unknown = sorted(self._parts.keys() - {each.removesuffix(WEIGHT) for each in self._file_of})
         if unknown or not self._parts:
             raise CannotMerge(
@@ -103,11 +116,12 @@ class MergedWeights:
         linear.weight = nn.Parameter(weight, requires_grad=False)
         holder = nn.Module()
         holder.add_module("target", linear)
-        inject_adapter_in_model(self._config_of(module), holder, ADAPTER)
-        layer = holder.get_submodule("target")
-        assert isinstance(layer, LoraLayer)
-        self._fill(module, layer)
-        layer.merge(safe_merge=False)  # type: ignore[operator]
+        with _untrusted():
+            inject_adapter_in_model(self._config_of(module), holder, ADAPTER)
+            layer = holder.get_submodule("target")
+            assert isinstance(layer, LoraLayer)
+            self._fill(module, layer)
+            layer.merge(safe_merge=False)  # type: ignore[operator]
         merged = layer.get_base_layer().weight.data
         assert isinstance(merged, Tensor)
         if not torch.isfinite(merged).all():

@@ -6,8 +6,10 @@ import errno
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from shutil import copytree
 from typing import Any, NoReturn
 
 import psycopg
@@ -29,13 +31,22 @@ from extensions.exports.domain.failures import export_advice
 from extensions.exports.tables import export_progress
 from extensions.exports.verification import completed, verify_files
 from extensions.exports.worker import write as worker
+from extensions.exports.worker.merged_weights import CannotMerge, MergedWeights
 from infrastructure.artifacts.disk_cache import MODELS
+from infrastructure.artifacts.store import Manifest
 from infrastructure.process import full_disk
 from infrastructure.process.limited_process import ProcessFailed
 from services.scheduler.verification import DirectoryCopy, StoredCopy
-from tests.extensions.exports.conftest import KEPT, MODEL, PRIVATE, Service
+from tests.extensions.exports.conftest import KEPT, MODEL, PRIVATE, Service, make_adapter
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
+
+
+def header(tensors: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file of a header without data."""
+    content = json.dumps(tensors).encode()
+    return len(content).to_bytes(8, "little") + content
+
 
 TEXT = "<|im_start|>user\nWhat is 2 and 3?<|im_end|>\n<|im_start|>assistant\n"
 
@@ -157,6 +168,73 @@ def test_damaged_weights_fail_the_export(service: Service, damage: str, code: st
     assert service.find(export).status is ExportStatus.FAILED
     assert service.failure(export) == code
     assert service.artifacts.list(export.home) == []
+
+
+@pytest.fixture
+def adapter(trained: Path, tmp_path: Path) -> Path:
+    """A copy of an adapter of the tiny model."""
+    return copytree(trained, tmp_path / "adapter")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(tiny_base, tmp_path_factory.mktemp("trained"))
+
+
+HOSTILE_CONFIGS: dict[str, Any] = {
+    "no object": [],
+    "unknown kind": {"peft_type": "../../x"},
+    "other kind": {"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM"},
+    "huge rank": {"peft_type": "LORA", "r": 10**15, "target_modules": ["q_proj"]},
+    "no rank": {"peft_type": "LORA", "r": 0, "target_modules": ["q_proj"]},
+    "pattern": {"peft_type": "LORA", "r": 8, "rank_pattern": {"(": 1}},
+}
+
+
+@pytest.mark.parametrize("config", HOSTILE_CONFIGS.values(), ids=HOSTILE_CONFIGS)
+def test_a_hostile_configuration_is_refused(adapter: Path, tiny_base: Path, config: Any) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(CannotMerge):
+        merge(tiny_base, adapter)
+
+
+HOSTILE_WEIGHTS = {
+    "empty": b"",
+    "huge header": (2**63).to_bytes(8, "little") + b"{}",
+    "no JSON": (2).to_bytes(8, "little") + b"[[",
+    "outside": header({"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 2**40]}}),
+    "overflow": header({"x": {"dtype": "F32", "shape": [2**62, 8], "data_offsets": [0, 0]}}),
+    "name": header({"../../x": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE_WEIGHTS.values(), ids=HOSTILE_WEIGHTS)
+def test_hostile_weights_are_refused(adapter: Path, tiny_base: Path, content: bytes) -> None:
+    (adapter / "adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(CannotMerge):
+        merge(tiny_base, adapter)
+
+
+def merge(base: Path, adapter: Path) -> None:
+    weights = MergedWeights(base, adapter)
+    for shape in weights.shapes():
+        weights.tensor(shape.name)
+
+
+@pytest.mark.parametrize("path", ["../../x", "/x", "a/../../../x", "a\\x", ""])
+def test_a_hostile_manifest_of_an_adapter_writes_no_file(service: Service, path: str) -> None:
+    known = service.artifacts.manifest(service.adapter_ref)
+    file = known.files[0].model_copy(update={"path": path})
+    manifest = Manifest.model_construct(files=(*known.files, file))
+    service.artifacts.put(f"{service.adapter_ref}/manifest.json", manifest.content)
+    kept = service.folder / "scratch" / "x"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_bytes(b"kept")
+    export = service.request(adapter_manifest_sha256=manifest.sha256)
+    service.run()
+    service.platform.project()
+    assert service.failure(export) == "adapter_damaged"
+    assert kept.read_bytes() == b"kept"
 
 
 def test_a_damaged_base_in_a_remote_store_fails_the_export(

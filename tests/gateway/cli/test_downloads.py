@@ -146,11 +146,15 @@ def test_a_damaged_download_is_not_kept(
 
 
 def test_a_path_never_leads_out_of_the_directory(
-    me: Owner, name: str, here: Path, platform: Platform
+    me: Owner, name: str, here: Path, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = hashlib.sha256(b"").hexdigest()
-    evil = Manifest(files=(ManifestFile(path="../out", bytes=0, sha256=digest),))
-    Artifacts(platform.settings.artifacts).put("stored/manifest.json", evil.content)
+    evil = ManifestFile.model_construct(path="../out", bytes=0, sha256=digest)
+    manifest = Manifest.model_construct(files=(evil,))
+    Artifacts(platform.settings.artifacts).put("stored/manifest.json", manifest.content)
+    assert "damaged" in me.refused("jobs", "download", name, "--to", str(here), code=4)
+    # A gateway of version 0.1 lists the path.
+    monkeypatch.setattr(Artifacts, "manifest", lambda *_: manifest)
     shown = me.refused("jobs", "download", name, "--to", str(here), code=1)
     assert "../out" in shown
     assert not (here.parent / "out").exists()

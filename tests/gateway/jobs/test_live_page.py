@@ -232,13 +232,13 @@ def test_checkpoints_are_read_only_after_a_change(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    get = Artifacts.get
+    get = Artifacts.get_document
 
     def counted(artifacts: Artifacts, ref: str) -> bytes:
         read.append(ref)
         return get(artifacts, ref)
 
-    monkeypatch.setattr(Artifacts, "get", counted)
+    monkeypatch.setattr(Artifacts, "get_document", counted)
     with live(reader) as socket:
         reader.train()
         frames(socket, lambda got: 'data-checkpoint="10"' in content(got))

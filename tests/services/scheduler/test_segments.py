@@ -11,7 +11,8 @@ from domain.jobs import events
 from domain.jobs.job import JobStatus, SegmentEnd
 from domain.training.checkpoint import ModeDifference, RejectionReason, ResumeCertificate
 from domain.training.perplexity import perplexity
-from infrastructure.artifacts.store import Manifest
+from infrastructure.artifacts.store import MAX_DOCUMENT_BYTES, Manifest
+from infrastructure.training.environment import ENVIRONMENT
 from infrastructure.training.reports import Phase, RejectedCheckpoint, Report
 from services.scheduler.app import record_all
 from services.scheduler.job_history import JobHistory
@@ -23,8 +24,10 @@ from tests.builders.reports import (
     CHECKPOINT,
     EVALUATION,
     HOME,
+    TRAINED_WITH,
     adapter_ref,
     completed,
+    completed_resume,
     failed,
     report,
     store_adapter,
@@ -237,6 +240,19 @@ def test_the_next_report_includes_checkpoints_of_lost_reports(
     for n in (2, 3):
         running.record(training(n, earlier=(ten, twenty, thirty), checkpoint=forty))
     assert [each.step for each in history.events(events.CheckpointSaved)] == [10, 20, 30, 40]
+
+
+def test_a_huge_environment_of_a_trainer_is_not_read(
+    scheduler: Scheduler, history: History
+) -> None:
+    history.resume_after_a_crash(certified=True)
+    huge = TRAINED_WITH.model_dump_json().encode() + b" " * MAX_DOCUMENT_BYTES
+    adapter = scheduler.artifacts.add_files(
+        adapter_ref(2), store_adapter(scheduler.artifacts), {ENVIRONMENT: huge}
+    )
+    scheduler.segments.record(completed_resume(adapter))
+    end = history.last(events.SegmentEnded)
+    assert (end.reason, end.error_class) == (SegmentEnd.CRASHED, "ArtifactCorrupt")
 
 
 @pytest.mark.parametrize(
