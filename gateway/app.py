@@ -25,6 +25,7 @@ from gateway.datasets.previews import open_previews
 from gateway.events.feed import EventFeed
 from gateway.http import openai_errors, openapi
 from gateway.http.errors import Errors, answer
+from gateway.http.health import DatabaseCheck
 from gateway.http.lockout import Lockout
 from gateway.http.permissions import declared_routes
 from gateway.http.requests import Requests
@@ -130,6 +131,7 @@ async def connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
         app.state.key_uses = KeyUses()
         app.state.feed = EventFeed(backend)
         app.state.live_jobs = LiveJobs(app.state.feed)
+        app.state.database_check = DatabaseCheck(settings)
         works = (
             partial(_follow, app.state.feed),
             app.state.live_jobs.run,
@@ -144,6 +146,7 @@ async def connected(settings: Settings, app: FastAPI) -> AsyncGenerator[None]:
             open_verifications() as app.state.verifications,
         ):
             yield
+        await app.state.database_check.close()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

@@ -23,12 +23,14 @@ from gateway.http.operations import Operation
 from gateway.http.origin import base_url
 from gateway.http.paging import LARGEST_PAGE, Limit
 from gateway.http.permissions import MayPay, MayRead, OperatorCredits
+from gateway.http.slow_work import slow
 from gateway.schemas import Page
 
 router = APIRouter(tags=["accounts"], route_class=Operation)
 
 
 @router.post("/account/payments", status_code=201, responses=refusals(403, 409, 503))
+@slow
 def start_payment(
     payment: PaymentRequest,
     request: Request,
@@ -89,12 +91,14 @@ def turn_off_auto_top_up(caller: MayPay, backend: BackendOf) -> AutoTopUpRespons
 
 
 @router.delete("/account/card", responses=refusals(503))
+@slow
 def remove_card(caller: MayPay, backend: BackendOf) -> AutoTopUpResponse:
     """Remove your saved card from Stripe, and turn automatic top-ups off."""
     return auto_top_ups.remove_card(backend, caller)
 
 
 @router.post("/accounts/{account_id}/refunds", responses=refusals(402, 403, 404, 409, 503))
+@slow
 def refund(
     account_id: UUID, wanted: RefundRequest, caller: OperatorCredits, backend: BackendOf
 ) -> AccountResponse:

@@ -20,6 +20,7 @@ from gateway.billing.service import account_of
 from gateway.http.access import Caller
 from gateway.http.permissions import MayDownload, MayPay, MayRead, OperatorCredits
 from gateway.http.read_your_writes import caught_up
+from gateway.http.slow_work import slow
 from gateway.web.rendering import fragment, is_htmx, page
 from projections import ACCOUNTS
 
@@ -65,6 +66,7 @@ def show_payment(
 
 
 @router.get("/billing/receipts/{reference}")
+@slow
 def show_receipt(
     reference: Annotated[str, Path(max_length=100)], caller: MayDownload, backend: BackendOf
 ) -> Response:
@@ -73,6 +75,7 @@ def show_receipt(
 
 
 @router.post("/billing/auto-top-up")
+@slow
 def change_auto_top_up(
     caller: MayPay, backend: BackendOf, entered: Annotated[AutoTopUpForm, Depends()]
 ) -> Response:
@@ -96,6 +99,7 @@ def change_auto_top_up(
 
 
 @router.post("/ops/accounts/{account_id}/refunds")
+@slow
 def refund(
     account_id: UUID,
     caller: OperatorCredits,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from extensions.card_payments.service import take_event
 from extensions.card_payments.settings import CardSettings
@@ -13,6 +12,7 @@ from extensions.card_payments.stripe_provider import verified_event
 from gateway.backend import Backend, BackendOf
 from gateway.http.errors import TooLarge
 from gateway.http.permissions import PUBLIC
+from gateway.http.slow_work import run_slowly
 from infrastructure.process.role import settings_of
 
 MAX_BYTES = 256 * 1024
@@ -37,7 +37,7 @@ async def receive(
         body += chunk
         if len(body) > MAX_BYTES:
             raise TooLarge(f"The event is larger than {MAX_BYTES:,} bytes.")
-    await run_in_threadpool(_take, backend, bytes(body), stripe_signature, secret)
+    await run_slowly(_take, backend, bytes(body), stripe_signature, secret)
     return Response(status_code=204)
 
 

@@ -23,6 +23,7 @@ from gateway.billing import service as billing
 from gateway.billing.schemas import Credit, TopUp
 from gateway.http.access import Caller
 from gateway.http.permissions import MayReadAll, OperatorCredits, OperatorManages
+from gateway.http.slow_work import slow
 from gateway.keys import service as keys
 from gateway.keys.schemas import KeyForm, NewKey
 from gateway.keys.view import LIFETIME_DAYS, MEANINGS
@@ -176,6 +177,7 @@ def reinstate(account_id: UUID, caller: OperatorManages, backend: BackendOf) -> 
 
 
 @router.post("/{account_id}/erase")
+@slow
 def erase(
     account_id: UUID,
     caller: OperatorManages,

@@ -39,6 +39,7 @@ from gateway.http.access import Caller, CallerOf
 from gateway.http.origin import base_url, on_this_host
 from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayPay, MayRead
+from gateway.http.slow_work import slow
 from gateway.jobs.names import names_by_id
 from gateway.jobs.schemas import ResumeGate
 from gateway.jobs.service import job_detail, own_job
@@ -268,6 +269,7 @@ def change_budget(
 
 
 @router.post("/top-ups")
+@slow
 def top_up(
     request: Request,
     caller: MayPay,

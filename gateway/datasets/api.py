@@ -31,6 +31,7 @@ from gateway.http.errors import refusals
 from gateway.http.operations import Operation
 from gateway.http.paging import LARGEST_PAGE, Limit
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
+from gateway.http.slow_work import run_slowly
 from gateway.http.uploads import store_upload
 from gateway.schemas import Listed, Page
 
@@ -126,9 +127,7 @@ async def import_dataset(
     """
     dataset_id = created_id(caller.account_id, "dataset", idempotency_key or str(uuid4()))
     async with upload_slot(backend, caller) as most_bytes:
-        row = await run_in_threadpool(
-            import_from_hub, backend, caller, dataset_id, wanted, most_bytes
-        )
+        row = await run_slowly(import_from_hub, backend, caller, dataset_id, wanted, most_bytes)
     return await run_in_threadpool(service.dataset_answer, backend, row)
 
 

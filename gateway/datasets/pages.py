@@ -30,6 +30,7 @@ from gateway.datasets.uploads import NATIVE_PATH, upload_slot
 from gateway.http.access import Caller
 from gateway.http.paging import MOST_POSITION
 from gateway.http.permissions import MayDownload, MayRead, MayTrain
+from gateway.http.slow_work import run_slowly
 from gateway.web.rendering import fragment, is_htmx, page, panel_data
 
 PAGE_SIZE, EXAMPLES_SHOWN = 50, 5
@@ -97,9 +98,7 @@ async def import_from_hub(
     """Download a split of a repository on a hub, and open the new dataset."""
     dataset_id = created_id(caller.account_id, "dataset", str(uuid4()))
     async with upload_slot(backend, caller) as most_bytes:
-        await run_in_threadpool(
-            hub_import.import_from_hub, backend, caller, dataset_id, form, most_bytes
-        )
+        await run_slowly(hub_import.import_from_hub, backend, caller, dataset_id, form, most_bytes)
     return Response(headers={"hx-redirect": f"/datasets/{dataset_id}"})
 
 

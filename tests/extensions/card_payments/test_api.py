@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
 from domain.access.scope import Scope
+from extensions.card_payments import service
 from extensions.card_payments.webhook import MAX_BYTES
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
@@ -24,6 +25,7 @@ from tests.extensions.card_payments.localstripe.process import (
     signature_of,
 )
 from tests.gateway.conftest import application
+from tests.gateway.http.shared_threads import Blocked, others_are_answered
 from tests.gateway.web.html import read_html
 from tests.gateway.web.signed_in import signed_in
 from tests.polling import eventually
@@ -69,6 +71,15 @@ def deliver(
 
 def checkout(payment: dict[str, Any]) -> str:
     return payment["url"].rpartition("/")[2]
+
+
+def test_a_slow_stripe_delays_no_other_request(
+    client: TestClient, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = Blocked()
+    monkeypatch.setattr(service, "start", blocked)
+    request, body = ("POST", "/api/account/payments"), {"amount": "25.00"}
+    assert others_are_answered(client, blocked, person.headers, *request, json=body)
 
 
 def test_a_payment_is_added_when_stripe_confirms_it(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +18,12 @@ from pyarrow import parquet
 
 from domain.core.errors import WrongState
 from domain.datasets.dataset import Dataset
+from gateway.datasets import api, uploads
 from gateway.datasets.hub_files import NoFiles, files_of_split
+from infrastructure.limits import LIMITS
+from infrastructure.process.disk_space import DiskLevel, DiskSpace
 from tests.builders.platform import Person, Platform
+from tests.gateway.http.shared_threads import Blocked, others_are_answered
 from tests.gateway.web.signed_in import signed_in
 from tests.localhub.server import COMMIT, READ_TOKEN, Hub, Repository, local_hub
 from tests.services.datasets import formats
@@ -234,6 +240,47 @@ def test_a_split_beyond_the_limit_is_not_downloaded(
     refused = ask(client, person)
     assert refused.status_code == 422
     assert not any("resolve" in path for path in hub.requested)
+
+
+def test_slow_imports_delay_no_other_request(
+    client: TestClient, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked, body = Blocked(), {"repository": "acme/chats"}
+    monkeypatch.setattr(api, "import_from_hub", blocked)
+    request = ("POST", "/api/datasets/from-hub")
+    assert others_are_answered(client, blocked, person.headers, *request, json=body)
+
+
+@pytest.mark.usefixtures("hub")
+def test_imports_at_the_same_time_are_limited(client: TestClient, person: Person) -> None:
+    slots = client.app.state.backend.quotas.slots  # type: ignore[attr-defined]
+    with ExitStack() as held:
+        for _ in range(LIMITS["hub_imports"].default):
+            held.enter_context(slots.hold("hub_imports", None))
+        assert ask(client, person).status_code == 429
+
+
+def test_an_import_needs_disk_space_for_the_files_and_a_copy(
+    client: TestClient, person: Person, hub: Hub, chats: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chats.files["train.jsonl"] = lines(ROWS)
+    settings = client.app.state.backend.settings  # type: ignore[attr-defined]
+    free = shutil.disk_usage(settings.home).free
+    monkeypatch.setattr(settings, "disk_critical_bytes", 10**18)
+    monkeypatch.setattr(uploads, "disk_space", lambda _: DiskSpace(free, free, DiskLevel.OK))
+    refused = ask(client, person)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_disk_space")
+    assert not any("resolve" in path for path in hub.requested)
+
+
+@pytest.mark.usefixtures("chats")
+def test_an_import_is_refused_while_the_disk_is_nearly_full(
+    client: TestClient, person: Person, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = client.app.state.backend.settings  # type: ignore[attr-defined]
+    monkeypatch.setattr(settings, "disk_critical_bytes", 10**18)
+    assert ask(client, person).json()["error"]["code"] == "no_disk_space"
+    assert hub.requested == []
 
 
 def test_a_hub_that_fails_stores_nothing(
