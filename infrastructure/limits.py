@@ -58,6 +58,14 @@ TABLE = (
         refusal="EcoLink accepts at most {limit} concurrent uploads. Try again later.",
     ),
     Limit(
+        "hub_imports",
+        4,  # each may store twice the largest dataset in the temporary folder
+        Scope.PROCESS,
+        "Concurrent imports of datasets from a hub.",
+        refusal="EcoLink imports at most {limit} datasets from a hub at the same time. Try again "
+        "later.",
+    ),
+    Limit(
         "all_audits",
         8,
         Scope.PROCESS,

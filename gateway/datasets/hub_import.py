@@ -15,6 +15,7 @@ from gateway.backend import Backend
 from gateway.datasets.schemas import HubDatasetRequest, HubSourceResponse
 from gateway.datasets.service import own_dataset
 from gateway.datasets.uploads import (
+    FULL,
     Choices,
     StoredFile,
     record_upload,
@@ -22,8 +23,9 @@ from gateway.datasets.uploads import (
     upload_ref,
 )
 from gateway.http.access import Caller
-from gateway.http.errors import HubUnavailable
+from gateway.http.errors import HubUnavailable, NoDiskSpace
 from infrastructure.process.limited_process import LimitExceeded, Limits, ProcessFailed, run
+from infrastructure.settings import Settings
 from projections.projection import Row
 
 WORKER = "gateway.datasets.hub_worker"
@@ -37,7 +39,8 @@ def import_from_hub(
 
     If the ID exists, return the existing dataset without a download. Raise CommandReused if it is
     from another request, WrongState if no hub is configured, Invalid if the hub has no such files
-    or they are too large, and HubUnavailable if it does not respond.
+    or they are too large, RateLimited if too many imports run, NoDiskSpace if the disk lacks space
+    for the files, and HubUnavailable if the hub does not respond.
     """
     columns = None if wanted.columns is None else chosen_columns(wanted.columns)
     name = wanted.name or f"{wanted.repository} {wanted.split}"
@@ -54,8 +57,8 @@ def import_from_hub(
             "Datasets from a hub are disabled. Ask your operator to set ECOLINK_HUB_ENDPOINT, or "
             "upload a file."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        answer = _downloaded(endpoint, wanted, max_bytes, folder)
+    with backend.quotas.slots.hold("hub_imports", None), tempfile.TemporaryDirectory() as folder:
+        answer = _downloaded(backend.settings, endpoint, wanted, max_bytes, folder)
         ref = upload_ref(caller)
         backend.artifacts.put_file(ref, Path(folder) / "dataset")
     document = _asked(wanted) | {"commit": answer["commit"], "files": answer["files"]}
@@ -93,7 +96,7 @@ def _is_from(backend: Backend, dataset: Dataset, wanted: HubDatasetRequest) -> b
 
 
 def _downloaded(
-    endpoint: str, wanted: HubDatasetRequest, max_bytes: int, folder: str
+    settings: Settings, endpoint: str, wanted: HubDatasetRequest, max_bytes: int, folder: str
 ) -> dict[str, Any]:
     request = {
         "endpoint": endpoint,
@@ -104,6 +107,7 @@ def _downloaded(
         "revision": wanted.revision,
         "max_bytes": max_bytes,
         "directory": folder,
+        "kept_free_bytes": settings.disk_critical_bytes,
     }
     try:
         answer = run(WORKER, request, LIMITS)
@@ -114,6 +118,8 @@ def _downloaded(
         ) from error
     except ProcessFailed as error:
         raise HubUnavailable("The hub does not respond. Try again later.") from error
+    if "full" in answer:
+        raise NoDiskSpace(f"{FULL} {answer['full']}")
     if "refused" in answer:
         raise Invalid(answer["refused"], field=answer["field"])
     return answer

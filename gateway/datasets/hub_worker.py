@@ -12,6 +12,7 @@ from typing import Any
 from gateway.datasets.hub_files import NoFiles, files_of_split
 from infrastructure.extras import PARQUET, missing
 from infrastructure.http.hub_client import ENVIRONMENT
+from infrastructure.process.full_disk import NoSpace, require_space
 from infrastructure.process.limited_process import serve
 
 CHUNK_BYTES = 1024**2
@@ -33,7 +34,7 @@ class Refused(Exception):
 
 
 def handle(request: dict[str, Any], _: Callable[[Mapping[str, Any]], object]) -> dict[str, Any]:
-    """Download a split. Return the commit, the files and the hash, or the reason for a refusal."""
+    """Download a split. Return the commit, the files and the hash, or why it failed."""
     os.environ.update(ENVIRONMENT)  # the client reads them when it is imported
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -41,6 +42,8 @@ def handle(request: dict[str, Any], _: Callable[[Mapping[str, Any]], object]) ->
         return _download(request)
     except (Refused, NoFiles) as error:
         return {"refused": str(error), "field": error.field}
+    except NoSpace as error:
+        return {"full": str(error)}
     except HFValidationError as error:
         return {"refused": str(error), "field": "repository"}
     except HfHubHTTPError as error:
@@ -74,6 +77,7 @@ def _download(request: dict[str, Any]) -> dict[str, Any]:
             f"The split has {total:,} bytes. The maximum is {most:,}. Choose a smaller split.",
             "split",
         )
+    require_space([(directory, 2 * total)], request["kept_free_bytes"])
     files = [
         Path(
             api.hf_hub_download(

@@ -18,13 +18,16 @@ from domain.datasets.columns import Columns, columns_document, columns_sha256
 from domain.datasets.dataset import Dataset, UploadOptions, columns_ref, source_document, source_ref
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.http.errors import QuotaExceeded
+from gateway.http.errors import NoDiskSpace, QuotaExceeded
 from gateway.http.read_your_writes import caught_up, found
 from infrastructure.accounts.profiles import set_dataset_name
+from infrastructure.process.disk_space import DiskLevel, disk_space
 from projections import DATASETS
 from projections import datasets as rows
 
 GIB = 1024**3
+
+FULL = "EcoLink has too little disk space for uploads. Ask your operator to free some."
 
 NATIVE_PATH, OPENAI_PATH = "/api/datasets", "/v1/files"
 """Paths whose bodies are streamed."""
@@ -37,7 +40,12 @@ def upload_ref(caller: Caller) -> str:
 
 @asynccontextmanager
 async def upload_slot(backend: Backend, caller: Caller) -> AsyncGenerator[int]:
-    """Hold an upload slot and yield the maximum size. Raise RateLimited or QuotaExceeded."""
+    """Hold an upload slot and yield the maximum size.
+
+    Raise NoDiskSpace, RateLimited or QuotaExceeded.
+    """
+    if disk_space(backend.settings).level is DiskLevel.CRITICAL:
+        raise NoDiskSpace(FULL)
     quotas = backend.quotas
     with quotas.slots.hold("uploads", caller.account_id), quotas.slots.hold("all_uploads", None):
         room = await run_in_threadpool(room_for_upload, backend, caller)

@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 
 from fastapi import Request
 
-from gateway.http.errors import NoDiskSpace, TooLarge
+from gateway.http.errors import TooLarge
 from infrastructure.artifacts.store import Artifacts
-from infrastructure.process.disk_space import DiskLevel, disk_space
 
 FORM_BYTES = 64 * 1024
 """Maximum size in bytes of the other fields of a form."""
@@ -30,11 +29,7 @@ async def store_stream(
 
 
 def refuse_declared(request: Request, limit: int, beside: int = 0) -> None:
-    """Reject an upload before reading it: NoDiskSpace, or TooLarge above `limit` + `beside`."""
-    if disk_space(request.app.state.backend.settings).level is DiskLevel.CRITICAL:
-        raise NoDiskSpace(
-            "EcoLink has too little disk space for uploads. Ask your operator to free some."
-        )
+    """Raise TooLarge for an upload above `limit` + `beside` before reading it."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit + beside:
         raise _too_large(limit)
