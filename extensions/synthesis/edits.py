@@ -37,8 +37,6 @@ CREATE INDEX IF NOT EXISTS synthesis_edits_of_account ON synthesis_edits (accoun
 """,
 )
 
-STREAMED_ROWS = 100
-
 SHARED: LiteralString = "SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%s, 0))"
 
 
@@ -117,21 +115,6 @@ def edits_between(
             [synthesis_id, after, last],
         ).fetchall()
     return {each.number: each for each in found}
-
-
-def all_edits(connection: Connection, synthesis_id: UUID) -> Generator[Edit]:
-    """Yield all edits, in the order of the examples. The connection is in use until the end."""
-    with (
-        connection.transaction(),
-        connection.cursor("synthesis_edits", row_factory=class_row(Edit)) as cursor,
-    ):
-        cursor.itersize = STREAMED_ROWS
-        cursor.execute(
-            "SELECT number, messages, removed FROM synthesis_edits "
-            "WHERE synthesis_id = %s ORDER BY number",
-            [synthesis_id],
-        )
-        yield from cursor
 
 
 def counts_of_edits(

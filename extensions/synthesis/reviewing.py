@@ -6,7 +6,6 @@ import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +22,6 @@ from extensions.synthesis.domain.use_cases import Synthesizing, Upload
 from extensions.synthesis.edits import (
     Edit,
     EditCounts,
-    all_edits,
     edit_counts,
     edit_sizes,
     edits_between,
@@ -45,6 +43,9 @@ PAGE_BYTES = 4 * 1024**2
 
 EDIT_BYTES = 64 * 1024
 """Most bytes of the texts of an edited example."""
+
+EDITS_AT_ONCE = 100
+"""Number of examples whose edits are read at once."""
 
 KEPT_STARTS = 100
 """Files of which the process keeps the offsets of the lines, at most 80 kB for each."""
@@ -240,27 +241,26 @@ def stored_dataset(
     digest, size = hashlib.sha256(), 0
     with TemporaryDirectory() as folder:
         path = Path(folder) / "examples.jsonl"
-        with backend.pool.connection() as connection, path.open("wb") as file:
+        with backend.pool.connection() as connection:
             counts = edit_counts(connection, synthesis.id)
-            with closing(all_edits(connection, synthesis.id)) as edits:
-                for line in _reviewed_lines(backend, synthesis, edits):
-                    file.write(line)
-                    digest.update(line)
-                    size += len(line)
+        with path.open("wb") as file:
+            for line in _reviewed_lines(backend, synthesis):
+                file.write(line)
+                digest.update(line)
+                size += len(line)
         backend.artifacts.put_file(ref, path)
     return Upload(ref, digest.hexdigest(), size, counts.edited, counts.removed), counts
 
 
-def _reviewed_lines(
-    backend: Backend, synthesis: Synthesis, edits: Iterator[Edit]
-) -> Iterator[bytes]:
+def _reviewed_lines(backend: Backend, synthesis: Synthesis) -> Iterator[bytes]:
     """Yield the lines of the dataset: the examples as edited, without the removed ones."""
     assert synthesis.examples is not None
-    edit = next(edits, None)
-    for number, line in enumerate(lines_of(backend.artifacts.stream(synthesis.examples.ref)), 1):
-        mine = None
-        if edit is not None and edit.number == number:
-            mine, edit = edit, next(edits, None)
+    edits: dict[int, Edit] = {}
+    for before, line in enumerate(lines_of(backend.artifacts.stream(synthesis.examples.ref))):
+        if before % EDITS_AT_ONCE == 0:
+            with backend.pool.connection() as connection:  # not held while the store is slow
+                edits = edits_between(connection, synthesis.id, before, before + EDITS_AT_ONCE)
+        mine = edits.get(before + 1)
         if mine is None or not (mine.removed or mine.messages):
             yield line + b"\n"
         elif not mine.removed:

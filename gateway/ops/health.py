@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from typing import LiteralString
 from uuid import UUID
 
 from domain.capacity.availability import PoolLoad
@@ -16,7 +16,7 @@ from gateway.jobs.names import names_by_id
 from gateway.schemas import Money
 from infrastructure.accounts.profiles import account_names
 from infrastructure.postgres.leads import Lead, leads
-from infrastructure.postgres.store import Connection, scalar
+from infrastructure.postgres.store import scalar
 from infrastructure.postgres.upgrade import UpgradeStatus, upgrade_status
 from infrastructure.process.disk_space import DiskSpace, disk_space
 from infrastructure.seals.archive import SealArchive, SealDamaged
@@ -31,6 +31,8 @@ from projections.job_detail import running_jobs
 from projections.projection import Row
 
 LISTED_JOBS = 200
+
+UNSEALED: LiteralString = "SELECT count(*) FROM ecolink_events WHERE notification_id > %s"
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,6 @@ def health(backend: Backend) -> Health:
         problems = [*lag_problems(lags.values(), now), *parked_problems(connection)]
         rows = running_jobs(connection, LISTED_JOBS)
         names = account_names(connection)
-        seals = _seals(connection, SealArchive(backend.artifacts), now)
     jobs = _jobs(backend, rows, names)
     return Health(
         now=now,
@@ -135,7 +136,7 @@ def health(backend: Backend) -> Health:
         ],
         leads=found,
         upgrade=upgrade,
-        seals=seals,
+        seals=_seals(backend, now),
         disk=disk,
         pools=[_pool(load, rows, now) for load in pool_loads(backend)],
         jobs=jobs,
@@ -151,19 +152,19 @@ def _consumer(
     return ConsumerHealth(process, consumer, lag, seconds, late)
 
 
-def _seals(connection: Connection, archive: SealArchive, now: datetime) -> Seals:
-    count = partial(
-        scalar, connection, "SELECT count(*) FROM ecolink_events WHERE notification_id > %s"
-    )
+def _seals(backend: Backend, now: datetime) -> Seals:
+    archive = SealArchive(backend.artifacts)
     try:
         key = archive.public_key()
         head = None if key is None else archive.last_head(key)
     except SealDamaged as damage:
         return Seals(None, None, 0, 0, str(damage))
+    with backend.pool.connection() as connection:  # only now, because the archive may be slow
+        unsealed = scalar(connection, UNSEALED, [0 if head is None else head.last_event])
     if head is None:
-        return Seals(None, None, 0, count([0]))
+        return Seals(None, None, 0, unsealed)
     age = max(0.0, (now - head.sealed_at).total_seconds())
-    return Seals(head.sealed_at, age, head.size, count([head.last_event]))
+    return Seals(head.sealed_at, age, head.size, unsealed)
 
 
 def _pool(load: PoolLoad, jobs: Sequence[Row], now: datetime) -> PoolHealth:

@@ -28,6 +28,7 @@ from tests.gateway.jobs.launch.wizard_form import Wizard
 from tests.gateway.jobs.owners import ClientOf, Owner, Reader
 from tests.gateway.web.signed_in import Browser, signed_in
 from tests.polling import eventually
+from tests.pooled_connections import Guard, refuse_waits_with_a_connection
 from tests.projecting import projecting as following_projections
 
 MEBIBYTE = 1024**2
@@ -41,6 +42,12 @@ def platform(settings: Settings) -> Iterator[Platform]:
     """The store of the gateway."""
     with open_log(settings) as log:
         yield Platform(settings, log)
+
+
+@pytest.fixture(autouse=True)
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Guard:
+    """A decorator of calls that wait for another service. Artifacts have it."""
+    return refuse_waits_with_a_connection(monkeypatch)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from domain.core.errors import Invalid
 from gateway.backend import Backend
 from gateway.schemas import SHOWN_CHARACTERS
 from infrastructure.postgres.log_reader import EventReader
-from infrastructure.postgres.store import Connection
 from infrastructure.seals.archive import SealArchive, SealDamaged
 from infrastructure.seals.verifications import Options
 
@@ -52,7 +51,7 @@ class Checked:
     problems: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def checked(entered: Entered, backend: Backend, connection: Connection) -> Checked:
+def checked(entered: Entered, backend: Backend) -> Checked:
     """Read the form. A kept head must have a signature of the key."""
     found = Checked()
 
@@ -70,7 +69,7 @@ def checked(entered: Entered, backend: Backend, connection: Connection) -> Check
     found.options = Options(
         replay=bool(entered.replay),
         artifacts=bool(entered.artifacts),
-        since=read("since", entered.since, lambda text: _position(text, connection)) or 0,
+        since=read("since", entered.since, lambda text: _position(text, backend)) or 0,
         public_key=given and str(given),
         kept_head=read(
             "kept_head",
@@ -108,7 +107,7 @@ def _kept_head(text: str, key: LogKey | None) -> str:
     return note
 
 
-def _position(text: str, connection: Connection) -> int:
+def _position(text: str, backend: Backend) -> int:
     _require_short(text, LONGEST_POSITION)
     try:
         position = int(text)
@@ -116,7 +115,8 @@ def _position(text: str, connection: Connection) -> int:
         position = -1
     if position < 0:
         raise Invalid(f"{text.strip()!r} is not a position. Enter a whole number such as 1742.")
-    head = EventReader(connection).head()
+    with backend.pool.connection() as connection:
+        head = EventReader(connection).head()
     if position > head:
         raise Invalid(f"There is no event {position}. The log ends at event {head}. Enter less.")
     return position

@@ -97,7 +97,8 @@ async def start_verification(
 def _checked(backend: Backend, entered: Entered) -> Checked | None:
     """Read the form. Return None if a verification runs."""
     with backend.pool.connection() as connection:
-        return None if is_running(connection) else checked(entered, backend, connection)
+        running = is_running(connection)
+    return None if running else checked(entered, backend)
 
 
 def _all_runs(
