@@ -16,7 +16,7 @@ from domain.access.role import Role
 from domain.billing.suspension import SuspensionReason
 from domain.core.errors import Invalid, NotFound
 from domain.core.money import dollars, payment_micros_of
-from domain.use_cases.erasing import Erasing
+from domain.use_cases.erasing import Erasing, kept_card
 from gateway.accounts.opening import open_named
 from gateway.cli.keys import ExpiresOption, RoleOption, ScopeOption
 from gateway.cli.terminal import screen
@@ -168,9 +168,10 @@ def erase_account(
         erasing.erase(account_id, holdings_of(store.connection, account_id))
         artifacts = Artifacts(store.settings.artifacts)
         deleted = delete_personal_data(store.connection, artifacts, account_id)
+        kept = kept_card(store.log, account_id)
         console.print(
             f"Erased the account {account_id}: {deleted.rows:,} rows and {deleted.files:,} files. "
-            "Earlier backups still have them. Prune these backups."
+            f"Earlier backups still have them. Prune these backups.{kept}"
         )
 
 

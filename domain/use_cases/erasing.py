@@ -30,10 +30,23 @@ class Holdings:
     deployments: tuple[UUID, ...] = ()
 
 
+def kept_card(log: EventLog, account_id: UUID) -> str:
+    """Return a sentence for the operator if the provider keeps the card of an erased account."""
+    known = AutoToppingUp(log).find(account_id)
+    if known is None or known.card is None:
+        return ""
+    return (
+        f" The payment provider keeps the card of its customer {known.customer}, because payments "
+        "by card are disabled. Delete this customer there, or enable payments and repeat `ecolink "
+        "accounts erase` with the ID of the account."
+    )
+
+
 class Erasing:
     """The use case of operators. It must run inside `because(cause)`.
 
-    `remove_cards` removes all cards of a customer of the payment provider, whose ID it gets.
+    `remove_cards` removes all cards of a customer of the payment provider, whose ID it gets. None:
+    payments by card are disabled, so the provider keeps a saved card.
     `end_others` ends everything of an account that extensions have. Its errors end the command.
     """
 
@@ -62,9 +75,11 @@ class Erasing:
         for key_id in holdings.keys:
             self._revoke(key_id)
         cards = AutoToppingUp(self.log)
-        if self._remove_cards is not None and (known := cards.find(account_id)) is not None:
+        if self._remove_cards is None:
+            cards.disable(account_id)  # `kept_card` names the card
+        elif (known := cards.find(account_id)) is not None:
             self._remove_cards(known.customer)
-        cards.remove_card(account_id)
+            cards.remove_card(account_id)
         for request_id in holdings.requests:
             self._cancel_request(request_id)
         for job_id in holdings.jobs:

@@ -185,8 +185,8 @@ def erase(
     name: Annotated[str, Form(max_length=MAX_NAME)] = "",
 ) -> Response:
     """Erase the personal data of a suspended account."""
-    service.erase_account(backend, caller, account_id, name.strip())
-    done = "The account is erased. Its rows and files are deleted within seconds."
+    kept = service.erase_account(backend, caller, account_id, name.strip())
+    done = f"The account is erased. Its rows and files are deleted within seconds.{kept}"
     return changed(backend, caller, account_id, done)
 
 

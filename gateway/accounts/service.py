@@ -10,7 +10,7 @@ from domain.billing.account import Account
 from domain.billing.suspension import SuspensionReason
 from domain.core.aggregate import because
 from domain.core.errors import Invalid
-from domain.use_cases.erasing import Erasing
+from domain.use_cases.erasing import Erasing, kept_card
 from gateway.accounts.opening import open_named
 from gateway.accounts.schemas import AccountForm
 from gateway.backend import Backend
@@ -79,8 +79,10 @@ def reinstate_account(backend: Backend, operator: Caller, account_id: UUID) -> A
     return _command(backend, operator, lambda: backend.ecolink.reinstate(account_id))
 
 
-def erase_account(backend: Backend, operator: Caller, account_id: UUID, name: str) -> None:
+def erase_account(backend: Backend, operator: Caller, account_id: UUID, name: str) -> str:
     """Record the erasure of a suspended account. The scheduler then deletes its rows and files.
+
+    Return a sentence if the payment provider keeps the card, because payments are disabled.
 
     `name` is the account's name, or its ID if it has no name, as the operator typed it. Raise
     Invalid if it differs, NotFound if the account does not exist, and WrongState unless it is
@@ -91,14 +93,18 @@ def erase_account(backend: Backend, operator: Caller, account_id: UUID, name: st
         wanted = name_of_account(connection, account_id) or str(account_id)
         if name != wanted:
             raise Invalid(f"{name!r} is not the account's name. Enter {wanted}.", field="name")
-        cards = card_provider()
-        remove_cards = None if cards is None else cards.remove_cards
-        end_others = endings(backend.log, connection)
-        with because(operator.cause(backend)):
-            Erasing(backend.log, remove_cards, end_others).erase(
-                account_id, holdings_of(connection, account_id)
-            )
+        holdings = holdings_of(connection, account_id)
+    cards = card_provider()
+    remove_cards = None if cards is None else cards.remove_cards
+
+    def end_others(account_id: UUID) -> None:
+        with backend.pool.connection() as connection:
+            endings(backend.log, connection)(account_id)
+
+    with because(operator.cause(backend)):
+        Erasing(backend.log, remove_cards, end_others).erase(account_id, holdings)
     caught_up(backend, ACCOUNTS, API_KEYS)
+    return kept_card(backend.log, account_id)
 
 
 def _command(backend: Backend, operator: Caller, command: Callable[[], Account]) -> AccountResponse:

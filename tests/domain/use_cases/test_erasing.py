@@ -17,7 +17,7 @@ from domain.jobs.job import JobStatus, SegmentEnd
 from domain.jobs.job_request import JobRequest, RequestStatus
 from domain.use_cases.auto_top_ups import AutoToppingUp
 from domain.use_cases.deployments import Deploying
-from domain.use_cases.erasing import Erasing, Holdings
+from domain.use_cases.erasing import Erasing, Holdings, kept_card
 from tests.builders.examples import ACCOUNT_ID, DATASET_ID, JOB_ID, account
 from tests.builders.history import History
 from tests.builders.scenario import fact, when
@@ -73,10 +73,13 @@ def test_an_erasure_ends_everything_once(
     cards = AutoToppingUp(log)
     cards.save_card(ACCOUNT_ID, SavedCard(customer="cus_1", payment_method="pm_1"))
     history.suspend()
-    assert Erasing(log).erase(ACCOUNT_ID, held).erased
+    removed: list[str] = []
+    assert Erasing(log, removed.append).erase(ACCOUNT_ID, held).erased
     saved = cards.find(ACCOUNT_ID)
     assert saved is not None
     assert saved.card is None
+    assert removed == ["cus_1"]
+    assert kept_card(log, ACCOUNT_ID) == ""
     assert log.load(ApiKey, held.keys[0]).revoked
     assert log.load(Dataset, DATASET_ID).status is DatasetStatus.DELETED
     assert log.load(JobRequest, held.requests[0]).status is RequestStatus.CANCELLED
@@ -84,7 +87,7 @@ def test_an_erasure_ends_everything_once(
     assert history.job.model_deleted
     assert paused.job.status is JobStatus.CANCELLED
     head = log.recorder.max_notification_id()
-    Erasing(log).erase(ACCOUNT_ID, held)
+    Erasing(log, removed.append).erase(ACCOUNT_ID, held)
     assert log.recorder.max_notification_id() == head
 
 

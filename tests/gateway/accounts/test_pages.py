@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -12,8 +13,11 @@ from fastapi.testclient import TestClient
 
 from domain.access.rights import KeyRequest
 from domain.access.role import Role
+from domain.billing.auto_top_up import SavedCard
 from domain.billing.meter import Meter
 from domain.core.aggregate import because
+from domain.use_cases.auto_top_ups import AutoToppingUp
+from gateway.accounts import service
 from infrastructure.accounts.profiles import add_account_name
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
@@ -21,6 +25,7 @@ from tests.builders.platform import Person, Platform
 from tests.gateway.jobs.owners import Owner
 from tests.gateway.ops.pages import row, shown
 from tests.gateway.web.signed_in import Browser, signed_in
+from tests.pooled_connections import Guard
 
 
 @pytest.fixture
@@ -217,6 +222,28 @@ def test_an_auditor_reads_accounts_and_changes_nothing(
     for action in ("credits", "top-ups"):
         assert 'role="alert"' in sent(auditor, f"{path}/{action}", amount="5", reference="x")
     assert "$20.00" in shown(auditor, path)
+
+
+def test_the_operator_gets_the_customer_of_a_card_that_stays_at_the_provider(
+    operator: Browser,
+    platform: Platform,
+    ada: Person,
+    guarded: Guard,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, removed = f"/ops/accounts/{ada.account_id}/erase", list[str]()
+    with because(platform.cause):
+        card = SavedCard(customer="cus_1", payment_method="pm_1")
+        AutoToppingUp(platform.log).save_card(ada.account_id, card)
+    platform.suspend(ada)
+    platform.project()
+    assert "cus_1" in sent(operator, path, name="ada")
+    assert "CardRemoved" not in platform.topics()
+    cards = SimpleNamespace(remove_cards=guarded(removed.append))
+    monkeypatch.setattr(service, "card_provider", lambda: cards)
+    assert "cus_1" not in sent(operator, path, name="ada")
+    assert removed == ["cus_1"]
+    assert "CardRemoved" in platform.topics()
 
 
 def test_a_suspended_account_is_erased_after_its_name_is_entered(
