@@ -13,6 +13,7 @@ from gateway.backend import Backend, BackendOf
 from gateway.http.errors import TooLarge
 from gateway.http.permissions import PUBLIC
 from gateway.http.slow_work import run_slowly
+from infrastructure.postgres.log_identity import is_held
 from infrastructure.process.role import settings_of
 
 MAX_BYTES = 256 * 1024
@@ -27,7 +28,10 @@ async def receive(
     backend: BackendOf,
     stripe_signature: Annotated[str | None, Header(max_length=2000)] = None,
 ) -> Response:
-    """Take an event. Stripe repeats it for days until the response is 2xx."""
+    """Take an event. Stripe repeats it for days until the response is 2xx.
+
+    Return 503 if the log is a restored copy that is held.
+    """
     own = settings_of(CardSettings)
     secret = own.stripe_webhook_secret
     if secret is None or own.stripe_secret_key is None:
@@ -37,9 +41,15 @@ async def receive(
         body += chunk
         if len(body) > MAX_BYTES:
             raise TooLarge(f"The event is larger than {MAX_BYTES:,} bytes.")
-    await run_slowly(_take, backend, bytes(body), stripe_signature, secret)
-    return Response(status_code=204)
+    taken = await run_slowly(_take, backend, bytes(body), stripe_signature, secret)
+    return Response(status_code=204 if taken else 503)
 
 
-def _take(backend: Backend, body: bytes, signature: str | None, secret: str) -> None:
-    take_event(backend, verified_event(body, signature, secret))
+def _take(backend: Backend, body: bytes, signature: str | None, secret: str) -> bool:
+    """Take an event. Return False in a copy whose original may still run."""
+    event = verified_event(body, signature, secret)
+    with backend.pool.connection() as connection:
+        if is_held(connection):  # a step can charge a card
+            return False
+    take_event(backend, event)
+    return True

@@ -15,6 +15,8 @@ from domain.access.role import Role
 from domain.access.scope import Scope
 from extensions.card_payments import service
 from extensions.card_payments.webhook import MAX_BYTES
+from infrastructure.postgres.log_identity import set_held
+from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
 from tests.extensions.card_payments.localstripe.process import (
@@ -71,6 +73,20 @@ def deliver(
 
 def checkout(payment: dict[str, Any]) -> str:
     return payment["url"].rpartition("/")[2]
+
+
+def test_a_held_copy_takes_no_event_before_the_confirmation(
+    client: TestClient, person: Person, settings: Settings, local_stripe: LocalStripe
+) -> None:
+    payment = start(client, person).json()
+    session = local_stripe.pay(checkout(payment))
+    with connect(settings) as connection:
+        set_held(connection, True)
+        assert deliver(client, session) == 503
+        assert shown(client, person, payment)["status"] == "pending"
+        set_held(connection, False)
+    assert deliver(client, session) == 204
+    assert shown(client, person, payment)["status"] == "paid"
 
 
 def test_a_slow_stripe_delays_no_other_request(
