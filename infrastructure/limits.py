@@ -54,7 +54,7 @@ TABLE = (
         "all_uploads",
         32,
         Scope.PROCESS,
-        "Concurrent uploads.",
+        "Concurrent uploads. Half of them are for accounts without another upload.",
         refusal="EcoLink accepts at most {limit} concurrent uploads. Try again later.",
     ),
     Limit(

@@ -42,14 +42,18 @@ def upload_ref(caller: Caller) -> str:
 async def upload_slot(backend: Backend, caller: Caller) -> AsyncGenerator[int]:
     """Hold an upload slot and yield the maximum size.
 
+    Half of all slots are for accounts without another upload, so that a few accounts with slow
+    clients cannot hold all.
     Raise NoDiskSpace, RateLimited or QuotaExceeded.
     """
     if disk_space(backend.settings).level is DiskLevel.CRITICAL:
         raise NoDiskSpace(FULL)
     quotas = backend.quotas
-    with quotas.slots.hold("uploads", caller.account_id), quotas.slots.hold("all_uploads", None):
-        room = await run_in_threadpool(room_for_upload, backend, caller)
-        yield min(room, backend.settings.dataset_max_bytes)
+    with quotas.slots.hold("uploads", caller.account_id) as own:
+        spare = quotas.limits["all_uploads"] // 2 if own > 1 else 0
+        with quotas.slots.hold("all_uploads", None, spare):
+            room = await run_in_threadpool(room_for_upload, backend, caller)
+            yield min(room, backend.settings.dataset_max_bytes)
 
 
 def room_for_upload(backend: Backend, caller: Caller) -> int:

@@ -108,11 +108,14 @@ class Slots:
         self._lock = threading.Lock()
 
     @contextmanager
-    def hold(self, name: str, owner: Hashable) -> Generator[None]:
-        """Hold a slot during the block. Raise RateLimited if all slots are taken."""
+    def hold(self, name: str, owner: Hashable, spare: int = 0) -> Generator[int]:
+        """Hold a slot during the block, and yield the number of taken ones.
+
+        Raise RateLimited if all slots are taken, or all but `spare` ones.
+        """
         limit, place = self._limits[name], (name, owner)
         with self._lock:
-            if self._taken[place] >= limit:
+            if self._taken[place] >= limit - spare:
                 level = Level(limit, 0, BUSY_SECONDS)
                 raise RateLimited(
                     self._limits.declared[name].refusal.format(limit=f"{limit:,}"),
@@ -120,8 +123,9 @@ class Slots:
                     level.headers(self._limits.declared[name].header or name),
                 )
             self._taken[place] += 1
+            taken = self._taken[place]
         try:
-            yield
+            yield taken
         finally:
             with self._lock:
                 self._taken[place] -= 1

@@ -5,11 +5,17 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from gateway.datasets.uploads import upload_slot
+from gateway.http.errors import RateLimited
 from infrastructure.limits import LIMITS
 from infrastructure.settings import Settings
 from tests.builders.platform import Person, Platform
@@ -132,3 +138,22 @@ def test_simultaneous_uploads_of_a_gateway_are_limited(
             assert upload(as_body(gateway, late)) == 429
             next(each for each in uploads if each is not refused).finish()
             assert upload(as_body(gateway, late)) == 202
+
+
+def test_slow_uploads_of_a_few_accounts_leave_slots_for_others(client: TestClient) -> None:
+    backend = client.app.state.backend  # type: ignore[attr-defined]
+    assert client.portal is not None
+
+    async def fill() -> None:
+        async with AsyncExitStack() as held:
+            for _ in range(6):
+                caller: Any = SimpleNamespace(account_id=uuid4())
+                for _ in range(LIMITS["uploads"].default):
+                    with suppress(RateLimited):
+                        await held.enter_async_context(upload_slot(backend, caller))
+            other: Any = SimpleNamespace(account_id=uuid4())
+            await held.enter_async_context(upload_slot(backend, other))
+            with pytest.raises(RateLimited):
+                await held.enter_async_context(upload_slot(backend, other))
+
+    client.portal.call(fill)
