@@ -41,15 +41,13 @@ async def receive(
         body += chunk
         if len(body) > MAX_BYTES:
             raise TooLarge(f"The event is larger than {MAX_BYTES:,} bytes.")
-    taken = await run_slowly(_take, backend, bytes(body), stripe_signature, secret)
-    return Response(status_code=204 if taken else 503)
+    return await run_slowly(_taken, backend, bytes(body), stripe_signature, secret)
 
 
-def _take(backend: Backend, body: bytes, signature: str | None, secret: str) -> bool:
-    """Take an event. Return False in a copy whose original may still run."""
+def _taken(backend: Backend, body: bytes, signature: str | None, secret: str) -> Response:
     event = verified_event(body, signature, secret)
     with backend.pool.connection() as connection:
-        if is_held(connection):  # a step can charge a card
-            return False
+        if is_held(connection):  # the event could charge a card
+            return Response(status_code=503)
     take_event(backend, event)
-    return True
+    return Response(status_code=204)

@@ -17,14 +17,7 @@ from extensions.exports.domain.export import Export, ExportFormat, export_id
 from gateway.cli.exits import ExitCode
 from gateway.cli.terminal import fail
 from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest
-from services.scheduler.verification import (
-    MISSING,
-    Check,
-    Copy,
-    DirectoryCopy,
-    StoredCopy,
-    document_of,
-)
+from services.scheduler.verification import MISSING, Check, Copy, DirectoryCopy, StoredCopy
 
 
 def verify_export(store: Store, job_id: UUID, value: str, directory: Path | None) -> list[Check]:
@@ -112,7 +105,7 @@ def _listed(libraries: dict[str, str]) -> str:
 
 def _read(copy: Copy, path: str) -> bytes | None:
     try:
-        return document_of(copy, path) if path in copy.paths() else None
+        return b"".join(copy.chunks(path)) if path in copy.paths() else None
     except FileNotFoundError:
         return None
 

@@ -13,7 +13,8 @@ from gateway.backend import BackendOf
 from gateway.http.errors import refusals
 from gateway.http.permissions import PUBLIC
 from gateway.schemas import ResponseModel
-from infrastructure.postgres.store import connect_to_check
+from infrastructure.postgres.database_url import connection_parameters
+from infrastructure.postgres.primary import connect_async
 from infrastructure.process.disk_space import DiskLevel, disk_space
 from infrastructure.settings import Settings
 
@@ -39,7 +40,8 @@ class DatabaseCheck:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        assert settings.database_url is not None
+        self._parameters = connection_parameters(settings.database_url)
         self._connection: psycopg.AsyncConnection | None = None
         self._lock = asyncio.Lock()
 
@@ -49,7 +51,7 @@ class DatabaseCheck:
             async with asyncio.timeout(CHECK_SECONDS), self._lock:
                 try:
                     if self._connection is None:
-                        self._connection = await connect_to_check(self._settings)
+                        self._connection = await connect_async(self._parameters)
                     await self._connection.execute("SELECT 1")
                 except BaseException:
                     await self.close()

@@ -19,16 +19,13 @@ THREADS = 24
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_limiter: RunVar[CapacityLimiter] = RunVar("slow_work")
+_limiter: RunVar[CapacityLimiter | None] = RunVar("slow_work")
 
 
 async def run_slowly(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Run a function that may take minutes, in a thread for such work."""
-    try:
-        limiter = _limiter.get()
-    except LookupError:
-        limiter = CapacityLimiter(THREADS)
-        _limiter.set(limiter)
+    limiter = _limiter.get(None) or CapacityLimiter(THREADS)
+    _limiter.set(limiter)
     return await to_thread.run_sync(partial(work, *arguments, **named), limiter=limiter)
 
 

@@ -285,15 +285,10 @@ def connect_to(url: str, *, autocommit: bool = True) -> Generator[Connection]:
 
 async def connect_to_listen(settings: Settings) -> psycopg.AsyncConnection:
     """Open a connection that listens for commits of the event store."""
-    connection = await connect_to_check(settings)
+    assert settings.database_url is not None
+    connection = await connect_async(connection_parameters(settings.database_url))
     await connection.execute(f"LISTEN {CHANNEL}")
     return connection
-
-
-async def connect_to_check(settings: Settings) -> psycopg.AsyncConnection:
-    """Open a connection in an event loop, which only shows that the database responds."""
-    assert settings.database_url is not None
-    return await connect_async(connection_parameters(settings.database_url))
 
 
 def database_time(connection: Connection) -> datetime:

@@ -22,14 +22,7 @@ from domain.jobs.events import AdapterPromoted, CheckpointSaved, Registered
 from domain.jobs.job import Job
 from domain.jobs.lifecycle import JobStatus
 from domain.training.start import Start
-from infrastructure.artifacts.store import (
-    MANIFEST,
-    MAX_DOCUMENT_BYTES,
-    Artifacts,
-    Manifest,
-    ManifestFile,
-    at_most,
-)
+from infrastructure.artifacts.store import MANIFEST, Artifacts, Manifest, ManifestFile
 from infrastructure.training.environment import ENVIRONMENT, TrainingEnvironment
 from services.scheduler.documents import dataset_origins
 from services.scheduler.job_history import JobHistory, StoredModel, provenance_of
@@ -100,11 +93,6 @@ class DirectoryCopy:
 Copy = StoredCopy | DirectoryCopy
 
 
-def document_of(copy: Copy, path: str) -> bytes:
-    """Return a small file. Raise FileNotFoundError, or ArtifactCorrupt if it is large."""
-    return b"".join(at_most(MAX_DOCUMENT_BYTES, copy.chunks(path), path))
-
-
 def verify(
     log: EventLog,
     artifacts: Artifacts,
@@ -115,7 +103,7 @@ def verify(
     """Verify a copy of a model against the log and `event`, which registered or promoted the model.
 
     If the manifest does not match the event, nothing else can be trusted, and the result is only
-    this failed check. Raise ArtifactCorrupt if a document is invalid. No manifest lists
+    this failed check. Raise ArtifactCorrupt if it is invalid. No manifest lists
     the card and provenance of a promoted checkpoint. They are compared with the ones derived from
     the log.
     """
@@ -142,7 +130,7 @@ def _manifest(artifacts: Artifacts, ref: str, copy: Copy) -> bytes | None:
     """Return the manifest of the copy. If it has none, return the one in the artifact store."""
     try:
         if MANIFEST in copy.paths():
-            return document_of(copy, MANIFEST)
+            return b"".join(copy.chunks(MANIFEST))
         return artifacts.get_document(f"{ref}/{MANIFEST}")
     except FileNotFoundError:
         return None
@@ -174,7 +162,7 @@ def _sha256(copy: Copy, path: str) -> str:
 
 def _read(copy: Copy, path: str, kind: type[T]) -> T | None:
     try:
-        return kind.model_validate_json(document_of(copy, path))
+        return kind.model_validate_json(b"".join(copy.chunks(path)))
     except (FileNotFoundError, ValidationError):
         return None
 

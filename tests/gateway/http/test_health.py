@@ -37,6 +37,6 @@ def test_a_database_that_does_not_respond_is_reported_in_time(client: TestClient
 
     with (
         patch.object(health, "CHECK_SECONDS", 0.1),
-        patch.object(health, "connect_to_check", never),
+        patch.object(health, "connect_async", never),
     ):
         assert client.get("/healthz").status_code == 503
