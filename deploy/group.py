@@ -40,10 +40,10 @@ class Group:
         """Run all roles until SIGTERM, and wait until they have ended. Return the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._request(0))
-        inherit_roles()
+        inherit_roles(each.role for each in self._members)
         # The process does not wait for daemon threads if its supervisor kills it.
         threads = [
-            threading.Thread(target=self._keep, args=[each], name=each.role.name, daemon=True)
+            threading.Thread(target=self._run, args=[each], name=each.role.name, daemon=True)
             for each in self._members
         ]
         for thread in threads:
@@ -59,9 +59,13 @@ class Group:
         """End the process with a status. Safe in a signal handler, because it takes no lock."""
         os.write(self._end, bytes([status]))
 
+    def _run(self, member: Member) -> None:
+        enter(member.role)
+        self._keep(member)
+        member.role.ended.set()
+
     def _keep(self, member: Member) -> None:
         role, failures = member.role, 0
-        enter(role)
         while not role.stops:
             began = time.monotonic()
             log.info("%s starts", role.name)

@@ -20,7 +20,7 @@ from psycopg.rows import scalar_row
 
 from infrastructure.postgres.database_url import tls_fix
 from infrastructure.postgres.own_session import OwnSession
-from infrastructure.process.role import pause
+from infrastructure.process.role import end_process, pause
 from infrastructure.settings import Settings
 
 DDL = """
@@ -179,7 +179,7 @@ class Leadership:
             raise
 
     def lost(self, reason: str) -> None:
-        """End the process immediately, because its state may be stale."""
+        """End the process, because its state may be stale. Its other roles first stop."""
         if not self._closed.is_set():
             self._end(f"{self.name} lost the lead and exits: {reason}")
 
@@ -219,4 +219,4 @@ def leading(settings: Settings, name: str) -> Generator[Leadership]:
 
 def _end_process(reason: str) -> None:
     logging.getLogger("leadership").critical("%s", reason)
-    os._exit(EXIT_CODE)
+    end_process(EXIT_CODE)

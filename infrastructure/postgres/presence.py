@@ -29,6 +29,7 @@ from infrastructure.postgres.leadership import session_of
 from infrastructure.postgres.own_session import OwnSession
 from infrastructure.process.code_version import package_version
 from infrastructure.process.machine import machine_id
+from infrastructure.process.role import end_process
 from infrastructure.settings import Settings
 
 BEAT_SECONDS = 5.0
@@ -203,7 +204,7 @@ def _keep(presence: Presence, ended: threading.Event) -> None:
             _attempt(presence)
         except NewerFormat as error:
             log.critical("%s exits: %s", presence.service, error)
-            os._exit(EXIT_CODE)
+            end_process(EXIT_CODE)
 
 
 def _attempt(presence: Presence) -> None:

@@ -2,7 +2,7 @@
 
 Every second, the thread touches a file that the supervisor checks. If the event loop or a step of
 work takes too long, the thread writes the stacks of all threads to standard error and ends the
-process.
+process. Other roles of the process first stop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
-import os
 import threading
 import time
 from collections.abc import Generator
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from infrastructure.process.role import end_process
 from infrastructure.settings import Settings
 
 BEAT_SECONDS = 1.0
@@ -105,4 +105,4 @@ def _watch(beat_file: Path | None) -> None:
                 "%s hangs for %.0f s; the process exits; stacks follow", late.name, late.seconds
             )
             faulthandler.dump_traceback(all_threads=True)
-            os._exit(EXIT_CODE)
+            end_process(EXIT_CODE)

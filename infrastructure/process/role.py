@@ -6,19 +6,24 @@ a process with one role, no thread has a role.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic_settings import BaseSettings
 
 Configured = TypeVar("Configured", bound=BaseSettings)
 
+STOP_SECONDS = 5.0
+"""Seconds that the other roles of a process have to stop when one of them ends it."""
+
 _role: ContextVar[Role | None] = ContextVar("role", default=None)
+_sharing: list[Role] = []
 
 
 class Role:
@@ -28,6 +33,7 @@ class Role:
         self.name, self.variables = name, variables
         self.closing = ExitStack()
         self.children = set[subprocess.Popen[Any]]()
+        self.ended = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._calls = set[Callable[[], object]]()
@@ -100,8 +106,24 @@ def pause(seconds: float) -> None:
         raise SystemExit
 
 
-def inherit_roles() -> None:
-    """Give each new thread the role of the thread that starts it."""
+def end_process(status: int) -> NoReturn:
+    """End this process without cleaning up.
+
+    The other roles of the process first have a few seconds to stop. The role of this thread may
+    hang or have stale state, so nothing waits for it.
+    """
+    for each in _sharing:
+        each.stop()
+    until, own = time.monotonic() + STOP_SECONDS, current_role()
+    for each in _sharing:
+        if each is not own:
+            each.ended.wait(max(0.0, until - time.monotonic()))
+    os._exit(status)
+
+
+def inherit_roles(sharing: Iterable[Role] = ()) -> None:
+    """Let roles share this process: each new thread gets the role of the one that starts it."""
+    _sharing.extend(sharing)
     start = threading.Thread.start
 
     def start_in_role(thread: threading.Thread) -> None:

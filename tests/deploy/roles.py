@@ -10,14 +10,18 @@ import threading
 import time
 
 from infrastructure.bus.service import run_until_stopped
-from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.leadership import Leadership, leading
 from infrastructure.postgres.store import open_pool
+from infrastructure.process.progress import PROGRESS
 from infrastructure.settings import Settings
 
 FAILING = "tests.deploy.roles:failing"
 STEADY = "tests.deploy.roles:steady"
 FAILING_LEADER = "tests.deploy.roles:failing_leader"
 STEADY_LEADER = "tests.deploy.roles:steady_leader"
+GRACEFUL = "tests.deploy.roles:graceful"
+HANGING = "tests.deploy.roles:hanging"
+LOSING = "tests.deploy.roles:losing"
 
 
 def _start(settings: Settings, work: str) -> None:
@@ -68,3 +72,36 @@ def steady_leader(settings: Settings) -> None:
                 await asyncio.to_thread(time.sleep, 0.01)
 
         run_until_stopped(wait)
+
+
+def graceful(settings: Settings) -> None:
+    """Work until the process stops, then take a moment and write that all is done."""
+    _start(settings, "graceful")
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.5)
+            (settings.home / "done").touch()
+
+    run_until_stopped(work)
+
+
+def hanging(settings: Settings) -> None:
+    """Hang in a step of work, once the graceful role works."""
+    _await_start(settings, "graceful")
+    with PROGRESS.step("stuck"):
+        threading.Event().wait()
+
+
+def losing(settings: Settings) -> None:
+    """Lose the lead, once the graceful role works."""
+    _await_start(settings, "graceful")
+    unreachable = settings.model_copy(update={"database_url": "postgresql://127.0.0.1:1/none"})
+    Leadership(unreachable, "relay").lost("a test")
+
+
+def _await_start(settings: Settings, work: str) -> None:
+    while not (settings.home / f"{work}.starts").exists():
+        time.sleep(0.01)

@@ -30,18 +30,28 @@ from deploy.processes import (
     variables_of,
 )
 from infrastructure.artifacts.object_stores import own_keys
+from infrastructure.postgres import leadership
 from infrastructure.postgres.presence import running_processes
 from infrastructure.postgres.store import connect
+from infrastructure.process import progress
 from infrastructure.process.log_format import JsonLine, OneLine
 from infrastructure.process.role import Role, enter, inherit_roles
 from infrastructure.settings import Settings
-from tests.deploy.roles import FAILING, FAILING_LEADER, STEADY, STEADY_LEADER
+from tests.deploy.roles import (
+    FAILING,
+    FAILING_LEADER,
+    GRACEFUL,
+    HANGING,
+    LOSING,
+    STEADY,
+    STEADY_LEADER,
+)
 from tests.polling import eventually
 
 
 @contextmanager
-def group(settings: Settings, **roles: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a process with some roles until the end of the block. It must end at SIGTERM."""
+def group(settings: Settings, status: int = 0, /, **roles: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a process with some roles until the end of the block. It must end with the status."""
     command = [sys.executable, "-P", "-m", "deploy.run", *(f"{k}={v}" for k, v in roles.items())]
     log = settings.home / "log"
     with log.open("w") as file:
@@ -51,7 +61,7 @@ def group(settings: Settings, **roles: str) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
         process.terminate()
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(60) == status, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -77,6 +87,18 @@ def test_a_role_that_fails_starts_again_while_its_neighbour_works(home: Path) ->
     assert "RuntimeError: this role always fails" in failed[0]
     assert any("projector/deploy.run: projector ended" in line for line in lines)
     assert lines[-1].endswith("deploy.run: log ended")
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"), [(HANGING, progress.EXIT_CODE), (LOSING, leadership.EXIT_CODE)]
+)
+def test_a_role_that_ends_the_process_lets_its_neighbour_stop(
+    home: Path, ending: str, status: int
+) -> None:
+    settings = Settings(home=home, step_seconds=1.0)
+    with group(settings, status, relay=ending, projector=GRACEFUL) as process:
+        process.wait(60)
+    assert (home / "done").exists()
 
 
 @pytest.mark.full
