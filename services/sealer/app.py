@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import httpx
@@ -14,7 +15,7 @@ import psycopg
 
 from domain.audit.tree_head import LogKey
 from infrastructure.artifacts.store import STORE_ERRORS, Artifacts
-from infrastructure.bus.service import run_until_stopped
+from infrastructure.bus.service import Work, run_until_stopped
 from infrastructure.extensions import selected
 from infrastructure.extras import MissingExtra
 from infrastructure.postgres.leadership import LOST, Leadership, leading
@@ -40,17 +41,30 @@ TIMESTAMP_SECONDS = 600.0
 def run(settings: Settings) -> None:
     """Wait until no other sealer runs, then seal events until SIGTERM."""
     with leading(settings, "sealer") as leadership:
-        run_until_stopped(lambda: _run(settings, leadership))
+        run_until_stopped(lambda: seal_and_sign(settings, leadership))
 
 
-async def _run(settings: Settings, leadership: Leadership) -> None:
+async def seal_and_sign(settings: Settings, leadership: Leadership) -> None:
+    """Seal events, and run what else needs the seal key, until cancelled."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_keep_sealing(settings, leadership))
         for extension in selected():
             for reference in extension.signed_documents.values():
-                tasks.create_task(extension.load(reference)(settings, leadership))
+                signing = partial(extension.load(reference), settings, leadership)
+                tasks.create_task(_keep_running(reference, signing))
         if settings.timestamp_url is not None:
-            tasks.create_task(_keep_timestamping(settings, str(settings.timestamp_url)))
+            stamping = partial(_keep_timestamping, settings, str(settings.timestamp_url))
+            tasks.create_task(_keep_running("timestamps", stamping))
+
+
+async def _keep_running(name: str, work: Work) -> None:
+    """Run work beside sealing, again after an error, which must not stop sealing."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            logging.getLogger("sealer").exception("%s failed; restarting it", name)
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _keep_timestamping(settings: Settings, url: str) -> None:

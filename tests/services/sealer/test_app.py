@@ -12,14 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from domain.audit.tree_head import LogKey
 from domain.core.event_log import EventLog
 from infrastructure.artifacts.store import Artifacts
+from infrastructure.extensions import Extension
 from infrastructure.postgres.event_rows import read_rows
-from infrastructure.postgres.leadership import leading
+from infrastructure.postgres.leadership import Leadership, leading
 from infrastructure.postgres.log_identity import log_identity
 from infrastructure.postgres.store import connect
 from infrastructure.seals.archive import PUBLIC_KEY, SealArchive, SealDamaged, make_key, origin_of
 from infrastructure.seals.proofs import SealStatus, evidence_of
 from infrastructure.settings import Settings
-from services.sealer import sealer
+from services.sealer import app, sealer
 from services.sealer.app import seal
 from services.sealer.sealer import Sealer
 from tests.logs import grow
@@ -104,3 +105,41 @@ def test_a_forged_key_and_head_do_not_verify_with_the_kept_key(
     assert found.status is SealStatus.PROVEN  # as far as the published key can tell
     assert found.proof is not None
     assert found.proof.failures(KEPT) == [f"The head is not signed by the key of {KEPT.origin}."]
+
+
+def test_an_extension_that_fails_starts_again_and_sealing_goes_on(
+    settings: Settings, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealer, "SEAL_SECONDS", 0.0)
+    monkeypatch.setattr(app, "RETRY_SECONDS", 0.01)
+    starts: list[Leadership] = []
+
+    async def failing(_settings: Settings, leadership: Leadership) -> None:
+        starts.append(leadership)
+        raise ValueError("unexpected")
+
+    extension = Extension(
+        package="tests", summary="An example.", signed_documents={"documents": "app:failing"}
+    )
+    monkeypatch.setattr(Extension, "load", lambda *_: failing)
+    monkeypatch.setattr(app, "selected", lambda: (extension,))
+    archive = SealArchive(Artifacts(settings.artifacts))
+    public = make_key(settings.seal_key_file).public_key()
+
+    async def run() -> None:
+        with leading(settings, "sealer") as leadership, connect(settings) as store:
+            key = LogKey(origin_of(log_identity(store)), public)
+
+            async def is_sealed() -> bool:
+                head = archive.last_head(key)
+                return len(starts) >= 3 and head is not None
+
+            sealing = asyncio.create_task(app.seal_and_sign(settings, leadership))
+            grow(log, 10)
+            await eventually_async(is_sealed)
+            assert not sealing.done()
+            sealing.cancel()
+            with suppress(asyncio.CancelledError):
+                await sealing
+
+    asyncio.run(run())
