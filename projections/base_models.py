@@ -59,3 +59,8 @@ def all_base_models(connection: Connection) -> list[Row]:
     return connection.execute(
         "SELECT * FROM base_models WHERE NOT deleted ORDER BY name"
     ).fetchall()
+
+
+def was_any_imported(connection: Connection) -> bool:
+    """Return True if there is or was a base model."""
+    return connection.execute("SELECT FROM base_models LIMIT 1").fetchone() is not None

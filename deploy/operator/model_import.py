@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deploy.local.child import tethered
 from deploy.local.errors import StackError
 from domain.catalog.base_model import Revision
 from domain.catalog.catalog import Catalog
@@ -33,13 +34,12 @@ def offer_model(settings: Settings, ecolink: EcoLink, source: str, name: str) ->
 def run_import(settings: Settings, source: str, name: str) -> ImportedModel:
     """Import a base model in a separate process, the only one that needs the training libraries.
 
-    Progress is written to standard error. Raise StackError if the import fails.
+    The process ends with the calling thread. It writes progress to standard error. Raise StackError
+    if the import fails.
     """
+    program = (sys.executable, "-P", "-m", "services.model_import")
     importer = subprocess.run(
-        [
-            *(sys.executable, "-P", "-m", "services.model_import"),
-            *("--source", source, "--name", name),
-        ],
+        tethered((*program, "--source", source, "--name", name)),
         env=os.environ | {"ECOLINK_ARTIFACTS_URL": settings.artifacts},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -204,6 +204,7 @@ class EcoLink:
         dataset.delete(used_by)
         self.log.commit(dataset)
 
+    @retrying
     def import_base_model(self, name: str, revision: Revision) -> BaseModel:
         """Record a base model whose files are all in the model store."""
         base = self.log.find(BaseModel, base_model_id(name))

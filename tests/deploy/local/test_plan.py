@@ -11,7 +11,6 @@ from uuid import uuid4
 import pytest
 
 from deploy.bus_access import BUS_ACCESS
-from deploy.demo import preparing
 from deploy.demo.account import DemoAccount
 from deploy.local import commands, plan, ports
 from deploy.local.errors import StackError
@@ -139,17 +138,6 @@ def test_up_without_a_demo_account_creates_none(
     monkeypatch.setattr(commands, "demo_account", lambda settings: pytest.fail("created"))
     commands.announce(Settings(), demo=False)
     assert "sign in" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("known", [[], [{"name": "mine"}]])
-def test_a_base_model_is_offered_if_there_is_none(
-    known: list[dict[str, str]], settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offered: list[Settings] = []
-    monkeypatch.setattr(preparing, "all_base_models", lambda connection: known)
-    monkeypatch.setattr(preparing, "offer_base", lambda settings, say: offered.append(settings))
-    preparing.offer_first_base(settings, print)
-    assert offered == ([] if known else [settings])
 
 
 def test_the_error_of_the_first_base_model_names_the_fix(
