@@ -18,7 +18,7 @@ from deploy.local.errors import StackError
 from deploy.local.hang_detection import Check, Heartbeat, Probe, healthz
 from deploy.local.home import Home
 from deploy.local.nats import NatsServer
-from deploy.local.ports import free_port, is_free
+from deploy.local.ports import free_port, reserve
 from deploy.local.postgres import PostgresServer
 from deploy.local.state import recorded_state
 from deploy.migrate import SINGLE_MACHINE
@@ -191,11 +191,11 @@ def _port(name: str, host: str, settings: Settings, before: Settings) -> int:
     Raise StackError if another program uses a set port.
     """
     port: int | None = getattr(settings, name)
-    if port and not is_free(host, port):
+    if port and not reserve(host, port):
         raise StackError(
             f"Another program uses {host}:{port}. Stop it, or set another ECOLINK_{name.upper()}."
         )
-    if port is None and is_free(host, DEFAULT_PORT):
+    if port is None and reserve(host, DEFAULT_PORT):
         return DEFAULT_PORT
     return port or free_port(getattr(before, name) or 0, host)
 

@@ -15,6 +15,8 @@ CLAIMS = 100
 
 _claims: deque[socket.socket] = deque(maxlen=CLAIMS)
 
+_reserved: dict[int, socket.socket] = {}
+
 
 def candidates() -> range:
     """Return candidate ports below the kernel's range for outgoing connections.
@@ -57,6 +59,24 @@ def claim(host: str, port: int) -> bool:
         return False
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     _claims.append(holder)
+    return True
+
+
+def reserve(host: str, port: int) -> bool:
+    """Keep other installations from a port until this process ends. Return False if it is taken.
+
+    The server that listens on it starts seconds later. Until then, the port is free for others.
+    """
+    if not is_free(host, port):
+        return False
+    if port not in _reserved:
+        lock = socket.socket(socket.AF_UNIX)
+        try:
+            lock.bind(f"\0ecolink-port-{port}")  # a name that the kernel frees with the process
+        except OSError:
+            lock.close()
+            return False
+        _reserved[port] = lock
     return True
 
 

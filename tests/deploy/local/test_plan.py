@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -53,7 +55,7 @@ def test_a_set_port_that_another_program_uses_is_refused(tmp_path: Path, taken: 
 def test_the_default_port_is_used_if_it_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "is_free", lambda *_: True)
+    monkeypatch.setattr(plan, "reserve", lambda *_: True)
     filled = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES).settings
     assert filled.gateway_port == 8000
     assert filled.gateway_url == "http://127.0.0.1:8000"
@@ -63,10 +65,45 @@ def test_the_default_port_is_used_if_it_is_free(
 def test_another_port_is_used_if_the_default_one_is_not_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (plan, ports):
-        monkeypatch.setattr(module, "is_free", lambda *_: False)
+    monkeypatch.setattr(ports, "is_free", lambda *_: False)
     filled = make_plan(Home(tmp_path), Settings(home=tmp_path), PROCESSES).settings
     assert filled.gateway_port not in (0, 8000)
+
+
+@pytest.mark.usefixtures("unset")
+def test_two_installations_that_start_together_use_different_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither gateway listens yet, so the port is free for both."""
+    port = ports.free_port()
+    program = f"""
+from pathlib import Path
+from deploy.local import plan
+from deploy.local.home import Home
+from infrastructure.settings import Settings
+
+home = Path({str(tmp_path / "first")!r})
+home.mkdir()
+plan.DEFAULT_PORT = {port}
+print(plan.make_plan(Home(home), Settings(home=home), plan.PROCESSES).settings.gateway_port)
+input()
+"""
+    first = subprocess.Popen(
+        [sys.executable, "-P", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with first:
+        assert first.stdout is not None
+        assert int(first.stdout.readline()) == port
+        monkeypatch.setattr(plan, "DEFAULT_PORT", port)
+        second = tmp_path / "second"
+        second.mkdir()
+        filled = make_plan(Home(second), Settings(home=second), PROCESSES).settings
+        assert filled.gateway_port not in (0, port)
+        with pytest.raises(StackError, match=str(port)):
+            make_plan(Home(second), Settings(home=second, gateway_port=port), PROCESSES)
+        first.kill()
+    filled = make_plan(Home(second), Settings(home=second), PROCESSES).settings
+    assert filled.gateway_port == port
 
 
 def test_the_trainers_key_is_kept_and_given_only_to_the_scheduler(tmp_path: Path) -> None:
