@@ -79,14 +79,22 @@ class Backend:
 
     @contextmanager
     def _room_for_job(self, account_id: UUID) -> Generator[None]:
+        with self.alone("jobs", account_id) as connection:
+            self.quotas.require_room("jobs", unfinished_jobs(connection, account_id))
+            yield
+
+    @contextmanager
+    def alone(self, quota: str, owner_id: UUID) -> Generator[Connection]:
+        """Run the block, a transaction, while no other request adds to a quota of an owner."""
         for _ in range(LOCK_TRIES):
             with self.pool.connection() as connection, connection.transaction():
-                if scalar(connection, EXCLUSIVE, [f"jobs:{account_id}"]):
-                    self.quotas.require_room("jobs", unfinished_jobs(connection, account_id))
-                    yield
+                if scalar(connection, EXCLUSIVE, [f"{quota}:{owner_id}"]):
+                    yield connection
                     return
             time.sleep(LOCK_PAUSE_SECONDS)  # without a connection, which others need
-        raise RateLimited("Other jobs are approved at the same time. Try again.", BUSY_SECONDS, {})
+        raise RateLimited(
+            "Your account sends many such requests at the same time. Try again.", BUSY_SECONDS, {}
+        )
 
     @property
     def spending_limits(self) -> SpendingLimits:

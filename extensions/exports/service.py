@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from extensions.exports.schemas import ExportFailure, ExportResponse
 from extensions.exports.tables import export_progress
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.http.read_your_writes import caught_up
+from gateway.http.read_your_writes import caught_up, room
 from gateway.models.service import own_model
 from infrastructure.artifacts.store import Artifacts
 from projections.projection import Row
@@ -42,8 +43,10 @@ def request_export(
         reason = why_impossible(backend, job_id, format)
         if reason is not None:
             raise Invalid(f"{model} cannot be exported as {format}. {reason}", field="format")
-        _require_room(backend, caller)
-    with because(caller.cause(backend)):
+        adding = room(backend, "exports", caller.account_id, wanted_exports, EXPORTS)
+    else:
+        adding = nullcontext()
+    with adding, because(caller.cause(backend)):
         exporting.request(caller.account_id, job_id, format)
     caught_up(backend, EXPORTS)
     return show_export(backend, caller, model, format)
@@ -143,13 +146,6 @@ def _why_no_gguf(artifacts: Artifacts, ref: str) -> str | None:
     except NoGguf as reason:
         return str(reason)
     return None
-
-
-def _require_room(backend: Backend, caller: Caller) -> None:
-    caught_up(backend, EXPORTS)
-    with backend.pool.connection() as connection:
-        used = wanted_exports(connection, caller.account_id)
-    backend.quotas.require_room("exports", used)
 
 
 def _answer(row: Row, progress: tuple[int, int] | None) -> ExportResponse:

@@ -11,6 +11,7 @@ from extensions.synthesis import endpoint_rows as stored
 from extensions.synthesis.schemas import EndpointForm, EndpointKeyForm, EndpointResponse
 from gateway.backend import Backend
 from gateway.http.access import Caller
+from gateway.http.read_your_writes import room
 
 
 def create(backend: Backend, caller: Caller, form: EndpointForm) -> EndpointResponse:
@@ -22,9 +23,8 @@ def create(backend: Backend, caller: Caller, form: EndpointForm) -> EndpointResp
             "Remove the query.",
             field="url",
         )
-    with backend.pool.connection() as connection:
-        count = stored.endpoint_count(connection, caller.account_id)
-        backend.quotas.require_room("synthesis_endpoints", count)
+    count = stored.endpoint_count
+    with room(backend, "synthesis_endpoints", caller.account_id, count) as connection:
         made = stored.add_endpoint(
             connection, caller.account_id, form.name, form.url, form.key, backend.clock.now()
         )

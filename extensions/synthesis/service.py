@@ -38,7 +38,7 @@ from gateway.datasets.columns import UNNAMED
 from gateway.datasets.schemas import DatasetResponse
 from gateway.datasets.service import dataset_answer, show_dataset
 from gateway.http.access import Caller
-from gateway.http.read_your_writes import caught_up, found
+from gateway.http.read_your_writes import caught_up, found, room
 from gateway.schemas import Money, Page
 from infrastructure.postgres.store import Connection
 from projections.projection import Row
@@ -101,12 +101,11 @@ def approve(
 
 def _approve_new(backend: Backend, caller: Caller, synthesis_id: UUID, form: SynthesisForm) -> None:
     found = planned(backend, caller, synthesis_id, form)
-    with backend.pool.connection() as connection:
-        backend.quotas.require_room("syntheses", rows.unfinished(connection, caller.account_id))
+    adding = room(backend, "syntheses", caller.account_id, rows.unfinished, SYNTHESES)
     ref = found.plan.request_ref
     backend.artifacts.put(ref, found.request.content)
     try:
-        with because(caller.cause(backend)):
+        with adding, because(caller.cause(backend)):
             Synthesizing(backend.log).approve(
                 caller.account_id, synthesis_id, found.plan, found.cost, found.max_cost_micros
             )

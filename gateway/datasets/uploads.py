@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -207,10 +207,21 @@ def require_room_for(backend: Backend, caller: Caller, size: int, what: str) -> 
         )
 
 
+@contextmanager
+def _room_for(backend: Backend, caller: Caller, size: int) -> Iterator[None]:
+    """Run the block, which adds a file, if it fits. Other uploads may have ended since it began."""
+    with backend.alone("datasets", caller.account_id):
+        caught_up(backend, DATASETS)
+        require_room_for(backend, caller, size, "The file")
+        yield
+
+
 def _record(
     backend: Backend, caller: Caller, dataset_id: UUID, file: StoredFile, options: UploadOptions
 ) -> Dataset:
-    with because(caller.cause(backend)):
+    known = backend.log.find(Dataset, dataset_id) is not None
+    adding = nullcontext() if known else _room_for(backend, caller, file.size)
+    with adding, because(caller.cause(backend)):
         return backend.ecolink.upload_dataset(caller.account_id, dataset_id, *file, options)
 
 

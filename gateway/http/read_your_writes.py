@@ -8,7 +8,9 @@ limited. If the projector is down, the response is late, but the gateway still s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from uuid import UUID
 
 from domain.core.errors import NotFound
 from gateway.backend import Backend
@@ -39,6 +41,25 @@ def caught_up(
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def room(
+    backend: Backend,
+    quota: str,
+    owner_id: UUID,
+    count: Callable[[Connection, UUID], int],
+    *projections: Projection,
+) -> Generator[Connection]:
+    """Run the block, a transaction that adds one object, if a quota of its owner has room.
+
+    `count` reads the used part from tables and from `projections`. Raise QuotaExceeded.
+    """
+    with backend.alone(quota, owner_id) as connection:
+        if projections:
+            caught_up(backend, *projections)
+        backend.quotas.require_room(quota, count(connection, owner_id))
+        yield connection
 
 
 def found(

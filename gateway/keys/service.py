@@ -7,7 +7,7 @@ from uuid import UUID
 from domain.core.aggregate import because
 from gateway.backend import Backend
 from gateway.http.access import Caller
-from gateway.http.read_your_writes import caught_up, found
+from gateway.http.read_your_writes import caught_up, found, room
 from gateway.keys.schemas import KeyForm, KeyResponse, NewKey
 from infrastructure.accounts.key_uses import last_uses
 from infrastructure.accounts.profiles import key_names, set_key_name
@@ -19,11 +19,12 @@ from projections.projection import Row
 
 def create_key(backend: Backend, caller: Caller, form: KeyForm) -> NewKey:
     """Create an API key with valid rights, within the limits of the account and the caller."""
-    with backend.pool.connection() as connection:
-        held = active_keys(connection, caller.account_id, backend.clock.now())
-    backend.quotas.require_room("keys", held)
-    backend.quotas.rates.take("key_changes", caller.holder_id)
-    with because(caller.cause(backend)):
+
+    def held(connection: Connection, account_id: UUID) -> int:
+        return active_keys(connection, account_id, backend.clock.now())
+
+    with room(backend, "keys", caller.account_id, held, API_KEYS), because(caller.cause(backend)):
+        backend.quotas.rates.take("key_changes", caller.holder_id)
         key, secret = backend.ecolink.issue_key(caller.account_id, form.rights, caller.rights)
     if form.name is not None:
         with backend.pool.connection() as connection:

@@ -25,6 +25,7 @@ from extensions.notifications.webhooks.schemas import (
 )
 from gateway.backend import Backend
 from gateway.http.access import Caller
+from gateway.http.read_your_writes import room
 from gateway.schemas import Page
 from infrastructure.postgres.store import Connection
 
@@ -32,9 +33,8 @@ from infrastructure.postgres.store import Connection
 def create(backend: Backend, caller: Caller, form: WebhookForm) -> NewWebhook:
     """Create an endpoint. Raise Invalid for its URL, and QuotaExceeded at the limit."""
     backend.settings.webhook_policy.require_url(form.url)
-    with backend.pool.connection() as connection:
-        held = endpoints.endpoint_count(connection, caller.account_id)
-        backend.quotas.require_room("webhooks", held)
+    count = endpoints.endpoint_count
+    with room(backend, "webhooks", caller.account_id, count) as connection:
         made, secret = endpoints.create_endpoint(
             connection,
             caller.account_id,

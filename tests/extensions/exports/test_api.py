@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
@@ -130,6 +131,18 @@ def test_an_account_has_a_quota_of_exports(
     assert owner.request().status_code == 200
     assert owner.request().status_code == 200  # the existing export
     assert owner.request("gguf-f16").json()["error"]["code"] == "quota_exceeded"
+
+
+def test_concurrent_requests_do_not_exceed_the_quota_of_exports(
+    owner: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner.store_base()
+    quotas = owner.client.app.state.backend.quotas  # type: ignore[attr-defined]
+    monkeypatch.setitem(quotas.limits._values, "exports", 1)
+    with ThreadPoolExecutor(len(ExportFormat)) as threads:
+        answers = list(threads.map(owner.request, ExportFormat))
+    codes = sorted(each.status_code for each in answers)
+    assert codes == [200, *[429] * (len(ExportFormat) - 1)]
 
 
 def test_the_page_shows_progress_failures_and_downloads(owner: Exporter, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -96,6 +97,27 @@ def bench(platform: Platform, pool: ConnectionPool[Connection]) -> Bench:
 def generate(bench: Bench, id: str) -> None:
     with bench.billing():
         asyncio.run(work(bench, UUID(id)))
+
+
+def test_concurrent_requests_do_not_exceed_the_quota(
+    holder: Holder, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quotas = client.app.state.backend.quotas  # type: ignore[attr-defined]
+    monkeypatch.setitem(quotas.limits._values, "syntheses", 2)
+    monkeypatch.setitem(quotas.limits._values, "synthesis_endpoints", 2)
+    endpoint = {"name": "other", "url": "https://example.com/v1"}
+    for path, form, created in (
+        ("/syntheses", holder.form, 2),
+        ("/synthesis-endpoints", endpoint, 1),
+    ):
+
+        def post(_: int, path: str = path, form: Any = form) -> int:
+            return client.post(f"/api{path}", json=form, headers=holder.headers).status_code
+
+        with ThreadPoolExecutor(6) as threads:
+            statuses = sorted(threads.map(post, range(6)))
+        assert statuses == [*[201] * created, *[429] * (6 - created)], path
+        assert len(holder.get(path)["data"]) == 2
 
 
 def test_a_synthesis_becomes_a_dataset(holder: Holder, bench: Bench, platform: Platform) -> None:

@@ -318,3 +318,20 @@ def test_concurrent_approvals_do_not_exceed_the_limit_of_unfinished_jobs(
             assert client.post(path, headers=person.headers).is_success
             assert order(0).is_success
             assert order(0).status_code == 429
+
+
+@pytest.mark.parametrize("quota", ["keys", "datasets"])
+def test_concurrent_requests_do_not_exceed_a_quota(
+    settings: Settings, person: Person, quota: str
+) -> None:
+    with limited(settings, **{quota: 3}) as client, ThreadPoolExecutor(6) as threads:
+
+        def create(_: int) -> int:
+            if quota == "datasets":
+                return upload(client, person, "/api/datasets")[0]
+            return client.post("/api/keys", headers=person.headers).status_code
+
+        statuses = list(threads.map(create, range(6)))
+        refused = [each for each in statuses if each == 429]
+        listed = client.get(f"/api/{quota}", headers=person.headers).json()["data"]
+    assert (len(listed), len(refused)) == (3, 4 if quota == "keys" else 3), statuses

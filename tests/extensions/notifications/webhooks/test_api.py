@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -61,6 +62,14 @@ def test_a_wrong_form_is_refused_with_its_field(user: ApiUser) -> None:
         named = error.get("fields") or [error]
         assert named[0]["field"].startswith(field)
     assert user.list("/api/webhooks") == []
+
+
+def test_concurrent_requests_do_not_exceed_the_limit(user: ApiUser) -> None:
+    most = Limits({})["webhooks"]
+    with ThreadPoolExecutor(8) as threads:
+        answers = threads.map(lambda _: user.post("/api/webhooks", {"url": URL}), range(most + 8))
+        refused = [each for each in answers if each.status_code == 429]
+    assert (len(user.list("/api/webhooks")), len(refused)) == (most, 8)
 
 
 def test_webhooks_and_their_tests_are_limited(user: ApiUser) -> None:
