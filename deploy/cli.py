@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from typer._click import Context
 
 from deploy.demo.commands import commands as demo_commands
 from deploy.docker.commands import commands as docker_commands
@@ -40,7 +39,7 @@ HOST = "Operator commands, on the host"
 class Commands(client.Commands):
     """Group of all commands. It reports data of a newer EcoLink, and missing packages."""
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the requested command."""
         try:
             return super().invoke(ctx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -30,6 +31,18 @@ def test_every_folder_of_a_package_is_a_package() -> None:
     for package in PACKAGES:
         for path in sources(ROOT / package):
             assert (path.parent / "__init__.py").exists(), path
+
+
+def test_only_torch_is_used_through_private_modules() -> None:
+    """A release can remove private modules of a dependency. The compiler of torch has no others."""
+    private = re.compile(r"^\s*(?:from|import) (?!torch\b)\w+(?:\.\w+)*\._[a-z]", re.MULTILINE)
+    found = {
+        path.relative_to(ROOT)
+        for package in PACKAGES
+        for path in sources(ROOT / package)
+        if private.search(path.read_text())
+    }
+    assert found == set()
 
 
 def sources(folder: Path) -> list[Path]:

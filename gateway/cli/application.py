@@ -8,8 +8,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from typer._click import Context
-from typer._click.exceptions import UsageError
 
 from gateway.cli.billing import billing
 from gateway.cli.datasets import datasets
@@ -45,12 +43,13 @@ SERVER_NEEDS = (
 class ClientCommands(Commands):
     """Group of the commands of an installation without the server."""
 
-    def resolve_command(self, ctx: Context, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the named command. The error of an unknown one says how to install a server."""
         try:
             return super().resolve_command(ctx, args)
-        except UsageError as error:
-            raise UsageError(f"{error.message} {SERVER_NEEDS}", ctx) from None
+        except typer.TyperException as error:
+            error.message += f" {SERVER_NEEDS}"
+            raise
 
 
 def application(cls: type[Commands], finder: Callable[[Settings], Finder]) -> typer.Typer:

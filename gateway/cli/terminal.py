@@ -22,8 +22,6 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from typer._click import Context  # typer exports only a subclass
-from typer._click.exceptions import UsageError  # typer exports only a subclass
 from typer.core import TyperGroup
 
 from gateway.cli.client import Client, ClientError, Endpoint, Refused, Reply, sentence_of
@@ -45,13 +43,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 class Commands(TyperGroup):
     """Group of all commands. With --json, it also reports usage errors as JSON."""
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:  # typer exports only a subclass of its type
         """Run the requested command."""
         before = for_programs.set("--json" in [*ctx._protected_args, *ctx.args])
         try:
             return super().invoke(ctx)
-        except UsageError as error:
-            if not for_programs.get():
+        except typer.TyperException as error:
+            if not for_programs.get() or error.exit_code != ExitCode.USAGE:
                 raise
             fail(error.format_message(), ExitCode.USAGE)
         finally:
