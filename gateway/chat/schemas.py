@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from domain.core.errors import Invalid
 from gateway.schemas import ResponseModel
 from infrastructure.chat.generation import MAX_CHOICES, GenerationRequest
-from infrastructure.chat.json_schema import MAX_DEPTH, InvalidSchema, inside, require_schema
+from infrastructure.chat.json_schema import (
+    MAX_DEPTH,
+    InvalidSchema,
+    inside,
+    require_end,
+    require_schema,
+)
 
 SEEDS = 2**62
 
@@ -199,6 +205,11 @@ class ChatRequest(BaseModel):
                     f"A tool has more than {MAX_DEPTH} levels. Use fewer levels.",
                     field=f"tools.{place}",
                 )
+            try:
+                require_end(tool.function.parameters)
+            except InvalidSchema as error:
+                field = f"tools.{place}.function.parameters"
+                raise Invalid(f"The schema is not valid. {error}", field=field) from error
             if tool.function.name in names:
                 raise Invalid(
                     f"Two tools have the name {tool.function.name!r}. Rename one of them.",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema_rs
 
@@ -19,6 +21,10 @@ DRAFTS = (
     *(f"http://json-schema.org/draft-0{number}/schema" for number in (7, 6, 4)),
 )
 """The schemas of schemas, which the library contains."""
+
+
+IN_PLACE = ("allOf", "anyOf", "oneOf", "dependentSchemas", "not", "if", "then", "else")
+"""Keywords whose schemas apply to the same value."""
 
 
 class InvalidSchema(ValueError):
@@ -43,6 +49,26 @@ def require_schema(schema: Any) -> None:
         raise InvalidSchema(_correction(error, schema)) from None
     except ValueError:
         raise InvalidSchema("Use only valid Unicode.") from None
+    require_end(schema)
+
+
+def require_end(schema: Any) -> None:
+    """Raise InvalidSchema if a "$ref" leads back to itself, without an inner value in between.
+
+    Neither the check of a value nor the choice of the next token would then end.
+    """
+    graph: dict[int, list[int]] = {}
+    layer = [schema]
+    while layer:
+        for each in (each for each in layer if isinstance(each, dict)):
+            applied = [each.get(name) for name in IN_PLACE]
+            reached = [*applied, *(part for one in applied for part in inside(one))]
+            graph[id(each)] = [id(part) for part in (*reached, _target(schema, each.get("$ref")))]
+        layer = [part for each in layer for part in inside(each)]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError:
+        raise InvalidSchema('Remove each "$ref" that leads back to itself.') from None
 
 
 def validator_of(schema: Any) -> jsonschema_rs.Validator:
@@ -61,6 +87,19 @@ def inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []
+
+
+def _target(schema: Any, ref: Any) -> Any:
+    """Return the part of a schema to which a JSON pointer leads, or None."""
+    if not isinstance(ref, str) or not ref.startswith("#"):
+        return None
+    for step in unquote(ref[1:]).split("/")[1:]:
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(schema, list):
+            schema = schema[int(key)] if key.isdecimal() and int(key) < len(schema) else None
+        else:
+            schema = schema.get(key) if isinstance(schema, dict) else None
+    return schema
 
 
 def _is_official(value: Any) -> bool:

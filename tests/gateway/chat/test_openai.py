@@ -44,6 +44,11 @@ from tests.services.datasets.uploads import nested
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 GREEDY: dict[str, Any] = {"model": BASE_MODEL, "messages": HELLO, "temperature": 0}
 DEEP: Any = {"type": "function", "function": {"name": "f", "parameters": nested(40)}}
+MUTUAL = {
+    "$ref": "#/$defs/a",
+    "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+}
+ENDLESS: Any = {"type": "function", "function": {"name": "f", "parameters": MUTUAL}}
 GROWING = {"allOf": [{"type": "string", "pattern": f"a.{{{n}}}b"} for n in range(1, 40)]}
 """Patterns whose combination needs memory that doubles with each of them."""
 LONG: Any = [{"role": "user", "content": "the fox " * 200}]
@@ -259,7 +264,10 @@ def test_an_invalid_parameter_is_named(create: Create, subtests: pytest.Subtests
         ({"response_format": schema_format({"items": {"$schema": "http://a/"}})}, SCHEMA),
         ({"response_format": schema_format({"$ref": "file:///dev/ptmx"})}, FORMAT),
         ({"response_format": schema_format({"minLength": 3, "type": "object", "not": {}})}, FORMAT),
+        ({"response_format": schema_format({"$ref": "#"})}, SCHEMA),
+        ({"response_format": schema_format(MUTUAL)}, SCHEMA),
         ({"response_format": {"type": "json_object"}, "tools": [CLOCK]}, "response_format"),
+        ({"tools": [ENDLESS]}, "tools.0.function.parameters"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
         ({"tools": [{"type": "retrieval"}]}, "tools.0.type"),
         ({"tools": [CLOCK, CLOCK]}, "tools.1.function.name"),
