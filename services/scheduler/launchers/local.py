@@ -56,7 +56,17 @@ REGION = "local"
 PRIVATE = ("ECOLINK_", "OTEL_", "AWS_")
 """Prefixes of environment variables that a trainer does not inherit."""
 
+FIRST_SECONDS = 3.0
+"""Seconds that a first launch may take: it handles an event, and running trainers wait for others.
+
+The scheduler repeats it in another thread, which waits longer.
+"""
+
 WARM_START_SECONDS = 2.0  # enough, because the shim is idle
+
+
+class _Slow(GpusBusy):
+    """A first launch took too long, and was ended."""
 
 
 class LocalLauncher:
@@ -77,6 +87,7 @@ class LocalLauncher:
         self._gpu_types: dict[str, GpuType] = {}  # includes withdrawn types
         self._listed: dict[int, str] = {}  # names of the GPUs by index, once nvidia-smi has any
         self._launching = threading.Lock()  # two launches must not choose the same GPU
+        self._slow: set[PodName] = set()  # pods whose first launch took too long
         self._machine = this_machine()
         self._root = settings.home.resolve() / "pods"
         self._root.mkdir(parents=True, exist_ok=True)
@@ -177,13 +188,17 @@ class LocalLauncher:
     def launch(self, spec: SegmentSpec) -> Pod:
         """Start the trainer under its shim, or return the existing pod of that name."""
         name = PodName(spec.job_id, spec.segment)
-        with self._launching:
+        if not self._launching.acquire(timeout=FIRST_SECONDS):
+            raise GpusBusy("Another trainer is starting.")
+        try:
             if not (self._directory(name) / "pod.json").exists():
                 try:
                     self._start(name, spec)
                 except LaunchFailed as failed:
                     logging.getLogger("launcher").error("cannot launch %s: %s", name, failed)
                     raise
+        finally:
+            self._launching.release()
         pod = self.poll(name)
         assert pod is not None
         return pod
@@ -201,18 +216,22 @@ class LocalLauncher:
                 arguments = [str(directory), *self._program, str(directory / SPEC)]
                 environment = self._environment() | _visible(devices)
                 shim = start_shim(directory, arguments, environment, subprocess.DEVNULL)
-                seconds = self._settings.launch_seconds
+                most = self._settings.launch_seconds
+                seconds = most if name in self._slow else min(most, FIRST_SECONDS)
                 if not _await_pod(directory, shim, seconds):
+                    if seconds < most:
+                        self._slow.add(name)
+                        raise _Slow(f"A trainer did not start within {seconds:g} s.")
                     raise LaunchFailed(
                         f"The process of the trainer did not start within {seconds:g} s "
                         "(ECOLINK_LAUNCH_SECONDS)."
                     )
-        except (LaunchFailed, OSError) as error:
+        except (_Slow, LaunchFailed, OSError) as error:
             # A late start would run unpaid and without the scheduler's knowledge.
             if shim is not None:
                 kill_group(shim)
             shutil.rmtree(directory, ignore_errors=True)
-            if isinstance(error, (LaunchFailed, LauncherUnavailable)):
+            if isinstance(error, (_Slow, LaunchFailed, LauncherUnavailable)):
                 raise
             raise LaunchFailed(f"Cannot start a process: {error}") from error
 
@@ -310,6 +329,7 @@ class LocalLauncher:
 
     def remove(self, name: PodName) -> None:
         """Delete the directory of the pod."""
+        self._slow.discard(name)
         shutil.rmtree(self._directory(name), ignore_errors=True)
 
     def _directory(self, name: PodName) -> Path:

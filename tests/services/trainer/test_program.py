@@ -9,7 +9,7 @@ import pytest
 from domain.training.checkpoint import SavedCheckpoint
 from domain.training.phases import SUPERVISED_PHASES
 from infrastructure.settings import Settings
-from services.scheduler.launchers import warm_pool
+from services.scheduler.launchers import local, warm_pool
 from services.scheduler.launchers.launcher import PodName
 from services.scheduler.launchers.local import LocalLauncher
 from services.trainer.lease import OVERRUN_EXIT_CODE
@@ -76,6 +76,7 @@ def test_a_stop_before_the_interpreter_has_started_takes_effect(
     nats_server: NatsServer, trainer: Trainer, warm_trainers: int
 ) -> None:
     trainer.patch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 0)
+    trainer.patch.setattr(local, "FIRST_SECONDS", WAIT_SECONDS)
     settings = Settings(
         home=trainer.folder / "home",
         artifacts_url=trainer.url,

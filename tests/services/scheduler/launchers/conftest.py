@@ -31,6 +31,7 @@ class FakeNvidiaSmi:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow slow process starts and low memory."""
     monkeypatch.setenv("ECOLINK_LAUNCH_SECONDS", "60")
+    monkeypatch.setattr(local, "FIRST_SECONDS", 60.0)
     monkeypatch.setattr(local, "WARM_START_SECONDS", 30.0)
     monkeypatch.setattr(warm_pool, "LEAST_MEMORY_BYTES", 0)
 

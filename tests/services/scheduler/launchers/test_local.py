@@ -19,7 +19,7 @@ from deploy.local.home import Home
 from deploy.local.pods import living_pods
 from infrastructure.settings import Settings
 from services.scheduler.launchers import local
-from services.scheduler.launchers.launcher import LaunchFailed
+from services.scheduler.launchers.launcher import GpusBusy, LaunchFailed
 from services.scheduler.launchers.local import LocalLauncher
 from tests.builders.commands import FixedClock
 from tests.polling import eventually
@@ -177,6 +177,33 @@ def test_a_late_shim_never_starts_its_trainer(
         assert not _processes_of(str(settings.home / "pods"))
         assert launcher.poll(NAME) is None
         assert launcher.launch(spec()).alive
+
+
+def test_only_a_repeated_launch_waits_for_a_slow_machine(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one runs in the handler of an event, and running trainers wait for the next."""
+    waits: list[float] = []
+
+    def late(_directory: Path, _shim: object, seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    monkeypatch.setattr(local, "FIRST_SECONDS", 2.0)
+    monkeypatch.setattr(local, "_await_pod", late)
+    with opened(settings) as launcher:
+        for error in (GpusBusy, LaunchFailed, LaunchFailed):
+            with pytest.raises(error):
+                launcher.launch(spec())
+    assert waits == [2.0, settings.launch_seconds, settings.launch_seconds]
+
+
+def test_a_launch_does_not_wait_for_another_slow_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "FIRST_SECONDS", 0.01)
+    with opened(settings) as launcher, launcher._launching, pytest.raises(GpusBusy):
+        launcher.launch(spec())
 
 
 def _processes_of(text: str) -> list[psutil.Process]:
