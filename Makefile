@@ -17,7 +17,7 @@ MERMAID := $(VENV)/.mermaid
 # Each worker starts its own servers, collects all tests, and sometimes waits. So three workers suit two cores.
 WORKERS := --numprocesses 3
 
-BENCHES := budgets containers estimates live memory meter-truth parquet rebuild replay resume resume-dpo scale seals start step-times tamper trainer trl-equal trl-presets wait-eta
+BENCHES := budgets containers estimates first-page live memory meter-truth parquet rebuild replay resume resume-dpo scale seals start step-times tamper trainer trl-equal trl-presets wait-eta
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1

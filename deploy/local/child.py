@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BufferedWriter
 from pathlib import Path
 
 from deploy.local import tether
+from deploy.local.fork_server import Forked, ForkServer
 from deploy.local.hang_detection import Check, Silence
 from deploy.local.state import ChildState, ChildStatus
 from deploy.restarts import backoff_seconds, failures_after
@@ -42,6 +44,8 @@ class Program:
     ready: Callable[[], bool] | None = None  # None: ready once it runs
     checks: tuple[Check, ...] = ()  # if a check fails, the program hangs
     roles: tuple[str, ...] = ()
+    # If true, `argv` is `python -P -m MODULE ...`, and the fork server can run `MODULE.main()`.
+    forks: bool = False
 
 
 def tethered(
@@ -57,14 +61,17 @@ def tethered(
 class Child:
     """A child process. All methods except `start` return immediately. Call `tick` repeatedly."""
 
-    def __init__(self, program: Program, log_file: Path) -> None:
+    def __init__(
+        self, program: Program, log_file: Path, fork_server: ForkServer | None = None
+    ) -> None:
         self.program = program
         self.log_file = log_file
+        self._fork_server = fork_server if program.forks else None
         self.state = ChildState.STOPPED
         self.since = datetime.now(UTC)
         self.restarts = 0
         self.exit_code: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._born: str | None = None
         self._started = self._ended = 0.0
         self.failures = 0  # consecutive exits that were not requested
@@ -107,7 +114,7 @@ class Child:
         if self.program.clear is not None:
             self.program.clear()
         with self.log_file.open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = self._fork(output) or subprocess.Popen(
                 tethered(self.program.argv, self.program.user, self.program.death_signal),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -151,6 +158,11 @@ class Child:
         with self.log_file.open("rb") as file:
             file.seek(max(0, self.log_file.stat().st_size - 8192))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+
+    def _fork(self, output: BufferedWriter) -> Forked | None:
+        if self._fork_server is None:
+            return None
+        return self._fork_server.start(self.program.argv, self.program.environment, output)
 
     def _act(self) -> None:
         """Restart the process after the back-off, or kill it if it does not stop in time."""

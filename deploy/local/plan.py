@@ -120,6 +120,7 @@ def make_plan(home: Home, settings: Settings, services: Mapping[str, str]) -> Pl
         argv=(sys.executable, "-P", "-m", "deploy.migrate", SINGLE_MACHINE),
         environment=os.environ | environment(filled),
         restarts=False,
+        forks=True,
     )
     return Plan(
         settings=filled,
@@ -229,6 +230,7 @@ def _service(name: str, roles: Mapping[str, str], own: Mapping[str, Settings]) -
         ),
         environment=variables,
         roles=tuple(roles),
+        forks=True,
         ready=partial(_replies, settings, name, 2.0, True) if name == "gateway" else None,
         checks=tuple(checks),
     )

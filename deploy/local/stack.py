@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,8 +15,9 @@ from pathlib import Path
 from deploy.local.errors import StackError
 from deploy.local.home import Home
 from deploy.local.state import StackPhase, StackState, recorded_state
-from deploy.local.supervisor import READY
+from deploy.local.supervisor import READY, send
 from deploy.processes import PROCESSES, environment
+from infrastructure.extensions import PREFIX, SELECTION
 from infrastructure.process.liveness import wait_ended
 from infrastructure.settings import Settings
 
@@ -67,11 +69,13 @@ def up(settings: Settings, services: Mapping[str, str] = PROCESSES) -> Iterator[
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | environment(settings.model_copy(update={"home": home.root})),
+                env=_without_secrets(os.environ),
                 pass_fds=(far_end.fileno(),),
                 start_new_session=True,  # only this process receives Ctrl-C
             )
+        variables = os.environ | environment(settings.model_copy(update={"home": home.root}))
         try:
+            send(lifeline, json.dumps(variables).encode() + b"\n")
             _wait_ready(lifeline, home)
             filled = running(home.root)
             if filled is None:
@@ -136,6 +140,12 @@ def down(home: Path, timeout: float = 120.0) -> bool:
             f"The supervisor (process {process.pid}) does not stop. See its log in {home / 'logs'}."
         )
     return True
+
+
+def _without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that all services have, and the selection, which imports need."""
+    common = {k: v for k, v in variables.items() if k == SELECTION or not k.startswith(PREFIX)}
+    return common | {"PYTHONUNBUFFERED": "1"}
 
 
 def _wait_ready(lifeline: socket.socket, home: Home) -> None:

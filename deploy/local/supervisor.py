@@ -1,15 +1,16 @@
 """The supervisor, which starts the servers, the migration and every service, and restarts them.
 
-Its command is `python -m deploy.local.supervisor --lifeline FD NAME=MODULE:CALLABLE ...`, with the
-settings in the environment. The lifeline is a socket to the process that started the supervisor.
-The supervisor writes `ready` or an error to it. It stops when the kernel closes the socket, however
-that process ends. The supervisor has one thread, because a parent-death signal is tied to the
-thread that started the child.
+Its command is `python -m deploy.local.supervisor --lifeline FD NAME=MODULE:CALLABLE ...`. The
+lifeline is a socket to the process that started the supervisor. The supervisor reads its variables
+from it, so that the fork server and the services do not have them in their memory. It writes
+`ready` or an error to it. It stops when the kernel closes the socket, however that process ends.
+Only one thread of the supervisor starts children, because a parent-death signal is tied to it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import select
@@ -17,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import FrameType
@@ -25,18 +26,23 @@ from types import FrameType
 from deploy.local.child import Child, Program
 from deploy.local.disk_watch import DiskWatch
 from deploy.local.errors import StackError
+from deploy.local.fork_server import ForkServer
 from deploy.local.hang_detection import Probe, Prober
 from deploy.local.home import Home
 from deploy.local.plan import Plan, make_plan
 from deploy.local.pods import stop_pods
 from deploy.local.state import ChildState, StackPhase, StackState, recorded_state
+from deploy.processes import PROCESSES
 from deploy.run import PRIVATE_UMASK, set_up_logging
+from infrastructure.extensions import selected
 from infrastructure.process.liveness import birth, kill_groups
 from infrastructure.settings import Settings
 
 START_SECONDS = 120.0
 START_FAILURES = 3  # exits of one service after which the start fails
 READY = b"ready\n"
+IMPORTED_LATE = ("anyio._backends._asyncio", "anyio.streams.tls", "certifi", "httpcore")
+"""Modules that libraries import when they are first used."""
 
 log = logging.getLogger("supervisor")
 
@@ -48,10 +54,13 @@ class StopRequested(Exception):
 class Supervisor:
     """One run of the stack on a home that the caller has locked."""
 
-    def __init__(self, home: Home, plan: Plan, lifeline: socket.socket | None) -> None:
+    def __init__(
+        self, home: Home, plan: Plan, lifeline: socket.socket, fork_server: ForkServer
+    ) -> None:
         self._home = home
         self._plan = plan
-        self._lifeline = lifeline
+        self._lifeline: socket.socket | None = lifeline
+        self._fork_server = fork_server
         self._phase = StackPhase.STARTING
         self._since = datetime.now(UTC)
         self._servers: list[Child] = []
@@ -93,7 +102,7 @@ class Supervisor:
         Prober(check for check in checks if isinstance(check, Probe)).start()
 
     def _child(self, program: Program) -> Child:
-        return Child(program, self._home.log(program.name))
+        return Child(program, self._home.log(program.name), self._fork_server)
 
     def _start_together(self, children: Sequence[Child], failures: int) -> None:
         """Start children and wait until all are ready. Raise StackError if one fails to start."""
@@ -126,6 +135,7 @@ class Supervisor:
             raise StopRequested
         self._home.rotate_logs()
         changed = [child.tick() for child in children]  # ticks all children: any() would stop early
+        _reap_orphans({child.status.pid for child in children})
         self._disk.look()
         if any(changed) or self._unwritten:
             self._write_state()
@@ -206,6 +216,35 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)  # only wakes up select()
 
 
+def _modules(services: Mapping[str, str]) -> list[str]:
+    """Return the modules that the migration and the services import at their start."""
+    own = [target.partition(":")[0] for target in services.values()]
+    added = [
+        f"{extension.package}.{reference.partition(':')[0]}"
+        for extension in (selected() if PROCESSES["gateway"] in services.values() else ())
+        for reference in (*extension.api, *extension.pages, *extension.dataset_work)
+    ]
+    return ["deploy.migrate", "deploy.run", *own, *added, *(IMPORTED_LATE if own else ())]
+
+
+def _reap_orphans(children: Collection[int | None]) -> None:
+    """Reap processes whose parents have ended, apart from children, which reap themselves."""
+    with suppress(ChildProcessError):  # there is no process
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in children:
+                return
+            os.waitpid(ended.si_pid, 0)
+
+
+def _read_variables(lifeline: socket.socket) -> dict[str, str]:
+    """Read the environment variables. End if the starting process has ended."""
+    with lifeline.makefile("rb", buffering=0) as lines:
+        line = lines.readline()
+    if not line.endswith(b"\n"):
+        sys.exit("the starting process has ended")
+    return json.loads(line)
+
+
 def send(lifeline: socket.socket | None, message: bytes) -> None:
     """Send a message to the starting process. If it has ended, the next wait detects this."""
     if lifeline is not None:
@@ -227,11 +266,15 @@ def end_leftovers(home: Home, pod_stop_seconds: float) -> None:
 def main() -> None:
     """Run the stack that the arguments and the environment describe."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local.supervisor")
-    parser.add_argument("--lifeline", type=int, help="descriptor of a socket to the starter")
+    parser.add_argument(
+        "--lifeline", type=int, required=True, help="descriptor of a socket to the starter"
+    )
     parser.add_argument("services", nargs="*", metavar="NAME=MODULE:CALLABLE")
     arguments = parser.parse_args()
     services = dict(service.split("=", 1) for service in arguments.services)
-    lifeline = None if arguments.lifeline is None else socket.socket(fileno=arguments.lifeline)
+    fork_server = ForkServer(_modules(services))
+    lifeline = socket.socket(fileno=arguments.lifeline)
+    os.environ.update(_read_variables(lifeline))
     settings = Settings()
     os.umask(PRIVATE_UMASK)
     set_up_logging(settings, "supervisor")
@@ -243,7 +286,7 @@ def main() -> None:
                 os.dup2(file.fileno(), sys.stderr.fileno())
             plan = make_plan(home, settings, services)
             end_leftovers(home, plan.pod_stop_seconds)
-            Supervisor(home, plan, lifeline).run()
+            Supervisor(home, plan, lifeline, fork_server).run()
     except StackError as error:
         log.error("%s", error)
         send(lifeline, str(error).encode())

@@ -50,14 +50,19 @@ def become(user: str) -> None:
         os.setresuid(uid, uid, uid)
 
 
+def follow(parent: int, death_signal: int) -> None:
+    """Let the kernel send a signal when the parent ends. End now if it has already ended."""
+    check(libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0), "prctl")
+    if os.getppid() != parent:
+        sys.exit("the parent ended before its child started")
+
+
 def main(arguments: list[str]) -> None:
     """Take the parent's process ID, death signal, user, and the program with its arguments."""
     parent, death_signal, user, *program = arguments
     become(user)
     # After the change of user, which clears the signal. The kernel keeps it across exec.
-    check(libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0), "prctl")
-    if os.getppid() != int(parent):
-        sys.exit("the parent ended before its child started")
+    follow(int(parent), int(death_signal))
     for number in (
         signal.SIGPIPE,
         signal.SIGXFSZ,
