@@ -26,7 +26,7 @@ from infrastructure.checks.machine import (
 from infrastructure.checks.standbys import standby_checks
 from infrastructure.checks.streams import stream_checks
 from infrastructure.settings import Settings
-from services.scheduler.launchers import launcher_checks
+from services.scheduler.launchers.registry import launcher_checks
 
 commands = typer.Typer()
 

@@ -225,6 +225,16 @@ async def _keep_provisioned(provisioned: Provisioned) -> None:
             logger.info("cannot provision now: %s", error or type(error).__name__)
 
 
+def after(seconds: float, work: Work) -> Work:
+    """Return work that begins after a pause."""
+
+    async def run() -> None:
+        await asyncio.sleep(seconds)
+        await work()
+
+    return run
+
+
 def every(seconds: float, step: Callable[[], object], name: str) -> Work:
     """Return work that runs a blocking step in a thread, with pauses of `seconds`.
 

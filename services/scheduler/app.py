@@ -16,7 +16,7 @@ from infrastructure.artifacts.store import Artifacts
 from infrastructure.bus.consumer import UNREACHABLE, OrderedConsumer, subscribe_batches
 from infrastructure.bus.event_handlers import REPLAY_SECONDS, EventHandlers, HandlerEffect
 from infrastructure.bus.exchange import read
-from infrastructure.bus.service import broker_of, every, serve
+from infrastructure.bus.service import after, broker_of, every, serve
 from infrastructure.bus.streams import REPORTS, Durable
 from infrastructure.bus.tls import nats_authority, tls_context
 from infrastructure.postgres.leadership import Leadership, leading
@@ -32,7 +32,7 @@ from services.scheduler.control import ControlChannel
 from services.scheduler.due import claim_due, continuing_jobs, expire_due, pause_suspended
 from services.scheduler.erasing import erasing
 from services.scheduler.handlers import Scheduling
-from services.scheduler.launchers import open_launcher
+from services.scheduler.launchers.registry import open_launcher
 from services.scheduler.launching import LaunchRetries, PodStarter
 from services.scheduler.pod_reports import PodReports
 from services.scheduler.pod_watch import PodWatch
@@ -42,6 +42,11 @@ from services.scheduler.store_renewal import StoreRenewals
 
 REPORTS_DURABLE = Durable("scheduler-reports", REPORTS, "reports.>")
 
+QUIET_SECONDS = 5.0
+"""Seconds for which a starting scheduler measures nothing and starts no warm trainer.
+
+The other processes start at the same time. They would distort the measurement, and wait longer.
+"""
 LAUNCH_SECONDS = 0.5
 CAPACITY_SECONDS = 60.0
 RELAUNCH_SECONDS = 1.0
@@ -94,13 +99,13 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
     kept_security = timedelta(days=settings.security_event_retention_days)
     work = [
         begin,
-        partial(measure_machine, log, clock, launcher),
+        after(QUIET_SECONDS, partial(measure_machine, log, clock, launcher)),
         partial(watch_log, log),
         every(LAUNCH_SECONDS, launches.launch_due, "launching"),
         every(RELAUNCH_SECONDS, partial(claim_due, log, clock, pool, scheduling.claim), "due"),
         every(SUSPEND_SECONDS, partial(pause_suspended, log, clock, pool), "due"),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
-        every(PREPARE_SECONDS, launcher.prepare, "launcher"),
+        after(QUIET_SECONDS, every(PREPARE_SECONDS, launcher.prepare, "launcher")),
         every(CAPACITY_SECONDS, partial(offer_capacity, log, clock, launcher), "launcher"),
         every(RETENTION_SECONDS, partial(expire_due, log, clock, pool), "due"),
         every(LOGS_SECONDS, partial(delete_old_logs, pool, clock, kept_logs), "retention"),

@@ -48,11 +48,11 @@ def run(name: str, settings: Settings) -> None:
     points = Failpoints(directory, name)
     seams.install(points, FactFile(directory / "writes" / f"{name}-{os.getpid()}.jsonl"))
     if name == "scheduler":
-        from services.scheduler import launchers
+        from services.scheduler.launchers import registry
 
         settings = settings.model_copy(update={"launch_seconds": LAUNCH_SECONDS})
         seams.install_launcher(points)
-        launchers.TRAINER = TRAINER
+        registry.TRAINER = TRAINER
     breaks.install(name)
     module, _, function = PROCESSES[name].partition(":")
     getattr(import_module(module), function)(settings)

@@ -13,7 +13,7 @@ from infrastructure import extras
 from infrastructure.checks.machine import Check, Level
 from infrastructure.extensions import selected
 from infrastructure.extras import MissingExtra
-from services.scheduler.launchers import launcher_checks, open_launcher
+from services.scheduler.launchers.registry import launcher_checks, open_launcher
 from tests.builders.commands import FixedClock
 from tests.extensions.kubernetes.fake_cluster import FakeCluster
 from tests.services.scheduler.launchers.test_launcher import shipped_catalog

@@ -14,8 +14,8 @@ from extensions.kubernetes import launcher as module
 from extensions.kubernetes.launcher import KubernetesLauncher
 from extensions.kubernetes.settings import KubernetesSettings
 from infrastructure.checks.machine import Level
-from services.scheduler.launchers import launcher_checks
 from services.scheduler.launchers.launcher import PodPending
+from services.scheduler.launchers.registry import launcher_checks
 from tests.extensions.kubernetes.fake_cluster import NAMESPACE, FakeCluster
 from tests.extensions.kubernetes.test_launcher import NAME, spec
 

@@ -21,7 +21,7 @@ from extensions.slurm.settings import SlurmSettings
 from infrastructure.checks.machine import Check, Level
 from infrastructure.process.liveness import birth
 from infrastructure.settings import Settings
-from services.scheduler.launchers import launcher_checks
+from services.scheduler.launchers.registry import launcher_checks
 from tests.extensions.slurm.fake import FakeSlurm, fake_slurm
 from tests.extensions.slurm.rows import slurm_settings
 

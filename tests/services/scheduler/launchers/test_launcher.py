@@ -19,8 +19,8 @@ from domain.catalog.catalog_entries import shipped_offers
 from domain.training.hyperparameters import Hyperparameters
 from infrastructure.settings import Settings
 from infrastructure.training.reports import SegmentSpec
-from services.scheduler.launchers import UnknownLauncher, launchers, open_launcher
 from services.scheduler.launchers.launcher import Launcher, Pod, PodName, PodPending
+from services.scheduler.launchers.registry import UnknownLauncher, launchers, open_launcher
 from tests.builders.commands import NOW, FixedClock, command
 from tests.builders.examples import ACCOUNT_ID, JOB_ID, PLAN
 from tests.extension_modules import extension_modules

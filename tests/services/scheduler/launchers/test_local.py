@@ -213,3 +213,11 @@ def _processes_of(text: str) -> list[psutil.Process]:
         for process in psutil.process_iter(["cmdline"])
         if any(text in argument for argument in process.info["cmdline"] or ())
     ]
+
+
+def test_a_shim_imports_no_library_but_psutil() -> None:
+    script = "import sys, services.scheduler.launchers.shim; print(*sys.modules)"
+    command = [sys.executable, "-P", "-c", script]
+    imported = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert "psutil" in imported
+    assert not {"pydantic", "psycopg", "nats", "domain"} & set(imported)
