@@ -20,13 +20,14 @@ from extensions.alerts.messages import message_of
 from extensions.alerts.receivers import DeliveryFailed, Message, Receiver, send
 from extensions.alerts.rules_file import Rules
 from extensions.alerts.tables import NoticeState, PendingNotice
+from infrastructure.process.activity import activity
 from infrastructure.process.clock import Clock
 
 FIRST_PAUSE, MAX_PAUSE = timedelta(seconds=5), timedelta(minutes=5)
 GIVE_UP = timedelta(days=1)
 BATCH_NOTICES = 100
 RECEIVERS_AT_ONCE = 16
-DELIVERY_SECONDS = 0.5
+DELIVERY_SECONDS, IDLE_SECONDS = 0.5, 1.0
 
 log = logging.getLogger("alerts")
 
@@ -60,7 +61,7 @@ class Delivery:
                 await self.start_due()
             except Exception:
                 log.exception("cannot read the notices; retrying")
-            await asyncio.sleep(DELIVERY_SECONDS)
+            await activity().pause(DELIVERY_SECONDS, IDLE_SECONDS)
 
     async def start_due(self) -> None:
         """Start the delivery to each receiver that is idle and has a notice due."""

@@ -25,7 +25,10 @@ from infrastructure.process.role import settings_of
 from infrastructure.settings import Settings
 
 POLL_SECONDS = 1.0
-"""Maximum seconds between two queries for new work."""
+"""Maximum seconds between two queries for new work, after an event."""
+
+IDLE_SECONDS = 1.0
+"""Further seconds if there was no event."""
 
 EXPIRY_SECONDS = 60.0
 
@@ -87,8 +90,8 @@ def _export(settings: Settings, leadership: Leadership) -> None:
 
     measure = partial(measure_pending, pool, clock)
     work = [
-        every(0, poll, "exports"),
-        every(0, push, "pushes"),
+        every(0, poll, "exports", IDLE_SECONDS),
+        every(0, push, "pushes", IDLE_SECONDS),
         every(EXPIRY_SECONDS, exports.expire, "expiry"),
         every(EXPIRY_SECONDS, pushes.delete_tokens, "tokens"),
         every(MEASURE_SECONDS, measure, "metrics"),

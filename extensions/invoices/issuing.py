@@ -31,7 +31,6 @@ from infrastructure.seals.archive import SealArchive, SealDamaged, origin_of
 from infrastructure.seals.tree import NotProvable, NotSealedYet
 from infrastructure.settings import Settings
 from services.sealer.app import (
-    PAUSE_SECONDS,
     REFUSED_SECONDS,
     RETRY_SECONDS,
     as_leader,
@@ -42,6 +41,9 @@ SEALING_TIME = timedelta(minutes=2)
 """Time that a request waits for a head of the end of its period. Heads follow within 10 s."""
 
 NOT_ISSUED = "EcoLink could not issue the invoice. Request it again, or ask your operator."
+
+PAUSE_SECONDS = 0.5
+"""Seconds between two queries for requests."""
 
 log = logging.getLogger("sealer")
 

@@ -34,7 +34,7 @@ from projections.account_events import EventFilter, indexed_events
 
 BATCH_EVENTS = 500
 KEPT_EVENTS = 2000
-POLL_SECONDS, RETRY_SECONDS = 0.25, 1.0
+POLL_SECONDS, RETRY_SECONDS = 1.0, 1.0
 READERS = 2
 """Maximum number of clients that read the log at a time, to leave threads for others."""
 

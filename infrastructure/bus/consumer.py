@@ -31,6 +31,7 @@ from domain.core.event_log import EventLog
 from domain.core.recorded import Recorded
 from infrastructure.bus.streams import EVENTS, MAX_DELIVERIES, Durable, Envelope
 from infrastructure.postgres.log_identity import notification_at
+from infrastructure.process.activity import activity
 from infrastructure.process.progress import PROGRESS
 
 BATCH_EVENTS = 500
@@ -108,6 +109,7 @@ class OrderedConsumer:
         @_batches(broker, self.durable, PROMPT_BATCH_SECONDS, decoder=_contents)
         async def consume(contents: list[Any], message: NatsMessage) -> None:
             await self._until_done(partial(self._consume_contents, contents), "a batch")
+            activity().note()
             (*_, last) = cast("list[Msg]", message.raw_message)
             await last.ack()  # and thereby all messages before it
 

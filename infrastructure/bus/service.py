@@ -29,6 +29,7 @@ from infrastructure.bus.streams import (
     servers,
 )
 from infrastructure.bus.tls import nats_authority, tls_context, tls_problem
+from infrastructure.process.activity import activity
 from infrastructure.process.progress import PROGRESS
 from infrastructure.process.role import current_role
 from infrastructure.settings import Settings
@@ -235,10 +236,13 @@ def after(seconds: float, work: Work) -> Work:
     return run
 
 
-def every(seconds: float, step: Callable[[], object], name: str) -> Work:
+def every(
+    seconds: float, step: Callable[[], object], name: str, idle_seconds: float | None = None
+) -> Work:
     """Return work that runs a blocking step in a thread, with pauses of `seconds`.
 
-    If the step fails, the work logs the error under `name` and continues after the pause.
+    While the consumers of this event loop receive no event, the pauses take `idle_seconds`, if
+    given. If the step fails, the work logs the error under `name` and continues after the pause.
     """
 
     async def run() -> None:
@@ -248,6 +252,6 @@ def every(seconds: float, step: Callable[[], object], name: str) -> Work:
                     await asyncio.to_thread(step)
             except Exception:
                 logging.getLogger(name).exception("step failed; retrying")
-            await asyncio.sleep(seconds)
+            await activity().pause(seconds, idle_seconds or seconds)
 
     return run

@@ -14,10 +14,11 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from infrastructure.process.activity import activity
 from infrastructure.process.progress import PROGRESS
 
-POLL_SECONDS = 0.5
-"""Longest time between two queries for due messages."""
+POLL_SECONDS, IDLE_SECONDS = 0.5, 1.0
+"""Longest time between two queries for due messages: after an event, and otherwise."""
 
 RETRY_SECONDS = 1.0
 """Pause after an error of the database."""
@@ -100,6 +101,9 @@ class Dispatcher(Generic[D, R]):
             while True:
                 self._ended.clear()
                 await self._start_due()
+                if not self._running:
+                    await activity().pause(POLL_SECONDS, IDLE_SECONDS)
+                    continue
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), POLL_SECONDS)
         finally:

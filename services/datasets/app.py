@@ -23,7 +23,10 @@ from services.datasets.unpacking import Sizes
 from services.datasets.validating import Validating
 
 POLL_SECONDS = 0.5
-"""Maximum seconds between two queries for new work."""
+"""Maximum seconds between two queries for new work, after an event."""
+
+IDLE_SECONDS = 0.5
+"""Further seconds if there was no event."""
 
 
 def run(settings: Settings) -> None:
@@ -50,10 +53,10 @@ def _validate(settings: Settings, leadership: Leadership) -> None:
 
 
 def _polling(kind: LimitedWork[Any]) -> Work:
-    """Return work that queries for tasks when a task ends, and at least every POLL_SECONDS."""
+    """Return work that queries for tasks when a task ends or an event arrives, and repeatedly."""
 
     def step() -> None:
         kind.start_waiting()
         kind.work.wait_for_any(POLL_SECONDS)
 
-    return every(0, step, kind.NAME)
+    return every(0, step, kind.NAME, IDLE_SECONDS)

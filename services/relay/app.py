@@ -15,7 +15,7 @@ from infrastructure.postgres.store import connect, connect_to_listen, open_log
 from infrastructure.settings import Settings
 from services.relay.publisher import Publisher
 
-POLL_SECONDS = 0.25
+POLL_SECONDS = 1.0
 
 
 def run(settings: Settings) -> None:

@@ -47,7 +47,7 @@ QUIET_SECONDS = 5.0
 
 The other processes start at the same time. They would distort the measurement, and wait longer.
 """
-LAUNCH_SECONDS = 0.5
+LAUNCH_SECONDS, IDLE_SECONDS = 0.5, 2.0
 CAPACITY_SECONDS = 60.0
 RELAUNCH_SECONDS = 1.0
 SUSPEND_SECONDS = 1.0
@@ -101,9 +101,9 @@ def _schedule(settings: Settings, leadership: Leadership) -> None:
         begin,
         after(QUIET_SECONDS, partial(measure_machine, log, clock, launcher)),
         partial(watch_log, log),
-        every(LAUNCH_SECONDS, launches.launch_due, "launching"),
+        every(LAUNCH_SECONDS, launches.launch_due, "launching", IDLE_SECONDS),
         every(RELAUNCH_SECONDS, partial(claim_due, log, clock, pool, scheduling.claim), "due"),
-        every(SUSPEND_SECONDS, partial(pause_suspended, log, clock, pool), "due"),
+        every(SUSPEND_SECONDS, partial(pause_suspended, log, clock, pool), "due", IDLE_SECONDS),
         every(REPLAY_SECONDS, effect.replay_requested, "replay"),
         after(QUIET_SECONDS, every(PREPARE_SECONDS, launcher.prepare, "launcher")),
         every(CAPACITY_SECONDS, partial(offer_capacity, log, clock, launcher), "launcher"),

@@ -29,7 +29,7 @@ from services.sealer.sealer import LogRewritten, Sealer
 
 T = TypeVar("T")
 
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 REFUSED_SECONDS = 60.0
 """Interval between two attempts to seal a log or an archive that changed."""

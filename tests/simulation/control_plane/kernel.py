@@ -209,6 +209,16 @@ class InlineAsyncio:
         return Result(code)
 
 
+class InlineActivity:
+    """Pauses that no event ends, which is the worst case."""
+
+    def note(self) -> None:
+        """Forget the event."""
+
+    def pause(self, seconds: float, idle_seconds: float) -> Pause:
+        return Pause(max(seconds, idle_seconds))
+
+
 class Done:
     """A task that has run: its result or its error."""
 

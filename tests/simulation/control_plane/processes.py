@@ -44,6 +44,7 @@ from tests.simulation.control_plane.cluster import Cluster
 from tests.simulation.control_plane.database import SIMULATED, Database, Pool
 from tests.simulation.control_plane.files import Files, SimulatedArtifacts
 from tests.simulation.control_plane.kernel import (
+    InlineActivity,
     InlineAsyncio,
     InlineExecutor,
     InlineTime,
@@ -254,6 +255,10 @@ def replaced(world: Surroundings) -> Generator[Replace]:
             services.scheduler.pod_reports,
             services.scheduler.pod_watch,
         )
+    ]
+    values += [
+        (module, "activity", InlineActivity)
+        for module in (infrastructure.bus.consumer, infrastructure.bus.service)
     ]
     values += [
         (module, "time", time)
