@@ -89,7 +89,8 @@ class Pushes:
     def start_pending(self) -> None:
         """Start the oldest push of each account while threads are free."""
         with self._pool.connection() as connection:
-            rows = [] if is_held(connection) else pending_pushes(connection, self.work.excluded)
+            rows = pending_pushes(connection, self.work.excluded)
+            rows = [] if rows and is_held(connection) else rows
         self.work.start_in_turn(
             {
                 row["account_id"]: (row["push_id"], partial(self.push, row["push_id"]))

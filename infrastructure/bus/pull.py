@@ -19,7 +19,7 @@ from nats.js import JetStreamContext
 
 from infrastructure.rights import SYSTEM_API
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 3.0
 """Maximum wait for a first message, after which a lost request fails."""
 
 PAUSE_SECONDS = 0.2

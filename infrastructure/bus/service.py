@@ -34,7 +34,7 @@ from infrastructure.process.progress import PROGRESS
 from infrastructure.process.role import current_role
 from infrastructure.settings import Settings
 
-PROVISION_SECONDS = 5.0
+PROVISION_SECONDS = 10.0
 
 ELECTION_SECONDS, ELECTION_PAUSE_SECONDS = 30.0, 0.5
 """Seconds for which a starting service waits for a leader of the bus, and between attempts."""

@@ -29,7 +29,7 @@ INSERT INTO log_identity DEFAULT VALUES ON CONFLICT DO NOTHING;
 ALTER TABLE log_identity ADD COLUMN IF NOT EXISTS held boolean NOT NULL DEFAULT false
 """
 
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 2.0
 
 
 HELD = (
@@ -92,7 +92,7 @@ class LogWatch:
 
 
 async def watch_log(log: EventLog) -> None:
-    """Check every second. Raise LogReplaced after a restore: cached aggregates are stale."""
+    """Check every two seconds. Raise LogReplaced after a restore: cached aggregates are stale."""
     watch, logger = LogWatch(log), logging.getLogger("log_watch")
     while True:
         try:

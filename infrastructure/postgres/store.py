@@ -37,7 +37,7 @@ EVENTS_TABLE = "ecolink_events"
 CHANNEL = EVENTS_TABLE
 """Channel that the event store notifies on every commit."""
 
-UNCHECKED_SECONDS = 1.0
+UNCHECKED_SECONDS = 1.5
 """Time after its last use in which a pooled connection counts as alive without a check."""
 
 

@@ -46,11 +46,10 @@ class DeliveryQueue:
     def due(self, busy: Busy) -> list[Due]:
         """Return due deliveries, except busy ones."""
         with self._pool.connection() as connection:
-            if is_held(connection):
-                return []
-            return due_deliveries(
+            found = due_deliveries(
                 connection, self._clock.now(), datetime.now(UTC), self._per_endpoint, busy
             )
+            return [] if found and is_held(connection) else found
 
     async def send(self, due: Due) -> Attempt:
         """Send a delivery once."""

@@ -86,8 +86,8 @@ class RunQueue:
     def due(self, busy: Busy) -> list[TrackedRun]:
         """Return runs whose next attempt is due, except busy ones."""
         with self._pool.connection() as connection:
-            held = is_held(connection)
-            return [] if held else due_runs(connection, self._clock.now(), LISTED, busy)
+            found = due_runs(connection, self._clock.now(), LISTED, busy)
+            return [] if found and is_held(connection) else found
 
     async def send(self, due: TrackedRun) -> Outcome | None:
         """Send what the tracker lacks. Return None if the attempt is abandoned."""
