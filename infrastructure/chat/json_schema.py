@@ -23,8 +23,9 @@ DRAFTS = (
 """The schemas of schemas, which the library contains."""
 
 
-IN_PLACE = ("allOf", "anyOf", "oneOf", "dependentSchemas", "not", "if", "then", "else")
-"""Keywords whose schemas apply to the same value."""
+IN_PLACE = ("not", "if", "then", "else")
+IN_PLACE_EACH = ("allOf", "anyOf", "oneOf", "dependentSchemas", "dependencies")
+"""Keywords whose schema, or whose list or object of schemas, applies to the same value."""
 
 
 class InvalidSchema(ValueError):
@@ -61,8 +62,8 @@ def require_end(schema: Any) -> None:
     layer = [schema]
     while layer:
         for each in (each for each in layer if isinstance(each, dict)):
-            applied = [each.get(name) for name in IN_PLACE]
-            reached = [*applied, *(part for one in applied for part in inside(one))]
+            reached = [each.get(name) for name in IN_PLACE]
+            reached += [part for name in IN_PLACE_EACH for part in inside(each.get(name))]
             graph[id(each)] = [id(part) for part in (*reached, _target(schema, each.get("$ref")))]
         layer = [part for each in layer for part in inside(each)]
     try:
@@ -91,7 +92,7 @@ def inside(value: Any) -> list[Any]:
 
 def _target(schema: Any, ref: Any) -> Any:
     """Return the part of a schema to which a JSON pointer leads, or None."""
-    if not isinstance(ref, str) or not ref.startswith("#"):
+    if not isinstance(ref, str) or (ref != "#" and not ref.startswith("#/")):
         return None
     for step in unquote(ref[1:]).split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")

@@ -203,7 +203,7 @@ def test_a_schema_of_another_draft_is_refused(attack: str, device: str) -> None:
         },
         {"$schema": f"{DRAFT_2019}#"},
         {"properties": {"$schema": {"type": "string"}}},
-        {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+        {"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"},
         {"$id": "https://example.com/a", "$defs": {"b": {"$id": "b"}}, "$ref": "b"},
     ],
 )

@@ -57,6 +57,9 @@ class SimulatedArtifacts(Artifacts):
             raise FileNotFoundError(ref)
         return self._files.content[ref]
 
+    def get_document(self, ref: str) -> bytes:
+        return self.get(ref)
+
     def exists(self, ref: str) -> bool:
         self._files.require()
         return ref in self._files.content
