@@ -33,6 +33,13 @@ def _networks(text: str) -> str:
     return text
 
 
+def _factor(number: float) -> float:
+    """Raise ValueError if a guarantee would end before the estimated time."""
+    if 0 < number < 1:
+        raise ValueError(f"{number:g} is below 1. Use 1 or more, or 0 to turn the guarantee off.")
+    return number
+
+
 def _proxies(text: str) -> str:
     """Raise ValueError if the text is not a list of addresses and networks."""
     for each in text.split(","):
@@ -366,13 +373,14 @@ class BillingSettings(Variables):
         description="Accept test payments from clients on this host, up to $1,000 per account "
         "and day. Use this only to try out EcoLink.",
     )
-    guarantee_factor: float = Field(
+    guarantee_factor: Annotated[float, AfterValidator(_factor)] = Field(
         default=3,
         ge=0,
         le=100,
         allow_inf_nan=False,
         description="Charges for a job stop at the upper bound of its estimate. The job pauses "
-        "after this many times the upper bound of its estimated time. 0 turns this guarantee off.",
+        "after this many times the upper bound of its estimated time, at least 1. 0 turns this "
+        "guarantee off.",
     )
     lease_seconds: int = Field(
         default=300, ge=1, description="Segment time that a full lease pays for, in seconds."

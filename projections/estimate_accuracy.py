@@ -1,4 +1,4 @@
-"""The accuracy of estimates: approved ranges and actual costs."""
+"""The accuracy of estimates: approved ranges and the price of the time that jobs used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from projections.projection import Row
 
 @dataclass(frozen=True)
 class Scored:
-    """An estimate and the actual cost. Fields that depend on it are None until the job ends."""
+    """An estimate and the price of the actual time.
+
+    Fields that depend on the actual time are None until the job ends.
+    """
 
     job: str
     base_model: str

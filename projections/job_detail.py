@@ -808,8 +808,9 @@ def overruns_by_pool(connection: Connection, jobs: int) -> list[PoolOverruns]:
     rows = connection.execute(
         "SELECT region, gpu_type, count(*) AS jobs, sum(covered_micros)::bigint AS covered_micros, "
         "sum(covered_micros + charged_micros - credited_micros)::bigint AS price_micros FROM ("
-        "SELECT *, row_number() OVER (PARTITION BY region, gpu_type ORDER BY changed_at DESC, "
-        "job_id) AS place FROM job_detail WHERE status = ANY(%s) AND billed_seconds > 0) AS ended "
+        "SELECT region, gpu_type, covered_micros, charged_micros, credited_micros, row_number() "
+        "OVER (PARTITION BY region, gpu_type ORDER BY approved_at DESC, job_id) AS place "
+        "FROM job_detail WHERE status = ANY(%s) AND billed_seconds > 0) AS ended "
         "WHERE place <= %s GROUP BY region, gpu_type ORDER BY region, gpu_type",
         [[each for each in JobStatus if each.is_final], jobs],
     ).fetchall()

@@ -10,6 +10,7 @@ from domain.billing.meter import Meter
 from domain.core.recorded import Recorded
 from domain.jobs import events
 from infrastructure.postgres.store import Connection
+from projections.billing_ledger import Reason
 from projections.merged_rows import MergedRows
 from projections.projection import Cursor, Projection, Row, update
 
@@ -51,18 +52,20 @@ def apply(cursor: Cursor, batch: Sequence[Recorded]) -> None:
 
 BURN = """
 SELECT open_meters.account_id, count(DISTINCT job_id) AS jobs,
-    coalesce(sum(rate_micros_per_hour), 0)::bigint AS rate_micros_per_hour,
-    coalesce(sum(rate_micros_per_hour * greatest(used.seconds - billed.seconds, 0) / 3600), 0)
-        ::bigint AS unbilled_micros
+    coalesce(sum(rate_micros_per_hour) FILTER (WHERE NOT covered), 0)::bigint
+        AS rate_micros_per_hour,
+    coalesce(sum(rate_micros_per_hour * greatest(used.seconds - billed.seconds, 0) / 3600)
+        FILTER (WHERE NOT covered), 0)::bigint AS unbilled_micros
 FROM open_meters JOIN job_detail USING (job_id, segment),
 LATERAL (SELECT coalesce(max(elapsed_seconds), 0)::numeric AS seconds FROM segment_evidence AS each
     WHERE each.job_id = open_meters.job_id AND each.segment = open_meters.segment) AS used,
-LATERAL (SELECT coalesce(max(to_seconds), 0) AS seconds FROM billing_ledger AS each
+LATERAL (SELECT coalesce(max(to_seconds), 0) AS seconds,
+        coalesce(bool_or(reason = %s), false) AS covered FROM billing_ledger AS each
     WHERE each.job_id = open_meters.job_id AND each.segment = open_meters.segment) AS billed
 WHERE open_meters.account_id = ANY(%s) AND open_meters.bound_at IS NOT NULL
 GROUP BY open_meters.account_id
 """
-"""The rate of a job is the rate of its running segment."""
+"""The rate of a job is the rate of its running segment, or 0 once the price guarantee covers it."""
 
 OPEN_METERS = Projection(
     "open_meters",
@@ -97,7 +100,7 @@ class Burn:
 
     jobs: int
     rate_micros_per_hour: int
-    """Total hourly rate of all running jobs."""
+    """Total hourly rate of all running jobs that are charged."""
     unbilled_micros: int
     """Price of the time that running jobs have used but that is not billed yet."""
 
@@ -107,6 +110,6 @@ NOTHING = Burn(0, 0, 0)
 
 def burns(connection: Connection, account_ids: Collection[UUID]) -> dict[UUID, Burn]:
     """Return the running costs of the given accounts, by account ID."""
-    rows = connection.execute(BURN, [list(account_ids)]).fetchall()
+    rows = connection.execute(BURN, [Reason.MINUTE_COVERED, list(account_ids)]).fetchall()
     found = {row.pop("account_id"): Burn(**row) for row in rows}
     return {each: found.get(each, NOTHING) for each in account_ids}

@@ -198,8 +198,8 @@ def _rows(line: Line, decimals: int, rates: int) -> Iterator[list[str]]:
         exact_dollars(-line.credited_micros, decimals) if line.credited_micros else "",
     ]
     if line.covered_seconds:
-        free = exact_dollars(0, decimals)
-        yield ["Price guarantee", line.gpu_type, rate, f"{line.covered_seconds:,}", free, ""]
+        name, covered = f"ftjob-{line.job_id}, price guarantee", f"{line.covered_seconds:,}"
+        yield [name, line.gpu_type, rate, covered, exact_dollars(0, decimals), ""]
 
 
 def _tokens(invoice: Invoice) -> list[list[str]]:

@@ -70,7 +70,9 @@ PROVIDER_REASONS = (
     *(Reason.PAYMENT_RETURNED, Reason.RETURN_REVERSED),
     *(Reason.RETURN_LOST, Reason.LOSS_RECOVERED),
 )
-MOVING_REASONS = tuple(r for r in Reason if r not in (*LEASE_REASONS, *PROVIDER_REASONS))
+MINUTE_REASONS = (Reason.MINUTE_METERED, Reason.MINUTE_COVERED, Reason.TOKENS_METERED)
+OTHER_REASONS = (*LEASE_REASONS, *PROVIDER_REASONS, Reason.MINUTE_COVERED)
+MOVING_REASONS = tuple(r for r in Reason if r not in OTHER_REASONS)
 """Reasons that change the balance. Leases only reserve parts of the balance."""
 
 PAID_IN_REASONS = (
@@ -80,7 +82,7 @@ PAID_IN_REASONS = (
 
 KINDS: dict[Kind, tuple[str, tuple[Reason, ...]]] = {
     Kind.PAID_IN: ("Paid in and refunded", PAID_IN_REASONS),
-    Kind.MINUTES: ("Metered minutes and tokens", (Reason.MINUTE_METERED, Reason.TOKENS_METERED)),
+    Kind.MINUTES: ("Metered minutes and tokens", MINUTE_REASONS),
     Kind.RETURNED: ("Credited back", (Reason.LOST_WORK_CREDITED,)),
     Kind.LEASES: ("Reserved and released", LEASE_REASONS),
     Kind.ALL: ("All, with reservations", tuple(Reason)),

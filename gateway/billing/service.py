@@ -49,7 +49,7 @@ class Runway:
 
     jobs: int
     rate_per_hour: Money
-    """Total hourly rate of all running jobs."""
+    """Total hourly rate of all running jobs that are charged."""
     seconds: int | None
     """None if the running jobs cost nothing."""
 

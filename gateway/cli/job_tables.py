@@ -38,7 +38,7 @@ PAUSED = {
     PauseReason.CAPACITY: "The region has too few usable GPUs.",
     PauseReason.BUDGET: "A budget is used up. See `ecolink billing budget list`.",
     PauseReason.SUSPENDED: "An operator suspended the account. Resume it after a reinstatement.",
-    PauseReason.OVERRUN: "The job took far longer than estimated.",
+    PauseReason.OVERRUN: "The job took far longer than estimated. Charges ended at the guarantee.",
     PauseReason.MAX_COST: "The job reached its maximum cost. `ecolink jobs max-cost` raises it.",
 }
 BY_USER = "You paused the job."
@@ -175,7 +175,7 @@ def _cost(job: JobDetail) -> str:
     if job.pay_at_most is not None:
         parts.append(f"at most {job.pay_at_most.text}")
     if job.covered_seconds:
-        parts.append(f"the price guarantee covers {spoken(job.covered_seconds)} of it")
+        parts.append(f"{spoken(job.covered_seconds)} covered by the price guarantee")
     return "; ".join(parts)
 
 
@@ -193,7 +193,10 @@ def paused(job: JobDetail) -> str | None:
             f"{command}"
         )
     costs = (
-        f" The rest costs at most {gate.needed.text}. {gate.basis}" if gate and gate.needed else ""
+        f" The rest is estimated to cost up to {gate.needed.text}. {gate.basis}"
+        + (f" {gate.price_note}" if gate.price_note else "")
+        if gate and gate.needed
+        else ""
     )
     return f"{reason}{costs}{command}  continues from the last checkpoint"
 

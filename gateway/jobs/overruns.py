@@ -53,7 +53,7 @@ def _step_seconds(
 def _described(found: Overrun, covered_seconds: int) -> OverrunResponse:
     over = Money.of(found.micros)
     if found.micros or found.seconds:
-        time = f"{spoken(found.seconds)} of billed time" if found.seconds else ""
+        time = f"{spoken(found.seconds)} of metered time" if found.seconds else ""
         more = " and ".join(filter(None, (over.text if found.micros else "", time)))
         text = f"The job exceeds the estimate by {more}."
         if covered_seconds:

@@ -135,6 +135,9 @@ class ResumeGate(ResponseModel):
     basis: str | None = Field(
         description="Sentence about the source of the remaining cost, such as the measured steps."
     )
+    price_note: str | None = Field(
+        description="The most that the rest costs, in words. Null if only the balance limits it."
+    )
     problem: str | None = Field(
         examples=[None],
         description="Sentence about another problem that prevents a resume, or null.",
@@ -634,12 +637,13 @@ def _summary_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: row[name] for name in JobSummary.model_fields if name in row}
     maximum: int | None = row["max_cost_micros"]
     limits = [each for each in (maximum, row["guaranteed_micros"]) if each is not None]
+    cost = row["charged_micros"] - row["credited_micros"]
     return shown | {
         "id": row["job_id"],
         "rate_per_hour": Money.price(row["rate_micros_per_hour"]),
-        "cost": Money.of(row["charged_micros"] - row["credited_micros"]),
+        "cost": Money.of(cost),
         "max_cost": None if maximum is None else Money.price(maximum),
-        "pay_at_most": Money.of(min(limits), Toward.UP) if limits else None,
+        "pay_at_most": Money.of(max(cost, min(limits)), Toward.UP) if limits else None,
         "warnings": warnings_of_job(row),
     }
 

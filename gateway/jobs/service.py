@@ -35,6 +35,7 @@ from gateway.jobs.launch.job_form import JobRequest, max_cost_micros
 from gateway.jobs.launch.service import place
 from gateway.jobs.names import names_of
 from gateway.jobs.overruns import overrun_of
+from gateway.jobs.price_note import price_note
 from gateway.jobs.schemas import (
     CheckpointResponse,
     Computed,
@@ -301,13 +302,16 @@ def resume_gate(
         limits.require_left_of_budgets(account_id, key_id or job.key_id, cost, today)
     except DomainError as problem:
         message = problem.message
-        return ResumeGate(allowed=False, needed=None, missing=None, basis=None, problem=message)
+        return ResumeGate(
+            allowed=False, needed=None, missing=None, basis=None, price_note=None, problem=message
+        )
     missing = max(0, cost.high_micros - account.balance_micros)
     return ResumeGate(
         allowed=missing == 0,
         needed=Money.of(cost.high_micros, Toward.UP),
         missing=Money.of(missing, Toward.UP),
         basis=rest.basis,
+        price_note=price_note(rest, cost, backend.settings.guarantee_factor, "the rest of the job"),
         problem=None,
     )
 

@@ -477,8 +477,8 @@ class History:
                 job.certify_resume(2, resume_certificate(10, "checkpoints/1/10", STATE))
         self.start_training(2, step=10)
 
-    def run_covered(self, seconds: int = 250) -> None:
-        """Run a job for longer than its guarantee charges, at a balance for the charged part."""
+    def run_covered(self, seconds: int = 250, *, ends: bool = True) -> None:
+        """Run a job at the balance of its guarantee, by default for longer than that charges."""
         self.guarantee_factor = 3
         self.open_account(ESTIMATE.high_micros)
         self.open_pool()
@@ -489,7 +489,8 @@ class History:
         self.start_training(1)
         self.save_checkpoint(1, 10, seconds)
         self.bill(1, seconds)
-        self.end_segment(1, SegmentEnd.STOPPED, seconds)
+        if ends:
+            self.end_segment(1, SegmentEnd.STOPPED, seconds)
 
     def run_with_a_crash(self) -> None:
         """Run a job with a crash after 100 s, of which 60 s are credited, then 130 s to the end."""

@@ -82,7 +82,10 @@ CONDITIONS = {
             "process_restarting", "Process keeps restarting", ("process",), of.RestartParameters
         ),
         Condition(
-            "estimates_off", "Estimates miss the actual cost", ("estimates",), of.EstimateParameters
+            "estimates_off",
+            "Estimates miss the actual price",
+            ("estimates",),
+            of.EstimateParameters,
         ),
         Condition(
             "overruns_high",

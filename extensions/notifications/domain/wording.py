@@ -97,15 +97,15 @@ def text_of(kind: NoticeKind, data: Data, origin: str) -> Text:
             runway = rough(int(data["runway_seconds"] or 0))
             return _text(
                 "Your balance is low",
-                f"At the current rate, it lasts for about {runway}. Your jobs then save their "
-                "progress and pause. To avoid this, top up your account:",
+                f"At the current rate, it lasts for about {runway}. Jobs that are charged then "
+                "save their progress and pause. To avoid this, top up your account:",
                 billing,
             )
         case NoticeKind.BALANCE_DEPLETED:
             return _text(
                 "Your balance is used up",
-                "Running jobs save their progress and pause. Top up your account, then resume "
-                "them:",
+                "Running jobs save their progress and pause, unless the price guarantee covers "
+                "them. Top up your account, then resume them:",
                 billing,
             )
         case NoticeKind.BUDGET_USED:
@@ -113,8 +113,8 @@ def text_of(kind: NoticeKind, data: Data, origin: str) -> Text:
         case NoticeKind.AUTO_TOP_UP_DISABLED:
             return _text(
                 "Automatic top-up is off",
-                f"{TOP_UP_ENDS[str(data['reason'])]} EcoLink no longer charges your card, and your "
-                "running jobs pause when the balance is used up. Save another card, or turn "
+                f"{TOP_UP_ENDS[str(data['reason'])]} EcoLink no longer charges your card. Jobs "
+                "that are charged pause when the balance is used up. Save another card, or turn "
                 "automatic top-up on again:",
                 billing,
             )
@@ -208,14 +208,15 @@ def _budget(data: Data, page: str) -> Text:
     if percent < 100:
         return _text(
             f"{percent}% of {named} is used",
-            f"{amounts} At 100%, {jobs} save their progress and pause. Your budgets:",
+            f"{amounts} At 100%, {jobs} that are charged save their progress and pause. Your "
+            "budgets:",
             page,
         )
     next_period = "" if data["period"] == BudgetPeriod.TOTAL else ", or wait for its next period"
     return _text(
         f"{named[0].upper()}{named[1:]} is used up",
-        f"{amounts} {jobs[0].upper()}{jobs[1:]} save their progress and pause. Raise the "
-        f"budget{next_period}. Then resume them:",
+        f"{amounts} {jobs[0].upper()}{jobs[1:]} save their progress and pause, unless the price "
+        f"guarantee covers them. Raise the budget{next_period}. Then resume them:",
         page,
     )
 

@@ -8,12 +8,8 @@ from uuid import UUID
 
 from domain.billing.account import Account
 from domain.capacity.availability import PoolLoad
-from domain.core.durations import spoken
 from domain.core.errors import NotFound
-from domain.core.money import Toward, dollars
-from domain.estimating.estimate import Estimate
 from domain.jobs.choices import Choices
-from domain.jobs.guarantee import Guarantee
 from domain.training.cautions import cautions, stopping_cautions
 from domain.training.start import is_fine_tuned
 from domain.training.training_plan import Order, TrainingPlan
@@ -35,6 +31,7 @@ from gateway.jobs.launch.schemas import (
     FitResponse,
     JobEstimateResponse,
 )
+from gateway.jobs.price_note import price_note
 from projections import GPU_POOLS
 
 RECOMMENDED_EXAMPLES = 1000
@@ -76,7 +73,7 @@ def quote(
         balance=impact,
         budgets=notices,
         capacity=capacity,
-        price_note=_price_note(backend, quoted.estimate, cost),
+        price_note=price_note(quoted.estimate, cost, backend.settings.guarantee_factor),
         approvable=impact.missing.micros == 0 and budgets_permit and capacity.is_open,
         effective_batch=form.hyperparameters.examples_per_step(form.gpu_count),
         truncated_examples=quoted.plan.truncation.truncated,
@@ -90,20 +87,6 @@ def quote(
             *stopping,
             *(each.text for each in notices),
         ],
-    )
-
-
-def _price_note(backend: Backend, priced: Estimate, cost: CostRange) -> str | None:
-    most = f"You pay at most {dollars(cost.high_micros, Toward.UP)}."
-    if cost.capped:
-        return f"{most} The job pauses before it costs more."
-    guarantee = Guarantee.of(priced, backend.settings.guarantee_factor)
-    if guarantee is None:
-        return None
-    return (
-        f"{most} If the job takes longer than estimated, charges stop there and training goes on. "
-        f"Only after {spoken(guarantee.seconds)}, {backend.settings.guarantee_factor:g} times the "
-        "longest estimate, it saves a checkpoint and pauses."
     )
 
 

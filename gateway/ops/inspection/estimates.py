@@ -1,4 +1,4 @@
-"""Approved cost ranges with the actual costs."""
+"""Approved cost ranges with the price of the actual time."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ PART = 500
 
 @dataclass(frozen=True)
 class ListedEstimate:
-    """A job with its approved range, rounded outwards, and its cost."""
+    """A job with its approved range, rounded outwards, and the price of its time."""
 
     job: Scored
     low: Money
     high: Money
-    cost: Money | None
+    price: Money | None
     """None until the job ends."""
 
     @classmethod
     def of(cls, job: Scored) -> ListedEstimate:
-        cost = job.actual_micros
+        price = job.actual_micros
         return cls(
             job,
             Money.of(job.low_micros, Toward.DOWN),
             Money.of(job.high_micros, Toward.UP),
-            None if cost is None else Money.of(cost),
+            None if price is None else Money.of(price),
         )
 
 

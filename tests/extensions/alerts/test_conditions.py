@@ -514,10 +514,10 @@ async def test_estimates_that_miss_the_actual_cost(platform: Platform) -> None:
     await process.step()
     assert process.firing() == []
     score(15)
-    await platform.expect("[info] Estimates miss the actual cost")
+    await platform.expect("[info] Estimates miss the actual price")
     score(20)
     await platform.expect(
-        "[info] Estimates miss the actual cost", "[resolved] Estimates miss the actual cost"
+        "[info] Estimates miss the actual price", "[resolved] Estimates miss the actual price"
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from domain.billing.account import Account
-from domain.billing.meter import Meter
+from domain.billing.meter import Meter, SegmentLimits
 from domain.core.aggregate import because
 from domain.jobs.job import Job
 from gateway.billing.service import TEST_PAYMENT_REMOTE
@@ -86,10 +86,16 @@ def approved_job(browser: Browser, platform: Platform) -> UUID:
     return UUID(job["id"].removeprefix("ftjob-"))
 
 
-def run_a_minute(platform: Platform, person: Person, job_id: UUID, segment: int = 1) -> None:
+def run_a_minute(
+    platform: Platform,
+    person: Person,
+    job_id: UUID,
+    segment: int = 1,
+    limits: SegmentLimits = SegmentLimits(),
+) -> None:
     """Run a segment for a minute at $0.60 an hour, and end it."""
     with because(platform.cause):
-        meter = Meter.open(person.account_id, job_id, segment, 600_000)
+        meter = Meter.open(person.account_id, job_id, segment, 600_000, limits)
         account = platform.log.load(Account, person.account_id)
         account.settle(captured_micros=0, reserved_micros=meter.extend_lease(300))
         platform.log.commit(meter, account)
@@ -352,6 +358,18 @@ def test_the_ledger_is_filtered_by_job_kind_and_day(browser: Browser, platform: 
     assert link is not None
     (row,) = csv.DictReader(io.StringIO(browser.client.get(link[1].replace("&amp;", "&")).text))
     assert (row["reason"], row["job_id"]) == ("minute metered", str(job_id))
+
+
+def test_a_covered_minute_costs_nothing(browser: Browser, platform: Platform) -> None:
+    job_id = approved_job(browser, platform)
+    limits = SegmentLimits(guarantee_micros=5_000)
+    run_a_minute(platform, browser.person, job_id, limits=limits)
+    usual = browser.client.get("/billing").text
+    assert 'data-reason="minute covered by the price guarantee"' not in usual
+    minutes = browser.client.get("/billing", params={"kind": "minutes"}).text
+    row = minutes[minutes.index('data-reason="minute covered by the price guarantee"') :]
+    assert amounts(row, "amount")[0] == 0
+    assert amounts(row, "balance")[0] == Decimal("19.995")
 
 
 def test_an_invalid_query_is_refused_with_a_page(browser: Browser) -> None:
